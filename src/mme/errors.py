@@ -1,0 +1,77 @@
+"""The errors that a user can meet. Each says what happened, to what, and what to do next.
+
+A task prints the message and exits with the class's ``exit_code``; nothing here ends in a traceback.
+"""
+
+from __future__ import annotations
+
+
+class MmeError(Exception):
+    """The base of every error that the toolchain raises on purpose.
+
+    ``message`` says what is wrong and where; ``hint`` says what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+class UsageError(MmeError):
+    """A flag, an argument or a setting is missing or wrong."""
+
+    exit_code = 2
+
+
+class CatalogError(MmeError):
+    """The catalogue (models.toml) says something that cannot be followed."""
+
+    exit_code = 3
+
+
+class SourceError(MmeError):
+    """A model's source is missing, is not a model, or is not safe to load."""
+
+    exit_code = 4
+
+
+class HandlerError(MmeError):
+    """A handler is missing, does not parse, or lacks what it must define."""
+
+    exit_code = 5
+
+
+class ArchiveError(MmeError):
+    """An archive is broken, hostile, or could not be written."""
+
+    exit_code = 6
+
+
+class VerifyError(MmeError):
+    """A finished archive does not load or does not answer its sample."""
+
+    exit_code = 7
+
+
+class ReleaseError(MmeError):
+    """The bucket refused, lacks, or already holds something."""
+
+    exit_code = 8
+
+
+class EndpointError(MmeError):
+    """The endpoint does not exist, cannot be reached, or answered with an error."""
+
+    exit_code = 9
+
+
+class TerraformError(MmeError):
+    """Terraform is missing, too old, or failed."""
+
+    exit_code = 10
