@@ -1,0 +1,436 @@
+"""models.toml -> ModelSpec: which models there are, where each comes from, and which handler serves it.
+
+Reading a catalogue touches no network and no weights. Every complaint names the file, the line and the fix.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mme.errors import CatalogError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the tests run on 3.11 and later
+    import tomli as tomllib
+
+SEGMENT = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+NAME = re.compile(rf"{SEGMENT}(?:/{SEGMENT})*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+PACKAGE = re.compile(r"[A-Za-z_]\w*(?:/[\w.-]+)*")
+
+# A TargetModel has at most 1,024 characters. The digest, the suffix and a bucket prefix want their share.
+MAX_NAME = 200
+
+KINDS = ("hub", "folder", "package")
+DTYPES = ("float32", "bfloat16", "float16")
+COMPRESSIONS = ("auto", "stored", "fast", "small")
+
+# Task -> the class of transformers that loads a checkpoint for it.
+TASKS = {
+    "feature-extraction": "AutoModel",
+    "text-generation": "AutoModelForCausalLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+    "summarization": "AutoModelForSeq2SeqLM",
+    "translation": "AutoModelForSeq2SeqLM",
+    "fill-mask": "AutoModelForMaskedLM",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "image-classification": "AutoModelForImageClassification",
+    "audio-classification": "AutoModelForAudioClassification",
+    "automatic-speech-recognition": "AutoModelForSpeechSeq2Seq",
+}
+
+# What the handlers that ship with mme load. A model for another handler is loaded as its own configuration
+# says, unless the catalogue gives a task.
+HANDLER_TASKS = {"embedding": "feature-extraction", "generation": "text-generation"}
+
+# Tasks that the stock Hugging Face container can tell from the architecture's name when there is no handler.
+TASKS_WITHOUT_HANDLER = (
+    "text-generation",
+    "text2text-generation",
+    "fill-mask",
+    "text-classification",
+    "token-classification",
+    "question-answering",
+)
+
+# Key -> the TOML type it must have, in words.
+KEYS: dict[str, tuple[type, str]] = {
+    "source": (str, "a string"),
+    "revision": (str, "a string"),
+    "handler": (str, "a string"),
+    "task": (str, "a string"),
+    "settings": (dict, "a table"),
+    "dtype": (str, "a string"),
+    "max_error": (float, "a number"),
+    "adapter": (str, "a string"),
+    "adapter_revision": (str, "a string"),
+    "compression": (str, "a string"),
+    "allow_pickle": (bool, "true or false"),
+    "trust_remote_code": (bool, "true or false"),
+    "python": (str, "a string"),
+    "platform": (str, "a string"),
+    "notes": (str, "a string"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files are: ``kind`` is hub, folder or package; ``location`` is what follows the colon.
+
+    ``folder`` is the folder made absolute, for kind folder alone.
+    """
+
+    kind: str
+    location: str
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        """The source as it may be published: an absolute folder is cut down to its own name."""
+        if self.kind == "folder" and (Path(self.location).is_absolute() or self.location.startswith("~")):
+            return f"folder:{Path(self.location).name}"
+        return f"{self.kind}:{self.location}"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One table of the catalogue, checked.
+
+    ``handler`` is the folder with inference.py, or None when the stock container is to find the task by the
+    architecture. ``max_error`` bounds 1 - cosine similarity between the outputs in the source's own dtype
+    and in ``dtype``. ``python`` and ``platform`` are those of the container that the handler's
+    requirements are resolved for.
+    """
+
+    name: str
+    source: Source
+    revision: str | None = None
+    handler: Path | None = None
+    task: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str | None = None
+    max_error: float = 0.01
+    adapter: Source | None = None
+    adapter_revision: str | None = None
+    compression: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    python: str = "3.12"
+    platform: str = "manylinux_2_28_x86_64"
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    path: Path
+    models: tuple[ModelSpec, ...]
+
+    def select(self, names: Iterable[str] = ()) -> tuple[ModelSpec, ...]:
+        """The models named, in the catalogue's order; all of them when no name is given."""
+        wanted = list(dict.fromkeys(names))
+        known = {model.name: model for model in self.models}
+        for name in wanted:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"Did you mean {close[0]!r}? " if close else ""
+                raise CatalogError(
+                    f"{self.path}: there is no model named {name!r}.",
+                    f"{hint}The catalogue has: {', '.join(known) or 'no models at all'}.",
+                )
+        return tuple(model for model in self.models if not wanted or model.name in wanted)
+
+
+def load(path: Path) -> Catalog:
+    """Read and check the catalogue at ``path``. Raises CatalogError, with file and line."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CatalogError(
+            f"There is no catalogue at {path}.",
+            "Run this where models.toml is, or name the file with --catalog.",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CatalogError(f"{path} cannot be read: {error}.", "It must be a text file in UTF-8.") from None
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        where = re.search(r"\(at (?:line (\d+)|end of document)", str(error))
+        line = int(where[1]) if where and where[1] else max(1, len(text.splitlines()))
+        reason = re.sub(r" \(at .*", "", str(error))
+        raise CatalogError(f"{path}:{line}: this is not valid TOML: {reason}.", _toml_hint(text, line)) from None
+    return _Reader(path, text).catalog(document)
+
+
+def handler_roots(catalog: Path) -> tuple[Path, ...]:
+    """The folders in which a handler's name is looked up, first match wins.
+
+    model_code/ beside the catalogue, then the handlers that ship with mme: inside the installed package, or
+    at the root of the repository when mme is installed from there in editable mode.
+    """
+    package = Path(__file__).resolve().parent
+    return (catalog.resolve().parent / "model_code", package / "model_code", package.parents[1] / "model_code")
+
+
+def _toml_hint(text: str, line: int) -> str:
+    lines = text.splitlines()
+    content = lines[line - 1] if line <= len(lines) else ""
+    name = re.match(r"\s*\[models\.([\w/-]+)\]", content)
+    if name and "/" in name[1]:
+        return f'A name with a slash is quoted: [models."{name[1]}"]'
+    return "Correct this line; the README shows a whole table."
+
+
+class _Reader:
+    """Turns a parsed document into specs, and knows on which line each key stands."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path = path
+        self.lines = _line_numbers(text)
+
+    def fail(self, keys: tuple[str, ...], message: str, hint: str) -> CatalogError:
+        line = 1
+        for length in range(len(keys), 0, -1):
+            if keys[:length] in self.lines:
+                line = self.lines[keys[:length]]
+                break
+        return CatalogError(f"{self.path}:{line}: {message}", hint)
+
+    def catalog(self, document: Mapping[str, Any]) -> Catalog:
+        for key in document:
+            if key != "models":
+                raise self.fail((key,), f"unknown key {key!r}.", _did_you_mean(key, ["models"], "[models.NAME]"))
+        models = document.get("models", {})
+        if not isinstance(models, dict) or not models:
+            raise self.fail(("models",), "the catalogue has no models.", "Add a table: [models.NAME]")
+        return Catalog(self.path, tuple(self.model(name, table) for name, table in models.items()))
+
+    def model(self, name: str, table: Any) -> ModelSpec:
+        here = ("models", name)
+        if not isinstance(table, dict):
+            raise self.fail(here, f"{name!r} is not a table.", f"Write it as [models.{name}] with keys below it.")
+        if not NAME.fullmatch(name) or len(name) > MAX_NAME:
+            raise self.fail(
+                here,
+                f"{name!r} cannot be a model's name.",
+                f"A name is made of lower-case letters, digits and hyphens (neither first nor last), at most 63 "
+                f"in a row, with / between parts, {MAX_NAME} characters in all: {_suggest_name(name)!r}.",
+            )
+        for key, value in table.items():
+            self.check_key(here, name, key, value)
+        if "source" not in table:
+            raise self.fail(here, f"model {name!r} has no source.", 'Add one: source = "hub:OWNER/NAME"')
+        source = self.source((*here, "source"), table["source"])
+        revision = self.revision(here, "revision", source, table.get("revision"))
+        adapter = self.source((*here, "adapter"), table["adapter"]) if "adapter" in table else None
+        adapter_revision = self.revision(here, "adapter_revision", adapter, table.get("adapter_revision"))
+        task, handler = self.task_and_handler(here, name, table)
+        settings = table.get("settings", {})
+        self.check_settings((*here, "settings"), settings)
+        if settings and handler is None:
+            raise self.fail(
+                (*here, "settings"),
+                f"model {name!r} has settings but no handler to read them.",
+                "Give it a handler, or remove the settings.",
+            )
+        for key, allowed in (("dtype", DTYPES), ("compression", COMPRESSIONS)):
+            if key in table and table[key] not in allowed:
+                raise self.fail(
+                    (*here, key),
+                    f"{key} {table[key]!r} is not known.",
+                    _did_you_mean(table[key], allowed, ", ".join(allowed)),
+                )
+        max_error = float(table.get("max_error", 0.01))
+        if not 0 < max_error <= 2:
+            raise self.fail((*here, "max_error"), "max_error must be above 0 and at most 2.", "0.01 is usual.")
+        python = table.get("python", "3.12")
+        if not re.fullmatch(r"3\.\d{1,2}", python):
+            raise self.fail((*here, "python"), f"python {python!r} is not a version.", 'Write it as "3.12".')
+        return ModelSpec(
+            name=name,
+            source=source,
+            revision=revision,
+            handler=handler,
+            task=task,
+            settings=settings,
+            dtype=table.get("dtype"),
+            max_error=max_error,
+            adapter=adapter,
+            adapter_revision=adapter_revision,
+            compression=table.get("compression"),
+            allow_pickle=table.get("allow_pickle", False),
+            trust_remote_code=table.get("trust_remote_code", False),
+            python=python,
+            platform=table.get("platform", "manylinux_2_28_x86_64"),
+            notes=table.get("notes", ""),
+        )
+
+    def check_key(self, here: tuple[str, ...], name: str, key: str, value: Any) -> None:
+        if key not in KEYS:
+            if isinstance(value, dict) and "source" in value:
+                raise self.fail(
+                    (*here, key),
+                    f"{key!r} is a table inside model {name!r}.",
+                    f'A name with parts is quoted: [models."{name}/{key}"]',
+                )
+            raise self.fail((*here, key), f"unknown key {key!r}.", _did_you_mean(key, KEYS, ", ".join(KEYS)))
+        kind, words = KEYS[key]
+        numeric = kind is float and isinstance(value, int) and not isinstance(value, bool)
+        if not isinstance(value, kind) and not numeric:
+            raise self.fail((*here, key), f"{key} must be {words}.", f"It is {value!r} now.")
+
+    def source(self, here: tuple[str, ...], text: str) -> Source:
+        kind, colon, location = text.partition(":")
+        examples = '"hub:OWNER/NAME", "folder:PATH" or "package:NAME"'
+        if not colon or kind not in KINDS:
+            guess = f'Did you mean "hub:{text}"? ' if not colon and REPOSITORY.fullmatch(text) else ""
+            raise self.fail(here, f"{text!r} is not a source.", f"{guess}A source is one of {examples}.")
+        pattern = {"hub": REPOSITORY, "package": PACKAGE}.get(kind)
+        wrong = not location or (pattern is not None and not pattern.fullmatch(location)) or "\0" in location
+        if wrong or (kind == "package" and ".." in location.split("/")):
+            raise self.fail(here, f"{text!r} is not a source: {location!r} cannot be followed.", f"Write {examples}.")
+        if kind == "folder":
+            folder = (self.path.parent / Path(location).expanduser()).absolute()
+            return Source(kind, location, folder)
+        return Source(kind, location)
+
+    def revision(self, model: tuple[str, ...], key: str, source: Source | None, revision: str | None) -> str | None:
+        if source is None or source.kind != "hub":
+            if revision is not None:
+                raise self.fail(
+                    (*model, key),
+                    f"{key} is only for a source on the Hub.",
+                    "Remove it: the files themselves say which version it is.",
+                )
+            return None
+        owner = "source" if key == "revision" else "adapter"
+        if revision is None:
+            raise self.fail(
+                (*model, owner),
+                f"a model from the Hub needs its {key}.",
+                f'Add {key} = "…" with the full commit, 40 hexadecimal digits, so that it cannot change unseen.',
+            )
+        if not COMMIT.fullmatch(revision):
+            raise self.fail(
+                (*model, key),
+                f"{key} {revision!r} is not a full commit.",
+                "A branch or a tag can move. Take the 40 hexadecimal digits of the commit from the model's page "
+                "(Files and versions, History).",
+            )
+        return revision
+
+    def task_and_handler(
+        self, here: tuple[str, ...], name: str, table: Mapping[str, Any]
+    ) -> tuple[str | None, Path | None]:
+        task: str | None = table.get("task")
+        if task is not None and task not in TASKS:
+            raise self.fail(
+                (*here, "task"), f"task {task!r} is not known.", _did_you_mean(task, TASKS, ", ".join(TASKS))
+            )
+        written: str | None = table.get("handler")
+        if written is not None:
+            return task or HANDLER_TASKS.get(written), self.handler((*here, "handler"), written)
+        if task is None:
+            raise self.fail(
+                here,
+                f"model {name!r} has neither a handler nor a task.",
+                'Add handler = "embedding" or "generation", a folder of your own ("./my_handler"), or the task '
+                "for which the stock container has a handler.",
+            )
+        if task not in TASKS_WITHOUT_HANDLER:
+            raise self.fail(
+                (*here, "task"),
+                f"task {task!r} needs a handler: the stock container cannot tell it from the model.",
+                'Add handler = "embedding"' if task == "feature-extraction" else 'Add handler = "./my_handler"',
+            )
+        return task, None
+
+    def handler(self, here: tuple[str, ...], written: str) -> Path:
+        if written.startswith((".", "/", "~")):
+            folder = (self.path.parent / Path(written).expanduser()).absolute()
+            if not (folder / "inference.py").is_file():
+                raise self.fail(here, f"handler {written!r} has no inference.py.", f"It was looked for in {folder}.")
+            return folder
+        roots = handler_roots(self.path)
+        known = sorted({p.parent.name for root in roots for p in root.glob("*/inference.py")})
+        if written in known:
+            return next(root / written for root in roots if (root / written / "inference.py").is_file())
+        folder = self.path.parent / written
+        guess = f'Did you mean "./{written}"? ' if (folder / "inference.py").is_file() else ""
+        raise self.fail(
+            here,
+            f"there is no handler {written!r}.",
+            guess or _did_you_mean(written, known, f"{', '.join(known) or 'none'}, or a path such as ./{written}"),
+        )
+
+    def check_settings(self, here: tuple[str, ...], settings: Any) -> None:
+        try:
+            json.dumps(settings, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            bad = next((key for key, value in settings.items() if not _is_json(value)), "")
+            raise self.fail(
+                (*here, bad), f"settings become JSON, and {bad!r} cannot: {error}.", "Write it as a string."
+            ) from None
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}? Known: {otherwise}." if close else f"Known: {otherwise}."
+
+
+def _suggest_name(name: str) -> str:
+    parts = (re.sub(r"[^a-z0-9]+", "-", part.lower()).strip("-")[:63].strip("-") for part in name.split("/"))
+    return "/".join(part for part in parts if part) or "my-model"
+
+
+_KEY = r"""(?:[\w-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
+_HEADER = re.compile(rf"\s*\[\[?\s*({_KEY}(?:\s*\.\s*{_KEY})*)\s*\]\]?")
+_ASSIGN = re.compile(rf"\s*({_KEY}(?:\s*\.\s*{_KEY})*)\s*=(.*)")
+
+
+def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
+    """(table, …, key) -> the line, from 1, on which it is first written. The text is known to be valid TOML."""
+    found: dict[tuple[str, ...], int] = {}
+    table: tuple[str, ...] = ()
+    closing = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if closing:  # inside a string of several lines
+            closing = "" if closing in line else closing
+            continue
+        if header := _HEADER.match(line):
+            table = _split(header[1])
+            _note(found, table, number)
+        elif assign := _ASSIGN.match(line):
+            _note(found, table + _split(assign[1]), number)
+            for quote in ('"""', "'''"):
+                if assign[2].lstrip().startswith(quote) and assign[2].count(quote) == 1:
+                    closing = quote
+    return found
+
+
+def _note(found: dict[tuple[str, ...], int], keys: tuple[str, ...], number: int) -> None:
+    for length in range(1, len(keys) + 1):
+        found.setdefault(keys[:length], number)
+
+
+def _split(dotted: str) -> tuple[str, ...]:
+    parts = re.findall(_KEY, dotted)
+    return tuple(json.loads(p) if p[0] == '"' else p.strip("'") for p in parts)

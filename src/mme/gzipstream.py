@@ -1,0 +1,188 @@
+"""A gzip file made of parts: stored as they are, or deflated in parallel, in one member that every reader takes.
+
+Weights hardly compress, and a byte that is stored costs neither the packer nor the container any time. Several
+gzip members in one file would be simpler still, but some readers stop after the first (JDK-7036144), so what
+is written here is a single member: deflate blocks that each end on a byte and never look back past their own
+start, put one after the other.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Any
+
+from isal import isal_zlib
+
+Buffer = bytes | bytearray | memoryview
+Sink = Callable[[Sequence[Buffer]], None]
+
+# magic, deflate, no flags, mtime 0, no extra flags, system unknown: nothing of the machine or the moment
+HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"
+LAST_BLOCK = b"\x01\x00\x00\xff\xff"
+STORED_MAX = 65535
+_FULL_STORED = b"\x00\xff\xff\x00\x00"
+
+# One unit of work for a thread. A multiple of STORED_MAX, so that stored blocks are full ones.
+CHUNK = 16 * STORED_MAX
+
+STORED, FAST, SMALL = "stored", "fast", "small"
+
+
+def stored_blocks(data: memoryview) -> list[Buffer]:
+    """``data`` as deflate blocks that are not compressed: a header of five bytes before every 65,535."""
+    parts: list[Buffer] = []
+    for start in range(0, len(data), STORED_MAX):
+        piece = data[start : start + STORED_MAX]
+        size = len(piece)
+        full = size == STORED_MAX
+        header = _FULL_STORED if full else b"\x00" + size.to_bytes(2, "little") + (size ^ 0xFFFF).to_bytes(2, "little")
+        parts += (header, piece)
+    return parts
+
+
+def stored_size(size: int) -> int:
+    """What ``size`` bytes take in stored blocks."""
+    return size + 5 * -(-size // STORED_MAX)
+
+
+def deflate(data: memoryview, how: str) -> bytes:
+    """``data`` as deflate blocks that end on a byte and stand alone. Releases the interpreter's lock."""
+    if how == FAST:
+        fast = isal_zlib.compressobj(1, isal_zlib.DEFLATED, -15)
+        return bytes(fast.compress(data) + fast.flush(isal_zlib.Z_SYNC_FLUSH))
+    small = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return small.compress(data) + small.flush(zlib.Z_SYNC_FLUSH)
+
+
+class GzipStream:
+    """Writes one gzip member to ``sink``, which is called with buffers in order, on the caller's thread alone.
+
+    A sink must be done with the buffers when it returns: they are used again. At most ``threads`` + 2 chunks
+    of 1 MiB are held, however much goes through. Whatever ``sink`` or a ``watch`` raises comes out of ``write``
+    or ``close``.
+    """
+
+    def __init__(self, sink: Sink, threads: int | None = None) -> None:
+        self.sink = sink
+        self.size = 0  # bytes of gzip so far
+        self._crc = 0
+        self._length = 0
+        threads = threads or max(2, os.cpu_count() or 1)
+        self._pool = ThreadPoolExecutor(threads, "deflate")
+        # Digests are of one file after the other, so one thread does them in order.
+        self._watcher = ThreadPoolExecutor(1, "sha256")
+        # A buffer with the watches that may still be reading it: those are waited for when it is used again.
+        self._free: deque[tuple[bytearray, list[Future[None]]]] = deque(
+            (bytearray(CHUNK), []) for _ in range(threads + 2)
+        )
+        self._pending: deque[tuple[bytearray, int, Future[bytes] | None, list[Future[None]]]] = deque()
+        self._buffer = self._take()
+        self._filled = 0
+        self._how = STORED
+        self._watches: list[Future[None]] = []
+        self._emit([HEADER])
+
+    def __enter__(self) -> GzipStream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._watcher.shutdown(wait=True, cancel_futures=True)
+
+    def write(self, data: bytes, how: str = STORED) -> None:
+        """Add ``data``."""
+        view = memoryview(data)
+        while view:
+            room = self.room(how)
+            size = min(len(view), len(room))
+            room[:size] = view[:size]
+            self.advance(size)
+            view = view[size:]
+
+    def room(self, how: str) -> memoryview:
+        """A piece of buffer to fill, never empty. Say with ``advance`` how much of it was."""
+        if how != self._how or self._filled == CHUNK:
+            self.flush()
+            self._how = how
+        return memoryview(self._buffer)[self._filled :]
+
+    def advance(self, size: int, watch: Callable[[memoryview], Any] | None = None) -> None:
+        """``size`` bytes of the room were filled; ``watch`` is called with them, in order, on another thread."""
+        piece = memoryview(self._buffer)[self._filled : self._filled + size]
+        self._filled += size
+        if watch is not None and size:
+            self._watches.append(self._watcher.submit(watch, piece))
+
+    def flush(self) -> None:
+        """End the block at hand, so that what follows starts on a byte of its own."""
+        if not self._filled:
+            return
+        view = memoryview(self._buffer)[: self._filled]
+        job = None if self._how == STORED else self._pool.submit(deflate, view, self._how)
+        self._pending.append((self._buffer, self._filled, job, self._watches))
+        self._watches = []
+        self._filled = 0
+        if job is None and len(self._pending) == 1:
+            self._write_oldest()  # nothing to wait for
+        self._buffer = self._take()
+
+    def drain(self) -> int:
+        """Hand everything so far to the sink; return the number of gzip bytes up to here."""
+        self.flush()
+        while self._pending:
+            self._write_oldest()
+        for _, watches in self._free:
+            _settle(watches)
+        return self.size
+
+    def close(self) -> int:
+        """End the member; return its size in bytes."""
+        self.drain()
+        trailer = self._crc.to_bytes(4, "little") + (self._length & 0xFFFFFFFF).to_bytes(4, "little")
+        self._emit([LAST_BLOCK, trailer])
+        return self.size
+
+    def _take(self) -> bytearray:
+        while not self._free:
+            self._write_oldest()
+        buffer, watches = self._free.popleft()
+        _settle(watches)
+        return buffer
+
+    def _write_oldest(self) -> None:
+        buffer, size, job, watches = self._pending.popleft()
+        view = memoryview(buffer)[:size]
+        self._emit(stored_blocks(view) if job is None else [job.result()])
+        self._crc = isal_zlib.crc32(view, self._crc)
+        self._length += size
+        self._free.append((buffer, watches))
+
+    def _emit(self, parts: list[Buffer]) -> None:
+        self.size += sum(len(part) for part in parts)
+        self.sink(parts)
+
+
+def _settle(watches: list[Future[None]]) -> None:
+    while watches:
+        watches.pop().result()
+
+
+def file_sink(descriptor: int) -> Sink:
+    """A sink that writes to an open file. Raises OSError (no space left, …)."""
+
+    def write(parts: Sequence[Buffer]) -> None:
+        waiting = deque(memoryview(part) for part in parts)
+        while waiting:
+            batch = [waiting[i] for i in range(min(len(waiting), 512))]
+            done = os.writev(descriptor, batch)
+            while waiting and done >= len(waiting[0]):
+                done -= len(waiting.popleft())
+            if done:
+                waiting[0] = waiting[0][done:]
+
+    return write
