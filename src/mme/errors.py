@@ -75,3 +75,9 @@ class TerraformError(MmeError):
     """Terraform is missing, too old, or failed."""
 
     exit_code = 10
+
+
+class ConflictError(ReleaseError):
+    """Somebody else changed the same thing at the same time; nothing was changed here. Look, then run again."""
+
+    exit_code = 11

@@ -1,0 +1,176 @@
+"""AWS clients as the toolchain wants them, and AWS's errors in words that say what to do.
+
+Only boto3 is spoken here. Where the calls go (AWS, or a server on this machine through ``AWS_ENDPOINT_URL``) is
+boto3's own business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import boto3
+from botocore import exceptions as boto
+from botocore.config import Config
+
+from mme import __version__
+from mme.errors import EndpointError, MmeError, ReleaseError, UsageError
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+    from types_boto3_sagemaker import SageMakerClient
+    from types_boto3_sagemaker_runtime import SageMakerRuntimeClient
+
+CONNECTIONS = 16
+
+# SageMaker gives a model 60 s to answer; a client that gives up earlier would never see that answer.
+PREDICT_READ_TIMEOUT_S = 70
+
+
+def s3_client(region: str | None) -> S3Client:
+    """An S3 client for ``region`` (None: as boto3 is configured)."""
+    with explained("prepare an S3 client"):
+        return boto3.client("s3", region_name=region, config=_config(read_timeout=60))
+
+
+def sagemaker_client(region: str | None) -> SageMakerClient:
+    """A client of SageMaker's control plane."""
+    with explained("prepare a SageMaker client", error=EndpointError):
+        return boto3.client("sagemaker", region_name=region, config=_config(read_timeout=60))
+
+
+def runtime_client(region: str | None) -> SageMakerRuntimeClient:
+    """A client for predictions, patient enough for the slowest answer that SageMaker allows."""
+    with explained("prepare a SageMaker runtime client", error=EndpointError):
+        return boto3.client(
+            "sagemaker-runtime", region_name=region, config=_config(read_timeout=PREDICT_READ_TIMEOUT_S)
+        )
+
+
+def _config(read_timeout: int) -> Config:
+    return Config(
+        connect_timeout=10,
+        read_timeout=read_timeout,
+        retries={"mode": "standard", "max_attempts": 4},
+        max_pool_connections=CONNECTIONS,
+        tcp_keepalive=True,
+        user_agent_extra=f"mme/{__version__}",
+    )
+
+
+@contextmanager
+def explained(doing: str, *, bucket: str | None = None, error: type[MmeError] = ReleaseError) -> Iterator[None]:
+    """Turn what boto3 raises inside the block into ``error``: "cannot <doing>: <why>", and what to do about it."""
+    try:
+        yield
+    except (boto.ClientError, boto.BotoCoreError, boto.HTTPClientError) as caught:
+        raise explain(caught, doing, bucket=bucket, error=error) from caught
+
+
+def code_of(error: boto.ClientError) -> str:
+    """AWS's own code of an error ("NoSuchKey"); for a HEAD, which has no body, the HTTP status as text ("404")."""
+    return str(error.response.get("Error", {}).get("Code", ""))
+
+
+def status_of(error: boto.ClientError) -> int:
+    """The HTTP status of an error, 0 when AWS gave none."""
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
+_EXPIRED = {
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "RequestExpired",
+    "TokenRefreshRequired",
+    "RequestTimeTooSkewed",
+}
+_BAD_KEYS = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "InvalidClientTokenId",
+    "InvalidToken",
+    "UnrecognizedClientException",
+    "AuthFailure",
+}
+_DENIED = {"AccessDenied", "AccessDeniedException", "AllAccessDisabled", "403", "Forbidden"}
+_REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
+_THROTTLED = {"SlowDown", "Throttling", "ThrottlingException", "TooManyRequestsException", "RequestLimitExceeded"}
+
+
+def explain(
+    caught: Exception, doing: str, *, bucket: str | None = None, error: type[MmeError] = ReleaseError
+) -> MmeError:
+    """The error to raise for what boto3 raised while ``doing``."""
+    why, hint = _why(caught, bucket)
+    kind = UsageError if isinstance(caught, (boto.ParamValidationError, boto.ProfileNotFound)) else error
+    return kind(f"cannot {doing}: {why}", hint)
+
+
+def _why(caught: Exception, bucket: str | None) -> tuple[str, str | None]:
+    if isinstance(caught, boto.ClientError):
+        return _why_refused(caught, bucket)
+    if isinstance(caught, (boto.NoCredentialsError, boto.PartialCredentialsError)):
+        return (
+            "no AWS credentials were found",
+            "Sign in (aws sso login, aws configure) or set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY.",
+        )
+    if isinstance(
+        caught,
+        (boto.SSOTokenLoadError, boto.UnauthorizedSSOTokenError, boto.TokenRetrievalError),
+    ):
+        return "the AWS sign-in has expired", "Sign in again (aws sso login), then run the same command again."
+    if isinstance(caught, boto.CredentialRetrievalError):
+        return f"the AWS credentials could not be fetched ({caught})", "Sign in again, then run the same command."
+    if isinstance(caught, boto.NoRegionError):
+        return (
+            "no AWS region is set",
+            "Give --region, or set AWS_REGION, or name the Terraform folder with --terraform.",
+        )
+    if isinstance(caught, boto.ProfileNotFound):
+        return str(caught), "AWS_PROFILE names a profile that ~/.aws/config does not have."
+    if isinstance(caught, (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)):
+        return (
+            str(caught).rstrip("."),
+            "Check the network, the region, and AWS_ENDPOINT_URL if it is set (is the server there running?).",
+        )
+    if isinstance(caught, boto.ReadTimeoutError):
+        return "no answer came in time", "Run the same command again."
+    return str(caught).rstrip("."), None
+
+
+def _why_refused(caught: boto.ClientError, bucket: str | None) -> tuple[str, str | None]:
+    code, status = code_of(caught), status_of(caught)
+    text = str(caught.response.get("Error", {}).get("Message") or "").strip().rstrip(".")
+    where = f"bucket {bucket}" if bucket else "it"
+    if code in _EXPIRED:
+        return (
+            f"the AWS credentials have expired ({code})",
+            "Sign in again, then run the same command: what is already done is not done again.",
+        )
+    if code in _BAD_KEYS:
+        return (
+            f"AWS does not accept the credentials ({code})",
+            "Check AWS_PROFILE, or AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN.",
+        )
+    if code == "NoSuchBucket" or (bucket and caught.operation_name == "HeadBucket" and status == 404):
+        return (
+            f"there is no bucket {bucket}" if bucket else "there is no such bucket",
+            "Check --bucket or MME_BUCKET; terraform apply creates the bucket.",
+        )
+    if code in _REGION or status == 301:
+        region = caught.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("x-amz-bucket-region")
+        return (
+            f"{where} is in another region" + (f" ({region})" if region else ""),
+            f"Give --region {region}." if region else "Give the bucket's own region with --region.",
+        )
+    if code in _DENIED or status == 403:
+        return (
+            f"no permission for {caught.operation_name}" + (f" on {where}" if bucket else ""),
+            (f"AWS said: {text}. " if text and text != "Forbidden" else "")
+            + "Ask for this permission, or use another profile or role.",
+        )
+    if code in _THROTTLED:
+        return f"AWS asked to slow down ({code})", "Wait a little, then run the same command again."
+    return (f"{text} ({code})" if text else f"{caught.operation_name} answered {code or status}"), None

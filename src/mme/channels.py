@@ -1,0 +1,333 @@
+"""Channels: which versions a name means, and with what weights.
+
+A channel is one small JSON object beside the model prefix, ``channels/CHANNEL.json``. It names one version, or several
+with weights, and carries its own history. It is changed by compare-and-swap on the object's ETag, so of two pipelines
+that change it at once one succeeds and the other is told.
+
+A model's own channel has the model's name (``bert``). More of them have a name after an ``@`` (``bert@staging``).
+A model without a channel means its newest version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+
+from mme.aws import explain, explained, status_of
+from mme.errors import ConflictError, ReleaseError, UsageError
+from mme.releases import Store, Version, list_versions, parse_target
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+FORMAT = 1
+HISTORY = 100  # revisions kept in a channel
+
+_SEGMENT = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+_CHANNEL = re.compile(rf"(?P<model>{_SEGMENT}(?:/{_SEGMENT})*)(?:@(?P<stage>{_SEGMENT}))?")
+
+Split = Mapping[str, float]  # target -> weight
+
+
+@dataclass(frozen=True)
+class Revision:
+    """One state of a channel: its split, and who set it when (UTC), by what action and why."""
+
+    number: int
+    time: datetime
+    author: str
+    action: str
+    notes: str
+    split: Split
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A channel as it was read. ``etag`` is the state that a change will replace; None: it is not there yet."""
+
+    name: str
+    history: tuple[Revision, ...]  # newest first
+    etag: str | None
+
+    @property
+    def model(self) -> str:
+        """The model whose versions this channel names."""
+        return model_of(self.name)
+
+    @property
+    def revision(self) -> int:
+        """The number of the present state; 0 before the first change."""
+        return self.history[0].number if self.history else 0
+
+    @property
+    def split(self) -> Split:
+        """Target and weight of each version that the name means now; empty before the first change."""
+        return self.history[0].split if self.history else {}
+
+
+def model_of(channel: str) -> str:
+    """The model of a channel's name. Raises UsageError when the name is none."""
+    match = _CHANNEL.fullmatch(channel)
+    if not match:
+        raise UsageError(
+            f"{channel!r} is not the name of a model or channel",
+            "It is a model's name as in bert or team-a/bert, or one with a stage as in bert@staging: small letters, "
+            "digits and hyphens.",
+        )
+    return match["model"]
+
+
+# ---- reading ----------------------------------------------------------------------------------------------------
+
+
+def read(s3: S3Client, store: Store, name: str) -> Channel:
+    """The channel of this name; one without history when there is none yet."""
+    model_of(name)
+    try:
+        answer = s3.get_object(Bucket=store.bucket, Key=_key(store, name))
+        body = answer["Body"].read()
+    except ClientError as error:
+        if status_of(error) == 404 and error.response["Error"]["Code"] == "NoSuchKey":
+            return Channel(name, (), None)
+        raise explain(error, f"read channel {name} of {store.uri()}", bucket=store.bucket) from error
+    return _parse(store, name, body, answer["ETag"])
+
+
+def read_all(s3: S3Client, store: Store) -> list[Channel]:
+    """Every channel beside the model prefix, by name."""
+    folder = _key(store, "")[: -len(".json")]
+    with explained(f"list the channels of {store.uri()}", bucket=store.bucket):
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=folder)
+        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
+    names = [key[len(folder) : -len(".json")] for key in keys if key.endswith(".json")]
+    found = [read(s3, store, name) for name in sorted(names) if _CHANNEL.fullmatch(name)]
+    return [channel for channel in found if channel.history]
+
+
+def in_use(channels: Sequence[Channel]) -> dict[str, list[str]]:
+    """For each target that a channel names, or would name after a plain rollback: the channels."""
+    users: dict[str, list[str]] = {}
+    for channel in channels:
+        for target in {target for revision in channel.history[:2] for target in revision.split}:
+            users.setdefault(target, []).append(channel.name)
+    return users
+
+
+def pick(split: Split, key: str | None = None, chance: random.Random | None = None) -> str:
+    """One target of the split, by weight: at random, or always the same one for the same ``key``.
+
+    When the weights change, only as many keys move to another version as the change asks for.
+    """
+    targets = sorted(target for target, weight in split.items() if weight > 0)
+    if not targets:
+        raise ReleaseError("the channel names no version")
+    if key is None:
+        return (chance or random.SystemRandom()).choices(targets, [split[target] for target in targets])[0]
+
+    def score(target: str) -> float:
+        # Weighted rendezvous hashing: each target draws for the key, and its weight scales the draw.
+        drawn = hashlib.sha256(f"{target}\0{key}".encode()).digest()
+        return -split[target] / math.log((int.from_bytes(drawn[:8], "big") + 1) / (2**64 + 2))
+
+    return max(targets, key=score)
+
+
+# ---- changing ---------------------------------------------------------------------------------------------------
+
+
+def change(
+    s3: S3Client,
+    store: Store,
+    channel: Channel,
+    split: Split,
+    *,
+    action: str,
+    author: str,
+    notes: str = "",
+    now: datetime | None = None,
+) -> Channel:
+    """Make ``split`` the channel's next state, if the channel still is as ``channel`` was read.
+
+    Raises ConflictError when somebody else changed it meanwhile: then nothing is changed. Raises ReleaseError when a
+    version that the split names is not released.
+    """
+    _check(channel, split)
+    _check_released(s3, store, split)
+    revision = Revision(
+        channel.revision + 1,
+        (now or datetime.now(timezone.utc)).replace(microsecond=0),
+        author,
+        action,
+        notes,
+        _shares(split),
+    )
+    changed = replace(channel, history=(revision, *channel.history)[:HISTORY])
+    condition = {"IfMatch": channel.etag} if channel.etag else {"IfNoneMatch": "*"}
+    try:
+        answer = s3.put_object(
+            Bucket=store.bucket,
+            Key=_key(store, channel.name),
+            Body=_format(store, changed),
+            ContentType="application/json",
+            **condition,  # type: ignore[arg-type]
+        )
+    except ClientError as error:
+        if status_of(error) in (404, 409, 412):
+            raise ConflictError(
+                f"channel {channel.name} was changed by somebody else meanwhile; nothing was changed here",
+                f"Look at it (invoke history --model {channel.name}), then run the same command again if it still "
+                "applies.",
+            ) from error
+        raise explain(error, f"change channel {channel.name}", bucket=store.bucket) from error
+    # A delete that ran at the same moment may not have seen this change: whoever comes second notices.
+    _check_released(s3, store, split)
+    return replace(changed, etag=answer["ETag"])
+
+
+def rolled_back(channel: Channel, revision: int | None = None) -> Revision:
+    """The revision whose split a rollback sets again: the one before the present one, or the one of this number."""
+    wanted = channel.revision - 1 if revision is None else revision
+    for past in channel.history[1:]:
+        if past.number == wanted:
+            return past
+    if revision is None:
+        raise ReleaseError(
+            f"channel {channel.name} has no earlier state to go back to",
+            f"See its history: invoke history --model {channel.name}.",
+        )
+    raise UsageError(
+        f"channel {channel.name} has no earlier revision {revision}",
+        f"See its history: invoke history --model {channel.name}.",
+    )
+
+
+def expect(channel: Channel, revision: int) -> None:
+    """Raise ConflictError unless the channel is at this revision (the one that a pipeline looked at earlier)."""
+    if channel.revision != revision:
+        raise ConflictError(
+            f"channel {channel.name} is at revision {channel.revision}, not {revision}; nothing was changed",
+            f"Look at what changed: invoke history --model {channel.name}.",
+        )
+
+
+def _check(channel: Channel, split: Split) -> None:
+    if not any(weight > 0 for weight in split.values()):
+        raise UsageError(f"channel {channel.name} needs a version with a weight above 0")
+    for target, weight in split.items():
+        if not (math.isfinite(weight) and weight >= 0):
+            raise UsageError(f"{weight} is not a weight for {target}", "A weight is a number, 0 or more.")
+        parsed = parse_target(target)
+        if parsed is None or parsed[0] != channel.model:
+            raise UsageError(f"{target} is not a version of {channel.model}")
+
+
+def _shares(split: Split) -> dict[str, float]:
+    """The weights as shares of 100, largest first."""
+    total = sum(split.values())
+    shares = {target: round(100 * weight / total, 4) for target, weight in split.items() if weight > 0}
+    return dict(sorted(shares.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _check_released(s3: S3Client, store: Store, split: Split) -> None:
+    for target, weight in split.items():
+        if weight <= 0:
+            continue
+        try:
+            s3.head_object(Bucket=store.bucket, Key=store.key(target))
+        except ClientError as error:
+            if status_of(error) == 404:
+                raise ReleaseError(
+                    f"{store.uri(target)} is not released, or was deleted",
+                    "Release it (invoke package upload; the same content comes back under the same name), or name "
+                    "another version.",
+                ) from error
+            raise explain(error, f"look for {store.uri(target)}", bucket=store.bucket) from error
+
+
+# ---- the object -------------------------------------------------------------------------------------------------
+
+
+def _key(store: Store, name: str) -> str:
+    return f"{store.root}channels/{name}.json"
+
+
+def _format(store: Store, channel: Channel) -> bytes:
+    document = {
+        "format": FORMAT,
+        "channel": channel.name,
+        "prefix": store.prefix,
+        "revision": channel.revision,
+        "versions": dict(channel.split),
+        "history": [revision_as_json(revision) for revision in channel.history],
+    }
+    return json.dumps(document, ensure_ascii=False, indent=1).encode()
+
+
+def revision_as_json(revision: Revision) -> dict[str, Any]:
+    """A revision as plain JSON values."""
+    return {
+        "revision": revision.number,
+        "time": revision.time.isoformat().replace("+00:00", "Z"),
+        "author": revision.author,
+        "action": revision.action,
+        "notes": revision.notes,
+        "versions": dict(revision.split),
+    }
+
+
+def _parse(store: Store, name: str, body: bytes, etag: str) -> Channel:
+    where = f"s3://{store.bucket}/{_key(store, name)}"
+    try:
+        document = json.loads(body)
+        if document["format"] != FORMAT:
+            raise ReleaseError(f"{where} is of format {document['format']}", "Use a newer version of mme.")
+        if document["prefix"] != store.prefix:
+            raise ReleaseError(
+                f"channel {name} belongs to the model prefix {document['prefix']}, not to {store.prefix}",
+                "Two model prefixes beside each other share one folder of channels: put each in a folder of its own, "
+                "as in a/models/ and b/models/.",
+            )
+        history = tuple(
+            Revision(
+                int(item["revision"]),
+                datetime.fromisoformat(item["time"].replace("Z", "+00:00")),
+                str(item["author"]),
+                str(item["action"]),
+                str(item["notes"]),
+                {str(target): float(weight) for target, weight in item["versions"].items()},
+            )
+            for item in document["history"]
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ReleaseError(
+            f"{where} is not a channel that can be read ({error!r})",
+            "Somebody changed it by hand. Put it right, or remove it and promote again.",
+        ) from error
+    return Channel(name, history, etag)
+
+
+def current_split(s3: S3Client, store: Store, name: str) -> tuple[Split, Channel]:
+    """What a name means now: its channel's split, or the newest version when it has no channel."""
+    channel = read(s3, store, name)
+    if channel.split:
+        return channel.split, channel
+    if name != channel.model:
+        raise ReleaseError(
+            f"there is no channel {name}", f"Make it: invoke promote --model {channel.model} --channel {name}."
+        )
+    newest: list[Version] = list_versions(s3, store, name)
+    if not newest:
+        raise ReleaseError(
+            f"{name} has no released version in {store.uri()}",
+            f"Release one: invoke package upload --model {name}.",
+        )
+    return {newest[0].target: 100.0}, channel
