@@ -1,0 +1,62 @@
+"""``python -m mme.local``: the local AWS from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from mme.errors import MmeError
+from mme.local.server import Settings, exports, serve
+
+
+def parse(argv: Sequence[str]) -> Settings:
+    """The settings that the words ask for; exits with a usage message when they are wrong."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mme.local",
+        description="AWS on this machine: S3, IAM, STS, SageMaker with real multi-model endpoints, CloudWatch and "
+        "what else Terraform needs, on one port of 127.0.0.1. Runs until interrupted.",
+    )
+    parser.add_argument("--port", type=int, default=0, help="the port; 0 (the default) takes a free one")
+    parser.add_argument("--data-dir", type=Path, required=True, help="a folder of its own for everything it keeps")
+    parser.add_argument(
+        "--container",
+        default="ours",
+        metavar="ours|stock|COMMAND",
+        help="what hosts the models: ours (mme.container), stock (multi-model-server with the Hugging Face toolkit), "
+        "or a command that keeps SageMaker's contract on the port in SAGEMAKER_BIND_TO_PORT",
+    )
+    parser.add_argument("--region", default="us-east-1", help="the region in the export lines")
+    parser.add_argument("--account", default="123456789012", help="the account's 12 digits")
+    parser.add_argument(
+        "--no-iam", dest="iam", action="store_false", help="do not hold identities and roles to their policies"
+    )
+    parser.add_argument(
+        "--exit-with-parent", action="store_true", help="stop as soon as standard input closes (for programs)"
+    )
+    words = parser.parse_args(argv)
+    if not 0 <= words.port <= 65535:
+        parser.error("--port is a number from 0 to 65535")
+    if not (len(words.account) == 12 and words.account.isdigit()):
+        parser.error("--account is 12 digits")
+    return Settings(**vars(words))
+
+
+def main(argv: Sequence[str]) -> int:
+    settings = parse(argv)
+
+    def ready(url: str) -> None:
+        print("\n".join(exports(url, settings.region)), flush=True)
+        print(f"[local] ready at {url}; stop it with Ctrl-C", file=sys.stderr, flush=True)
+
+    try:
+        serve(settings, ready)
+    except MmeError as problem:
+        print(f"error: {problem}", file=sys.stderr)
+        return problem.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""Puts the parts together: moto with its corrections, hosting, the runtime, the HTTP server."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moto.moto_server.werkzeug_app import (
+    DomainDispatcherApplication,
+    MotoRequestHandler,
+    create_backend_app,
+)
+from moto.sagemaker.models import sagemaker_backends
+from werkzeug.serving import ThreadedWSGIServer
+
+from mme.local import corrections
+from mme.local.archives import Archives
+from mme.local.endpoints import Endpoints, _container
+from mme.local.hosting import Hosting
+from mme.local.invoke import EndpointFacts, Runtime
+from mme.local.server import App, Settings
+
+
+@dataclass(frozen=True)
+class Built:
+    app: App
+    hosting: Hosting
+
+
+class Silent:
+    """An observer that drops everything."""
+
+    def metric(self, variant: str, name: str, value: float, unit: str) -> None:
+        return
+
+    def output(self, variant: str, line: str) -> None:
+        return
+
+
+def build(settings: Settings, folder: Path) -> Built:
+    """The application, with nothing running yet."""
+    archives = Archives(settings.account, lambda role, bucket, key: None)
+    hosting = Hosting(folder / "endpoints", settings.container, archives)
+    silent = Silent()
+
+    def observer(region: str, endpoint: str) -> Silent:
+        return silent
+
+    corrections.apply(Endpoints(hosting, observer))
+
+    def find(region: str, name: str) -> EndpointFacts | None:
+        backend = sagemaker_backends[settings.account][region]
+        endpoint = backend.endpoints.get(name)
+        if endpoint is None:
+            return None
+        config = backend.endpoint_configs.get(endpoint.endpoint_config_name)
+        variants = config.production_variants if config else []
+        models = [backend._models.get(variant.get("ModelName")) for variant in variants]
+        modes = [_container(model).get("Mode") for model in models if model is not None]
+        return EndpointFacts(name, endpoint.endpoint_status, all(mode == "MultiModel" for mode in modes))
+
+    runtime = Runtime(hosting, settings.account, find, lambda *_: None, observer)
+    return Built(App(settings, hosting, DomainDispatcherApplication(_moto_app), runtime, None), hosting)
+
+
+def _moto_app(service: Any) -> Any:
+    app = create_backend_app(service)
+    app.config["PROPAGATE_EXCEPTIONS"] = True  # App turns them into answers that AWS clients can read
+    return app
+
+
+class _Handler(MotoRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def log_request(self, code: Any = "-", size: Any = "-") -> None:
+        return
+
+
+class _Server(ThreadedWSGIServer):
+    daemon_threads = True
+    request_queue_size = 256
+
+
+def http_server(listener: socket.socket, app: App) -> ThreadedWSGIServer:
+    """The threaded HTTP server on a socket that already listens."""
+    host, port = listener.getsockname()[:2]
+    return _Server(host, port, app, handler=_Handler, fd=listener.fileno())
