@@ -104,7 +104,7 @@ def explain(
     """The error to raise for what boto3 raised while ``doing``."""
     why, hint = _why(caught, bucket)
     kind = UsageError if isinstance(caught, (boto.ParamValidationError, boto.ProfileNotFound)) else error
-    return kind(f"cannot {doing}: {why}", hint)
+    return kind(f"Cannot {doing}: {why}.", hint)
 
 
 def _why(caught: Exception, bucket: str | None) -> tuple[str, str | None]:

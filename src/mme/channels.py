@@ -79,7 +79,7 @@ def model_of(channel: str) -> str:
     match = _CHANNEL.fullmatch(channel)
     if not match:
         raise UsageError(
-            f"{channel!r} is not the name of a model or channel",
+            f"{channel!r} is not the name of a model or channel.",
             "It is a model's name as in bert or team-a/bert, or one with a stage as in bert@staging: small letters, "
             "digits and hyphens.",
         )
@@ -129,7 +129,7 @@ def pick(split: Split, key: str | None = None, chance: random.Random | None = No
     """
     targets = sorted(target for target, weight in split.items() if weight > 0)
     if not targets:
-        raise ReleaseError("the channel names no version")
+        raise ReleaseError("The channel names no version.")
     if key is None:
         return (chance or random.SystemRandom()).choices(targets, [split[target] for target in targets])[0]
 
@@ -183,7 +183,7 @@ def change(
     except ClientError as error:
         if status_of(error) in (404, 409, 412):
             raise ConflictError(
-                f"channel {channel.name} was changed by somebody else meanwhile; nothing was changed here",
+                f"Channel {channel.name} was changed by somebody else meanwhile; nothing was changed here.",
                 f"Look at it (invoke history --model {channel.name}), then run the same command again if it still "
                 "applies.",
             ) from error
@@ -201,11 +201,11 @@ def rolled_back(channel: Channel, revision: int | None = None) -> Revision:
             return past
     if revision is None:
         raise ReleaseError(
-            f"channel {channel.name} has no earlier state to go back to",
+            f"Channel {channel.name} has no earlier state to go back to.",
             f"See its history: invoke history --model {channel.name}.",
         )
     raise UsageError(
-        f"channel {channel.name} has no earlier revision {revision}",
+        f"Channel {channel.name} has no earlier revision {revision}.",
         f"See its history: invoke history --model {channel.name}.",
     )
 
@@ -214,20 +214,20 @@ def expect(channel: Channel, revision: int) -> None:
     """Raise ConflictError unless the channel is at this revision (the one that a pipeline looked at earlier)."""
     if channel.revision != revision:
         raise ConflictError(
-            f"channel {channel.name} is at revision {channel.revision}, not {revision}; nothing was changed",
+            f"Channel {channel.name} is at revision {channel.revision}, not {revision}; nothing was changed.",
             f"Look at what changed: invoke history --model {channel.name}.",
         )
 
 
 def _check(channel: Channel, split: Split) -> None:
     if not any(weight > 0 for weight in split.values()):
-        raise UsageError(f"channel {channel.name} needs a version with a weight above 0")
+        raise UsageError(f"Channel {channel.name} needs a version with a weight above 0.")
     for target, weight in split.items():
         if not (math.isfinite(weight) and weight >= 0):
-            raise UsageError(f"{weight} is not a weight for {target}", "A weight is a number, 0 or more.")
+            raise UsageError(f"{weight} is not a weight for {target}.", "A weight is a number, 0 or more.")
         parsed = parse_target(target)
         if parsed is None or parsed[0] != channel.model:
-            raise UsageError(f"{target} is not a version of {channel.model}")
+            raise UsageError(f"{target} is not a version of {channel.model}.")
 
 
 def _shares(split: Split) -> dict[str, float]:
@@ -246,7 +246,7 @@ def _check_released(s3: S3Client, store: Store, split: Split) -> None:
         except ClientError as error:
             if status_of(error) == 404:
                 raise ReleaseError(
-                    f"{store.uri(target)} is not released, or was deleted",
+                    f"{store.uri(target)} is not released, or was deleted.",
                     "Release it (invoke package upload; the same content comes back under the same name), or name "
                     "another version.",
                 ) from error
@@ -289,10 +289,10 @@ def _parse(store: Store, name: str, body: bytes, etag: str) -> Channel:
     try:
         document = json.loads(body)
         if document["format"] != FORMAT:
-            raise ReleaseError(f"{where} is of format {document['format']}", "Use a newer version of mme.")
+            raise ReleaseError(f"{where} is of format {document['format']}.", "Use a newer version of mme.")
         if document["prefix"] != store.prefix:
             raise ReleaseError(
-                f"channel {name} belongs to the model prefix {document['prefix']}, not to {store.prefix}",
+                f"Channel {name} belongs to the model prefix {document['prefix']}, not to {store.prefix}.",
                 "Two model prefixes beside each other share one folder of channels: put each in a folder of its own, "
                 "as in a/models/ and b/models/.",
             )
@@ -309,7 +309,7 @@ def _parse(store: Store, name: str, body: bytes, etag: str) -> Channel:
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ReleaseError(
-            f"{where} is not a channel that can be read ({error!r})",
+            f"{where} is not a channel that can be read ({error!r}).",
             "Somebody changed it by hand. Put it right, or remove it and promote again.",
         ) from error
     return Channel(name, history, etag)
@@ -321,13 +321,11 @@ def current_split(s3: S3Client, store: Store, name: str) -> tuple[Split, Channel
     if channel.split:
         return channel.split, channel
     if name != channel.model:
-        raise ReleaseError(
-            f"there is no channel {name}", f"Make it: invoke promote --model {channel.model} --channel {name}."
-        )
+        raise ReleaseError(f"There is no channel {name}.", f"Make it: invoke promote --model {name}.")
     newest: list[Version] = list_versions(s3, store, name)
     if not newest:
         raise ReleaseError(
-            f"{name} has no released version in {store.uri()}",
+            f"{name} has no released version in {store.uri()}.",
             f"Release one: invoke package upload --model {name}.",
         )
     return {newest[0].target: 100.0}, channel

@@ -56,7 +56,7 @@ def predict(
     """
     if len(body) > MAX_BODY:
         raise UsageError(
-            f"the input has {len(body):,} bytes; an endpoint takes at most {MAX_BODY:,}",
+            f"The input has {len(body):,} bytes; an endpoint takes at most {MAX_BODY:,}.",
             "Send it in several requests.",
         )
     start = clock()
@@ -88,7 +88,7 @@ def predict(
                     raise
                 if clock() - start + pause > patience:
                     raise EndpointError(
-                        f"{target} was still loading after {clock() - start:.0f} s",
+                        f"{target} was still loading after {clock() - start:.0f} s.",
                         "Ask again in a minute. If it stays so, the model may be too large for the instances: see "
                         "the endpoint's log.",
                     ) from error
@@ -111,7 +111,7 @@ def decode(answer: Answer) -> Any:
         return answer.body.decode("utf-8")
     except ValueError as error:
         raise EndpointError(
-            f"{answer.target} answered {len(answer.body):,} bytes of {kind or 'no type'} that cannot be shown as JSON",
+            f"{answer.target} answered {len(answer.body):,} bytes of {kind or 'no type'} that cannot be shown as JSON.",
             "Write them to a file with --save FILE.",
         ) from error
 
@@ -121,7 +121,7 @@ def _read_array(body: bytes) -> Any:
         import numpy
     except ImportError as error:
         raise UsageError(
-            f"showing {NPY} needs numpy", "pip install numpy, or write the answer to a file with --save FILE."
+            f"Showing {NPY} needs numpy.", "pip install numpy, or write the answer to a file with --save FILE."
         ) from error
     return numpy.load(io.BytesIO(body), allow_pickle=False).tolist()
 
@@ -153,7 +153,7 @@ def _not_valid(error: ClientError, endpoint: str, target: str) -> EndpointError:
         hint = "See what is released: invoke releases. The endpoint reads the model prefix of its own bucket only."
     else:
         hint = None
-    return EndpointError(f"endpoint {endpoint} refused the request for {target}: {message}", hint)
+    return EndpointError(f"Endpoint {endpoint} refused the request for {target}: {message}", hint)
 
 
 def archives_in_use(sagemaker: SageMakerClient) -> dict[str, list[str]]:

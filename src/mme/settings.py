@@ -91,4 +91,4 @@ class Settings:
             tried = f"the Terraform folder {self.folder} has no output {output} (is it applied?)"
         else:
             tried = f"name an applied Terraform folder that has the output {output}: --terraform DIR or MME_TERRAFORM"
-        raise UsageError(f"no {what} is known", f"Give {flag}, or set {variable}, or: {tried}.")
+        raise UsageError(f"No {what} is known.", f"Give {flag}, or set {variable}, or: {tried}.")

@@ -1,0 +1,84 @@
+"""What the tasks print, as text: tables, sizes, and a progress line that only a terminal sees."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TextIO
+
+EVERY_S = 0.1
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns in line, with a rule below the head. A column of figures goes to the right."""
+    widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
+    right = [bool(rows) and all(row[i].replace(",", "")[:1].isdigit() for row in rows) for i in range(len(head))]
+    right = [flag and head[i] in ("size", "sent", "versions", "revision") for i, flag in enumerate(right)]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [cell.rjust(widths[i]) if right[i] else cell.ljust(widths[i]) for i, cell in enumerate(row)]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join([line(head), "  ".join("-" * width for width in widths), *(line(row) for row in rows)])
+
+
+def size(count: float) -> str:
+    """A number of bytes for people: 94.3 MB (decimal units, as S3 bills them)."""
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.2f} GB"
+
+
+def when(time: datetime) -> str:
+    """A time in UTC, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def duration(seconds: float) -> str:
+    """Minutes and seconds: 1:05."""
+    whole = max(0, round(seconds))
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
+
+
+@contextmanager
+def progress(
+    stream: TextIO, title: str, total: int, clock: Callable[[], float] = time.monotonic
+) -> Iterator[Callable[[int], None]]:
+    """A line with share, rate and time left, rewritten in place; gives the function that counts bytes.
+
+    Nothing is written unless ``stream`` is a terminal.
+    """
+    if not stream.isatty():
+        yield lambda _: None
+        return
+    start = clock()
+    shown = start
+    done = 0
+
+    def count(new: int) -> None:
+        nonlocal done, shown
+        done += new
+        now = clock()
+        if now - shown >= EVERY_S:
+            shown = now
+            stream.write(f"\r\x1b[K{progress_line(title, done, total, now - start)}")
+            stream.flush()
+
+    try:
+        yield count
+    finally:
+        stream.write("\r\x1b[K")
+        stream.flush()
+
+
+def progress_line(title: str, done: int, total: int, seconds: float) -> str:
+    """``bert  45 %  212.0 MB of 471.1 MB  310.2 MB/s  0:01 left``."""
+    rate = done / seconds if seconds > 0 else 0.0
+    share = f"{min(100, 100 * done // total):3} %" if total else "  - %"
+    left = f"{duration((total - done) / rate)} left" if rate and total > done else ""
+    return f"{title}  {share}  {size(done)} of {size(total)}  {size(rate)}/s  {left}".rstrip()

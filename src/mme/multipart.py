@@ -1,0 +1,242 @@
+"""One object, written once: in parts, several at a time, checked by S3, and taken up again after an interruption.
+
+Nothing is visible before the whole is there, and an object that is there is never written again. A CRC32 goes over each
+part and over the whole; S3 compares both with what it received.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import struct
+from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from botocore.exceptions import ClientError
+from isal.isal_zlib import crc32
+
+from mme.aws import code_of, status_of
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+    from types_boto3_s3.type_defs import CompletedPartTypeDef
+
+MIB = 1 << 20
+PART = 8 * MIB
+MAX_PARTS = 10_000
+SENDERS = 6
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes that are newly safe in S3."""
+
+
+def part_size(size: int) -> int:
+    """The size of a part, in bytes, for an archive of ``size`` bytes: S3 takes at most 10,000 parts."""
+    return max(PART, -(-size // (MAX_PARTS * MIB)) * MIB)
+
+
+class Gone(Exception):
+    """The unfinished upload is no longer there, or holds parts of another build: start over."""
+
+
+class Upload:
+    """One archive on its way into the bucket: bytes come in by ``write``, and parts go out several at a time."""
+
+    def __init__(self, place: Place, metadata: dict[str, str], size: int, unfinished: str | None, progress: Progress):
+        self.place = place
+        self.metadata = metadata
+        self.part_size = part_size(size)
+        self.progress = progress
+        self.have = place.parts(unfinished) if unfinished else {}
+        self.upload = unfinished
+        self.pool = ThreadPoolExecutor(SENDERS)
+        self.sending: dict[Future[str], tuple[int, int, int]] = {}  # -> number, size, crc
+        self.done: dict[int, CompletedPartTypeDef] = {}
+        self.pending = bytearray()
+        self.number = self.size = self.sent = self.crc = 0
+        self.resumed = False
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the archive; waits while enough parts are on their way."""
+        self.pending += data
+        # A full part waits for the byte after it: an archive of one part is one write, not an upload in parts.
+        while len(self.pending) > self.part_size:
+            part = bytes(memoryview(self.pending)[: self.part_size])
+            del self.pending[: self.part_size]
+            self._part(part)
+
+    def close(self) -> None:
+        """Send what is left and make the whole visible, unless it is there already."""
+        last = bytes(self.pending)
+        if self.number == 0:
+            self._count(last)
+            self.place.put(last, self.crc, self.metadata)
+            self.sent += len(last)
+            self.progress(len(last))
+            return
+        self._part(last)
+        while self.sending:
+            self._collect()
+        self.place.complete(str(self.upload), [self.done[number] for number in sorted(self.done)], self.size, self.crc)
+
+    def held(self) -> dict[str, str]:
+        """The metadata of what S3 holds now; empty when that is not what was sent."""
+        head = self.place.s3.head_object(**self.place.where, ChecksumMode="ENABLED")
+        same = head["ContentLength"] == self.size and head.get("ChecksumCRC32", crc_text(self.crc)) == crc_text(
+            self.crc
+        )
+        return head["Metadata"] if same else {}
+
+    def __enter__(self) -> Upload:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # After an error the parts on their way are waited for, not the ones in the queue. The upload itself stays: the
+        # next run goes on with it.
+        self.pool.shutdown(wait=True, cancel_futures=True)
+
+    def _part(self, body: bytes) -> None:
+        self.number += 1
+        crc = crc32(body)
+        self._count(body)
+        if _same(self.have.get(self.number), body, crc):
+            self.done[self.number] = _completed(self.number, self.have[self.number].etag, crc)
+            self.resumed = True
+            self.progress(len(body))
+            return
+        if self.upload is None:
+            self.upload = self.place.create(self.metadata)
+        # The pool would take every part at once; this keeps at most SENDERS + 1 of them in memory.
+        while len(self.sending) > SENDERS:
+            self._collect()
+        future = self.pool.submit(self.place.send, self.upload, self.number, body, crc)
+        self.sending[future] = (self.number, len(body), crc)
+
+    def _collect(self) -> None:
+        finished, _ = wait(self.sending, return_when=FIRST_COMPLETED)
+        for future in finished:
+            number, size, crc = self.sending.pop(future)
+            self.done[number] = _completed(number, future.result(), crc)
+            self.sent += size
+            self.progress(size)
+
+    def _count(self, body: bytes) -> None:
+        self.crc = crc32(body, self.crc)
+        self.size += len(body)
+
+
+@dataclass(frozen=True)
+class Place:
+    """An object that is to be written once, and S3's calls for that. Raises Gone when somebody else was there."""
+
+    s3: S3Client
+    bucket: str
+    key: str
+
+    @property
+    def where(self) -> dict[str, Any]:
+        return {"Bucket": self.bucket, "Key": self.key}
+
+    def put(self, body: bytes, crc: int, metadata: dict[str, str]) -> None:
+        try:
+            self.s3.put_object(
+                **self.where,
+                Body=body,
+                IfNoneMatch="*",
+                ChecksumCRC32=crc_text(crc),
+                ContentType="application/gzip",
+                Metadata=metadata,
+            )
+        except ClientError as error:
+            if status_of(error) in (409, 412):
+                raise Gone from error
+            raise
+
+    def create(self, metadata: dict[str, str]) -> str:
+        answer = self.s3.create_multipart_upload(
+            **self.where,
+            ChecksumAlgorithm="CRC32",
+            ChecksumType="FULL_OBJECT",
+            ContentType="application/gzip",
+            Metadata=metadata,
+        )
+        return answer["UploadId"]
+
+    def send(self, upload: str, number: int, body: bytes, crc: int) -> str:
+        try:
+            answer = self.s3.upload_part(
+                **self.where, UploadId=upload, PartNumber=number, Body=body, ChecksumCRC32=crc_text(crc)
+            )
+        except ClientError as error:
+            if code_of(error) == "NoSuchUpload":
+                raise Gone from error
+            raise
+        return answer["ETag"]
+
+    def parts(self, upload: str) -> dict[int, _Part]:
+        try:
+            pages = self.s3.get_paginator("list_parts").paginate(**self.where, UploadId=upload)
+            return {
+                part["PartNumber"]: _Part(part["ETag"], part["Size"], part.get("ChecksumCRC32"))
+                for page in pages
+                for part in page.get("Parts", [])
+            }
+        except ClientError as error:
+            if code_of(error) == "NoSuchUpload":
+                raise Gone from error
+            raise
+
+    def complete(self, upload: str, parts: list[CompletedPartTypeDef], size: int, crc: int) -> None:
+        try:
+            self.s3.complete_multipart_upload(
+                **self.where,
+                UploadId=upload,
+                IfNoneMatch="*",
+                ChecksumCRC32=crc_text(crc),
+                ChecksumType="FULL_OBJECT",
+                MpuObjectSize=size,
+                MultipartUpload={"Parts": parts},
+            )
+        except ClientError as error:
+            code = code_of(error)
+            if status_of(error) in (409, 412) or code in ("InvalidPart", "BadDigest"):
+                self.abort(upload)
+                raise Gone from error
+            if code == "NoSuchUpload":
+                raise Gone from error
+            raise
+
+    def abort(self, upload: str) -> None:
+        try:
+            self.s3.abort_multipart_upload(**self.where, UploadId=upload)
+        except ClientError as error:
+            if status_of(error) not in (403, 404):  # a clean-up that is not allowed is left to the lifecycle rule
+                raise
+
+
+@dataclass(frozen=True)
+class _Part:
+    etag: str
+    size: int
+    crc: str | None
+
+
+def _same(part: _Part | None, body: bytes, crc: int) -> bool:
+    """Whether an earlier run sent exactly this part."""
+    if part is None or part.size != len(body):
+        return False
+    if part.crc:
+        return part.crc == crc_text(crc)
+    # Without a checksum in the listing the ETag has to do: the MD5, unless KMS encrypts (then it never fits, and the
+    # part is sent again).
+    return part.etag.strip('"') == hashlib.md5(body, usedforsecurity=False).hexdigest()
+
+
+def _completed(number: int, etag: str, crc: int) -> CompletedPartTypeDef:
+    return {"PartNumber": number, "ETag": etag, "ChecksumCRC32": crc_text(crc)}
+
+
+def crc_text(crc: int) -> str:
+    return base64.b64encode(struct.pack(">I", crc)).decode("ascii")

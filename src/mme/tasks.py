@@ -1,0 +1,852 @@
+"""The Invoke tasks: each parses its flags, calls one of the other modules, and prints.
+
+Another repository gets them with a ``tasks.py`` of two lines:
+
+    import mme.tasks
+    from invoke import Collection; ns = Collection.from_module(mme.tasks)
+
+Every path is relative to the folder where ``invoke`` runs. What a script reads goes to standard output, everything
+else to standard error. Exit codes are those of ``mme.errors``; 1 is Invoke's own (an unknown flag), 130 an interrupt.
+"""
+
+from __future__ import annotations
+
+import functools
+import getpass
+import importlib.util
+import inspect as introspection
+import json as jsonlib
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke import Context, Exit, task
+
+from mme import archive, aws, console
+from mme import catalog as catalogs
+from mme import channels as channel_objects
+from mme import endpoint as endpoints
+from mme import releases as versions
+from mme.errors import ArchiveError, MmeError, ReleaseError, UsageError
+from mme.settings import Flags, Settings
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+# ---- what all tasks share -----------------------------------------------------------------------------------------
+
+WHERE_HELP = {
+    "bucket": "the bucket with the models; else MME_BUCKET, else the Terraform output",
+    "prefix": "the model prefix in the bucket; else MME_PREFIX, else the Terraform output, else models/",
+    "endpoint": "the endpoint's name; else MME_ENDPOINT, else the Terraform output",
+    "region": "the AWS region; else AWS_REGION, AWS_DEFAULT_REGION, else the Terraform output, else the profile's",
+    "terraform": "a folder in which terraform apply has run, to read the names from; else MME_TERRAFORM",
+}
+
+CATALOG_HELP = "the catalogue (models.toml)"
+JSON_HELP = "print JSON for a script to read"
+DRY_RUN_HELP = "say what would be done, and do nothing"
+
+
+def command(
+    help: Mapping[str, str], *, where: Sequence[str] = (), repeatable: Sequence[str] = ()
+) -> Callable[[Callable[..., None]], Any]:
+    """An Invoke task whose errors end in a message and an exit code, never in a traceback.
+
+    ``where`` names flags of WHERE_HELP that the task takes besides its own; the function gets them as ``settings``.
+    ``repeatable`` flags may be given several times and arrive as a list. There are no one-letter flags: Invoke would
+    choose them by the order of the parameters.
+    """
+
+    def decorate(function: Callable[..., None]) -> Any:
+        own = introspection.signature(function)
+
+        @functools.wraps(function)
+        def run(context: Context, **given: Any) -> None:
+            if where:
+                given["settings"] = Settings(Flags(**{flag: given.pop(flag) for flag in where}), os.environ)
+            with errors_as_exit_codes():
+                function(context, **given)
+
+        kept = [parameter for parameter in own.parameters.values() if parameter.name != "settings"]
+        added = [introspection.Parameter(flag, introspection.Parameter.KEYWORD_ONLY, default=None) for flag in where]
+        run.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
+        texts = {**help, **{flag: WHERE_HELP[flag] for flag in where}}
+        return task(auto_shortflags=False, positional=[], iterable=list(repeatable), help=texts)(run)
+
+    return decorate
+
+
+@contextmanager
+def errors_as_exit_codes() -> Iterator[None]:
+    """Print an error's message and hint to standard error, and exit with its code."""
+    try:
+        yield
+    except MmeError as error:
+        note(f"Error: {error}")
+        raise Exit(code=error.exit_code) from error
+    except KeyboardInterrupt:
+        note("\nInterrupted. Nothing half-done is visible; run the same command again.")
+        raise Exit(code=130) from None
+    except BrokenPipeError:
+        # The reader of a pipe has gone (as in: invoke releases | head). Python would complain again at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Exit(code=141) from None
+
+
+def note(text: str) -> None:
+    """For people, not for scripts."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_json(value: Any) -> None:
+    """For scripts."""
+    print(jsonlib.dumps(value, ensure_ascii=False, indent=2), flush=True)
+
+
+def whole_number(flag: str, text: str, least: int = 0) -> int:
+    """The value of a flag as a whole number (Invoke's own conversion ends in a traceback)."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise UsageError(f"{flag} takes a whole number, {least} or more, not {text!r}.")
+    return value
+
+
+def confirm(question: str, yes: bool) -> bool:
+    """Whether the user agrees; with ``--yes`` without asking."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise UsageError(
+            "This needs a yes, and nobody is there to ask.", "Give --yes, or --dry-run to see what it does."
+        )
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def who(author: str | None) -> str:
+    """The author to record: the flag, MME_AUTHOR, or the user of this machine."""
+    named = author or os.environ.get("MME_AUTHOR")
+    if named:
+        return named
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container without a user database
+        return "unknown"
+
+
+def open_store(settings: Settings) -> tuple[S3Client, versions.Store]:
+    """The client and the place of the releases, after one call that shows they can be used."""
+    store = versions.Store(settings.bucket, settings.prefix)
+    s3 = aws.s3_client(settings.region)
+    versions.check_bucket(s3, store)
+    return s3, store
+
+
+# ---- publishing ---------------------------------------------------------------------------------------------------
+
+
+@command(
+    {
+        "model": "a model of the catalogue, repeatable; left out, all whose archives are there",
+        "catalog": CATALOG_HELP,
+        "out": "the folder that holds the archives",
+        "notes": "what is new, kept with the version",
+        "author": "who publishes, kept with the version; else MME_AUTHOR, else this machine's user",
+        "dry-run": DRY_RUN_HELP,
+        "json": JSON_HELP,
+    },
+    where=("bucket", "prefix", "region", "terraform"),
+    repeatable=("model",),
+)
+def upload(
+    context: Context,
+    settings: Settings,
+    model: Sequence[str] = (),
+    catalog: str = "models.toml",
+    out: str = "dist",
+    notes: str = "",
+    author: str | None = None,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Publish the archives that `invoke package` built, each as an immutable version.
+
+    A version is written once and never overwritten; the same content again uploads nothing and says so. An upload that
+    was stopped goes on where it was when the same command runs again.
+    """
+    specs = catalogs.load(Path(catalog)).select(model)
+    found = {spec.name: archive.built(Path(out), spec.name) for spec in specs}
+    missing = [name for name, built in found.items() if built is None]
+    if missing and (model or len(missing) == len(found)):
+        raise ArchiveError(
+            f"There is no archive of {', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''} in {out}.",
+            "Build it first: invoke package" + "".join(f" --model {name}" for name in missing[:5] if model) + ".",
+        )
+    versions.check_notes(who(author), notes)
+    s3, store = open_store(settings)
+    present = {version.target for version in versions.list_versions(s3, store)}
+    archives = [built for built in found.values() if built is not None]
+    new = [built for built in archives if built.target not in present]
+    unfinished = versions.unfinished_uploads(s3, store) if new else {}
+    results: list[dict[str, Any]] = []
+    for built in archives:
+        target = built.target
+        if dry_run and built in new:
+            status = "would go on" if target in unfinished else "would upload"
+            results.append(
+                {"name": built.name, "target": target, "uri": store.uri(target), "status": status, "sent": 0}
+            )
+            continue
+        with console.progress(sys.stderr, f"Uploading {built.name}", built.size) as advance:
+            done = versions.publish(
+                s3,
+                store,
+                name=built.name,
+                digest=built.digest,
+                content=Path(out) / built.target,
+                author=who(author),
+                notes=notes,
+                present=present,
+                unfinished=unfinished,
+                progress=advance,
+            )
+        results.append(asdict(done))
+    results += [{"name": name, "target": None, "uri": None, "status": "not built", "sent": 0} for name in missing]
+    if json:
+        print_json({"bucket": store.bucket, "prefix": store.prefix, "models": results})
+        return
+    told = {"present": "already there, nothing sent", "resumed": "uploaded (went on with an earlier run)"}
+    rows = [
+        (item["name"], item["target"] or "-", told.get(item["status"], item["status"]), console.size(item["sent"]))
+        for item in results
+    ]
+    print(console.table(("model", "target", "what was done", "sent"), rows))
+
+
+@command(
+    {
+        "model": "show one model's versions with author and notes",
+        "limit": "show the newest so many",
+        "json": JSON_HELP,
+    },
+    where=("bucket", "prefix", "region", "terraform"),
+)
+def releases(
+    context: Context, settings: Settings, model: str | None = None, limit: str = "20", json: bool = False
+) -> None:
+    """List released versions, newest first; of one model with author and notes."""
+    most = whole_number("--limit", limit, 1)
+    s3, store = open_store(settings)
+    found = versions.list_versions(s3, store, model)
+    if model and not found:
+        versions.find_version(found, model)
+    shown = found[:most]
+    if not model:
+        if json:
+            print_json({"bucket": store.bucket, "prefix": store.prefix, "versions": [_version(item) for item in shown]})
+            return
+        rows = [(item.name, item.target, console.size(item.size), console.when(item.time)) for item in shown]
+        print(console.table(("model", "target", "size", "released"), rows))
+    else:
+        records = versions.read_records(s3, store, shown)
+        if json:
+            listed = [{**_version(item.version), **_kept(item)} for item in records]
+            print_json({"bucket": store.bucket, "prefix": store.prefix, "versions": listed})
+            return
+        lines = [
+            (
+                item.version.target,
+                console.size(item.version.size),
+                console.when(item.version.time),
+                item.author or "-",
+                " ".join(item.notes.split()),
+            )
+            for item in records
+        ]
+        print(console.table(("target", "size", "released", "author", "notes"), lines))
+    if len(found) > len(shown):
+        note(f"{len(found) - len(shown)} older ones are not shown (--limit).")
+
+
+@command(
+    {"catalog": CATALOG_HELP, "out": "the folder that holds the archives", "json": JSON_HELP},
+    where=("bucket", "prefix", "region", "terraform"),
+)
+def models(
+    context: Context, settings: Settings, catalog: str = "models.toml", out: str = "dist", json: bool = False
+) -> None:
+    """Show the catalogue beside what is released.
+
+    Without a bucket, the catalogue and what is built.
+    """
+    specs = catalogs.load(Path(catalog)).select()
+    released: dict[str, list[versions.Version]] = {}
+    meant: dict[str, channel_objects.Split] = {}
+    if settings.knows_bucket:
+        s3, store = open_store(settings)
+        for version in versions.list_versions(s3, store):
+            released.setdefault(version.name, []).append(version)
+        meant = {channel.name: channel.split for channel in channel_objects.read_all(s3, store)}
+    else:
+        note("No bucket is known (--bucket, MME_BUCKET or --terraform), so nothing is shown of what is released.")
+    described: list[dict[str, Any]] = []
+    for spec in specs:
+        built = archive.built(Path(out), spec.name)
+        described.append(
+            {
+                "name": spec.name,
+                "source": str(spec.source),
+                "revision": spec.revision,
+                "handler": spec.handler.name if spec.handler else None,
+                "built": built.target if built else None,
+                "channel": dict(meant.get(spec.name, {})),
+                "versions": [_version(item) for item in reversed(released.get(spec.name, []))],  # oldest first
+            }
+        )
+    unlisted = sorted(set(released) - {spec.name for spec in specs})
+    if json:
+        print_json({"models": described, "not_in_catalogue": unlisted})
+        return
+    rows = []
+    for item in described:
+        newest = item["versions"][-1] if item["versions"] else None
+        rows.append(
+            (
+                item["name"],
+                item["source"],
+                item["handler"] or "-",
+                item["built"] or "-",
+                newest["target"] if newest else "-",
+                newest["time"] if newest else "-",
+                str(len(item["versions"])),
+                _split_text(item["channel"]) if item["channel"] else "newest",
+            )
+        )
+    head = ("model", "source", "handler", "built", "newest release", "released", "versions", "the name means")
+    print(console.table(head, rows))
+    if unlisted:
+        note(f"Released, but not in {catalog}: {', '.join(unlisted)}.")
+
+
+@command(
+    {
+        "model": "the model",
+        "version": "its version: the first digits of the digest, four or more",
+        "target": "or both in one: the target model",
+        "yes": "do not ask",
+        "dry-run": DRY_RUN_HELP,
+    },
+    where=("bucket", "prefix", "region", "terraform"),
+)
+def delete(
+    context: Context,
+    settings: Settings,
+    model: str | None = None,
+    version: str | None = None,
+    target: str | None = None,
+    yes: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Remove one released version, after asking. A version that a channel uses is kept.
+
+    Instances that have it loaded go on answering until they unload it.
+    """
+    parsed = versions.parse_target(target) if target else None
+    if target and not parsed:
+        raise UsageError(f"{target!r} is not a target model.", "It looks like bert-0123456789ab.tar.gz.")
+    name, wanted = parsed or (model, version)
+    if not name or not wanted:
+        raise UsageError("Which version?", "Give --target, or --model and --version; invoke releases shows them.")
+    s3, store = open_store(settings)
+    found = versions.find_version(versions.list_versions(s3, store, name), name, wanted)
+    _refuse_in_use(s3, store, found.target, "not deleted")
+    if dry_run:
+        print(f"Would delete {store.uri(found.target)} ({console.size(found.size)}).")
+        return
+    if not confirm(f"Delete {store.uri(found.target)} ({console.size(found.size)})?", yes):
+        note("Nothing was deleted.")
+        return
+    versions.delete(s3, store, found.target)
+    print(f"Deleted {store.uri(found.target)}.")
+    _refuse_in_use(
+        s3, store, found.target, "deleted while the channel was changed: upload it again, or change the channel"
+    )
+
+
+def _refuse_in_use(s3: S3Client, store: versions.Store, target: str, consequence: str) -> None:
+    users = channel_objects.in_use(channel_objects.read_all(s3, store)).get(target)
+    if users:
+        raise ReleaseError(
+            f"{target} is in use by channel {', '.join(users)}; {consequence}.",
+            f"Point the channel at other versions first (a rollback may need it too): "
+            f"invoke history --model {users[0]}.",
+        )
+
+
+# ---- predicting ---------------------------------------------------------------------------------------------------
+
+
+@command(
+    {
+        "model": "the model, or one of its channels as in bert@staging",
+        "target": "or an exact version, as the target model",
+        "text": "the input",
+        "file": "a file with the input: .json, .npy, or text; - is standard input",
+        "parameters": "a JSON object that goes with the text, as in '{\"max_new_tokens\": 20}'",
+        "accept": "the type of answer to ask for: application/json or application/x-npy",
+        "content-type": "the type of the input, where it is not clear from the file's name",
+        "key": "the same key always gets the same version of a channel (a user's or session's id)",
+        "save": "write the answer as it came to this file",
+    },
+    where=("bucket", "prefix", "endpoint", "region", "terraform"),
+)
+def predict(
+    context: Context,
+    settings: Settings,
+    model: str | None = None,
+    target: str | None = None,
+    text: str | None = None,
+    file: str | None = None,
+    parameters: str | None = None,
+    accept: str = endpoints.JSON,
+    content_type: str | None = None,
+    key: str | None = None,
+    save: str | None = None,
+) -> None:
+    """Ask a model on the endpoint and print the answer as JSON.
+
+    --model asks the version that its channel means (by weight, when there are several), or the newest one when it has
+    no channel. The input is --text, --file, or standard input: text is sent as {"inputs": TEXT}, what begins with { or
+    [ as the JSON that it is.
+    """
+    body, kind = _input(text, file, parameters, content_type)
+    if bool(model) == bool(target):
+        raise UsageError("Give either --model or --target.", "As in: invoke predict --model bert --text hello.")
+    name = settings.endpoint
+    if model:
+        store = versions.Store(settings.bucket, settings.prefix)
+        split, _ = channel_objects.current_split(aws.s3_client(settings.region), store, model)
+        target = channel_objects.pick(split, key)
+    answer = endpoints.predict(
+        aws.runtime_client(settings.region),
+        name,
+        str(target),
+        body,
+        content_type=kind,
+        accept=accept,
+        waiting=lambda: note(f"{target} is still loading; asking again ...") if sys.stderr.isatty() else None,
+    )
+    if save:
+        try:
+            Path(save).write_bytes(answer.body)
+        except OSError as error:
+            raise UsageError(f"Cannot write {save}: {error.strerror}.") from error
+    else:
+        print(jsonlib.dumps(endpoints.decode(answer), ensure_ascii=False))
+    if sys.stderr.isatty():
+        note(f"{answer.target} answered {console.size(len(answer.body))} in {answer.seconds * 1000:.0f} ms.")
+
+
+def _input(text: str | None, file: str | None, parameters: str | None, content_type: str | None) -> tuple[bytes, str]:
+    """The body to send and its type."""
+    if text is not None and file:
+        raise UsageError("Give either --text or --file.")
+    if text is None:
+        if file and file != "-":
+            try:
+                data = Path(file).read_bytes()
+            except OSError as error:
+                raise UsageError(f"Cannot read {file}: {error.strerror}.") from error
+            kind = {".json": endpoints.JSON, ".npy": endpoints.NPY}.get(Path(file).suffix.lower())
+        else:
+            if sys.stdin.isatty() and not file:
+                raise UsageError("There is no input.", "Give --text or --file, or pipe it in.")
+            data, kind = sys.stdin.buffer.read(), None
+        if content_type or kind:
+            if parameters:
+                raise UsageError("--parameters goes with text alone.", "Put the parameters into the JSON.")
+            return data, content_type or str(kind)
+        if data.lstrip()[:1] in (b"{", b"[") and not parameters:
+            return data, endpoints.JSON
+        try:
+            text = data.decode("utf-8").removesuffix("\n")
+        except UnicodeDecodeError as error:
+            raise UsageError("The input is not text in UTF-8.", "Say what it is with --content-type.") from error
+    if content_type and content_type != endpoints.JSON:
+        return text.encode(), content_type
+    return jsonlib.dumps({"inputs": text, **_parameters(parameters)}).encode(), endpoints.JSON
+
+
+def _parameters(text: str | None) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        parsed = jsonlib.loads(text)
+    except ValueError as error:
+        raise UsageError(f"--parameters is not JSON: {error}.") from error
+    if not isinstance(parsed, dict):
+        raise UsageError("--parameters is not a JSON object.", "As in: --parameters '{\"max_new_tokens\": 20}'.")
+    return {"parameters": parsed}
+
+
+# ---- channels -----------------------------------------------------------------------------------------------------
+
+CHANGE_HELP = {
+    "model": "the model, or one of its channels as in bert@staging",
+    "expect": "change nothing unless the channel is at this revision",
+    "notes": "why, kept in the history",
+    "author": "who, kept in the history; else MME_AUTHOR, else this machine's user",
+    "dry-run": DRY_RUN_HELP,
+    "json": JSON_HELP,
+}
+
+
+@command({"json": JSON_HELP}, where=("bucket", "prefix", "region", "terraform"))
+def channels(context: Context, settings: Settings, json: bool = False) -> None:
+    """List the channels: which versions each name means, and with what weights.
+
+    A model without a channel means its newest version.
+    """
+    s3, store = open_store(settings)
+    found = channel_objects.read_all(s3, store)
+    if json:
+        print_json({"channels": [_channel(item) for item in found]})
+        return
+    rows = [
+        (
+            item.name,
+            str(item.revision),
+            _split_text(item.split),
+            console.when(item.history[0].time),
+            item.history[0].author,
+        )
+        for item in found
+    ]
+    print(console.table(("channel", "revision", "versions", "since", "author"), rows))
+
+
+@command(
+    {
+        **CHANGE_HELP,
+        "version": "the version, by the first digits of its digest or as a target; left out, the newest",
+        "from": "take what another channel means now, as in bert@staging",
+    },
+    where=("bucket", "prefix", "region", "terraform"),
+)
+def promote(
+    context: Context,
+    settings: Settings,
+    model: str | None = None,
+    version: str | None = None,
+    from_: str | None = None,
+    expect: str | None = None,
+    notes: str = "",
+    author: str | None = None,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Make one version what a name means, at once and for everybody who asks by that name.
+
+    Two pipelines cannot lose each other's change: the later one is told (exit code 11) and changes nothing.
+    """
+    if version and from_:
+        raise UsageError("Give either --version or --from.")
+    name, base = _channel_name(model)
+    s3, store = open_store(settings)
+    channel = channel_objects.read(s3, store, name)
+    if from_:
+        if channel_objects.model_of(from_) != base:
+            raise UsageError(f"{from_} is no channel of {base}.")
+        split, _ = channel_objects.current_split(s3, store, from_)
+        action = f"promote from {from_}"
+    else:
+        found = versions.find_version(versions.list_versions(s3, store, base), base, version)
+        split, action = {found.target: 100.0}, "promote"
+    _change(s3, store, channel, split, action, expect, notes, author, dry_run, json)
+
+
+@command(
+    {**CHANGE_HELP, "weight": "VERSION=WEIGHT, repeatable, as in 0123abcd=90; VERSION can be the word newest"},
+    where=("bucket", "prefix", "region", "terraform"),
+    repeatable=("weight",),
+)
+def split(
+    context: Context,
+    settings: Settings,
+    model: str | None = None,
+    weight: Sequence[str] = (),
+    expect: str | None = None,
+    notes: str = "",
+    author: str | None = None,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Let a name mean several versions, each with its share of the requests (A/B/n)."""
+    name, base = _channel_name(model)
+    if not weight:
+        raise UsageError(
+            "Give --weight VERSION=WEIGHT, once for each version.", "As in --weight 0123=90 --weight 4567=10."
+        )
+    s3, store = open_store(settings)
+    channel = channel_objects.read(s3, store, name)
+    released = versions.list_versions(s3, store, base)
+    shares: dict[str, float] = {}
+    for item in weight:
+        wanted, equals, number = item.rpartition("=")
+        try:
+            share = float(number.rstrip("%"))
+        except ValueError:
+            equals = ""
+        if not equals or not wanted:
+            raise UsageError(f"{item!r} is not VERSION=WEIGHT.", "As in --weight 0123=90.")
+        found = versions.find_version(released, base, None if wanted == "newest" else wanted)
+        if found.target in shares:
+            raise UsageError(f"{found.target} is given twice.")
+        shares[found.target] = share
+    _change(s3, store, channel, shares, "split", expect, notes, author, dry_run, json)
+
+
+@command(
+    {**CHANGE_HELP, "to": "the revision to go back to; left out, the one before the present one"},
+    where=("bucket", "prefix", "region", "terraform"),
+)
+def rollback(
+    context: Context,
+    settings: Settings,
+    model: str | None = None,
+    to: str | None = None,
+    expect: str | None = None,
+    notes: str = "",
+    author: str | None = None,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Make a channel mean again what it meant before. This too is a revision of its own, so it can be undone."""
+    name, _ = _channel_name(model)
+    s3, store = open_store(settings)
+    channel = channel_objects.read(s3, store, name)
+    past = channel_objects.rolled_back(channel, whole_number("--to", to, 1) if to is not None else None)
+    _change(s3, store, channel, past.split, f"rollback to {past.number}", expect, notes, author, dry_run, json)
+
+
+@command(
+    {"model": CHANGE_HELP["model"], "limit": "show the newest so many", "json": JSON_HELP},
+    where=("bucket", "prefix", "region", "terraform"),
+)
+def history(
+    context: Context, settings: Settings, model: str | None = None, limit: str = "20", json: bool = False
+) -> None:
+    """Show what a channel has meant, newest first: when, by whom, and why."""
+    most = whole_number("--limit", limit, 1)
+    name, _ = _channel_name(model)
+    s3, store = open_store(settings)
+    channel = channel_objects.read(s3, store, name)
+    shown = channel.history[:most]
+    if json:
+        print_json({"channel": name, "history": [channel_objects.revision_as_json(item) for item in shown]})
+        return
+    if not shown:
+        note(f"{name} has no channel yet: the name means its newest version.")
+        return
+    rows = [
+        (
+            str(item.number),
+            console.when(item.time),
+            item.author,
+            item.action,
+            _split_text(item.split),
+            " ".join(item.notes.split()),
+        )
+        for item in shown
+    ]
+    print(console.table(("revision", "time", "author", "action", "versions", "notes"), rows))
+
+
+def _channel_name(model: str | None) -> tuple[str, str]:
+    if not model:
+        raise UsageError("Which model?", "Give --model, as in --model bert or --model bert@staging.")
+    return model, channel_objects.model_of(model)
+
+
+def _change(
+    s3: S3Client,
+    store: versions.Store,
+    channel: channel_objects.Channel,
+    shares: channel_objects.Split,
+    action: str,
+    expect: str | None,
+    notes: str,
+    author: str | None,
+    dry_run: bool,
+    json: bool,
+) -> None:
+    if expect is not None:
+        channel_objects.expect(channel, whole_number("--expect", expect))
+    if dry_run:
+        note(f"Would set {channel.name} to {_split_text(shares)} (now {_split_text(channel.split) or 'no channel'}).")
+        return
+    changed = channel_objects.change(s3, store, channel, shares, action=action, author=who(author), notes=notes)
+    if json:
+        print_json(_channel(changed))
+    else:
+        print(f"{changed.name} now means {_split_text(changed.split)} (revision {changed.revision}).")
+
+
+def _split_text(split: channel_objects.Split) -> str:
+    if len(split) == 1:
+        return next(iter(split))
+    total = sum(split.values())
+    return ", ".join(f"{target} {100 * weight / total:g} %" for target, weight in split.items())
+
+
+def _channel(channel: channel_objects.Channel) -> dict[str, Any]:
+    return {
+        "name": channel.name,
+        "model": channel.model,
+        **channel_objects.revision_as_json(channel.history[0]),
+    }
+
+
+def _version(version: versions.Version) -> dict[str, Any]:
+    return {
+        "name": version.name,
+        "target": version.target,
+        "digest": version.digest,
+        "size": version.size,
+        "time": version.time.isoformat().replace("+00:00", "Z"),
+    }
+
+
+def _kept(record: versions.Record) -> dict[str, Any]:
+    return {"digest": record.digest, "author": record.author, "notes": record.notes, "crc32": record.crc32}
+
+
+# ---- cleaning up --------------------------------------------------------------------------------------------------
+
+
+@command(
+    {
+        "keep": "how many of each model's newest versions stay",
+        "model": "a model, repeatable; left out, all that are released",
+        "ignore-endpoints": "do not ask which archives live endpoints name (needs no SageMaker permission)",
+        "uploads-older-than": "days after which an unfinished upload is given up",
+        "yes": "do not ask",
+        "dry-run": DRY_RUN_HELP,
+        "json": JSON_HELP,
+    },
+    where=("bucket", "prefix", "region", "terraform"),
+    repeatable=("model",),
+)
+def prune(
+    context: Context,
+    settings: Settings,
+    keep: str = "5",
+    model: Sequence[str] = (),
+    ignore_endpoints: bool = False,
+    uploads_older_than: str = "7",
+    yes: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Remove old versions: all but the newest of each model and those still in use. Shows them first, and asks.
+
+    In use is what a channel means now or would mean after a rollback, and what a live endpoint names itself. A client
+    that calls an exact target is not seen: give it a channel. Unfinished uploads that nobody goes on with are given up.
+    """
+    newest = whole_number("--keep", keep, 1)
+    age = timedelta(days=whole_number("--uploads-older-than", uploads_older_than, 1))
+    s3, store = open_store(settings)
+    released = versions.list_versions(s3, store)
+    for name in model:
+        versions.find_version(released, name)
+    users = channel_objects.in_use(channel_objects.read_all(s3, store))
+    if not ignore_endpoints:
+        for uri, names in endpoints.archives_in_use(aws.sagemaker_client(settings.region)).items():
+            if uri.startswith(store.uri()):
+                users.setdefault(uri[len(store.uri()) :], []).extend(names)
+    plan = versions.plan_prune(released, newest, users, set(model) or None)
+    stale = versions.abort_stale_uploads(s3, store, older_than=age, dry_run=True)
+    if not json or not yes:
+        rows = [(item.name, item.target, console.size(item.size), console.when(item.time)) for item in plan]
+        if rows:
+            print(console.table(("model", "target", "size", "released"), rows), file=sys.stderr if json else sys.stdout)
+        for target in stale:
+            note(f"Unfinished upload: {target}")
+    total = sum(item.size for item in plan)
+    summary = f"{len(plan)} of {len(released)} versions ({console.size(total)}) and {len(stale)} unfinished uploads"
+    done = False
+    if not plan and not stale:
+        note("There is nothing to remove.")
+    elif dry_run:
+        note(f"Would remove {summary}.")
+    elif confirm(f"Remove {summary}?", yes):
+        versions.delete_many(s3, store, [item.target for item in plan])
+        versions.abort_stale_uploads(s3, store, older_than=age)
+        done = True
+        note(f"Removed {summary}.")
+    else:
+        note("Nothing was removed.")
+    if json:
+        print_json({"removed": done, "versions": [_version(item) for item in plan], "unfinished_uploads": stale})
+    if done:
+        after = channel_objects.in_use(channel_objects.read_all(s3, store))
+        lost = sorted(item.target for item in plan if item.target in after)
+        if lost:
+            raise ReleaseError(
+                f"While this ran, a channel was changed to use {', '.join(lost)}, now removed.",
+                "Upload it again (the same content comes back under the same name), or change the channel.",
+            )
+
+
+# ---- on this machine ----------------------------------------------------------------------------------------------
+
+
+@command(
+    {
+        "port": "the port to listen on; 0 takes a free one",
+        "data-dir": "the folder for everything it keeps",
+        "container": "what serves the models: ours, stock (the real multi-model-server), or a command",
+    }
+)
+def local(context: Context, port: str = "4566", data_dir: str = ".local/aws", container: str = "ours") -> None:
+    """Run AWS on this machine until interrupted: S3, IAM, SageMaker, and endpoints that really answer.
+
+    Prints the lines to paste into any other shell; there the AWS CLI, boto3, Terraform and these tasks use it.
+    """
+    number = whole_number("--port", port)
+    if importlib.util.find_spec("moto") is None:
+        raise UsageError("The local AWS is not installed.", "pip install 'mme[local,container]'")
+    sys.stdout.flush()
+    words = ["--port", str(number), "--data-dir", data_dir, "--container", container]
+    # This process becomes the server: signals reach it directly and nothing is left behind.
+    os.execv(sys.executable, [sys.executable, "-m", "mme.local", *words])  # noqa: S606 (a list, no shell)
+
+
+@command({"name": "the benchmark to run, repeatable, as in packaging; left out, all"}, repeatable=("name",))
+def bench(context: Context, name: Sequence[str] = ()) -> None:
+    """Run the benchmarks of this repository, side by side with what one would use instead."""
+    folder = Path("benchmarks")
+    scripts = {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
+    if not scripts:
+        raise UsageError(f"There are no benchmarks in {folder.absolute()}.", "Run this in the repository of mme.")
+    unknown = [item for item in name if item not in scripts]
+    if unknown:
+        raise UsageError(f"There is no benchmark {unknown[0]}.", f"There are: {', '.join(scripts)}.")
+    for item in name or scripts:
+        note(f"== {item}")
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, str(scripts[item])])
+        if done.returncode != 0:
+            raise MmeError(f"Benchmark {item} failed (exit code {done.returncode}).")
+        note(f"== {item} took {console.duration(time.monotonic() - start)}")
