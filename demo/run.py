@@ -50,6 +50,7 @@ class Demo:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.log = folder / "demo.log"
+        self.kept = folder / "kept.pid"
         self.root = folder / "terraform" / "examples" / "minimal"
         self.env = dict(os.environ)
         self.started = time.monotonic()
@@ -59,6 +60,12 @@ class Demo:
 
     def prepare(self) -> None:
         """A clean folder, with the module copied so that Terraform's own files stay in here too."""
+        if self.kept.exists():
+            pid = int(self.kept.read_text())
+            if alive(pid):
+                raise DemoFailed(
+                    f"The local AWS of an earlier `make demo KEEP=1` is still up. Stop it first: kill {pid}"
+                )
         shutil.rmtree(self.folder, ignore_errors=True)
         self.root.parent.mkdir(parents=True)
         for source in REPOSITORY.glob("*.tf"):
@@ -189,6 +196,21 @@ class Demo:
             log.write(text)
 
 
+def shown(path: Path) -> Path:
+    """The path as a user in the repository would type it."""
+    return path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else path
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def table(calls: Sequence[Call]) -> str:
     rows = [("model", "target", "cold ms", "warm ms", "what came back")]
     rows += [(c.model, c.target, f"{c.cold_ms:.0f}", f"{c.warm_ms:.0f}", c.answer) for c in calls]
@@ -218,16 +240,21 @@ GPT2 = {"inputs": "Alice was", "parameters": {"max_new_tokens": 24, "seed": 7}}
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0])
     parser.add_argument("--keep", action="store_true", help="leave the local AWS up and what was applied in place")
-    keep = parser.parse_args().keep
+    parser.add_argument(
+        "--folder", type=Path, default=REPOSITORY / ".local" / "demo", help="a folder of its own for all it writes"
+    )
+    words = parser.parse_args()
+    keep = words.keep
 
-    demo = Demo(REPOSITORY / ".local" / "demo")
+    demo = Demo(words.folder.resolve())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     finished = False
     try:
         run(demo, keep)
         finished = True
     except (DemoFailed, MmeError) as error:
-        print(f"\n{error}\nThe whole story is in {demo.log}.", file=sys.stderr)
+        story = f"\nThe whole story is in {shown(demo.log)}." if demo.log.exists() else ""
+        print(f"\n{error}{story}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
@@ -240,8 +267,8 @@ def main() -> int:
 
 def run(demo: Demo, keep: bool) -> None:
     demo.prepare()
-    folder = demo.folder.relative_to(REPOSITORY)
-    root = demo.root.relative_to(REPOSITORY)
+    folder = shown(demo.folder)
+    root = shown(demo.root)
     where = ["--terraform", str(demo.root)]
     out = ["--out", str(demo.folder / "dist")]
 
@@ -266,7 +293,7 @@ def run(demo: Demo, keep: bool) -> None:
     catalogue = demo.second_catalogue()
     with demo.step(
         'Publish a second version of bert (pooling = "cls") beside the first; nothing is redeployed',
-        f"invoke package --model bert upload --model bert --catalog {catalogue.relative_to(REPOSITORY)} ...",
+        f"invoke package --model bert upload --model bert --catalog {shown(catalogue)} ...",
     ) as notes:
         chosen = ["--model", "bert", "--catalog", str(catalogue)]
         demo.invoke("package", *chosen, *out, "upload", *chosen, *out, *where)
@@ -284,6 +311,7 @@ def run(demo: Demo, keep: bool) -> None:
     if keep:
         assert demo.server is not None
         env = demo.env
+        demo.kept.write_text(f"{demo.server.pid}\n")
         print(
             "\nThe local AWS stays up. In any other shell, the AWS CLI, boto3 and Terraform use it with:\n\n"
             f"export AWS_ENDPOINT_URL={env['AWS_ENDPOINT_URL']}\n"
