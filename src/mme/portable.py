@@ -1,0 +1,185 @@
+"""Tokenizer and configuration files in a form that every transformers from 4.49 to 5.x reads alike.
+
+transformers 5 writes less than 4 reads: no vocabulary files, class names that 4 does not know, lists where 4
+wants a mapping, settings under new names. A container may run either, so a snapshot carries the files of the
+source itself where there are any, and what a new version wrote is brought back to the form that both read.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mme.errors import SourceError
+
+# Files that belong to a tokenizer or to what prepares inputs, as the libraries name them.
+FILES = (
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "feature_extractor_config.json",
+    "merges.txt",
+    "normalizer.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "sentencepiece.bpe.model",
+    "source.spm",
+    "special_tokens_map.json",
+    "spiece.model",
+    "spm.model",
+    "target.spm",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "video_preprocessor_config.json",
+    "vocab.json",
+    "vocab.txt",
+)
+# One of these means that there is a tokenizer.
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.txt",
+    "vocab.json",
+    "sentencepiece.bpe.model",
+    "source.spm",
+    "spiece.model",
+    "spm.model",
+    "tokenizer.model",
+)
+SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+
+# What a library notes for itself: paths of the machine, versions, the backend that happened to be there.
+PRIVATE = (
+    "_name_or_path",
+    "_commit_hash",
+    "_attn_implementation_autoset",
+    "transformers_version",
+    "name_or_path",
+    "backend",
+    "is_local",
+    "local_files_only",
+    "special_tokens_map_file",
+    "tokenizer_file",
+    "vocab_file",
+    "merges_file",
+)
+BACKENDS = {
+    "TokenizersBackend": "PreTrainedTokenizerFast",
+    "SentencePieceBackend": "PreTrainedTokenizerFast",
+    "PythonBackend": "PreTrainedTokenizer",
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``. Raises SourceError when it is something else."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path} is not JSON: {error}.", "Download or copy it again.") from None
+    if not isinstance(document, dict):
+        raise SourceError(f"{path} is not a JSON object.", "Download or copy it again.")
+    return document
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def model_config(source: Mapping[str, Any], saved: Mapping[str, Any], keep_code: bool) -> dict[str, Any]:
+    """The configuration of a snapshot: the source's own, with the class and number format of what was saved.
+
+    ``saved`` is what save_pretrained wrote. ``keep_code`` keeps the reference to the model's own Python files.
+    """
+    config = {**({} if "model_type" in source else saved), **source}
+    dtype = saved.get("dtype", saved.get("torch_dtype"))
+    config = _for_all_versions(config)
+    config["architectures"] = saved.get("architectures") or source.get("architectures") or []
+    if dtype:
+        config["torch_dtype"] = dtype  # versions 4 and 5 both read this name; 4.49 knows no other
+    if not keep_code:
+        config.pop("auto_map", None)
+    return config
+
+
+def _for_all_versions(config: Mapping[str, Any]) -> dict[str, Any]:
+    config = {key: value for key, value in config.items() if key not in PRIVATE}
+    config.pop("dtype", None)
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        # Version 5 keeps the base of the rotary embedding here alone; 4 would quietly take 10,000 for it.
+        config.setdefault("rope_theta", rope["rope_theta"])
+        kind = rope.get("rope_type", "default")
+        if kind != "default":
+            rest = {key: value for key, value in rope.items() if key != "rope_theta"}
+            config.setdefault("rope_scaling", rest)
+    return {
+        key: _for_all_versions(value) if isinstance(value, dict) and key.endswith("_config") else value
+        for key, value in config.items()
+    }
+
+
+def generation_config(source: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in source.items() if key not in PRIVATE}
+
+
+def copy(source: Path, saved: Path | None, into: Path) -> None:
+    """Bring every tokenizer file into ``into``: the source's own first, else what save_pretrained put in ``saved``."""
+    for name in FILES:
+        origin = next((folder / name for folder in (source, saved) if folder and (folder / name).is_file()), None)
+        if origin is not None:
+            shutil.copyfile(origin, into / name)
+    if saved is not None:
+        _complete(into)
+    settings = into / "tokenizer_config.json"
+    if settings.is_file():
+        template = into / "chat_template.jinja"
+        text = template.read_text(encoding="utf-8") if template.is_file() else None
+        write_json(settings, tokenizer_config(read_json(settings), text))
+        special = into / "special_tokens_map.json"
+        if not special.is_file():
+            write_json(special, _special_tokens(read_json(settings)))
+
+
+def tokenizer_config(config: Mapping[str, Any], chat_template: str | None) -> dict[str, Any]:
+    """``config`` in the form that all versions read."""
+    config = {key: value for key, value in config.items() if key not in PRIVATE}
+    name = config.get("tokenizer_class")
+    if name in BACKENDS:
+        config["tokenizer_class"] = BACKENDS[name]
+    extra = config.get("extra_special_tokens")
+    if isinstance(extra, list):  # 4 wants a mapping under this name, and reads a list under the older one
+        del config["extra_special_tokens"]
+        config.setdefault("additional_special_tokens", extra)
+    if chat_template is not None:  # 4.49 looks for it here alone
+        config.setdefault("chat_template", chat_template)
+    return config
+
+
+def _special_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: config[name] for name in SPECIAL if config.get(name) is not None}
+    if config.get("additional_special_tokens"):
+        found["additional_special_tokens"] = config["additional_special_tokens"]
+    return found
+
+
+def _complete(folder: Path) -> None:
+    """Write the vocabulary files that version 5 no longer writes, from tokenizer.json, where they are missing."""
+    whole = folder / "tokenizer.json"
+    if not whole.is_file() or any((folder / name).is_file() for name in VOCABULARIES[1:]):
+        return
+    model = read_json(whole).get("model")
+    if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
+        return
+    vocabulary: dict[str, int] = model["vocab"]
+    if model.get("type") == "WordPiece":
+        if sorted(vocabulary.values()) == list(range(len(vocabulary))):  # a line number is all that a line can say
+            words = sorted(vocabulary, key=vocabulary.__getitem__)
+            (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
+    elif model.get("type") == "BPE" and not model.get("byte_fallback"):
+        merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model.get("merges", [])]
+        ordered = dict(sorted(vocabulary.items(), key=lambda entry: entry[1]))
+        (folder / "vocab.json").write_text(json.dumps(ordered, ensure_ascii=False), encoding="utf-8")
+        (folder / "merges.txt").write_text("#version: 0.2\n" + "".join(f"{m}\n" for m in merges), encoding="utf-8")

@@ -1,0 +1,480 @@
+"""Hub, folder or installed package -> a snapshot: the model's files, pinned, in safetensors, ready to be packed.
+
+``locate`` finds the source's files (downloading them, from the Hub), ``snapshot`` loads them with transformers
+and saves them again. Only ``snapshot`` needs torch. No code that comes with a model is run, and no pickle is
+opened, unless the catalogue says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import logging
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mme import portable, weights
+from mme.catalog import TASKS, ModelSpec, Source
+from mme.errors import MmeError, SourceError
+from mme.folder import Found, files
+
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
+FOREIGN = {
+    ".h5": "TensorFlow",
+    ".msgpack": "Flax",
+    ".gguf": "GGUF",
+    ".onnx": "ONNX",
+    ".pt": "PyTorch, saved as a whole",
+    ".pth": "PyTorch, saved as a whole",
+    ".ckpt": "a training checkpoint",
+}
+LICENCES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
+MAX_SHARD = "5GB"
+
+# Tasks whose input is text: without a tokenizer, no handler could use the model.
+TEXT_TASKS = frozenset(task for task in TASKS if not task.startswith(("image", "audio", "automatic")))
+
+
+@dataclass(frozen=True)
+class Located:
+    """Where a source's files are on this machine, and what its owner says the licence is."""
+
+    path: Path
+    files: tuple[Found, ...]
+    licence: str | None = None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A folder with a model's files. ``digests`` has the sha256 of those hashed on writing, by path.
+
+    ``facts`` go into the archive's manifest: architecture, dtype, parameters, libraries, licence.
+    """
+
+    path: Path
+    digests: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def locate(source: Source, revision: str | None, *, allow_pickle: bool = False, code: bool = False) -> Located:
+    """Find the files of ``source``; from the Hub, download those that are needed (its cache holds them after that).
+
+    ``code`` brings the model's own Python files too. Raises SourceError.
+    """
+    if source.kind == "hub":
+        path = _download(source.location, revision or "", allow_pickle, code)
+    elif source.kind == "package":
+        path = _package_folder(source.location)
+    else:
+        folder = source.folder or Path(source.location)
+        if not folder.is_dir():
+            raise SourceError(
+                f"{source}: there is no folder {folder}.", "The path is taken from where the catalogue is."
+            )
+        path = folder
+    found = tuple(files(path))
+    return Located(path, found, _licence(source, path))
+
+
+def snapshot(spec: ModelSpec, into: Path, located: Located | None = None) -> Snapshot:
+    """Load the model of ``spec`` with transformers and save it into the new folder ``into``.
+
+    Memory: as much as the model's weights. Raises SourceError for a source that is no model, is broken, holds
+    pickles without leave, needs code of its own without leave, or would leave weights to chance.
+    """
+    located = located or locate(spec.source, spec.revision, allow_pickle=spec.allow_pickle, code=spec.trust_remote_code)
+    pickled = check_files(spec, located)
+    config = portable.read_json(located.path / "config.json")
+    _check_code(spec, config)
+    into.mkdir(parents=True)
+    scratch = into.with_name(into.name + ".saved")
+    try:
+        with _quiet(), _explained(spec):
+            absent = _save_model(spec, located.path, scratch, config, pickled)
+            tokenizer = _save_tokenizer(spec, located.path, scratch / "tokenizer")
+        return _assemble(spec, located, scratch, tokenizer, absent, into)
+    except OSError as error:
+        raise SourceError(
+            f"The snapshot of {spec.name} cannot be written: {error.strerror or error}.", "Check the disk's space."
+        ) from None
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_files(spec: ModelSpec, located: Located) -> bool:
+    """Whether the source's files are those of a whole model; True when its weights are pickles. Raises SourceError."""
+    names = {found.path: found for found in located.files}
+    what = f"{spec.name} ({spec.source})"
+    if "config.json" not in names:
+        nested = sorted({str(Path(path).parent) for path in names if path.endswith("/config.json")})
+        hint = f"Is it in {nested[0]}?" if nested else "A model's folder has config.json and its weights."
+        raise SourceError(f"{what} is no model: there is no config.json in {located.path}.", hint)
+    if weights.INDEX in names or "model.safetensors" in names:
+        if "model.safetensors" in names:
+            weights.read_header(names["model.safetensors"].origin)
+        else:
+            for shard in weights.shards(located.path / weights.INDEX):
+                weights.read_header(names[shard].origin)
+        return False
+    pickles = sorted(path for path in names if path in PICKLES)
+    if pickles:
+        if not spec.allow_pickle:
+            raise SourceError(
+                f"{what} has its weights only as a pickle ({pickles[0]}), which can carry code.",
+                "If you trust its author, say allow_pickle = true in the catalogue. The archive is safetensors "
+                "in any case.",
+            )
+        for index in (path for path in pickles if path.endswith(".json")):
+            weights.shards(located.path / index)
+        return True
+    for path in sorted(names):
+        if kind := FOREIGN.get(Path(path).suffix):
+            raise SourceError(
+                f"{what} has its weights only in another format: {path} ({kind}).",
+                "Convert it with transformers' save_pretrained, and give that folder as the source.",
+            )
+    others = sorted(path for path in names if path.endswith((".safetensors", ".bin")))
+    hint = f"There is {others[0]}, which is not the name that transformers looks for." if others else ""
+    raise SourceError(f"{what} has no weights: no model.safetensors.", hint or "Was the download complete?")
+
+
+# --- where the files are -------------------------------------------------------------------------------------
+
+
+def _download(repository: str, revision: str, allow_pickle: bool, code: bool) -> Path:
+    try:
+        import huggingface_hub
+        from huggingface_hub.errors import (
+            GatedRepoError,
+            HfHubHTTPError,
+            LocalEntryNotFoundError,
+            RepositoryNotFoundError,
+            RevisionNotFoundError,
+        )
+    except ImportError:
+        raise _missing_libraries() from None
+    what = f"hub:{repository} at {revision[:12]}"
+    try:
+        with _quiet():
+            try:
+                names = huggingface_hub.HfApi().list_repo_files(repository, revision=revision)
+                wanted = needed(names, allow_pickle, code)
+            except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError):
+                raise
+            except Exception as error:
+                if not _is_network(error):
+                    raise
+                # A commit never changes: what the cache holds of it is as good as the Hub.
+                folder = huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
+                return Path(folder)
+            return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
+    except GatedRepoError:
+        raise SourceError(
+            f"{what} is gated: its owner wants to know who uses it.",
+            "Ask for access on its page, then set HF_TOKEN to a token of your account.",
+        ) from None
+    except RevisionNotFoundError:
+        raise SourceError(f"{what}: there is no such commit.", "Take the full commit from the model's page.") from None
+    except RepositoryNotFoundError:
+        raise SourceError(
+            f"{what}: there is no such model, or it is private.", "Check the name; for a private one, set HF_TOKEN."
+        ) from None
+    except LocalEntryNotFoundError:
+        raise SourceError(
+            f"{what}: the Hub cannot be reached, and the cache on this machine does not have it.",
+            "Check the network, the proxy settings and HF_ENDPOINT.",
+        ) from None
+    except HfHubHTTPError as error:
+        raise SourceError(f"{what}: the Hub answered {_first_line(error)}.", "Try again later.") from None
+    except OSError as error:
+        raise SourceError(f"{what} cannot be downloaded: {_first_line(error)}.", "Check the disk's space.") from None
+    except Exception as error:
+        if not _is_network(error):
+            raise
+        raise SourceError(f"{what} cannot be downloaded: {_first_line(error)}.", "Check the network.") from None
+
+
+def needed(names: list[str], allow_pickle: bool, code: bool) -> list[str]:
+    """Of a repository's files, those that make a snapshot: one format of the weights, never several."""
+    top = [name for name in names if "/" not in name]
+    chosen = [
+        name
+        for name in top
+        if name in portable.FILES
+        or name in ("config.json", "generation_config.json", "README.md")
+        or name.upper().startswith(LICENCES)
+        or (code and name.endswith(".py"))
+    ]
+    if "model.safetensors" in top:
+        chosen.append("model.safetensors")
+    elif weights.INDEX in top:
+        chosen += [name for name in top if name.startswith("model") and name.endswith(".safetensors")]
+        chosen.append(weights.INDEX)
+    elif allow_pickle and "pytorch_model.bin" in top:
+        chosen.append("pytorch_model.bin")
+    elif allow_pickle:
+        chosen += [name for name in top if name.startswith("pytorch_model") and name.endswith((".bin", ".json"))]
+    chosen += [name for name in top if name.startswith("adapter_") and name.endswith((".json", ".safetensors"))]
+    return sorted(set(chosen))
+
+
+def _package_folder(location: str) -> Path:
+    """The folder of a package's model. The package is looked up, never imported."""
+    name, _, inside = location.partition("/")
+    try:
+        found = importlib.util.find_spec(name)  # a top-level name: nothing is executed
+    except (ImportError, ValueError):
+        found = None
+    places = list(found.submodule_search_locations or ()) if found else []
+    if not places:
+        raise SourceError(
+            f"package:{location}: there is no installed package {name!r}.",
+            "Install it in this environment, and write its import name: letters, digits and underscores.",
+        )
+    root = Path(places[0])
+    folder = root / inside
+    if inside:
+        if not folder.is_dir():
+            raise SourceError(f"package:{location}: {name} has no folder {inside!r}.", f"It is installed in {root}.")
+        return folder
+    models = [path.parent for path in sorted(root.rglob("config.json")) if _has_weights(path.parent)]
+    if not models:
+        raise SourceError(f"package:{location} carries no model.", "Name the folder: package:NAME/FOLDER.")
+    if len(models) > 1:
+        raise SourceError(
+            f"package:{location} carries {len(models)} models.",
+            "Name one: " + ", ".join(f"package:{name}/{model.relative_to(root).as_posix()}" for model in models),
+        )
+    return models[0]
+
+
+def _has_weights(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in ("model.safetensors", weights.INDEX, *PICKLES))
+
+
+def _licence(source: Source, path: Path) -> str | None:
+    """The licence by the model card's own words, else by the package's."""
+    with contextlib.suppress(OSError, UnicodeDecodeError), (path / "README.md").open(encoding="utf-8") as card:
+        if card.readline().strip() == "---":
+            for line, _ in zip(card, range(500), strict=False):
+                if line.strip() == "---":
+                    break
+                key, _, value = line.partition(":")
+                if key == "license" and value.strip():
+                    return value.strip().strip("'\"")
+    if source.kind == "package":
+        name = source.location.partition("/")[0]
+        for distribution in importlib.metadata.packages_distributions().get(name, ()):
+            fields: Mapping[str, str] = importlib.metadata.metadata(distribution).json  # type: ignore[assignment]
+            licence = fields.get("license_expression") or fields.get("license")
+            if licence and len(licence) < 100:
+                return licence
+    return None
+
+
+# --- loading and saving --------------------------------------------------------------------------------------
+
+
+def _check_code(spec: ModelSpec, config: Mapping[str, Any]) -> None:
+    if spec.trust_remote_code or "auto_map" not in config:
+        return
+    try:
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    except ImportError:
+        raise _missing_libraries() from None
+    if config.get("model_type") not in CONFIG_MAPPING:
+        raise SourceError(
+            f"{spec.name} ({spec.source}) needs Python code that comes with the model.",
+            "If you have read that code and trust it, say trust_remote_code = true in the catalogue.",
+        )
+
+
+def _model_class(spec: ModelSpec, config: Mapping[str, Any]) -> Any:
+    import transformers
+
+    if spec.task is not None:
+        return getattr(transformers, TASKS[spec.task])
+    names = config.get("architectures") or []
+    name = names[0] if isinstance(names, list) and names else ""
+    found = getattr(transformers, str(name), None)
+    if found is None and not spec.trust_remote_code:
+        raise SourceError(
+            f"{spec.name} ({spec.source}): transformers {transformers.__version__} has no class {name!r}.",
+            f"Give the model a task in the catalogue ({', '.join(TASKS)}), or use a newer transformers.",
+        )
+    return found or transformers.AutoModel
+
+
+def load_model(
+    spec: ModelSpec, path: Path, config: Mapping[str, Any], pickled: bool, dtype: Any
+) -> tuple[Any, set[str]]:
+    """The model, and the names of weights that the source lacks and its use can do without.
+
+    ``dtype`` is torch's, or "auto" for that of the source.
+    """
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    # The source's own number format, unless told otherwise: transformers 4 would make all of it float32.
+    kind = {"dtype" if version >= (4, 56) else "torch_dtype": dtype}
+    model, report = _model_class(spec, config).from_pretrained(
+        path,
+        local_files_only=True,
+        trust_remote_code=spec.trust_remote_code,
+        use_safetensors=not pickled,
+        output_loading_info=True,
+        **kind,
+    )
+    missing = set(report["missing_keys"])
+    # A pooler is the only part that some checkpoints lack and that no output of a plain encoder depends on.
+    absent = {name for name in missing if "pooler." in name}
+    if missing - absent:
+        some = sorted(missing - absent)
+        raise SourceError(
+            f"{spec.name} ({spec.source}) lacks weights that {type(model).__name__} needs: {', '.join(some[:3])}"
+            f"{f' and {len(some) - 3} more' if len(some) > 3 else ''}. They would be random.",
+            "Give the task that the model was trained for, or take a checkpoint that has them.",
+        )
+    return model.eval(), absent
+
+
+def _save_model(spec: ModelSpec, source: Path, scratch: Path, config: Mapping[str, Any], pickled: bool) -> set[str]:
+    model, absent = load_model(spec, source, config, pickled, "auto")
+    model.save_pretrained(scratch, max_shard_size=MAX_SHARD)
+    return absent
+
+
+def _save_tokenizer(spec: ModelSpec, source: Path, scratch: Path) -> Path | None:
+    """Save the tokenizer; None when the source has none and the task does without."""
+    from transformers import AutoTokenizer
+
+    if not any((source / name).is_file() for name in portable.VOCABULARIES):
+        if spec.task in TEXT_TASKS:
+            raise SourceError(
+                f"{spec.name} ({spec.source}) has no tokenizer: none of {', '.join(portable.VOCABULARIES)}.",
+                "Put the tokenizer's files beside the weights.",
+            )
+        return None
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=spec.trust_remote_code)
+    tokenizer.save_pretrained(scratch)
+    return scratch
+
+
+def _assemble(
+    spec: ModelSpec, located: Located, scratch: Path, tokenizer: Path | None, absent: set[str], into: Path
+) -> Snapshot:
+    source = located.path
+    saved = portable.read_json(scratch / "config.json")
+    config = portable.model_config(portable.read_json(source / "config.json"), saved, spec.trust_remote_code)
+    portable.write_json(into / "config.json", config)
+    if (source / "generation_config.json").is_file():
+        generation = portable.generation_config(portable.read_json(source / "generation_config.json"))
+        portable.write_json(into / "generation_config.json", generation)
+    portable.copy(source, tokenizer, into)
+    for found in located.files:
+        code = spec.trust_remote_code and found.path.endswith(".py")
+        if "/" not in found.path and (code or found.path.upper().startswith(LICENCES)):
+            shutil.copyfile(found.origin, into / found.path)
+    digests = {}
+    parameters = 0
+    for shard in sorted(scratch.glob("*.safetensors")):
+        digests[shard.name] = weights.canonical(shard, into / shard.name, frozenset(absent))
+        parameters += sum(tensor.elements for tensor in weights.read_header(into / shard.name))
+        shard.unlink()  # so that a large model is on the disk twice at most for one shard
+    if (scratch / weights.INDEX).is_file():
+        index = portable.read_json(scratch / weights.INDEX)
+        kept = {weights.modern(name): shard for name, shard in index["weight_map"].items() if name not in absent}
+        total = index.get("metadata", {}).get("total_size")
+        portable.write_json(into / weights.INDEX, {"metadata": {"total_size": total}, "weight_map": kept})
+    facts = {
+        "architecture": (config.get("architectures") or [None])[0],
+        "dtype": config.get("torch_dtype"),
+        "parameters": parameters,
+        "libraries": library_versions(),
+        **({"licence": located.licence} if located.licence else {}),
+    }
+    return Snapshot(into, digests, facts)
+
+
+def library_versions() -> dict[str, str]:
+    """The versions that made a snapshot what it is."""
+    return {name: importlib.metadata.version(name) for name in ("safetensors", "tokenizers", "torch", "transformers")}
+
+
+@contextlib.contextmanager
+def _explained(spec: ModelSpec) -> Iterator[None]:
+    """Turn what transformers raises about a model into an error of ours. Anything else is a fault and goes on."""
+    try:
+        yield
+    except (MmeError, MemoryError):
+        raise
+    except ImportError as error:
+        raise SourceError(
+            f"{spec.name} ({spec.source}) needs a library that is not installed: {_first_line(error)}.",
+            "Install it in this environment; pip install 'mme[package]' brings torch and transformers.",
+        ) from None
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the disk's fault; transformers raises OSError without a number for a model's
+        raise SourceError(
+            f"{spec.name} ({spec.source}) cannot be loaded by transformers: {_first_line(error)}.",
+            "Try from_pretrained on it by hand: what fails there fails here.",
+        ) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' own warnings and progress bars off the terminal, which is the task's alone."""
+    loggers = {name: logging.getLogger(name) for name in ("transformers", "huggingface_hub")}
+    before = {name: logger.level for name, logger in loggers.items()}
+    bars_off = os.environ.get("TQDM_DISABLE")
+    os.environ["TQDM_DISABLE"] = "1"
+    restore = []
+    for module, on, off in (
+        ("huggingface_hub.utils", "enable_progress_bars", "disable_progress_bars"),
+        ("transformers.utils.logging", "enable_progress_bar", "disable_progress_bar"),
+    ):
+        with contextlib.suppress(ImportError, AttributeError):
+            loaded = sys.modules.get(module) or importlib.import_module(module)
+            getattr(loaded, off)()
+            restore.append(getattr(loaded, on))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loggers.values():
+                logger.setLevel(logging.CRITICAL)
+            yield
+    finally:
+        for name, logger in loggers.items():
+            logger.setLevel(before[name])
+        for turn_on in restore:
+            turn_on()
+        if bars_off is None:
+            os.environ.pop("TQDM_DISABLE", None)
+        else:
+            os.environ["TQDM_DISABLE"] = bars_off
+
+
+def _missing_libraries() -> SourceError:
+    return SourceError(
+        "Packaging a model needs torch, transformers and safetensors.", "Install them: pip install 'mme[package]'"
+    )
+
+
+def _is_network(error: Exception) -> bool:
+    family = type(error).__module__.partition(".")[0]
+    return family in {"httpx", "httpcore", "requests", "urllib3"} or isinstance(error, ConnectionError | TimeoutError)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip().splitlines()
+    return (text[0].strip().rstrip(".")[:300] if text else "") or type(error).__name__
