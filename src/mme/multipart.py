@@ -145,6 +145,7 @@ class Place:
                 **self.where,
                 Body=body,
                 IfNoneMatch="*",
+                ChecksumAlgorithm="CRC32",
                 ChecksumCRC32=crc_text(crc),
                 ContentType="application/gzip",
                 Metadata=metadata,

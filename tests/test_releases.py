@@ -1,0 +1,525 @@
+"""Publishing: written once, checked, taken up again; listing and deleting."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import random
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from moto import mock_aws
+
+from mme import releases
+from mme.errors import ReleaseError, UsageError
+from mme.multipart import MAX_PARTS, MIB, PART, Upload, part_size
+from mme.releases import Store, Stream, Version
+
+STORE = Store("models-bucket", "models/")
+DIGEST = hashlib.sha256(b"a model").hexdigest()
+TARGET = f"bert-{DIGEST[:12]}.tar.gz"
+BIG = random.Random(7).randbytes(3 * PART + 12345)
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket=STORE.bucket)
+        yield client
+
+
+class Watched:
+    """An S3 client that notes each call's name, and runs ``before[name]`` ahead of such a call."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.calls: list[str] = []
+        self.before: dict[str, Callable[..., None]] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self.client, name)
+        if not callable(real) or name in ("get_paginator",):
+            return real
+
+        def call(**given: Any) -> Any:
+            self.calls.append(name)
+            if name in self.before:
+                self.before[name](**given)
+            return real(**given)
+
+        return call
+
+
+def refusal(code: str, status: int, operation: str) -> ClientError:
+    return ClientError(
+        {"Error": {"Code": code, "Message": code}, "ResponseMetadata": {"HTTPStatusCode": status}},  # type: ignore[typeddict-item]
+        operation,
+    )
+
+
+def publish(s3: Any, content: Path | Stream | bytes, tmp_path: Path | None = None, **more: Any) -> releases.Published:
+    if isinstance(content, bytes):
+        assert tmp_path is not None
+        path = tmp_path / "archive.tar.gz"
+        path.write_bytes(content)
+        content = path
+    given = {"name": "bert", "digest": DIGEST, "author": "ada", **more}
+    return releases.publish(s3, STORE, content=content, **given)
+
+
+def body_of(s3: Any, target: str = TARGET) -> bytes:
+    return bytes(s3.get_object(Bucket=STORE.bucket, Key=f"models/{target}")["Body"].read())
+
+
+def crc_of(data: bytes) -> str:
+    return base64.b64encode(struct.pack(">I", zlib.crc32(data))).decode()
+
+
+# ---- the place ----------------------------------------------------------------------------------------------------
+
+
+def test_what_lies_beside_the_models_is_in_the_same_folder() -> None:
+    assert Store("bucket", "models/").root == ""
+    assert Store("bucket", "a/b/models/").root == "a/b/"
+    assert Store("bucket", "a/models/").uri("bert-0.tar.gz") == "s3://bucket/a/models/bert-0.tar.gz"
+
+
+@pytest.mark.parametrize("prefix", ["", "/", "models", "/models/", "a//models/", "models//", "channels/", "a/channels/"])
+def test_a_prefix_that_cannot_work_is_refused(prefix: str) -> None:
+    with pytest.raises(UsageError, match="prefix"):
+        Store("bucket", prefix)
+
+
+@pytest.mark.parametrize("bucket", ["s3://bucket", "bucket/models", "Bucket", "b", ""])
+def test_a_bucket_that_is_no_name_is_refused(bucket: str) -> None:
+    with pytest.raises(UsageError, match="not a bucket name"):
+        Store(bucket)
+
+
+def test_a_bucket_that_is_not_there(s3: Any) -> None:
+    with pytest.raises(ReleaseError, match=r"no bucket no-such-bucket") as error:
+        releases.check_bucket(s3, Store("no-such-bucket"))
+    assert "--bucket" in str(error.value)
+
+
+def test_a_bucket_in_another_region(s3: Any) -> None:
+    elsewhere = boto3.client("s3", region_name="eu-west-1")
+    elsewhere.create_bucket(Bucket="far-away", CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
+    with pytest.raises(ReleaseError, match="far-away is in eu-west-1, not in us-east-1") as error:
+        releases.check_bucket(s3, Store("far-away"))
+    assert "--region eu-west-1" in str(error.value)
+    releases.check_bucket(elsewhere, Store("far-away"))
+
+
+# ---- publishing ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"small", BIG[:PART], BIG[: PART + 1], BIG], ids=len)
+def test_what_is_published_is_what_was_read(s3: Any, tmp_path: Path, content: bytes) -> None:
+    counted: list[int] = []
+    done = publish(s3, content, tmp_path, progress=counted.append)
+    assert done.status == "uploaded"
+    assert done.target == TARGET
+    assert done.uri == f"s3://models-bucket/models/{TARGET}"
+    assert (done.size, done.sent, sum(counted)) == (len(content),) * 3
+    assert body_of(s3) == content
+    assert releases.unfinished_uploads(s3, STORE) == {}
+
+
+def test_every_write_is_conditional_and_carries_checksums(s3: Any, tmp_path: Path) -> None:
+    seen: dict[str, dict[str, Any]] = {}
+    watched = Watched(s3)
+    for name in ("put_object", "create_multipart_upload", "complete_multipart_upload"):
+        watched.before[name] = lambda name=name, **given: seen.update({name: given})
+    publish(watched, b"small", tmp_path)
+    assert seen["put_object"]["IfNoneMatch"] == "*"
+    assert seen["put_object"]["ChecksumCRC32"] == crc_of(b"small")
+    publish(watched, BIG, tmp_path, name="big")
+    assert seen["create_multipart_upload"]["ChecksumType"] == "FULL_OBJECT"
+    complete = seen["complete_multipart_upload"]
+    assert complete["IfNoneMatch"] == "*"
+    assert complete["ChecksumCRC32"] == crc_of(BIG)
+    assert complete["MpuObjectSize"] == len(BIG)
+    parts = complete["MultipartUpload"]["Parts"]
+    assert [part["PartNumber"] for part in parts] == [1, 2, 3, 4]
+    assert parts[0]["ChecksumCRC32"] == crc_of(BIG[:PART])
+
+
+@pytest.mark.parametrize("content", [b"small", BIG], ids=len)
+def test_the_same_content_again_sends_nothing(s3: Any, tmp_path: Path, content: bytes) -> None:
+    publish(s3, content, tmp_path)
+    watched = Watched(s3)
+    again = publish(watched, content, tmp_path)
+    assert (again.status, again.sent) == ("present", 0)
+    assert watched.calls == ["head_object"]
+
+
+def test_a_listing_spares_the_look_at_each_object(s3: Any, tmp_path: Path) -> None:
+    publish(s3, b"small", tmp_path)
+    present = {version.target for version in releases.list_versions(s3, STORE)}
+    watched = Watched(s3)
+    assert publish(watched, b"small", tmp_path, present=present).status == "present"
+    assert watched.calls == []
+
+
+@pytest.mark.parametrize(("content", "write"), [(b"small", "put_object"), (BIG, "complete_multipart_upload")])
+def test_of_two_runs_at_once_one_writes_and_both_succeed(s3: Any, tmp_path: Path, content: bytes, write: str) -> None:
+    watched = Watched(s3)
+
+    def somebody_is_faster(**_: Any) -> None:
+        del watched.before[write]
+        publish(s3, content, tmp_path, unfinished={})
+
+    watched.before[write] = somebody_is_faster
+    done = publish(watched, content, tmp_path)
+    assert done.status == "present"
+    assert body_of(s3) == content
+    assert releases.unfinished_uploads(s3, STORE) == {}
+
+
+def test_an_object_of_somebody_else_is_neither_taken_nor_overwritten(s3: Any, tmp_path: Path) -> None:
+    s3.put_object(Bucket=STORE.bucket, Key=f"models/{TARGET}", Body=b"not ours")
+    with pytest.raises(ReleaseError, match="does not name the same content"):
+        publish(s3, b"small", tmp_path)
+    with pytest.raises(ReleaseError, match="does not name the same content"):
+        publish(s3, BIG, tmp_path, present=())
+    assert body_of(s3) == b"not ours"
+
+
+def test_s3_holding_something_else_is_noticed(s3: Any, tmp_path: Path) -> None:
+    watched = Watched(s3)
+
+    def flip(**_: Any) -> None:
+        kept = {"mme-digest": DIGEST}
+        s3.put_object(Bucket=STORE.bucket, Key=f"models/{TARGET}", Body=b"smalL", Metadata=kept, ChecksumAlgorithm="CRC32")
+
+    watched.before["head_object"] = flip
+    with pytest.raises(ReleaseError, match="does not hold what was sent"):
+        publish(watched, b"small", tmp_path, present=())
+
+
+def test_a_digest_must_be_whole(s3: Any, tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match="64 hex digits"):
+        publish(s3, b"small", tmp_path, digest=DIGEST[:12])
+
+
+def test_author_and_notes_are_kept_in_any_language(s3: Any, tmp_path: Path) -> None:
+    publish(s3, b"small", tmp_path, author="Ada Lovelace <ada@example.com>", notes="größer, schneller\n→ 日本語 100 %")
+    (record,) = releases.read_records(s3, STORE, releases.list_versions(s3, STORE))
+    assert record.author == "Ada Lovelace <ada@example.com>"
+    assert record.notes == "größer, schneller\n→ 日本語 100 %"
+    assert record.digest == DIGEST
+    assert record.crc32 == crc_of(b"small")
+
+
+def test_notes_that_do_not_fit_are_refused_before_anything_is_sent(s3: Any, tmp_path: Path) -> None:
+    watched = Watched(s3)
+    with pytest.raises(UsageError, match="too long"):
+        publish(watched, b"small", tmp_path, notes="n" * 2000)
+    assert watched.calls == []
+
+
+# ---- a stream -----------------------------------------------------------------------------------------------------
+
+
+def in_chunks(content: bytes, size: int) -> Stream:
+    def send(write: Callable[[bytes], object]) -> None:
+        for start in range(0, len(content), size):
+            write(content[start : start + size])
+
+    return Stream(send, len(content))
+
+
+@pytest.mark.parametrize("size", [1000_003, 64 * MIB], ids=["small chunks", "one chunk"])
+def test_a_stream_is_published_as_it_is_made(s3: Any, size: int) -> None:
+    done = publish(s3, in_chunks(BIG, size))
+    assert (done.status, done.size) == ("uploaded", len(BIG))
+    assert body_of(s3) == BIG
+
+
+def test_a_stream_that_breaks_off_publishes_nothing(s3: Any) -> None:
+    def send(write: Callable[[bytes], object]) -> None:
+        write(BIG[: 2 * PART + 5])
+        raise ReleaseError("A file changed while it was packed.")
+
+    with pytest.raises(ReleaseError, match="changed while"):
+        publish(s3, Stream(send, len(BIG)))
+    assert releases.list_versions(s3, STORE) == []
+    done = publish(s3, in_chunks(BIG, MIB))
+    assert done.status == "resumed"
+    assert done.sent == len(BIG) - 2 * PART
+    assert body_of(s3) == BIG
+
+
+# ---- interruption -------------------------------------------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def stop_at_part(s3: Any, number: int, error: BaseException) -> Watched:
+    watched = Watched(s3)
+
+    def check(**given: Any) -> None:
+        if given["PartNumber"] >= number:
+            raise error
+
+    watched.before["upload_part"] = check
+    return watched
+
+
+def test_the_next_run_goes_on_with_an_unfinished_upload(s3: Any, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        publish(stop_at_part(s3, 3, Killed()), BIG, tmp_path)
+    assert releases.list_versions(s3, STORE) == []
+    assert list(releases.unfinished_uploads(s3, STORE)) == [TARGET]
+    counted: list[int] = []
+    done = publish(s3, BIG, tmp_path, progress=counted.append)
+    assert done.status == "resumed"
+    assert done.sent == len(BIG) - 2 * PART
+    assert sum(counted) == len(BIG)
+    assert body_of(s3) == BIG
+    assert releases.unfinished_uploads(s3, STORE) == {}
+
+
+def test_parts_of_another_build_are_not_trusted(s3: Any, tmp_path: Path) -> None:
+    other = bytearray(BIG)
+    other[PART + 1] ^= 1
+    with pytest.raises(Killed):
+        publish(stop_at_part(s3, 4, Killed()), bytes(other), tmp_path)
+    done = publish(s3, BIG, tmp_path)
+    assert done.status == "resumed"
+    assert done.sent == len(BIG) - 2 * PART  # the first and the third part are the same in both
+    assert body_of(s3) == BIG
+
+
+def test_an_upload_that_vanishes_is_started_again(s3: Any, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        publish(stop_at_part(s3, 3, Killed()), BIG, tmp_path)
+    unfinished = releases.unfinished_uploads(s3, STORE)
+    s3.abort_multipart_upload(Bucket=STORE.bucket, Key=f"models/{TARGET}", UploadId=unfinished[TARGET])
+    done = publish(s3, BIG, tmp_path, unfinished=unfinished)
+    assert done.status == "uploaded"
+    assert body_of(s3) == BIG
+
+
+def test_an_upload_that_vanishes_in_the_middle_is_started_again(s3: Any, tmp_path: Path) -> None:
+    watched = stop_at_part(s3, 2, refusal("NoSuchUpload", 404, "UploadPart"))
+    watched.before["create_multipart_upload"] = lambda **_: (
+        watched.before.pop("upload_part") if watched.calls.count("create_multipart_upload") == 2 else None
+    )
+    assert publish(watched, BIG, tmp_path).status == "uploaded"
+    assert body_of(s3) == BIG
+
+
+def test_parts_that_another_run_replaced_start_the_upload_again(s3: Any, tmp_path: Path) -> None:
+    watched = Watched(s3)
+
+    def mixed(**_: Any) -> None:
+        del watched.before["complete_multipart_upload"]
+        raise refusal("InvalidPart", 400, "CompleteMultipartUpload")
+
+    watched.before["complete_multipart_upload"] = mixed
+    assert publish(watched, BIG, tmp_path).status == "uploaded"
+    assert watched.calls.count("abort_multipart_upload") == 1
+    assert body_of(s3) == BIG
+
+
+def test_a_fight_over_one_upload_ends(s3: Any, tmp_path: Path) -> None:
+    watched = Watched(s3)
+
+    def mixed(**_: Any) -> None:
+        raise refusal("InvalidPart", 400, "CompleteMultipartUpload")
+
+    watched.before["complete_multipart_upload"] = mixed
+    with pytest.raises(ReleaseError, match="other runs keep changing"):
+        publish(watched, BIG, tmp_path)
+    assert watched.calls.count("complete_multipart_upload") == 3
+
+
+def test_a_token_that_expires_in_the_middle_says_what_to_do(s3: Any, tmp_path: Path) -> None:
+    with pytest.raises(ReleaseError, match="credentials have expired") as error:
+        publish(stop_at_part(s3, 2, refusal("ExpiredToken", 400, "UploadPart")), BIG, tmp_path)
+    assert "run the same command" in str(error.value)
+    assert publish(s3, BIG, tmp_path).status == "resumed"
+
+
+def test_no_permission_says_which(s3: Any, tmp_path: Path) -> None:
+    watched = Watched(s3)
+
+    def denied(**_: Any) -> None:
+        raise refusal("AccessDenied", 403, "PutObject")
+
+    watched.before["put_object"] = denied
+    with pytest.raises(ReleaseError, match="no permission for PutObject on bucket models-bucket"):
+        publish(watched, b"small", tmp_path)
+
+
+def test_who_may_not_list_uploads_starts_over(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Denied:
+        def paginate(self, **_: Any) -> Any:
+            raise refusal("AccessDenied", 403, "ListMultipartUploads")
+
+    real = s3.get_paginator
+    monkeypatch.setattr(s3, "get_paginator", lambda name: Denied() if name == "list_multipart_uploads" else real(name))
+    assert publish(s3, BIG, tmp_path).status == "uploaded"
+
+
+def test_few_parts_are_in_memory_at_once(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = 0
+    real = Upload._part
+
+    def count(self: Upload, body: bytes) -> None:
+        nonlocal most
+        real(self, body)
+        most = max(most, len(self.sending))
+
+    monkeypatch.setattr(Upload, "_part", count)
+    monkeypatch.setattr("mme.multipart.PART", 5 * MIB)
+
+    def send(write: Callable[[bytes], object]) -> None:
+        for _ in range(100):
+            write(bytes(MIB))
+
+    publish(s3, Stream(send, 100 * MIB))
+    assert 1 <= most <= 7
+
+
+def test_parts_are_as_large_as_the_limit_on_their_number_asks() -> None:
+    assert part_size(0) == part_size(PART * MAX_PARTS) == PART
+    for size in (PART * MAX_PARTS + 1, 500 * 10**9, 5 * 10**12):
+        assert part_size(size) % MIB == 0
+        assert size <= part_size(size) * MAX_PARTS < size + MAX_PARTS * MIB
+
+
+# ---- unfinished uploads -------------------------------------------------------------------------------------------
+
+
+def test_stale_uploads_are_given_up_and_live_ones_are_not(s3: Any, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        publish(stop_at_part(s3, 3, Killed()), BIG, tmp_path)
+    now = datetime.now(timezone.utc)
+    assert releases.abort_stale_uploads(s3, STORE, now=now) == []  # its parts are fresh
+    later = now + timedelta(days=8)
+    assert releases.abort_stale_uploads(s3, STORE, now=later, dry_run=True) == [TARGET]
+    assert list(releases.unfinished_uploads(s3, STORE)) == [TARGET]
+    assert releases.abort_stale_uploads(s3, STORE, now=later) == [TARGET]
+    assert releases.unfinished_uploads(s3, STORE) == {}
+
+
+# ---- listing and deleting -----------------------------------------------------------------------------------------
+
+
+def release(s3: Any, target: str, size: int = 1) -> None:
+    s3.put_object(Bucket=STORE.bucket, Key=f"models/{target}", Body=b"x" * size)
+
+
+def test_listing_finds_versions_and_nothing_else(s3: Any) -> None:
+    for target in (
+        "bert-000000000001.tar.gz",
+        "bert-large-000000000002.tar.gz",
+        "team-a/bert-000000000003.tar.gz",
+        "bert-0000000000aa-000000000004.tar.gz",
+        "strangers-model.tar.gz",
+        "bert-00000000000G.tar.gz",
+        "bert-000000000005.tar.gz.sha256",
+        "",
+    ):
+        release(s3, target)
+    found = {(version.name, version.digest) for version in releases.list_versions(s3, STORE)}
+    assert found == {
+        ("bert", "000000000001"),
+        ("bert-large", "000000000002"),
+        ("team-a/bert", "000000000003"),
+        ("bert-0000000000aa", "000000000004"),
+    }
+    assert [version.target for version in releases.list_versions(s3, STORE, "bert")] == ["bert-000000000001.tar.gz"]
+
+
+def test_listing_goes_through_all_pages_newest_first(s3: Any) -> None:
+    for number in range(1203):
+        release(s3, f"bert-{number:012x}.tar.gz", size=number % 3 + 1)
+    found = releases.list_versions(s3, STORE)
+    assert len(found) == 1203
+    assert found == sorted(found, key=lambda version: (version.time, version.target), reverse=True)
+    assert found[0].time.utcoffset() == timedelta(0)
+    assert sum(version.size for version in found) == sum(number % 3 + 1 for number in range(1203))
+
+
+def version(name: str, digest: str, age: int = 0) -> Version:
+    return Version(name, digest, 1, datetime(2026, 1, 31, tzinfo=timezone.utc) - timedelta(days=age))
+
+
+SOME = [version("bert", "aaaa11112222"), version("gpt2", "aaaa99999999"), version("bert", "aaaa33334444", 1)]
+
+
+def test_a_version_is_found_by_what_people_type() -> None:
+    newest, _, older = SOME
+    assert releases.find_version(SOME, "bert") == newest
+    for wanted in ("aaaa3", "AAAA3333", "aaaa33334444", older.target, "bert-aaaa33334444", "aaaa33334444" + "0" * 52):
+        assert releases.find_version(SOME, "bert", wanted) == older
+
+
+def test_a_version_that_cannot_be_told_is_an_error() -> None:
+    with pytest.raises(UsageError, match="fits several versions of bert: aaaa11112222, aaaa33334444"):
+        releases.find_version(SOME, "bert", "aaaa")
+    with pytest.raises(ReleaseError, match="bert has no version bbbb"):
+        releases.find_version(SOME, "bert", "bbbb")
+    with pytest.raises(UsageError, match="names no version"):
+        releases.find_version(SOME, "bert", "aaa")
+    with pytest.raises(UsageError, match="names no version"):
+        releases.find_version(SOME, "bert", "gpt2-aaaa99999999.tar.gz")
+    with pytest.raises(ReleaseError, match="t5 has no released version"):
+        releases.find_version(SOME, "t5")
+
+
+def test_deleting_takes_one_version_and_leaves_the_rest(s3: Any) -> None:
+    release(s3, "bert-000000000001.tar.gz")
+    release(s3, "bert-000000000002.tar.gz")
+    releases.delete(s3, STORE, "bert-000000000001.tar.gz")
+    assert [item.digest for item in releases.list_versions(s3, STORE)] == ["000000000002"]
+
+
+def test_many_are_deleted_a_thousand_at_a_time(s3: Any) -> None:
+    targets = [f"bert-{number:012x}.tar.gz" for number in range(1100)]
+    for target in targets:
+        release(s3, target)
+    watched = Watched(s3)
+    releases.delete_many(watched, STORE, targets[:-1])
+    assert watched.calls == ["delete_objects", "delete_objects"]
+    assert [item.target for item in releases.list_versions(s3, STORE)] == targets[-1:]
+
+
+def test_what_s3_kept_is_said(s3: Any) -> None:
+    class Keeps:
+        def delete_objects(self, **_: Any) -> Any:
+            return {"Errors": [{"Key": "models/bert-000000000001.tar.gz", "Code": "AccessDenied", "Message": "Denied"}]}
+
+    with pytest.raises(ReleaseError, match="1 of 2 versions were not deleted.*Denied"):
+        releases.delete_many(Keeps(), STORE, ["bert-000000000001.tar.gz", "bert-000000000002.tar.gz"])  # type: ignore[arg-type]
+
+
+def test_pruning_keeps_the_newest_and_what_is_in_use() -> None:
+    released = [version("bert", f"{age:012x}", age) for age in range(6)]
+    released += [version("gpt2", f"{age:012x}", age) for age in range(3)]
+    plan = releases.plan_prune(released, 2, {released[4].target})
+    assert [item.target for item in plan] == [
+        released[2].target,
+        released[3].target,
+        released[5].target,
+        released[8].target,
+    ]
+    assert releases.plan_prune(released, 2, (), {"gpt2"}) == [released[8]]
+    assert releases.plan_prune(released, 9, ()) == []
