@@ -1,0 +1,136 @@
+"""The container's settings. Each one is an environment variable; nothing is read from anywhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MiB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All times are seconds and all sizes are bytes."""
+
+    host: str
+    port: int
+    multi_model: bool
+    base_dir: str
+    program: str
+    cpus: int
+    memory_limit: int | None
+    memory_reserve: int | None
+    invoke_timeout: float
+    load_timeout: float
+    drain_timeout: float
+    max_body: int
+    max_loads: int
+    max_queue: int
+    max_queue_bytes: int
+    batch_requests: int
+    batch_tokens: int
+    park_after: float
+    page_size: int
+    device: str
+    log_level: str
+    access_log: bool
+
+
+class SettingsError(ValueError):
+    """An environment variable holds something that cannot be used."""
+
+
+def read(environ: Mapping[str, str] = os.environ) -> Settings:
+    """Settings from the environment. Raises :class:`SettingsError` that names the variable at fault."""
+
+    def number(name: str, default: float, low: float, high: float) -> float:
+        text = environ.get(name, "").strip()
+        if not text:
+            return default
+        try:
+            value = float(text)
+        except ValueError:
+            raise SettingsError(f"{name}={text!r} is not a number") from None
+        if not low <= value <= high:
+            raise SettingsError(f"{name}={text} must lie between {low:g} and {high:g}")
+        return value
+
+    def size(name: str) -> int | None:
+        text = environ.get(name, "").strip()
+        return parse_size(name, text) if text else None
+
+    def flag(name: str, default: bool) -> bool:
+        text = environ.get(name, "").strip().lower()
+        if text in ("", "true", "1", "yes", "on", "false", "0", "no", "off"):
+            return default if not text else text in ("true", "1", "yes", "on")
+        raise SettingsError(f"{name}={text!r} must be true or false")
+
+    minutes = number("SAGEMAKER_MODEL_SERVER_TIMEOUT", 1, 0.01, 1440)
+    payload = environ.get("SAGEMAKER_MAX_PAYLOAD_IN_MB", "").strip()
+    cpus = int(number("MME_CPUS", usable_cpus(), 1, 4096))
+    device = environ.get("MME_DEVICE", "auto").strip().lower()
+    if device not in ("auto", "cpu", "cuda"):
+        raise SettingsError(f"MME_DEVICE={device!r} must be auto, cpu or cuda")
+    return Settings(
+        host=environ.get("MME_CONTAINER_HOST", "127.0.0.1"),
+        port=int(number("SAGEMAKER_BIND_TO_PORT", 8080, 0, 65535)),
+        multi_model=flag("SAGEMAKER_MULTI_MODEL", True),
+        base_dir=environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"),
+        program=environ.get("SAGEMAKER_PROGRAM", "inference.py").removesuffix(".py"),
+        cpus=cpus,
+        memory_limit=size("MME_MEMORY_LIMIT"),
+        memory_reserve=size("MME_MEMORY_RESERVE"),
+        invoke_timeout=number("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", minutes * 60, 0.1, 86400),
+        load_timeout=number("MME_LOAD_TIMEOUT", 350, 0.1, 86400),
+        drain_timeout=number("MME_DRAIN_TIMEOUT", 25, 0, 3600),
+        # The platform forwards up to 6 MiB; the stock server's own bound is this odd number.
+        max_body=int(number("SAGEMAKER_MAX_PAYLOAD_IN_MB", 0, 1, 4095)) * MiB if payload else 6_553_500,
+        max_loads=int(number("MME_MAX_LOADS", cpus, 1, 1024)),
+        max_queue=int(number("MME_MAX_QUEUE", 1000, 1, 1_000_000)),
+        max_queue_bytes=size("MME_MAX_QUEUE_BYTES") or 256 * MiB,
+        batch_requests=int(number("MME_BATCH_REQUESTS", 32, 1, 4096)),
+        batch_tokens=int(number("MME_BATCH_TOKENS", 4096, 1, 10_000_000)),
+        park_after=number("MME_PARK_AFTER", 900, 0, 10_000_000),
+        page_size=int(number("MME_PAGE_SIZE", 100, 1, 100_000)),
+        device=device,
+        log_level=log_level(environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", "20")),
+        access_log=flag("MME_ACCESS_LOG", True),
+    )
+
+
+def parse_size(name: str, text: str) -> int:
+    """``"512M"``, ``"24GiB"`` or ``"1048576"`` in bytes (units of 1024)."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)i?b?", text.lower())
+    if not match:
+        raise SettingsError(f"{name}={text!r} is not a size; write for example 512M or 24G")
+    return int(float(match[1]) * 1024 ** " kmgt".index(match[2] or " "))
+
+
+def log_level(text: str) -> str:
+    """SageMaker gives the level as Python's number (20 is info); a name is accepted too."""
+    names = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "error"}
+    if text.strip().isdigit():
+        return names.get(int(text) // 10 * 10, "info")
+    return text.strip().lower() if text.strip().lower() in names.values() else "info"
+
+
+def usable_cpus() -> int:
+    """Cores that this process may use: its affinity, less where the cgroup's quota is lower."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quotas: list[float] = []
+    for quota_file, period_file in (
+        ("/sys/fs/cgroup/cpu.max", None),
+        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
+    ):
+        try:
+            words = Path(quota_file).read_text().split()
+            if period_file:
+                words.append(Path(period_file).read_text().strip())
+            if int(words[0]) > 0 and int(words[1]) > 0:
+                quotas.append(int(words[0]) / int(words[1]))
+        except (OSError, ValueError, IndexError):
+            continue
+    return max(1, min([count, *(int(quota + 0.5) for quota in quotas)]))

@@ -1,0 +1,137 @@
+"""How much memory there is, and how much of it a process or a model takes. All figures are bytes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mme.container.config import MiB
+
+_UNLIMITED = 1 << 60
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
+MAPPED_FILES = (".safetensors",)
+
+
+@dataclass(frozen=True)
+class Host:
+    """``total`` is what this container may use; ``available`` is what it could still take without swapping,
+    clean file pages (mapped weights among them) counted as available."""
+
+    total: int
+    available: int
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return None
+
+
+def _number(path: str) -> int | None:
+    text = (_read(path) or "").strip()
+    return int(text) if text.isdigit() else None
+
+
+def _cgroup() -> tuple[int, int] | None:
+    """(limit, memory that cannot be reclaimed) of the cgroup, version 2 then version 1."""
+    for limit_file, stat_file, kinds in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.stat", ("anon", "shmem", "kernel")),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.stat",
+            ("total_rss", "total_shmem"),
+        ),
+    ):
+        limit = _number(limit_file)
+        if limit is None or limit >= _UNLIMITED:
+            continue
+        stat = dict(row.split() for row in (_read(stat_file) or "").splitlines() if len(row.split()) == 2)
+        return limit, sum(int(stat.get(kind, 0)) for kind in kinds)
+    return None
+
+
+def host(limit: int | None = None) -> Host:
+    """Memory of this container: the lower of the machine, the cgroup and ``limit`` (a setting)."""
+    info = {
+        name: int(value) * 1024
+        for name, value in re.findall(r"^(\w+):\s+(\d+) kB", _read("/proc/meminfo") or "", re.MULTILINE)
+    }
+    if info:
+        total, available = info["MemTotal"], info.get("MemAvailable", info["MemFree"])
+    else:  # macOS has no /proc
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        available = _mac_available() if sys.platform == "darwin" else total // 2
+    cgroup = _cgroup()
+    if cgroup is not None and cgroup[0] < total:
+        total = cgroup[0]
+        available = min(available, max(0, cgroup[0] - cgroup[1]))
+    if limit is not None and limit < total:
+        total = limit
+    return Host(total, min(available, total))
+
+
+def _mac_available() -> int:
+    try:
+        text = subprocess.run(["vm_stat"], capture_output=True, text=True, timeout=5, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return 0
+    page = int((re.search(r"page size of (\d+)", text) or ["", "4096"])[1])
+    pages = sum(int(n) for n in re.findall(r"^Pages (?:free|inactive|purgeable):\s+(\d+)", text, re.MULTILINE))
+    return pages * page
+
+
+def default_reserve(total: int) -> int:
+    """Kept free for the front, the parent, the kernel and a request's passing needs."""
+    return min(max(total // 20, 256 * MiB), 2048 * MiB)
+
+
+def private(pid: int | str = "self") -> int:
+    """Memory that ends with the process: its private pages that no file backs. 0 where there is no /proc."""
+    text = _read(f"/proc/{pid}/smaps_rollup")
+    if text is None:
+        return 0
+    return sum(int(n) * 1024 for n in re.findall(r"^(?:Private_Dirty|Private_Hugetlb|Swap):\s+(\d+) kB", text, re.M))
+
+
+def oom_kills() -> int:
+    """How often the kernel has killed a process for want of memory, as far as this container can see."""
+    events = _read("/sys/fs/cgroup/memory.events") or _read("/proc/vmstat") or ""
+    match = re.search(r"^oom_kill (\d+)", events, re.MULTILINE)
+    return int(match[1]) if match else 0
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What a model's folder says about its size before it is loaded.
+
+    ``mapped`` are bytes that stay in files (shared by every model with the same file, and given up by the kernel
+    under pressure); ``copied`` are bytes that loading brings into private memory; ``files`` names each mapped file
+    by (device, inode, size), so that a file with several names counts once.
+    """
+
+    mapped: int
+    copied: int
+    files: tuple[tuple[int, int, int], ...]
+
+
+def weights(model_dir: str) -> Weights:
+    """Look at the files of a model. Raises OSError where the folder cannot be read."""
+    mapped: dict[tuple[int, int, int], int] = {}
+    copied = 0
+    for folder, _, names in os.walk(model_dir):
+        for name in names:
+            suffix = Path(name).suffix.lower()
+            if suffix in WEIGHT_FILES:
+                stat = Path(folder, name).stat()
+                if suffix in MAPPED_FILES:
+                    mapped[(stat.st_dev, stat.st_ino, stat.st_size)] = stat.st_size
+                else:
+                    copied += stat.st_size
+    if mapped:  # the same weights in an older format beside them are not read
+        copied = 0
+    return Weights(sum(mapped.values()), copied, tuple(sorted(mapped)))
