@@ -9,6 +9,7 @@ import contextlib
 import http.client
 import os
 import queue
+import random
 import shlex
 import socket
 import subprocess
@@ -232,12 +233,14 @@ _ports_lock = threading.Lock()
 
 
 def _free_port() -> int:
-    # The system may hand out the same port twice in a row; two containers that start at once must not share it.
+    # From below the range that the system hands out: multi-model-server refuses a port of 32767 and up, and no outgoing
+    # connection can take the port before the container does. Two containers that start at once must not share one.
     with _ports_lock:
         while True:
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", 0))
-                port = int(probe.getsockname()[1])
-            if port not in _recent_ports:
+            port = random.randint(12_000, 32_000)  # noqa: S311 (no secret)
+            if port in _recent_ports:
+                continue
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
                 _recent_ports.append(port)
                 return port
