@@ -1,0 +1,58 @@
+"""A running container for the tests, and folders with small handlers to load into it."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from container_process import Container
+
+
+@pytest.fixture
+def handler(tmp_path: Path) -> Callable[..., Path]:
+    """``handler("name", "source of inference.py", **files)`` makes a model's folder."""
+
+    def make(name: str, source: str | None, **files: str) -> Path:
+        folder = tmp_path / "models" / name
+        (folder / "code").mkdir(parents=True)
+        if source is not None:
+            (folder / "code" / "inference.py").write_text(textwrap.dedent(source))
+        for path, text in files.items():
+            target = folder / path.replace("__", "/").replace("_dot_", ".")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(textwrap.dedent(text))
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_container(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Container]:
+    container = Container(tmp_path_factory.mktemp("container") / "log")
+    yield container
+    container.stop()
+
+
+@pytest.fixture
+def container(shared_container: Container) -> Iterator[Container]:
+    """A container without models. Many tests share it; each leaves it empty."""
+    yield shared_container
+    for name in shared_container.names():
+        shared_container.unload(name)
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Container]]:
+    """Start a container of the test's own, with settings: ``start(MME_CPUS="1")``."""
+    started: list[Container] = []
+
+    def begin(wait: bool = True, **environ: str) -> Container:
+        container = Container(tmp_path / f"log-{len(started)}", environ, wait)
+        started.append(container)
+        return container
+
+    yield begin
+    for container in started:
+        container.stop()
