@@ -1,23 +1,28 @@
 locals {
   create_role = var.create && var.role.create
 
+  # Roles are global, so the name holds the region; its hash holds whatever replaces the role.
   role_name = coalesce(
     var.role.name,
-    "${substr(var.name, 0, 24)}-${substr(sha256(var.name), 0, 8)}-${var.create ? local.region : ""}-sagemaker"
+    "${substr(var.name, 0, 64 - 20 - length(coalesce(local.region, "")))}-${coalesce(local.region, "none")}-${substr(sha256("${var.name}${var.role.path}"), 0, 8)}-sagemaker"
   )
   role_arn = local.create_role ? aws_iam_role.this[0].arn : var.role.arn
-  # What tells one role from another, known before the role exists: the model's name carries its hash.
+  # Tells one role from another and, unlike a new role's ARN, is known at plan time.
   role_identity = var.role.create ? "${var.role.path}${local.role_name}" : var.role.arn
 
-  # Account, region and repository of each ECR image. An image from elsewhere needs no right to pull.
   ecr_images = [
     for uri in values(local.image_uris) :
     regex("^(?P<account>[0-9]{12})\\.dkr\\.ecr\\.(?P<region>[a-z0-9-]+)\\.[a-z0-9.-]+/(?P<repository>[^:@]+)", uri)
-    if can(regex("^[0-9]{12}\\.dkr\\.ecr\\.", uri))
   ]
   ecr_repository_arns = distinct([
     for image in local.ecr_images : "arn:${local.partition}:ecr:${image.region}:${image.account}:repository/${image.repository}"
   ])
+
+  log_group_name = "/aws/sagemaker/Endpoints/${local.endpoint_name}"
+
+  policy_path = var.role.create ? var.role.path : "/"
+  # Policies are global as well.
+  policy_prefix = "${local.endpoint_name}-${coalesce(local.region, "none")}"
 }
 
 data "aws_iam_policy_document" "assume_role" {
@@ -31,7 +36,7 @@ data "aws_iam_policy_document" "assume_role" {
       identifiers = ["sagemaker.amazonaws.com"]
     }
 
-    # SageMaker acting for another account cannot borrow this role.
+    # SageMaker acting for another account cannot borrow the role.
     condition {
       test     = "StringEquals"
       variable = "aws:SourceAccount"
@@ -62,27 +67,35 @@ data "aws_iam_policy_document" "execution" {
   }
 
   dynamic "statement" {
-    for_each = length(local.ecr_repository_arns) > 0 ? [1] : []
+    for_each = var.bucket.kms_key_arn[*]
 
     content {
-      sid       = "LogInToRegistry"
-      actions   = ["ecr:GetAuthorizationToken"]
-      resources = ["*"] # the action takes no resource
+      sid       = "DecryptModels"
+      actions   = ["kms:Decrypt"]
+      resources = [statement.value]
+
+      condition {
+        test     = "StringEquals"
+        variable = "kms:ViaService"
+        values   = ["s3.${local.region}.${data.aws_partition.current[0].dns_suffix}"]
+      }
     }
   }
 
-  dynamic "statement" {
-    for_each = length(local.ecr_repository_arns) > 0 ? [1] : []
+  statement {
+    sid       = "LogInToRegistry"
+    actions   = ["ecr:GetAuthorizationToken"]
+    resources = ["*"] # the action knows no resource
+  }
 
-    content {
-      sid = "PullImage"
-      actions = [
-        "ecr:BatchCheckLayerAvailability",
-        "ecr:BatchGetImage",
-        "ecr:GetDownloadUrlForLayer",
-      ]
-      resources = local.ecr_repository_arns
-    }
+  statement {
+    sid = "PullImages"
+    actions = [
+      "ecr:BatchCheckLayerAvailability",
+      "ecr:BatchGetImage",
+      "ecr:GetDownloadUrlForLayer",
+    ]
+    resources = local.ecr_repository_arns
   }
 
   statement {
@@ -94,15 +107,15 @@ data "aws_iam_policy_document" "execution" {
       "logs:PutLogEvents",
     ]
     resources = [
-      "arn:${local.partition}:logs:${local.region}:${local.account_id}:log-group:/aws/sagemaker/Endpoints/${local.endpoint_name}",
-      "arn:${local.partition}:logs:${local.region}:${local.account_id}:log-group:/aws/sagemaker/Endpoints/${local.endpoint_name}:log-stream:*",
+      "arn:${local.partition}:logs:${local.region}:${local.account_id}:log-group:${local.log_group_name}",
+      "arn:${local.partition}:logs:${local.region}:${local.account_id}:log-group:${local.log_group_name}:*",
     ]
   }
 
   statement {
     sid       = "PutMetrics"
     actions   = ["cloudwatch:PutMetricData"]
-    resources = ["*"] # the action takes no resource; the condition limits it to SageMaker's own namespaces
+    resources = ["*"] # the action knows no resource; the condition leaves SageMaker's own namespaces
 
     condition {
       test     = "StringLike"
@@ -110,6 +123,107 @@ data "aws_iam_policy_document" "execution" {
       values   = ["AWS/SageMaker*", "/aws/sagemaker/*", "aws/sagemaker/*"]
     }
   }
+
+  dynamic "statement" {
+    for_each = var.volume_kms_key_arn[*]
+
+    content {
+      sid       = "DescribeVolumeKey"
+      actions   = ["kms:DescribeKey"]
+      resources = [statement.value]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.volume_kms_key_arn[*]
+
+    content {
+      sid       = "EncryptVolumes"
+      actions   = ["kms:CreateGrant"]
+      resources = [statement.value]
+
+      condition {
+        test     = "Bool"
+        variable = "kms:GrantIsForAWSResource"
+        values   = ["true"]
+      }
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.data_capture[*]
+
+    content {
+      sid       = "CaptureData"
+      actions   = ["s3:PutObject"]
+      resources = ["arn:${local.partition}:s3:::${trimsuffix(trimprefix(local.capture_uri, "s3://"), "/")}/*"]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = try(var.data_capture.kms_key_arn, null)[*]
+
+    content {
+      sid       = "EncryptCapturedData"
+      actions   = ["kms:GenerateDataKey"]
+      resources = [statement.value]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.vpc[*]
+
+    content {
+      sid = "DescribeNetwork"
+      actions = [
+        "ec2:DescribeDhcpOptions",
+        "ec2:DescribeNetworkInterfaces",
+        "ec2:DescribeSecurityGroups",
+        "ec2:DescribeSubnets",
+        "ec2:DescribeVpcs",
+      ]
+      resources = ["*"] # EC2's Describe actions know no resource
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.vpc[*]
+
+    content {
+      sid     = "CreateNetworkInterfaces"
+      actions = ["ec2:CreateNetworkInterface"]
+      resources = concat(
+        [for id in statement.value.subnet_ids : "${local.ec2_arn}:subnet/${id}"],
+        [for id in statement.value.security_group_ids : "${local.ec2_arn}:security-group/${id}"],
+        ["${local.ec2_arn}:network-interface/*"],
+      )
+    }
+  }
+
+  dynamic "statement" {
+    for_each = var.vpc[*]
+
+    content {
+      sid = "HandOverNetworkInterfaces"
+      actions = [
+        "ec2:CreateNetworkInterfacePermission",
+        "ec2:DeleteNetworkInterface",
+        "ec2:DeleteNetworkInterfacePermission",
+      ]
+      resources = ["${local.ec2_arn}:network-interface/*"]
+
+      # The interfaces' names are not known beforehand; the subnets are.
+      condition {
+        test     = "ArnEquals"
+        variable = "ec2:Subnet"
+        values   = [for id in statement.value.subnet_ids : "${local.ec2_arn}:subnet/${id}"]
+      }
+    }
+  }
+}
+
+locals {
+  ec2_arn = "arn:${coalesce(local.partition, "aws")}:ec2:${coalesce(local.region, "none")}:${coalesce(local.account_id, "none")}"
 }
 
 resource "aws_iam_role" "this" {
@@ -128,16 +242,167 @@ resource "aws_iam_role_policy" "this" {
   count = local.create_role ? 1 : 0
 
   name   = "sagemaker-endpoint"
-  role   = aws_iam_role.this[0].id
+  role   = aws_iam_role.this[0].name
   policy = data.aws_iam_policy_document.execution[0].json
 }
+
+resource "aws_iam_role_policy_attachment" "this" {
+  for_each = local.create_role ? var.role.policy_arns : {}
+
+  role       = aws_iam_role.this[0].name
+  policy_arn = each.value
+}
+
+# Calling models
 
 data "aws_iam_policy_document" "invoke" {
   count = var.create ? 1 : 0
 
   statement {
-    sid       = "InvokeEndpoint"
+    sid       = "InvokeEveryModel"
     actions   = ["sagemaker:InvokeEndpoint"]
     resources = [local.endpoint_arn]
   }
+}
+
+data "aws_iam_policy_document" "invoke_targets" {
+  for_each = var.create ? var.invoke_policies : {}
+
+  statement {
+    sid       = "InvokeTheseModels"
+    actions   = ["sagemaker:InvokeEndpoint"]
+    resources = [local.endpoint_arn]
+
+    condition {
+      test     = "StringLike"
+      variable = "sagemaker:TargetModel"
+      values   = each.value
+    }
+  }
+}
+
+resource "aws_iam_policy" "invoke" {
+  for_each = var.create ? var.invoke_policies : {}
+
+  name        = "${local.policy_prefix}-invoke-${each.key}"
+  path        = local.policy_path
+  description = "Calls to some of the models on the SageMaker endpoint ${local.endpoint_name}"
+  policy      = data.aws_iam_policy_document.invoke_targets[each.key].json
+
+  tags = var.tags
+}
+
+# Publishing models
+
+data "aws_iam_policy_document" "publisher" {
+  count = var.create ? 1 : 0
+
+  statement {
+    sid       = "ListModelsAndChannels"
+    actions   = ["s3:ListBucket"]
+    resources = [local.bucket_arn]
+
+    condition {
+      test     = "StringLike"
+      variable = "s3:prefix"
+      values   = ["${var.model_prefix}*", "${local.channel_prefix}*"]
+    }
+  }
+
+  statement {
+    sid       = "ReadModelsAndChannels"
+    actions   = ["s3:GetObject"]
+    resources = ["${local.bucket_arn}/${var.model_prefix}*", "${local.bucket_arn}/${local.channel_prefix}*"]
+  }
+
+  statement {
+    sid       = "PutNewArchives"
+    actions   = ["s3:PutObject"]
+    resources = [local.archive_arns]
+
+    condition {
+      test     = "Null"
+      variable = "s3:if-none-match"
+      values   = ["false"]
+    }
+  }
+
+  statement {
+    sid       = "UploadParts"
+    actions   = ["s3:PutObject"]
+    resources = [local.archive_arns]
+
+    # Starting a multipart upload and sending its parts carry no condition; completing it creates the object and does.
+    condition {
+      test     = "Bool"
+      variable = "s3:ObjectCreationOperation"
+      values   = ["false"]
+    }
+  }
+
+  statement {
+    sid       = "CleanUpOwnUploads"
+    actions   = ["s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+    resources = [local.archive_arns]
+  }
+
+  statement {
+    sid       = "MoveChannels"
+    actions   = ["s3:PutObject"]
+    resources = ["${local.bucket_arn}/${local.channel_prefix}*.json"]
+  }
+
+  # Whatever else its bearer may do, archives stay as they are.
+  statement {
+    sid       = "NeverReplaceArchives"
+    effect    = "Deny"
+    actions   = ["s3:PutObject"]
+    resources = [local.archive_arns]
+
+    condition {
+      test     = "Null"
+      variable = "s3:if-none-match"
+      values   = ["true"]
+    }
+
+    condition {
+      test     = "Bool"
+      variable = "s3:ObjectCreationOperation"
+      values   = ["true"]
+    }
+  }
+
+  statement {
+    sid       = "NeverDeleteArchives"
+    effect    = "Deny"
+    actions   = ["s3:DeleteObject", "s3:DeleteObjectVersion"]
+    resources = ["${local.bucket_arn}/${var.model_prefix}*"]
+  }
+
+  dynamic "statement" {
+    for_each = var.bucket.kms_key_arn[*]
+
+    content {
+      sid       = "UseBucketKey"
+      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      resources = [statement.value]
+
+      condition {
+        test     = "StringEquals"
+        variable = "kms:ViaService"
+        values   = ["s3.${local.region}.${data.aws_partition.current[0].dns_suffix}"]
+      }
+    }
+  }
+}
+
+resource "aws_iam_policy" "publisher" {
+  count = var.create && var.create_publisher_policy ? 1 : 0
+
+  name        = "${local.policy_prefix}-publish"
+  path        = local.policy_path
+  description = "Publishing models for the SageMaker endpoint ${local.endpoint_name}"
+  policy      = data.aws_iam_policy_document.publisher[0].json
+
+  tags = var.tags
 }

@@ -1,5 +1,5 @@
 output "endpoint_name" {
-  description = "Name of the endpoint. Reading it waits until the endpoint is in service."
+  description = "Name of the endpoint. Whatever reads it waits until the endpoint is in service."
   value       = one(aws_sagemaker_endpoint.this[*].name)
 }
 
@@ -8,9 +8,19 @@ output "endpoint_arn" {
   value       = one(aws_sagemaker_endpoint.this[*].arn)
 }
 
-output "model_prefix_uri" {
-  description = "Where archives go, as `s3://BUCKET/PREFIX/`."
-  value       = local.model_prefix_uri
+output "endpoint_configuration_name" {
+  description = "Name of the endpoint configuration in use; it changes with every update."
+  value       = one(aws_sagemaker_endpoint_configuration.this[*].name)
+}
+
+output "model_names" {
+  description = "Name of the SageMaker model of each variant; it changes with whatever the model is made of."
+  value       = { for key, model in aws_sagemaker_model.this : key => model.name }
+}
+
+output "image_uris" {
+  description = "Container image of each variant."
+  value       = local.image_uris
 }
 
 output "bucket" {
@@ -18,9 +28,19 @@ output "bucket" {
   value       = var.create ? local.bucket : null
 }
 
+output "bucket_arn" {
+  description = "ARN of the bucket that holds the archives."
+  value       = var.create ? local.bucket_arn : null
+}
+
 output "model_prefix" {
-  description = "Prefix of the archives in the bucket."
-  value       = var.model_prefix
+  description = "Prefix of the archives in the bucket, ending in a slash."
+  value       = var.create ? var.model_prefix : null
+}
+
+output "model_prefix_uri" {
+  description = "Where archives go: `s3://BUCKET/PREFIX/`."
+  value       = local.model_prefix_uri
 }
 
 output "role_arn" {
@@ -28,9 +48,54 @@ output "role_arn" {
   value       = var.create ? local.role_arn : null
 }
 
+output "role_name" {
+  description = "Name of the execution role, if the module created it."
+  value       = one(aws_iam_role.this[*].name)
+}
+
 output "invoke_policy_json" {
   description = "IAM policy that allows calling every model on the endpoint."
   value       = one(data.aws_iam_policy_document.invoke[*].json)
+}
+
+output "invoke_policies" {
+  description = "ARN and JSON of each policy in `invoke_policies`, by name."
+  value = {
+    for key, policy in aws_iam_policy.invoke : key => {
+      arn  = policy.arn
+      json = data.aws_iam_policy_document.invoke_targets[key].json
+    }
+  }
+}
+
+output "publisher_policy_json" {
+  description = "IAM policy that allows publishing archives and moving channels, and never replacing or deleting an archive."
+  value       = one(data.aws_iam_policy_document.publisher[*].json)
+}
+
+output "publisher_policy_arn" {
+  description = "ARN of the publisher policy, with `create_publisher_policy`."
+  value       = one(aws_iam_policy.publisher[*].arn)
+}
+
+output "alarm_names" {
+  description = "Names of the CloudWatch alarms, by variant and kind: `\"primary/errors_5xx\"`."
+  value       = { for key, alarm in aws_cloudwatch_metric_alarm.this : key => alarm.alarm_name }
+}
+
+output "topic_arn" {
+  description = "ARN of the SNS topic, with `notifications.create_topic`."
+  value       = one(aws_sns_topic.this[*].arn)
+}
+
+output "log_group_name" {
+  description = "Log group of the containers."
+  value       = var.create ? local.log_group_name : null
+}
+
+output "dashboard_name" {
+  description = "Name of the CloudWatch dashboard, with `dashboard`."
+  value       = one(aws_cloudwatch_dashboard.this[*].dashboard_name)
 }
 
 output "region" {

@@ -1,14 +1,26 @@
 locals {
   create_bucket = var.create && var.bucket.create
+  create_marker = var.create && coalesce(var.bucket.prefix_marker, var.bucket.create)
 
-  # Known at plan time and unique without a random suffix: bucket names are shared by every AWS account.
-  bucket_stem = lower(replace(var.name, "_", "-"))
+  # Bucket names are shared by all accounts. Account and region make this one unique without a random suffix, so it is
+  # known at plan time. 63 characters less the account, the longest region's name and two hyphens leave 35.
+  bucket_stem = lower(length(var.name) <= 35 ? var.name : "${substr(var.name, 0, 26)}-${substr(sha256(var.name), 0, 8)}")
   bucket_name = var.bucket.name != null ? var.bucket.name : (
-    var.create ? "${length(local.bucket_stem) <= 35 ? local.bucket_stem : "${substr(local.bucket_stem, 0, 26)}-${substr(sha256(var.name), 0, 8)}"}-${local.account_id}-${local.region}" : null
+    var.create ? "${local.bucket_stem}-${local.account_id}-${local.region}" : null
   )
-  bucket           = local.create_bucket ? aws_s3_bucket.this[0].bucket : local.bucket_name
-  bucket_arn       = "arn:${coalesce(local.partition, "aws")}:s3:::${coalesce(local.bucket_name, "none")}"
+  # `bucket` is known at plan time, `id` is not; both make whatever uses it wait for the bucket.
+  bucket     = local.create_bucket ? aws_s3_bucket.this[0].bucket : local.bucket_name
+  bucket_arn = "arn:${coalesce(local.partition, "aws")}:s3:::${coalesce(local.bucket_name, "none")}"
+
+  # The folder that the model prefix lies in: "" or "production/". Channels and captured data lie in it as well.
+  root_prefix      = replace(var.model_prefix, "/[^/]+/$/", "")
+  channel_prefix   = "${local.root_prefix}channels/"
+  archive_arns     = "${local.bucket_arn}/${var.model_prefix}*.tar.gz"
   model_prefix_uri = var.create ? "s3://${local.bucket}/${var.model_prefix}" : null
+  capture_uri = var.create && var.data_capture != null ? coalesce(
+    var.data_capture.destination_uri,
+    "s3://${local.bucket}/${local.root_prefix}data-capture/",
+  ) : null
 }
 
 resource "aws_s3_bucket" "this" {
@@ -61,12 +73,65 @@ resource "aws_s3_bucket_versioning" "this" {
   bucket = aws_s3_bucket.this[0].id
 
   versioning_configuration {
-    status = "Enabled"
+    status = var.bucket.versioning_enabled ? "Enabled" : "Suspended"
   }
+}
+
+resource "aws_s3_bucket_lifecycle_configuration" "this" {
+  count = local.create_bucket && var.bucket.abort_incomplete_upload_days + var.bucket.noncurrent_version_expiration_days > 0 ? 1 : 0
+
+  bucket = aws_s3_bucket.this[0].id
+
+  dynamic "rule" {
+    for_each = var.bucket.abort_incomplete_upload_days > 0 ? [var.bucket.abort_incomplete_upload_days] : []
+
+    content {
+      id     = "abort-incomplete-uploads"
+      status = "Enabled"
+
+      filter {}
+
+      abort_incomplete_multipart_upload {
+        days_after_initiation = rule.value
+      }
+    }
+  }
+
+  dynamic "rule" {
+    for_each = var.bucket.noncurrent_version_expiration_days > 0 ? [var.bucket.noncurrent_version_expiration_days] : []
+
+    content {
+      id     = "expire-old-versions"
+      status = "Enabled"
+
+      filter {}
+
+      noncurrent_version_expiration {
+        noncurrent_days = rule.value
+      }
+
+      # What is left of a deleted object once its last version has gone.
+      expiration {
+        expired_object_delete_marker = true
+      }
+    }
+  }
+
+  depends_on = [aws_s3_bucket_versioning.this]
+}
+
+resource "aws_s3_bucket_logging" "this" {
+  for_each = { for key, log in { this = var.bucket.access_log } : key => log if local.create_bucket && log != null }
+
+  bucket        = aws_s3_bucket.this[0].id
+  target_bucket = each.value.bucket
+  target_prefix = each.value.prefix
 }
 
 data "aws_iam_policy_document" "bucket" {
   count = local.create_bucket ? 1 : 0
+
+  source_policy_documents = compact([var.bucket.policy_json])
 
   statement {
     sid       = "DenyPlainHttp"
@@ -85,6 +150,35 @@ data "aws_iam_policy_document" "bucket" {
       values   = ["false"]
     }
   }
+
+  dynamic "statement" {
+    for_each = var.bucket.deny_overwrite ? [1] : []
+
+    content {
+      sid       = "DenyReplacingArchives"
+      effect    = "Deny"
+      actions   = ["s3:PutObject"]
+      resources = [local.archive_arns]
+
+      principals {
+        type        = "*"
+        identifiers = ["*"]
+      }
+
+      condition {
+        test     = "Null"
+        variable = "s3:if-none-match"
+        values   = ["true"]
+      }
+
+      # Not the parts of a multipart upload, which cannot carry the header.
+      condition {
+        test     = "Bool"
+        variable = "s3:ObjectCreationOperation"
+        values   = ["true"]
+      }
+    }
+  }
 }
 
 resource "aws_s3_bucket_policy" "this" {
@@ -93,20 +187,19 @@ resource "aws_s3_bucket_policy" "this" {
   bucket = aws_s3_bucket.this[0].id
   policy = data.aws_iam_policy_document.bucket[0].json
 
-  # A policy put while public access is being blocked is refused with a conflict.
+  # S3 refuses two changes at once to what is public about a bucket.
   depends_on = [aws_s3_bucket_public_access_block.this]
 }
 
-# SageMaker refuses a model whose prefix holds nothing. The empty object stands for the prefix until the first
-# archive is published.
+# SageMaker refuses a model whose prefix holds nothing. This empty object stands there until the first archive does.
 resource "aws_s3_object" "prefix" {
-  count = local.create_bucket ? 1 : 0
+  count = local.create_marker ? 1 : 0
 
-  bucket  = aws_s3_bucket.this[0].id
+  bucket  = local.bucket
   key     = var.model_prefix
   content = ""
 
-  # An object holds ten tags at most, fewer than the provider's default_tags may bring.
+  # An object takes ten tags, fewer than the provider's default_tags may bring.
   override_provider {
     default_tags {
       tags = {}
@@ -114,6 +207,7 @@ resource "aws_s3_object" "prefix" {
   }
 
   depends_on = [
+    aws_s3_bucket_ownership_controls.this,
     aws_s3_bucket_server_side_encryption_configuration.this,
     aws_s3_bucket_versioning.this,
   ]
