@@ -55,8 +55,8 @@ PAYS = 0.6
 WORTH = 1 << 20  # smaller files are stored: there is nothing to win
 SAMPLE_SIZE = 256 * 1024
 
-Progress = Callable[[int, int], None]
-"""Called with the bytes read so far and the bytes in all."""
+Progress = Callable[[int], object]
+"""Called with the number of bytes read since the last call."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,6 @@ def plan(
     not believed blindly: making the archive hashes each file again and compares.
     """
     items = collect(spec, snapshot, vendored)
-    total, done = sum(item.size for item in items), 0
     content = []
     for item in items:
         sha256 = (known or {}).get(item.path)
@@ -199,10 +198,9 @@ def plan(
                 digest.update(data)
                 size += len(data)
                 if progress:
-                    progress(done + size, total)
+                    progress(len(data))
             _check_size(item, size)
             sha256 = digest.hexdigest()
-        done += item.size
         content.append(File(item.path, item.size, sha256))
     digest_ = content_digest(content)
     return Plan(spec.name, digest_, items, tuple(content), _manifest(spec, digest_, content, facts))
@@ -449,7 +447,6 @@ def _write(
     manifest: Callable[[Sequence[File]], Mapping[str, Any]],
 ) -> tuple[int, tuple[File, ...]]:
     """Write the whole gzip file; return its size and what was read into it."""
-    total, done = sum(item.size for item in items), 0
     with GzipStream(sink) as gzip:
         digests = []
         for item in items:
@@ -461,9 +458,8 @@ def _write(
             for count in _fill(gzip, item, how, digest.update):
                 size += count
                 if progress:
-                    progress(done + size, total)
+                    progress(count)
             _check_size(item, size)
-            done += size
             gzip.write(bytes(-size % 512), how)
         gzip.drain()
         content = tuple(

@@ -212,6 +212,7 @@ def needed(names: list[str], allow_pickle: bool, code: bool) -> list[str]:
         or name.upper().startswith(LICENCES)
         or (code and name.endswith(".py"))
     ]
+    chosen += [name for name in names if name in portable.SENTENCE_FILES or portable.POOLING.fullmatch(name)]
     if "model.safetensors" in top:
         chosen.append("model.safetensors")
     elif weights.INDEX in top:
@@ -381,6 +382,9 @@ def _assemble(
         portable.write_json(into / "generation_config.json", generation)
     portable.copy(source, tokenizer, into)
     for found in located.files:
+        if found.path in portable.SENTENCE_FILES or portable.POOLING.fullmatch(found.path):
+            (into / found.path).parent.mkdir(exist_ok=True)
+            shutil.copyfile(found.origin, into / found.path)
         code = spec.trust_remote_code and found.path.endswith(".py")
         if "/" not in found.path and (code or found.path.upper().startswith(LICENCES)):
             shutil.copyfile(found.origin, into / found.path)

@@ -29,11 +29,12 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Context, Exit, task
 
-from mme import archive, aws, console
+from mme import archive, aws, console, inspection, packaging
 from mme import catalog as catalogs
 from mme import channels as channel_objects
 from mme import endpoint as endpoints
 from mme import releases as versions
+from mme import verify as verification
 from mme.errors import ArchiveError, MmeError, ReleaseError, UsageError
 from mme.settings import Flags, Settings
 
@@ -75,7 +76,12 @@ def command(
             with errors_as_exit_codes():
                 function(context, **given)
 
-        kept = [parameter for parameter in own.parameters.values() if parameter.name != "settings"]
+        kept = [
+            # With None, Invoke makes a list; with a tuple, it would take a word apart into its letters.
+            parameter.replace(default=None) if parameter.name in repeatable else parameter
+            for parameter in own.parameters.values()
+            if parameter.name != "settings"
+        ]
         added = [introspection.Parameter(flag, introspection.Parameter.KEYWORD_ONLY, default=None) for flag in where]
         run.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
         texts = {**help, **{flag: WHERE_HELP[flag] for flag in where}}
@@ -151,6 +157,139 @@ def open_store(settings: Settings) -> tuple[S3Client, versions.Store]:
     s3 = aws.s3_client(settings.region)
     versions.check_bucket(s3, store)
     return s3, store
+
+
+# ---- packaging ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def stage(name: str, title: str, total: int) -> Iterator[Callable[[int], object]]:
+    """Tell on a terminal what is being done to a model, with a rate where the amount is known."""
+    if total:
+        with console.progress(sys.stderr, f"{name}: {title}", total) as advance:
+            yield advance
+        return
+    terminal = sys.stderr.isatty()
+    if terminal:
+        print(f"\r\x1b[K{name}: {title} …", end="", file=sys.stderr, flush=True)
+    try:
+        yield lambda _: None
+    finally:
+        if terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@command(
+    {
+        "model": "a model of the catalogue, repeatable; left out, all of them",
+        "catalog": CATALOG_HELP,
+        "out": "the folder for the archives",
+        "compression": "auto, stored, fast or small, where the catalogue names none; else auto",
+        "no-verify": "do not run the handler on the finished archive",
+        "force": "build even what has not changed",
+        "check": "build again, apart, and compare with what is there",
+        "dry-run": DRY_RUN_HELP,
+        "json": JSON_HELP,
+    },
+    repeatable=("model",),
+)
+def package(
+    context: Context,
+    model: Sequence[str] = (),
+    catalog: str = "models.toml",
+    out: str = "dist",
+    compression: str | None = None,
+    no_verify: bool = False,
+    force: bool = False,
+    check: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Build each model's archive: retrieved, packed with its handler, and run once as the container would run it.
+
+    What has not changed is recognised and kept. A model that fails is reported and does not stop the others.
+    """
+    if compression is not None and compression not in catalogs.COMPRESSIONS:
+        raise UsageError(f"There is no compression {compression!r}.", f"Known: {', '.join(catalogs.COMPRESSIONS)}.")
+    specs = catalogs.load(Path(catalog)).select(model)
+    results: list[dict[str, Any]] = []
+    failures: list[MmeError] = []
+    with verification.maybe(not (no_verify or check or dry_run)) as verifier:
+        for spec in specs:
+            told = functools.partial(stage, spec.name)
+            try:
+                if dry_run:
+                    kept = packaging.pending(spec, Path(out), compression=compression)
+                    done = _packaged(spec.name, "unchanged" if kept and not force else "would build", kept)
+                elif check:
+                    again = packaging.check(spec, Path(out), compression=compression, stage=told)
+                    status = "same bytes" if again.same_bytes else "same content"
+                    done = _packaged(spec.name, status, again.archive)
+                else:
+                    made = packaging.package(
+                        spec, Path(out), compression=compression, verifier=verifier, force=force, stage=told
+                    )
+                    done = _packaged(spec.name, "built" if made.fresh else "unchanged", made.archive)
+                    done["seconds"] = round(made.seconds, 2)
+                    done["verified"] = asdict(made.verified) if made.verified else None
+                    if made.verified and made.verified.doubt:
+                        note(f"{spec.name}: {made.verified.doubt}.")
+            except MmeError as error:
+                failures.append(error)
+                done = {**_packaged(spec.name, "failed", None), "error": error.message, "hint": error.hint}
+                if len(specs) > 1:
+                    note(f"{spec.name}: {error}")
+            results.append(done)
+    if json:
+        print_json({"out": out, "models": results})
+    elif len(results) > len(failures):
+        rows = [
+            (
+                item["name"],
+                item["target"] or "-",
+                console.size(item["size"]) if item["size"] else "-",
+                item["status"],
+                f"{item['seconds']:.1f} s" if item.get("seconds") is not None else "-",
+            )
+            for item in results
+        ]
+        print(console.table(("model", "target", "size", "what was done", "time"), rows))
+    if failures:
+        if len(specs) == 1:
+            raise failures[0]
+        raise type(failures[0])(f"{len(failures)} of {len(specs)} models failed; see above.")
+
+
+def _packaged(name: str, status: str, made: archive.Archive | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "status": status,
+        "target": made.target if made else None,
+        "digest": made.digest if made else None,
+        "size": made.size if made else None,
+        "path": str(made.path) if made and made.path else None,
+    }
+
+
+@command(
+    {
+        "archive": "an archive: a file, s3://bucket/key, or a released target model (with --bucket and the like)",
+        "files": "list the files too",
+        "json": JSON_HELP,
+    },
+    where=("bucket", "prefix", "region", "terraform"),
+)
+def inspect(
+    context: Context, settings: Settings, archive: str | None = None, files: bool = False, json: bool = False
+) -> None:
+    """Tell what an archive is: its model, source, revision, handler, licence, files. Only its end is read."""
+    if not archive:
+        raise UsageError("Which archive?", "Give --archive FILE, or --archive s3://bucket/models/bert-….tar.gz.")
+    manifest = inspection.manifest(archive, settings)
+    if json:
+        print_json(manifest)
+        return
+    print(inspection.text(manifest, files))
 
 
 # ---- publishing ---------------------------------------------------------------------------------------------------

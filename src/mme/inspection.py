@@ -1,0 +1,73 @@
+"""What an archive says of itself, read from its end: a file on disk, or an object that stays where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mme import archive, aws, console
+from mme.errors import ArchiveError
+from mme.settings import Settings
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+
+def manifest(where: str, settings: Settings) -> Mapping[str, Any]:
+    """The manifest of the archive at ``where``: a file, an s3:// URI, or a target model below the settings' prefix.
+
+    Raises ArchiveError or ReleaseError.
+    """
+    if where.startswith("s3://"):
+        bucket, _, key = where.removeprefix("s3://").partition("/")
+        return from_object(aws.s3_client(settings.region), bucket, key)
+    if Path(where).exists() or not archive.FILE_NAME.fullmatch(where) or not settings.knows_bucket:
+        return archive.read_manifest(Path(where))
+    return from_object(aws.s3_client(settings.region), settings.bucket, settings.prefix + where)
+
+
+def from_object(s3: S3Client, bucket: str, key: str) -> Mapping[str, Any]:
+    """The manifest of the archive in the bucket; one request for its last 256 KiB."""
+    uri = f"s3://{bucket}/{key}"
+    with aws.explained(f"read {uri}", bucket=bucket):
+        tail = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes=-{archive.TAIL}")["Body"].read()
+    found = archive.manifest_from_tail(tail)
+    if found is None:
+        raise ArchiveError(
+            f"{uri} has no {archive.MANIFEST} at its end: mme did not make it, or it has very many files.",
+            "Download it to look inside.",
+        )
+    return found
+
+
+def text(manifest: Mapping[str, Any], with_files: bool) -> str:
+    """The manifest for people."""
+    files: Sequence[Mapping[str, Any]] = manifest.get("files", [])
+    handler = manifest.get("handler") or {}
+    libraries = manifest.get("libraries") or {}
+    parameters = manifest.get("parameters")
+    lines = [
+        ("target", archive.target(str(manifest.get("name")), str(manifest.get("digest")))),
+        ("digest", manifest.get("digest")),
+        ("source", manifest.get("source")),
+        ("revision", manifest.get("revision")),
+        ("adapter", manifest.get("adapter")),
+        ("architecture", manifest.get("architecture")),
+        ("task", manifest.get("task")),
+        ("parameters", f"{parameters:,}" if isinstance(parameters, int) else None),
+        ("dtype", manifest.get("dtype")),
+        ("accuracy", manifest.get("accuracy")),
+        ("handler", f"{handler['name']} ({str(handler.get('digest'))[:12]})" if handler.get("name") else "none"),
+        ("requires", ", ".join(manifest.get("requirements") or ()) or None),
+        ("licence", manifest.get("licence")),
+        ("made with", ", ".join(f"{name} {version}" for name, version in sorted(libraries.items())) or None),
+        ("created by", manifest.get("created_by")),
+        ("notes", manifest.get("notes")),
+        ("files", f"{len(files)}, {console.size(sum(int(file.get('size', 0)) for file in files))}"),
+    ]
+    shown = [f"{name:<13}{value}" for name, value in lines if value]
+    if with_files:
+        rows = [(str(file["path"]), console.size(int(file["size"])), str(file["sha256"])[:12]) for file in files]
+        shown += ["", console.table(("path", "size", "sha256"), rows)]
+    return "\n".join(shown)

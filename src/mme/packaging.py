@@ -1,0 +1,297 @@
+"""A model's whole way into ``dist``: recognised as unchanged, or retrieved, packed, verified and noted.
+
+What is known of a model's last archive is in OUT/NAME.json (see ``archive.note``). Its ``key`` covers
+everything that the archive depends on, so that an unchanged model costs neither weights read nor libraries
+imported.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import filecmp
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mme import __version__, archive, handler, retrieve
+from mme.archive import Archive, File
+from mme.catalog import ModelSpec, Source
+from mme.errors import ArchiveError
+from mme.folder import Found
+from mme.verify import Verified, Verifier
+
+# Raise this when the same input would now give another archive.
+RECIPE = 1
+LIBRARIES = ("safetensors", "tokenizers", "torch", "transformers", "peft")
+
+# A file that changed less than this long before it was looked at may change again without its times showing
+# it (some file systems count in seconds), so its content is compared instead.
+RACY_NS = 2_000_000_000
+
+Stage = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
+"""Called with what is being done and the bytes it takes (0 when unknown); gives what counts them."""
+
+
+@contextlib.contextmanager
+def silent(title: str, total: int) -> Iterator[Callable[[int], object]]:
+    yield lambda _: None
+
+
+@dataclass(frozen=True)
+class Packaged:
+    """What became of a model: ``fresh`` is False when the archive of an earlier run still holds."""
+
+    archive: Archive
+    fresh: bool
+    verified: Verified | None
+    seconds: float
+
+
+def package(
+    spec: ModelSpec,
+    out: Path,
+    *,
+    compression: str | None = None,
+    verifier: Verifier | None = None,
+    force: bool = False,
+    stage: Stage = silent,
+) -> Packaged:
+    """Build the archive of ``spec`` in ``out``, unless the one that is there is still right.
+
+    ``compression`` is used where the catalogue names none. With a ``verifier``, the archive is noted as built
+    only when the handler answered on it. ``force`` builds in any case. Raises MmeError.
+    """
+    start = time.monotonic()
+    how = spec.compression or compression or "auto"
+    code = handler.check(spec.handler) if spec.handler else ()
+    sources = Sources(spec, archive.recorded(out, spec.name) or {})
+    key = _key(spec, how, code, sources)
+    if not force:
+        kept = _kept(out, spec, key)
+        if kept is not None and (verifier is None or kept.verified):
+            _note(out, kept.archive, key, sources, kept.verified)
+            return Packaged(kept.archive, False, None, time.monotonic() - start)
+        if kept is not None and verifier is not None:
+            with stage("verifying", 0):
+                verified = verifier.verify(kept.archive)
+            _note(out, kept.archive, key, sources, True)
+            return Packaged(kept.archive, False, verified, time.monotonic() - start)
+    if verifier is not None:
+        verifier.start()
+    with workspace(out) as work:
+        with stage("retrieving", 0):
+            taken = retrieve.snapshot(spec, work / "snapshot", sources.located)
+        sources.still()
+        total = sum(item.size for item in archive.collect(spec, taken.path))
+        with stage("packing", total) as count:
+            made = archive.build(spec, taken.path, out, compression=how, facts=taken.facts, progress=count)
+    seen: Verified | None = None
+    if verifier is not None:
+        with stage("verifying", 0):
+            seen = verifier.verify(made)
+    _note(out, made, key, sources, seen is not None)
+    return Packaged(made, True, seen, time.monotonic() - start)
+
+
+def pending(spec: ModelSpec, out: Path, *, compression: str | None = None) -> Archive | None:
+    """The archive that ``package`` would keep, or None when it would build. Changes nothing. Raises MmeError."""
+    code = handler.check(spec.handler) if spec.handler else ()
+    sources = Sources(spec, archive.recorded(out, spec.name) or {})
+    kept = _kept(out, spec, _key(spec, spec.compression or compression or "auto", code, sources))
+    return kept.archive if kept else None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A rebuilt archive beside the one in ``out``: the content is the same; ``same_bytes`` when the file is, too."""
+
+    archive: Archive
+    same_bytes: bool
+
+
+def check(spec: ModelSpec, out: Path, *, compression: str | None = None, stage: Stage = silent) -> Checked:
+    """Build ``spec`` again, apart, and compare with the archive in ``out``. Raises ArchiveError when they differ."""
+    before = archive.built(out, spec.name)
+    if before is None or before.path is None:
+        raise ArchiveError(f"There is no archive of {spec.name} in {out} to compare with.", "Package it first.")
+    with stage("reading", 0):
+        archive.check(before.path)
+    with workspace(out) as work:
+        after = package(spec, work / "again", compression=compression, stage=stage).archive
+        if after.digest != before.digest:
+            old, new = ({file.path: file for file in made.files} for made in (before, after))
+            differ = sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path))
+            raise ArchiveError(
+                f"{before.target} is not what its source gives now: that is {after.target}. "
+                f"Different: {', '.join(differ[:5])}{' and others' if len(differ) > 5 else ''}.",
+                "Run invoke package to build the new version.",
+            )
+        same = after.path is not None and filecmp.cmp(before.path, after.path, shallow=False)
+        return Checked(before, same)
+
+
+# --- has anything changed? -----------------------------------------------------------------------------------
+
+
+class Sources:
+    """The identity of a model's source, and of its adapter, found with as little reading as is safe."""
+
+    def __init__(self, spec: ModelSpec, record: Mapping[str, Any]) -> None:
+        before = record.get("sources")
+        self._before: Mapping[str, Any] = before if isinstance(before, dict) else {}
+        self._watched: dict[Source, tuple[retrieve.Located, list[list[Any]]]] = {}
+        self.found: dict[str, Any] = {}
+        self.located: retrieve.Located | None = None
+        self.identity = self._identify("source", spec, spec.source, spec.revision)
+        self.adapter = self._identify("adapter", spec, spec.adapter, spec.adapter_revision) if spec.adapter else None
+
+    def still(self) -> None:
+        """Raise ArchiveError if a source has changed since it was looked at."""
+        for source, (located, stamp) in self._watched.items():
+            try:
+                now = _stamp(located.files)
+            except OSError:
+                now = []
+            if now != stamp:
+                raise ArchiveError(f"{source} changes while it is read.", "Run the command again when it is still.")
+
+    def _identify(self, what: str, spec: ModelSpec, source: Source, revision: str | None) -> str:
+        if source.kind == "hub":
+            return f"{source}@{revision}"  # a full commit is its content
+        located = retrieve.locate(source, None)
+        if what == "source":
+            self.located = located
+        stamp = _stamp(located.files)
+        before = self._before.get(what, {})
+        if stamp == before.get("stamp") and before.get("settled") is True:
+            digest = str(before["digest"])
+        else:
+            digest = archive.content_digest([File(f.path, f.size, _sha256(f.origin)) for f in located.files])
+        self._watched[source] = (located, stamp)
+        newest = max((max(entry[2], entry[3]) for entry in stamp), default=0)
+        self.found[what] = {"stamp": stamp, "digest": digest, "settled": newest < time.time_ns() - RACY_NS}
+        return digest
+
+
+def _stamp(files: Sequence[Found]) -> list[list[Any]]:
+    """What the file system says of each file. ctime is set by the system alone, so no edit can hide from it."""
+    stamp = []
+    for found in files:
+        status = found.origin.stat()
+        stamp.append([found.path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino])
+    return stamp
+
+
+def _key(spec: ModelSpec, compression: str, code: Sequence[Found], sources: Sources) -> str:
+    """One digest of everything that an archive depends on."""
+    fields = asdict(spec)
+    for name in ("source", "revision", "adapter", "adapter_revision", "handler"):
+        del fields[name]
+    everything = {
+        "recipe": RECIPE,
+        "mme": __version__,
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "spec": fields,
+        "source": [str(spec.source), sources.identity],
+        "adapter": [str(spec.adapter), sources.adapter],
+        "handler": [[found.path, _sha256(found.origin)] for found in code] if spec.handler else None,
+        "handler_name": spec.handler.name if spec.handler else None,
+        "compression": compression,
+    }
+    return hashlib.sha256(json.dumps(everything, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Kept:
+    archive: Archive
+    verified: bool
+
+
+def _kept(out: Path, spec: ModelSpec, key: str) -> _Kept | None:
+    """The archive of an earlier run, when nothing that it depends on has changed, and it neither."""
+    record = archive.recorded(out, spec.name)
+    if record is None or record.get("key") != key:
+        return None
+    try:
+        made = archive.built(out, spec.name)
+        if made is None or made.path is None or record.get("file") != _file_stamp(made.path):
+            return None
+    except (ArchiveError, OSError):
+        return None  # it was damaged: build it again
+    return _Kept(made, record.get("verified") is True)
+
+
+def _note(out: Path, made: Archive, key: str, sources: Sources, verified: bool) -> None:
+    try:
+        file = _file_stamp(made.path) if made.path else None
+        archive.note(out, made, key=key, sources=sources.found, verified=verified, file=file)
+    except OSError as error:
+        raise ArchiveError(
+            f"{archive.record_path(out, made.name)} cannot be written: {error.strerror}.", "Check the disk's space."
+        ) from None
+
+
+def _file_stamp(path: Path) -> list[int]:
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+# --- a place to work -----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def workspace(out: Path) -> Iterator[Path]:
+    """A folder in ``out`` that is gone afterwards. What a killed run left behind goes first."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for stale in out.glob(".work-*"):
+            _remove_if_abandoned(stale)
+        folder = Path(tempfile.mkdtemp(prefix=".work-", dir=out))
+    except OSError as error:
+        raise ArchiveError(f"{out} cannot be written to: {error.strerror}.", "Name another with --out.") from None
+    lock = os.open(folder / "lock", os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    try:
+        lock = os.open(folder / "lock", os.O_WRONLY)
+    except OSError:
+        return  # another run is just making it
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(lock)
