@@ -95,7 +95,9 @@ def test_what_lies_beside_the_models_is_in_the_same_folder() -> None:
     assert Store("bucket", "a/models/").uri("bert-0.tar.gz") == "s3://bucket/a/models/bert-0.tar.gz"
 
 
-@pytest.mark.parametrize("prefix", ["", "/", "models", "/models/", "a//models/", "models//", "channels/", "a/channels/"])
+@pytest.mark.parametrize(
+    "prefix", ["", "/", "models", "/models/", "a//models/", "models//", "channels/", "a/channels/"]
+)
 def test_a_prefix_that_cannot_work_is_refused(prefix: str) -> None:
     with pytest.raises(UsageError, match="prefix"):
         Store("bucket", prefix)
@@ -202,7 +204,9 @@ def test_s3_holding_something_else_is_noticed(s3: Any, tmp_path: Path) -> None:
 
     def flip(**_: Any) -> None:
         kept = {"mme-digest": DIGEST}
-        s3.put_object(Bucket=STORE.bucket, Key=f"models/{TARGET}", Body=b"smalL", Metadata=kept, ChecksumAlgorithm="CRC32")
+        s3.put_object(
+            Bucket=STORE.bucket, Key=f"models/{TARGET}", Body=b"smalL", Metadata=kept, ChecksumAlgorithm="CRC32"
+        )
 
     watched.before["head_object"] = flip
     with pytest.raises(ReleaseError, match="does not hold what was sent"):
@@ -507,7 +511,7 @@ def test_what_s3_kept_is_said(s3: Any) -> None:
         def delete_objects(self, **_: Any) -> Any:
             return {"Errors": [{"Key": "models/bert-000000000001.tar.gz", "Code": "AccessDenied", "Message": "Denied"}]}
 
-    with pytest.raises(ReleaseError, match="1 of 2 versions were not deleted.*Denied"):
+    with pytest.raises(ReleaseError, match=r"1 of 2 versions were not deleted.*Denied"):
         releases.delete_many(Keeps(), STORE, ["bert-000000000001.tar.gz", "bert-000000000002.tar.gz"])  # type: ignore[arg-type]
 
 
