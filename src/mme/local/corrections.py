@@ -8,6 +8,8 @@ the server process, before the first request.
 from __future__ import annotations
 
 import json
+import re
+import uuid
 from typing import Any
 
 from mme.local.endpoints import EndpointRefused, Endpoints
@@ -24,6 +26,9 @@ def apply(endpoints: Endpoints) -> None:
     sagemaker_tags()
     autoscaling_tags()
     bucket_policies()
+    lifecycle_rules()
+    composite_alarms()
+    delete_markers()
 
 
 def _refuse(message: str) -> Exception:
@@ -303,3 +308,88 @@ def bucket_policies() -> None:
         return PermissionResult.NEUTRAL
 
     FakeBucket.get_permission = get_permission
+
+
+def lifecycle_rules() -> None:
+    """GetBucketLifecycleConfiguration leaves out NewerNoncurrentVersions, object sizes and the transition's default
+    minimum; the provider waits three minutes for them and fails. Here it answers the document that was put."""
+    from moto.s3.models import FakeBucket
+    from moto.s3.responses import S3Response
+
+    put = S3Response._bucket_response_put
+    get = S3Response.get_bucket_lifecycle
+    header = "x-amz-transition-default-minimum-object-size"
+
+    def put_in_bucket(self: Any, request: Any, bucket_name: str, querystring: dict[str, Any]) -> Any:
+        answer = put(self, request, bucket_name, querystring)
+        if "lifecycle" not in querystring or answer != "":
+            return answer
+        bucket = self.backend.get_bucket(bucket_name)
+        size = request.headers.get(header, "all_storage_classes_128K")
+        bucket.mme_lifecycle = (_with_ids(bytes(self.body).decode()), size)
+        return 200, {header: size}, ""
+
+    def get_bucket_lifecycle(self: Any) -> Any:
+        status, headers, body = get(self)
+        kept = getattr(self.backend.get_bucket(self.bucket_name), "mme_lifecycle", None)
+        if status == 200 and kept is not None:
+            body, headers[header] = kept
+        return status, headers, body
+
+    def delete_lifecycle(self: Any) -> None:
+        self.rules = []
+        self.mme_lifecycle = None
+
+    S3Response._bucket_response_put = put_in_bucket
+    S3Response.get_bucket_lifecycle = get_bucket_lifecycle
+    FakeBucket.delete_lifecycle = delete_lifecycle
+
+
+def _with_ids(document: str) -> str:
+    """The lifecycle document with an ID in every rule that has none, as S3 gives it."""
+
+    def rule(match: re.Match[str]) -> str:
+        found = match[0]
+        return found if "<ID>" in found else found.replace("<Rule>", f"<Rule><ID>{uuid.uuid4()}</ID>", 1)
+
+    return re.sub(r"<Rule>.*?</Rule>", rule, document, flags=re.DOTALL)
+
+
+def composite_alarms() -> None:
+    """CloudWatch describes composite alarms but cannot make one: PutCompositeAlarm is missing."""
+    from moto.cloudwatch.responses import CloudWatchResponse
+    from moto.core.responses import EmptyResult
+
+    def put_composite_alarm(self: Any) -> Any:
+        enabled = self._get_param("ActionsEnabled")
+        self.cloudwatch_backend.put_metric_alarm(
+            name=self._get_param("AlarmName"),
+            namespace=None,
+            metric_name=None,
+            comparison_operator=None,
+            evaluation_periods=None,
+            period=None,
+            threshold=None,
+            statistic=None,
+            description=self._get_param("AlarmDescription"),
+            dimensions=[],
+            alarm_actions=self._get_param("AlarmActions", []),
+            ok_actions=self._get_param("OKActions", []),
+            insufficient_data_actions=self._get_param("InsufficientDataActions", []),
+            actions_enabled=True if enabled is None else enabled,
+            rule=self._get_param("AlarmRule"),
+            tags=self._get_param("Tags", []),
+        )
+        return EmptyResult()
+
+    CloudWatchResponse.put_composite_alarm = put_composite_alarm
+
+
+def delete_markers() -> None:
+    """Deleting the last version of an object, a delete marker, fails: moto asks the marker to dispose of its file."""
+    from moto.s3.models import FakeDeleteMarker
+
+    def dispose(self: Any, garbage: bool = False) -> None:
+        """A delete marker has no file."""
+
+    FakeDeleteMarker.dispose = dispose

@@ -138,16 +138,17 @@ class App:
         try:
             answer = self._moto(environ, start_response)
         except NotImplementedError as problem:
-            return _unknown(environ, start_response, 400, "UnknownOperationException", str(problem))
+            return _unknown(environ, start_response, "UnknownOperationException", str(problem))
         except Exception as problem:  # a fault of ours or of moto's: say it to the client, and keep serving
             traceback.print_exc()
             words = f"{type(problem).__name__}: {problem}"
-            return _unknown(environ, start_response, 500, "InternalFailure", words)
+            # Not a 500: it would fail again in the same way, and clients retry a 500 for minutes.
+            return _unknown(environ, start_response, "LocalAwsFault", words)
         return answer
 
 
 def _unknown(
-    environ: Mapping[str, Any], start_response: Callable[..., Any], status: int, code: str, words: str
+    environ: Mapping[str, Any], start_response: Callable[..., Any], code: str, words: str
 ) -> Iterable[bytes]:
     """An error of the local AWS itself, in the shape that the caller's protocol reads."""
     message = f"The local AWS cannot do this: {words}"
@@ -161,7 +162,7 @@ def _unknown(
         kind = "application/xml"
     data = body.encode()
     headers = [("Content-Type", kind), ("Content-Length", str(len(data))), ("x-amzn-ErrorType", code)]
-    start_response(f"{status} {'Bad Request' if status == 400 else 'Internal Server Error'}", headers)
+    start_response("400 Bad Request", headers)
     return [data]
 
 
