@@ -1,1 +1,35 @@
 """Fixtures that more than one room of the house uses."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mme.local import LocalAws
+
+FAKE_CONTAINER = shlex.join([sys.executable, str(Path(__file__).parent / "local" / "fake_container.py")])
+"""The command of a container that keeps the contract, hosts anything and starts at once (see its docstring)."""
+
+
+@pytest.fixture(scope="session")
+def local_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+    """One local AWS for the whole run, whose endpoints run the fake container. Make your names unique."""
+    folder = tmp_path_factory.mktemp("local-aws")
+    with LocalAws(folder / "data", container=FAKE_CONTAINER) as aws:
+        yield aws
+
+
+@pytest.fixture
+def aws_env(local_aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> LocalAws:
+    """The environment of this process turned to the local AWS, for code that makes its own clients."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in local_aws.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    return local_aws

@@ -16,11 +16,12 @@ from moto.sagemaker.models import sagemaker_backends
 from werkzeug.serving import ThreadedWSGIServer
 
 from mme.local import corrections
+from mme.local.access import Access, Directory
 from mme.local.archives import Archives
 from mme.local.endpoints import Endpoints, _container
 from mme.local.hosting import Hosting
 from mme.local.invoke import EndpointFacts, Runtime
-from mme.local.server import App, Settings
+from mme.local.server import ACCESS_KEY, App, Settings
 
 
 @dataclass(frozen=True)
@@ -41,14 +42,15 @@ class Silent:
 
 def build(settings: Settings, folder: Path) -> Built:
     """The application, with nothing running yet."""
-    archives = Archives(settings.account, lambda role, bucket, key: None)
+    access = Access(Directory(settings.account, ACCESS_KEY), settings.account, enforced=settings.iam)
+    archives = Archives(settings.account, access.role_may_read)
     hosting = Hosting(folder / "endpoints", settings.container, archives)
     silent = Silent()
 
     def observer(region: str, endpoint: str) -> Silent:
         return silent
 
-    corrections.apply(Endpoints(hosting, observer))
+    corrections.apply(Endpoints(hosting, observer), access.role_for_sagemaker)
 
     def find(region: str, name: str) -> EndpointFacts | None:
         backend = sagemaker_backends[settings.account][region]
@@ -61,8 +63,8 @@ def build(settings: Settings, folder: Path) -> Built:
         modes = [_container(model).get("Mode") for model in models if model is not None]
         return EndpointFacts(name, endpoint.endpoint_status, all(mode == "MultiModel" for mode in modes))
 
-    runtime = Runtime(hosting, settings.account, find, lambda *_: None, observer)
-    return Built(App(settings, hosting, DomainDispatcherApplication(_moto_app), runtime, None), hosting)
+    runtime = Runtime(hosting, settings.account, find, access.invoke, observer)
+    return Built(App(settings, DomainDispatcherApplication(_moto_app), runtime, access), hosting)
 
 
 def _moto_app(service: Any) -> Any:
@@ -71,7 +73,7 @@ def _moto_app(service: Any) -> Any:
     return app
 
 
-class _Handler(MotoRequestHandler):
+class _Handler(MotoRequestHandler):  # type: ignore[misc]
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 

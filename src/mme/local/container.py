@@ -52,8 +52,8 @@ class Reply:
 def command_for(container: str, port: int, work_dir: Path) -> tuple[list[str], dict[str, str]]:
     """The command and the extra environment of a container.
 
-    ``container`` is ``ours`` (mme.container), ``stock`` (multi-model-server with the Hugging Face toolkit), or a command
-    line of the caller's own, which finds its port in SAGEMAKER_BIND_TO_PORT. Raises ContainerError.
+    ``container`` is ``ours`` (mme.container), ``stock`` (multi-model-server with the Hugging Face toolkit), or a
+    command line of the caller's own, which finds its port in SAGEMAKER_BIND_TO_PORT. Raises ContainerError.
     """
     if container == "ours":
         return [sys.executable, "-m", "mme.container", "serve"], {"MME_CONTAINER_HOST": "127.0.0.1"}

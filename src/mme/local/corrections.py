@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from mme.local.endpoints import EndpointRefused, Endpoints
@@ -18,9 +19,9 @@ MOTO_VERSION = "5.2.5"
 """The version that the corrections were written against."""
 
 
-def apply(endpoints: Endpoints) -> None:
-    """Puts every correction in place."""
-    models()
+def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None]) -> None:
+    """Puts every correction in place. ``role_problem`` answers why SageMaker may not use a role, or None."""
+    models(role_problem)
     endpoint_configurations()
     endpoint_lifecycle(endpoints)
     sagemaker_tags()
@@ -37,9 +38,9 @@ def _refuse(message: str) -> Exception:
     return ValidationError(message=message)  # type: ignore[no-any-return]
 
 
-def models() -> None:
-    """CreateModel overwrites a model of the same name, and forgets EnableNetworkIsolation and
-    InferenceExecutionConfig; DescribeModel answers an empty VpcConfig, which makes every plan replace the model."""
+def models(role_problem: Callable[[str], str | None]) -> None:
+    """CreateModel takes a role that does not exist, overwrites a model of the same name, and forgets
+    EnableNetworkIsolation and InferenceExecutionConfig; DescribeModel answers an empty VpcConfig, which makes every plan replace the model."""
     from moto.sagemaker.models import Model, SageMakerModelBackend
     from moto.sagemaker.responses import SageMakerResponse
 
@@ -50,10 +51,13 @@ def models() -> None:
     def create_model(self: Any, *args: Any, **named: Any) -> Any:
         name = named["model_name"]
         if name in self._models:
-            raise _refuse(f"Cannot create already existing model \"{self._models[name].arn}\".")
+            raise _refuse(f'Cannot create already existing model "{self._models[name].arn}".')
         return create_in_backend(self, *args, **named)
 
     def create_model_response(self: Any) -> Any:
+        problem = role_problem(self._get_param("ExecutionRoleArn") or "")
+        if problem is not None:
+            raise _refuse(problem)
         answer = create(self)
         model = self.sagemaker_backend._models[self._get_param("ModelName")]
         model.enable_network_isolation = bool(self._get_param("EnableNetworkIsolation"))
@@ -95,9 +99,7 @@ def endpoint_configurations() -> None:
     def create_endpoint_config(self: Any, *args: Any, **named: Any) -> Any:
         existing = self.endpoint_configs.get(named["endpoint_config_name"])
         if existing is not None:
-            raise _refuse(
-                f'Cannot create already existing endpoint configuration "{existing.endpoint_config_arn}".'
-            )
+            raise _refuse(f'Cannot create already existing endpoint configuration "{existing.endpoint_config_arn}".')
         return create_in_backend(self, *args, **named)
 
     def create_endpoint_config_response(self: Any) -> Any:
@@ -192,9 +194,7 @@ def endpoint_lifecycle(endpoints: Endpoints) -> None:
         backend = self.sagemaker_backend
         endpoint = find(backend, self._get_param("EndpointName"))
         try:
-            endpoints.set_capacities(
-                endpoint, self._get_param("DesiredWeightsAndCapacities"), backend.region_name
-            )
+            endpoints.set_capacities(endpoint, self._get_param("DesiredWeightsAndCapacities"), backend.region_name)
         except EndpointRefused as problem:
             raise _refuse(str(problem)) from problem
         return ActionResult({"EndpointArn": endpoint.arn})

@@ -65,9 +65,7 @@ class Endpoints:
             endpoint.failure_reason = None
             endpoint.last_modified_time = _now()
         kept = {v["VariantName"]: v for v in endpoint.production_variants} if retain else {}
-        self._in_background(
-            self._bring_up, backend, endpoint, config, False, kept, frozenset(not_retained), deployment
-        )
+        self._in_background(self._bring_up, backend, endpoint, config, False, kept, frozenset(not_retained), deployment)
 
     def set_capacities(self, endpoint: Any, wanted: Sequence[Mapping[str, Any]], region: str) -> None:
         """UpdateEndpointWeightsAndCapacities: only what is named changes. Raises EndpointRefused."""
@@ -169,9 +167,7 @@ def variant_summaries(backend: Any, variants: Sequence[Mapping[str, Any]]) -> li
         model = backend._models.get(variant.get("ModelName"))
         image = _container(model).get("Image") if model is not None else None
         if image:
-            summary["DeployedImages"] = [
-                {"SpecifiedImage": image, "ResolvedImage": image, "ResolutionTime": _now()}
-            ]
+            summary["DeployedImages"] = [{"SpecifiedImage": image, "ResolvedImage": image, "ResolutionTime": _now()}]
         count = variant.get("InitialInstanceCount")
         if count is not None:
             summary["CurrentInstanceCount"] = summary["DesiredInstanceCount"] = count

@@ -81,7 +81,7 @@ def main(argv: list[str]) -> int:
         signal.signal(number, lambda *_: None)
 
     try:
-        child = subprocess.Popen(argv[1:], stdin=subprocess.DEVNULL, preexec_fn=in_child)  # noqa: PLW1509
+        child = subprocess.Popen(argv[1:], stdin=subprocess.DEVNULL, preexec_fn=in_child)
     except OSError as problem:
         print(f"{argv[1]} cannot be started: {problem.strerror}", file=sys.stderr)
         return 127

@@ -15,10 +15,10 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
 from mme.local.container import Container, ContainerError, ContainerRefused, ContainerTimeout, Reply
 
@@ -94,7 +94,7 @@ class Observer(Protocol):
 class _Model:
     target: str
     name: str
-    state: Literal["loading", "loaded", "unloading"] = "loading"
+    state: str = "loading"  # then "loaded", then "unloading"
     changed: threading.Event = field(default_factory=threading.Event)
     error: InvokeFailed | None = None
     users: int = 0
@@ -249,9 +249,7 @@ class VariantHost:
                     headers=headers,
                     timeout=INVOKE_SECONDS,
                 )
-                self._observer.metric(
-                    self.spec.name, "ModelLatency", (time.monotonic() - began) * 1e6, "Microseconds"
-                )
+                self._observer.metric(self.spec.name, "ModelLatency", (time.monotonic() - began) * 1e6, "Microseconds")
             except ContainerTimeout as problem:
                 raise ModelFailed(
                     0, "Your invocation timed out while waiting for a response from container primary."
@@ -296,11 +294,11 @@ class VariantHost:
                 model = self._models.get(target)
                 if model is None:
                     metrics["hit"] = False
-                    name = hashlib.sha256(f"s3://{self.spec.bucket}/{self.spec.prefix}{target}".encode()).hexdigest()[:32]
+                    name = hashlib.sha256(f"s3://{self.spec.bucket}/{self.spec.prefix}{target}".encode()).hexdigest()[
+                        :32
+                    ]
                     model = self._models[target] = _Model(target, name)
-                    threading.Thread(
-                        target=self._load, args=(model,), name=f"load-{target[:40]}", daemon=True
-                    ).start()
+                    threading.Thread(target=self._load, args=(model,), name=f"load-{target[:40]}", daemon=True).start()
                 model.users += 1
                 model.used_at = time.monotonic()
                 if model.state == "loaded":
@@ -383,8 +381,8 @@ class VariantHost:
             raise ModelFailed(reply.status, reply.body.decode("utf-8", "replace"))
 
     def _download(self, model: _Model, home: Path) -> None:
-        from mme.untar import extract
         from mme.errors import ArchiveError
+        from mme.untar import extract
 
         key = f"{self.spec.prefix}{model.target}"
         shutil.rmtree(home, ignore_errors=True)
@@ -396,8 +394,9 @@ class VariantHost:
         except ArchiveUnavailable as problem:
             raise BadTarget(
                 "MODEL_DATA_DOWNLOAD_FAILED",
-                f"Failed to download model data(bucket: {self.spec.bucket}, key: {key}). Please ensure that there is an "
-                "object located at the URL and that the role passed to CreateModel has permissions to download the model.",
+                f"Failed to download model data(bucket: {self.spec.bucket}, key: {key}). Please ensure that there is "
+                "an object located at the URL and that the role passed to CreateModel has permissions to download the "
+                "model.",
             ) from problem
         except ArchiveError as problem:
             raise BadTarget(
@@ -423,9 +422,7 @@ class VariantHost:
 
     def _evict_one(self, *, besides: str) -> bool:
         with self._lock:
-            idle = [
-                m for m in self._models.values() if m.state == "loaded" and m.users == 0 and m.target != besides
-            ]
+            idle = [m for m in self._models.values() if m.state == "loaded" and m.users == 0 and m.target != besides]
             if not idle:
                 return False
             victim = min(idle, key=lambda m: m.used_at)
@@ -441,9 +438,7 @@ class VariantHost:
                 del self._models[victim.target]
             self._lock.notify_all()
         victim.changed.set()
-        self._observer.metric(
-            self.spec.name, "ModelUnloadingTime", (time.monotonic() - began) * 1e6, "Microseconds"
-        )
+        self._observer.metric(self.spec.name, "ModelUnloadingTime", (time.monotonic() - began) * 1e6, "Microseconds")
         log(f"{self.label}: {victim.target} unloaded to make room")
         self._report_loaded()
         return True
@@ -469,9 +464,7 @@ class Hosting:
         self._serial = 0
         self._dice = random.Random()  # noqa: S311 (spreads load)
 
-    def deploy(
-        self, region: str, name: str, specs: Sequence[VariantSpec], observer: Observer, *, new: bool
-    ) -> None:
+    def deploy(self, region: str, name: str, specs: Sequence[VariantSpec], observer: Observer, *, new: bool) -> None:
         """Starts containers for the variants and, once all are healthy, moves the endpoint's traffic to them.
 
         The containers that they replace are ended. Raises ContainerError when a container does not come up: then the
@@ -554,4 +547,3 @@ class Hosting:
             thread.start()
         for thread in threads:
             thread.join()
-

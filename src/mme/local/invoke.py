@@ -70,9 +70,7 @@ class Runtime:
         self._authorize = authorize
         self._observer = observer
 
-    def __call__(
-        self, environ: Mapping[str, Any], start_response: Callable[..., Any], region: str
-    ) -> Iterable[bytes]:
+    def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., Any], region: str) -> Iterable[bytes]:
         answer = self.answer(environ, region)
         headers = [
             *answer.headers,
@@ -117,21 +115,18 @@ class Runtime:
                 {"Message": f"Endpoint {name} is not in service; its status is {endpoint.status}."},
             )
         if target is None:
-            return _invalid(
-                "TARGET_MODEL_HEADER_MISSING", f"Request {uuid.uuid4()} is missing a target model header."
-            )
+            return _invalid("TARGET_MODEL_HEADER_MISSING", f"Request {uuid.uuid4()} is missing a target model header.")
         if len(target) > 1024 or not _TARGET.match(target):
             shown = target if len(target) <= 80 else f"{target[:80]}…"
             return _invalid(
                 None,
-                f"1 validation error detected: Value '{shown}' at 'targetModel' failed to satisfy constraint: Member "
-                r"must have length less than or equal to 1024 and satisfy regular expression pattern: \A\S[\p{Print}]*\z",
+                f"1 validation error detected: Value '{shown}' at 'targetModel' failed to satisfy constraint: "
+                r"Member must have length less than or equal to 1024 and satisfy regular expression pattern: "
+                r"\A\S[\p{Print}]*\z",
             )
         return self._invoke(environ, region, name, target, body)
 
-    def _invoke(
-        self, environ: Mapping[str, Any], region: str, name: str, target: str, body: bytes
-    ) -> Answer:
+    def _invoke(self, environ: Mapping[str, Any], region: str, name: str, target: str, body: bytes) -> Answer:
         began = time.monotonic()
         wanted = environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_VARIANT")
         host = self._hosting.choose(region, name, wanted)
@@ -228,6 +223,12 @@ def _read(environ: Mapping[str, Any]) -> bytes | None:
             return None
         chunks.append(chunk)
     return b"".join(chunks)
+
+
+def drop(environ: Mapping[str, Any]) -> None:
+    """Reads what is left of a refused request, so that its sender gets to see the answer."""
+    length = environ.get("CONTENT_LENGTH")
+    _drop(environ["wsgi.input"], int(length) if length else 0)
 
 
 def _drop(stream: Any, left: int) -> None:

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
 from mme.errors import UsageError
-from mme.local.hosting import Hosting, log
+from mme.local.hosting import log
 
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
 SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"  # noqa: S105 (AWS's own example, known to everybody)
@@ -118,9 +118,8 @@ def _bind(port: int) -> socket.socket:
 class App:
     """The WSGI application: guards the door, then moto or the runtime."""
 
-    def __init__(self, settings: Settings, hosting: Hosting, moto: Any, runtime: Any, access: Any) -> None:
+    def __init__(self, settings: Settings, moto: Any, runtime: Any, access: Any) -> None:
         self._settings = settings
-        self._hosting = hosting
         self._moto = moto
         self._runtime = runtime
         self._access = access
@@ -132,10 +131,17 @@ class App:
         if refusal is not None:
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
             return [refusal.encode()]
+        region = region_of(environ, self._settings.region)
+        answer: Iterable[bytes]
         if invoke.matches(environ):
-            answer: Iterable[bytes] = self._runtime(environ, start_response, region_of(environ, self._settings.region))
+            answer = self._runtime(environ, start_response, region)
             return answer
         try:
+            refused = self._access.gate(environ, region)
+            if refused is not None:
+                invoke.drop(environ)
+                answer = refused(start_response)
+                return answer
             answer = self._moto(environ, start_response)
         except NotImplementedError as problem:
             return _unknown(environ, start_response, "UnknownOperationException", str(problem))
@@ -147,9 +153,7 @@ class App:
         return answer
 
 
-def _unknown(
-    environ: Mapping[str, Any], start_response: Callable[..., Any], code: str, words: str
-) -> Iterable[bytes]:
+def _unknown(environ: Mapping[str, Any], start_response: Callable[..., Any], code: str, words: str) -> Iterable[bytes]:
     """An error of the local AWS itself, in the shape that the caller's protocol reads."""
     message = f"The local AWS cannot do this: {words}"
     log(f"{environ.get('REQUEST_METHOD')} {environ.get('PATH_INFO')} {environ.get('HTTP_X_AMZ_TARGET', '')}: {words}")

@@ -134,6 +134,7 @@ resource "aws_s3_bucket_logging" "this" {
   bucket        = aws_s3_bucket.this.id
   target_bucket = aws_s3_bucket.logs.id
   target_prefix = "access/"
+  depends_on    = [aws_s3_bucket_policy.logs]
 }
 
 data "aws_iam_policy_document" "logs" {

@@ -1,0 +1,147 @@
+"""What an S3 request asks for, in IAM's words: actions, resources, condition keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote
+from xml.sax.saxutils import unescape
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One action on one resource, with the condition keys that S3 adds."""
+
+    action: str
+    resource: str
+    context: Mapping[str, tuple[str, ...]]
+
+
+# Sub-resources of a bucket, by the word in the query: what follows Get and Put in the action's name.
+_BUCKET = {
+    "accelerate": "AccelerateConfiguration",
+    "acl": "BucketAcl",
+    "analytics": "AnalyticsConfiguration",
+    "cors": "BucketCORS",
+    "encryption": "EncryptionConfiguration",
+    "intelligent-tiering": "IntelligentTieringConfiguration",
+    "inventory": "InventoryConfiguration",
+    "lifecycle": "LifecycleConfiguration",
+    "location": "BucketLocation",
+    "logging": "BucketLogging",
+    "metrics": "MetricsConfiguration",
+    "notification": "BucketNotification",
+    "object-lock": "BucketObjectLockConfiguration",
+    "ownershipControls": "BucketOwnershipControls",
+    "policy": "BucketPolicy",
+    "policyStatus": "BucketPolicyStatus",
+    "publicAccessBlock": "BucketPublicAccessBlock",
+    "replication": "ReplicationConfiguration",
+    "requestPayment": "BucketRequestPayment",
+    "tagging": "BucketTagging",
+    "versioning": "BucketVersioning",
+    "website": "BucketWebsite",
+}
+_OBJECT = {"acl": "Acl", "tagging": "Tagging", "retention": "Retention", "legal-hold": "LegalHold"}
+_HEADERS = {
+    "HTTP_X_AMZ_ACL": "s3:x-amz-acl",
+    "HTTP_X_AMZ_CONTENT_SHA256": "s3:x-amz-content-sha256",
+    "HTTP_X_AMZ_COPY_SOURCE": "s3:x-amz-copy-source",
+    "HTTP_X_AMZ_METADATA_DIRECTIVE": "s3:x-amz-metadata-directive",
+    "HTTP_X_AMZ_SERVER_SIDE_ENCRYPTION": "s3:x-amz-server-side-encryption",
+    "HTTP_X_AMZ_SERVER_SIDE_ENCRYPTION_AWS_KMS_KEY_ID": "s3:x-amz-server-side-encryption-aws-kms-key-id",
+    "HTTP_X_AMZ_STORAGE_CLASS": "s3:x-amz-storage-class",
+    "HTTP_IF_NONE_MATCH": "s3:if-none-match",
+    "HTTP_IF_MATCH": "s3:if-match",
+}
+
+
+def location(environ: Mapping[str, Any]) -> tuple[str, str]:
+    """The bucket and the key of a path-style request; empty where there is none."""
+    raw = str(environ.get("RAW_URI") or environ.get("REQUEST_URI") or environ.get("PATH_INFO", "")).partition("?")[0]
+    bucket, _, key = raw.removeprefix("/").partition("/")
+    return unquote(bucket), unquote(key)
+
+
+def asks(environ: Mapping[str, Any], body: bytes) -> list[Ask]:
+    """Every action that the request needs; all of them have to be allowed. ``body`` matters for DeleteObjects only."""
+    method = str(environ.get("REQUEST_METHOD", "GET"))
+    query = dict(parse_qsl(str(environ.get("QUERY_STRING", "")), keep_blank_values=True))
+    bucket, key = location(environ)
+    context = _context(environ, query)
+    if not bucket:
+        return [Ask("s3:ListAllMyBuckets", "arn:aws:s3:::*", context)]
+    arn = f"arn:aws:s3:::{bucket}"
+    if not key:
+        if method == "POST" and "delete" in query:
+            keys = [unescape(k) for k in re.findall(r"<Key>(.*?)</Key>", body.decode("utf-8", "replace"), re.DOTALL)]
+            action = "s3:DeleteObjectVersion" if b"<VersionId>" in body else "s3:DeleteObject"
+            return [Ask(action, f"{arn}/{k}", context) for k in keys]
+        return [Ask(_bucket_action(method, query), arn, context)]
+    resource = f"{arn}/{key}"
+    action, creates = _object_action(method, query, environ)
+    if creates is not None:
+        context = {**context, "s3:objectcreationoperation": (str(creates).lower(),)}
+    found = [Ask(action, resource, context)]
+    source = environ.get("HTTP_X_AMZ_COPY_SOURCE")
+    if source:
+        path, _, version = unquote(str(source)).removeprefix("/").partition("?versionId=")
+        read = "s3:GetObjectVersion" if version else "s3:GetObject"
+        found.append(Ask(read, f"arn:aws:s3:::{path}", context))
+    return found
+
+
+def _context(environ: Mapping[str, Any], query: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    context: dict[str, tuple[str, ...]] = {}
+    for name in ("prefix", "delimiter", "max-keys"):
+        if name in query:
+            context[f"s3:{name}"] = (query[name],)
+    if "versionId" in query:
+        context["s3:versionid"] = (query["versionId"],)
+    for header, name in _HEADERS.items():
+        if environ.get(header):
+            context[name] = (str(environ[header]),)
+    context["s3:signatureversion"] = ("AWS4-HMAC-SHA256",)
+    context["s3:authtype"] = ("REST-HEADER" if environ.get("HTTP_AUTHORIZATION") else "REST-QUERY-STRING",)
+    return context
+
+
+def _bucket_action(method: str, query: Mapping[str, str]) -> str:
+    for word, name in _BUCKET.items():
+        if word in query:
+            if word == "policy" and method == "DELETE":
+                return "s3:DeleteBucketPolicy"
+            if word == "website" and method == "DELETE":
+                return "s3:DeleteBucketWebsite"
+            return f"s3:{'Get' if method in ('GET', 'HEAD') else 'Put'}{name}"
+    if method == "PUT":
+        return "s3:CreateBucket"
+    if method == "DELETE":
+        return "s3:DeleteBucket"
+    if "versions" in query:
+        return "s3:ListBucketVersions"
+    if "uploads" in query:
+        return "s3:ListBucketMultipartUploads"
+    return "s3:ListBucket"
+
+
+def _object_action(method: str, query: Mapping[str, str], environ: Mapping[str, Any]) -> tuple[str, bool | None]:
+    """The action, and whether it makes an object (None: it is no write of content)."""
+    version = "Version" if "versionId" in query else ""
+    for word, name in _OBJECT.items():
+        if word in query:
+            verb = {"GET": "Get", "HEAD": "Get", "DELETE": "Delete"}.get(method, "Put")
+            return f"s3:{verb}Object{version}{name}" if word in ("acl", "tagging") else f"s3:{verb}Object{name}", None
+    if method in ("GET", "HEAD"):
+        if "uploadId" in query:
+            return "s3:ListMultipartUploadParts", None
+        return f"s3:GetObject{version}{'Attributes' if 'attributes' in query else ''}", None
+    if method == "DELETE":
+        return ("s3:AbortMultipartUpload" if "uploadId" in query else f"s3:DeleteObject{version}"), None
+    if method == "POST" and "restore" in query:
+        return "s3:RestoreObject", None
+    if method == "POST":
+        return "s3:PutObject", "uploadId" in query
+    return "s3:PutObject", "partNumber" not in query
