@@ -4,7 +4,7 @@ locals {
   # Roles are global, so the name holds the region; its hash holds whatever replaces the role.
   role_name = coalesce(
     var.role.name,
-    "${substr(var.name, 0, 64 - 20 - length(coalesce(local.region, "")))}-${coalesce(local.region, "none")}-${substr(sha256("${var.name}${var.role.path}"), 0, 8)}-sagemaker"
+    "${substr(var.name, 0, 64 - 20 - length(local.region))}-${local.region}-${substr(sha256("${var.name}${var.role.path}"), 0, 8)}-sagemaker",
   )
   role_arn = local.create_role ? aws_iam_role.this[0].arn : var.role.arn
   # Tells one role from another and, unlike a new role's ARN, is known at plan time.
@@ -18,11 +18,12 @@ locals {
     for image in local.ecr_images : "arn:${local.partition}:ecr:${image.region}:${image.account}:repository/${image.repository}"
   ])
 
+  ec2_arn        = "arn:${local.partition}:ec2:${local.region}:${local.account_id}"
   log_group_name = "/aws/sagemaker/Endpoints/${local.endpoint_name}"
 
   policy_path = var.role.create ? var.role.path : "/"
   # Policies are global as well.
-  policy_prefix = "${local.endpoint_name}-${coalesce(local.region, "none")}"
+  policy_prefix = "${local.endpoint_name}-${local.region}"
 }
 
 data "aws_iam_policy_document" "assume_role" {
@@ -77,7 +78,7 @@ data "aws_iam_policy_document" "execution" {
       condition {
         test     = "StringEquals"
         variable = "kms:ViaService"
-        values   = ["s3.${local.region}.${data.aws_partition.current[0].dns_suffix}"]
+        values   = ["s3.${local.region}.${local.dns_suffix}"]
       }
     }
   }
@@ -220,10 +221,6 @@ data "aws_iam_policy_document" "execution" {
       }
     }
   }
-}
-
-locals {
-  ec2_arn = "arn:${coalesce(local.partition, "aws")}:ec2:${coalesce(local.region, "none")}:${coalesce(local.account_id, "none")}"
 }
 
 resource "aws_iam_role" "this" {
@@ -390,7 +387,7 @@ data "aws_iam_policy_document" "publisher" {
       condition {
         test     = "StringEquals"
         variable = "kms:ViaService"
-        values   = ["s3.${local.region}.${data.aws_partition.current[0].dns_suffix}"]
+        values   = ["s3.${local.region}.${local.dns_suffix}"]
       }
     }
   }

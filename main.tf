@@ -17,20 +17,22 @@ data "aws_sagemaker_prebuilt_ecr_image" "this" {
   repository_name = "huggingface-pytorch-inference"
   image_tag       = each.value
   # The data source's own default knows only amazonaws.com.
-  dns_suffix = data.aws_partition.current[0].dns_suffix
+  dns_suffix = local.dns_suffix
 }
 
 locals {
-  account_id = one(data.aws_caller_identity.current[*].account_id)
-  partition  = one(data.aws_partition.current[*].partition)
+  # With create = false nothing is looked up, and names and ARNs built of these go nowhere.
+  account_id = var.create ? data.aws_caller_identity.current[0].account_id : "000000000000"
+  partition  = var.create ? data.aws_partition.current[0].partition : "aws"
+  dns_suffix = var.create ? data.aws_partition.current[0].dns_suffix : "amazonaws.com"
   # `id` reads the same in provider 5 and 6; `name` is deprecated in 6, and `region` is not there in 5.
-  region = one(data.aws_region.current[*].id)
+  region = var.create ? data.aws_region.current[0].id : "none"
 
   # Names of endpoints, models and configurations hold 63 characters. A longer name keeps its beginning and gets a hash
   # of the whole, so that two long names that begin alike do not meet.
   endpoint_name = length(var.name) <= 63 ? var.name : "${substr(var.name, 0, 54)}-${substr(sha256(var.name), 0, 8)}"
   # Built here, and not read from the endpoint, so that policies are known at plan time. AWS writes it in lower case.
-  endpoint_arn = var.create ? "arn:${local.partition}:sagemaker:${local.region}:${local.account_id}:endpoint/${lower(local.endpoint_name)}" : null
+  endpoint_arn = "arn:${local.partition}:sagemaker:${local.region}:${local.account_id}:endpoint/${lower(local.endpoint_name)}"
 
   variants = var.create ? var.variants : {}
 

@@ -177,7 +177,8 @@ resource "aws_sns_topic_subscription" "email" {
 resource "aws_cloudwatch_event_rule" "endpoint_state" {
   count = var.create && (var.notifications.create_topic || length(var.notifications.topic_arns) > 0) ? 1 : 0
 
-  name        = "${local.endpoint_name}-state"
+  # 64 characters at most
+  name        = "${length(var.name) <= 58 ? var.name : "${substr(var.name, 0, 49)}-${substr(sha256(var.name), 0, 8)}"}-state"
   description = "The SageMaker endpoint ${local.endpoint_name} failed, or rolls an update back"
   event_pattern = jsonencode({
     source      = ["aws.sagemaker"]

@@ -40,7 +40,7 @@ output "model_prefix" {
 
 output "model_prefix_uri" {
   description = "Where archives go: `s3://BUCKET/PREFIX/`."
-  value       = local.model_prefix_uri
+  value       = var.create ? local.model_prefix_uri : null
 }
 
 output "role_arn" {
@@ -100,5 +100,5 @@ output "dashboard_name" {
 
 output "region" {
   description = "Region of the endpoint."
-  value       = local.region
+  value       = var.create ? local.region : null
 }

@@ -5,22 +5,17 @@ locals {
   # Bucket names are shared by all accounts. Account and region make this one unique without a random suffix, so it is
   # known at plan time. 63 characters less the account, the longest region's name and two hyphens leave 35.
   bucket_stem = lower(length(var.name) <= 35 ? var.name : "${substr(var.name, 0, 26)}-${substr(sha256(var.name), 0, 8)}")
-  bucket_name = var.bucket.name != null ? var.bucket.name : (
-    var.create ? "${local.bucket_stem}-${local.account_id}-${local.region}" : null
-  )
+  bucket_name = coalesce(var.bucket.name, "${local.bucket_stem}-${local.account_id}-${local.region}")
   # `bucket` is known at plan time, `id` is not; both make whatever uses it wait for the bucket.
   bucket     = local.create_bucket ? aws_s3_bucket.this[0].bucket : local.bucket_name
-  bucket_arn = "arn:${coalesce(local.partition, "aws")}:s3:::${coalesce(local.bucket_name, "none")}"
+  bucket_arn = "arn:${local.partition}:s3:::${local.bucket_name}"
 
   # The folder that the model prefix lies in: "" or "production/". Channels and captured data lie in it as well.
   root_prefix      = replace(var.model_prefix, "/[^/]+/$/", "")
   channel_prefix   = "${local.root_prefix}channels/"
   archive_arns     = "${local.bucket_arn}/${var.model_prefix}*.tar.gz"
-  model_prefix_uri = var.create ? "s3://${local.bucket}/${var.model_prefix}" : null
-  capture_uri = var.create && var.data_capture != null ? coalesce(
-    var.data_capture.destination_uri,
-    "s3://${local.bucket}/${local.root_prefix}data-capture/",
-  ) : null
+  model_prefix_uri = "s3://${local.bucket}/${var.model_prefix}"
+  capture_uri      = coalesce(try(var.data_capture.destination_uri, null), "s3://${local.bucket}/${local.root_prefix}data-capture/")
 }
 
 resource "aws_s3_bucket" "this" {

@@ -85,7 +85,7 @@ variable "environment" {
   nullable    = false
 
   validation {
-    condition     = alltrue([for key in keys(var.environment) : can(regex("^[a-zA-Z_][a-zA-Z0-9_]{0,1023}$", key))])
+    condition     = alltrue([for key in keys(var.environment) : can(regex("^[a-zA-Z_][a-zA-Z0-9_]*$", key)) && length(key) <= 1024])
     error_message = "The name of an environment variable has letters, digits and underscores, does not begin with a digit, and is at most 1024 characters long."
   }
 }

@@ -1,14 +1,3 @@
-terraform {
-  required_version = ">= 1.9"
-
-  required_providers {
-    aws = {
-      source  = "hashicorp/aws"
-      version = ">= 5.100, < 7.0"
-    }
-  }
-}
-
 # Region and credentials come from the environment.
 provider "aws" {}
 

@@ -1,0 +1,76 @@
+# Region and credentials come from the environment.
+provider "aws" {}
+
+data "aws_caller_identity" "current" {}
+
+# Stand-ins for what a platform team already has. In your own root these two are `data` sources, or plain names.
+resource "aws_s3_bucket" "artifacts" {
+  bucket        = "${var.name}-artifacts-${data.aws_caller_identity.current.account_id}"
+  force_destroy = true # an example is there to be taken down again
+}
+
+resource "aws_iam_role" "inference" {
+  name               = "${var.name}-inference"
+  assume_role_policy = data.aws_iam_policy_document.assume.json
+}
+
+data "aws_iam_policy_document" "assume" {
+  statement {
+    actions = ["sts:AssumeRole"]
+
+    principals {
+      type        = "Service"
+      identifiers = ["sagemaker.amazonaws.com"]
+    }
+
+    condition {
+      test     = "StringEquals"
+      variable = "aws:SourceAccount"
+      values   = [data.aws_caller_identity.current.account_id]
+    }
+  }
+}
+
+# What an execution role needs at the least, beside logs, metrics and the image: the archives under the prefix.
+data "aws_iam_policy_document" "read" {
+  statement {
+    actions   = ["s3:GetObject"]
+    resources = ["${aws_s3_bucket.artifacts.arn}/inference/models/*"]
+  }
+
+  statement {
+    actions   = ["s3:ListBucket"]
+    resources = [aws_s3_bucket.artifacts.arn]
+
+    condition {
+      test     = "StringLike"
+      variable = "s3:prefix"
+      values   = ["inference/models/*"]
+    }
+  }
+}
+
+resource "aws_iam_role_policy" "read" {
+  name   = "read-models"
+  role   = aws_iam_role.inference.name
+  policy = data.aws_iam_policy_document.read.json
+}
+
+module "endpoint" {
+  source = "../.."
+
+  name         = var.name
+  model_prefix = "inference/models/"
+
+  bucket = {
+    create = false
+    name   = aws_s3_bucket.artifacts.bucket
+    # The bucket is new here and holds nothing yet, which SageMaker would refuse. One with archives needs no marker.
+    prefix_marker = true
+  }
+
+  role = {
+    create = false
+    arn    = aws_iam_role.inference.arn
+  }
+}
