@@ -337,6 +337,13 @@ data "aws_iam_policy_document" "publisher" {
     }
   }
 
+  # Finds an unfinished upload, to go on with it. S3 knows no condition on the prefix for this call.
+  statement {
+    sid       = "FindUnfinishedUploads"
+    actions   = ["s3:ListBucketMultipartUploads"]
+    resources = [local.bucket_arn]
+  }
+
   statement {
     sid       = "CleanUpOwnUploads"
     actions   = ["s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]

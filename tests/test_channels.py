@@ -252,9 +252,9 @@ def test_nothing_to_pick_from_is_an_error() -> None:
 
 
 @given(
-    weights=st.dictionaries(
-        st.sampled_from([A, B, C]), st.floats(0, 1e6, allow_subnormal=False), min_size=1
-    ).filter(lambda split: any(weight > 0 for weight in split.values())),
+    weights=st.dictionaries(st.sampled_from([A, B, C]), st.floats(0, 1e6, allow_subnormal=False), min_size=1).filter(
+        lambda split: any(weight > 0 for weight in split.values())
+    ),
     key=st.none() | st.text(max_size=20),
 )
 @settings(max_examples=200, deadline=None)

@@ -231,4 +231,6 @@ def test_archives_that_live_endpoints_name(sagemaker: Any) -> None:
     make_endpoint(sagemaker, "one", f"s3://models-bucket/models/{TARGET}")
     make_endpoint(sagemaker, "two", f"s3://models-bucket/models/{TARGET}")
     found = endpoint.archives_in_use(sagemaker)
-    assert {uri: sorted(names) for uri, names in found.items()} == {f"s3://models-bucket/models/{TARGET}": ["one", "two"]}
+    assert {uri: sorted(names) for uri, names in found.items()} == {
+        f"s3://models-bucket/models/{TARGET}": ["one", "two"]
+    }

@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from mme import releases
+from mme import channels, releases
 from mme.errors import ReleaseError, UsageError
 from mme.multipart import MAX_PARTS, MIB, PART, Upload, part_size
 from mme.releases import Store, Stream, Version
@@ -122,6 +122,51 @@ def test_a_bucket_in_another_region(s3: Any) -> None:
         releases.check_bucket(s3, Store("far-away"))
     assert "--region eu-west-1" in str(error.value)
     releases.check_bucket(elsewhere, Store("far-away"))
+
+
+class PrefixOnly(Watched):
+    """S3 as somebody sees it who may list below a prefix only: what is missing is forbidden, and so is the bucket."""
+
+    def __getattr__(self, name: str) -> Any:
+        real = super().__getattr__(name)
+        if name not in ("head_bucket", "head_object", "get_object"):
+            return real
+
+        def call(**given: Any) -> Any:
+            try:
+                answer = real(**given)
+            except ClientError:
+                raise refusal("403", 403, name) from None
+            if name == "head_bucket":
+                raise refusal("403", 403, "HeadBucket")
+            return answer
+
+        return call
+
+
+def test_a_publisher_who_may_list_below_the_prefix_only(s3: Any, tmp_path: Path) -> None:
+    limited = PrefixOnly(s3)
+    releases.check_bucket(limited, STORE)
+    assert publish(limited, b"small", tmp_path).status == "uploaded"
+    assert publish(limited, b"small", tmp_path).status == "present"
+    channel = channels.read(limited, STORE, "bert")
+    assert channel.etag is None
+    channels.change(limited, STORE, channel, {TARGET: 1}, action="promote", author="ada")
+    assert channels.read(limited, STORE, "bert").revision == 1
+    with pytest.raises(ReleaseError, match="is not released"):
+        channels.change(limited, STORE, channel, {"bert-000000000000.tar.gz": 1}, action="promote", author="ada")
+
+
+def test_a_forbidden_object_that_is_there_is_not_called_missing(s3: Any, tmp_path: Path) -> None:
+    publish(s3, b"small", tmp_path)
+    watched = Watched(s3)
+
+    def denied(**_: Any) -> None:
+        raise refusal("403", 403, "HeadObject")
+
+    watched.before["head_object"] = denied
+    with pytest.raises(ReleaseError, match="no permission for HeadObject"):
+        publish(watched, b"small", tmp_path)
 
 
 # ---- publishing ---------------------------------------------------------------------------------------------------

@@ -78,6 +78,23 @@ def status_of(error: boto.ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
 
+def is_missing(s3: S3Client, bucket: str, key: str, error: boto.ClientError) -> bool:
+    """Whether this error of a HEAD or GET means that there is no such object.
+
+    S3 says 404 only to those who may list the whole bucket. To those who may list below a prefix it says 403, whether
+    the object is there or not: then a listing decides.
+    """
+    if status_of(error) == 404:
+        return code_of(error) in ("404", "NoSuchKey", "Not Found")
+    if status_of(error) != 403 or code_of(error) in _EXPIRED | _BAD_KEYS:
+        return False
+    try:
+        found = s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+    except boto.ClientError:
+        return False
+    return not any(item["Key"] == key for item in found)
+
+
 _EXPIRED = {
     "ExpiredToken",
     "ExpiredTokenException",

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from mme.aws import explain, explained, status_of
+from mme.aws import explain, explained, is_missing, status_of
 from mme.errors import ConflictError, ReleaseError, UsageError
 from mme.releases import Store, Version, list_versions, parse_target
 
@@ -96,7 +96,7 @@ def read(s3: S3Client, store: Store, name: str) -> Channel:
         answer = s3.get_object(Bucket=store.bucket, Key=_key(store, name))
         body = answer["Body"].read()
     except ClientError as error:
-        if status_of(error) == 404 and error.response["Error"]["Code"] == "NoSuchKey":
+        if is_missing(s3, store.bucket, _key(store, name), error):
             return Channel(name, (), None)
         raise explain(error, f"read channel {name} of {store.uri()}", bucket=store.bucket) from error
     return _parse(store, name, body, answer["ETag"])
@@ -244,7 +244,7 @@ def _check_released(s3: S3Client, store: Store, split: Split) -> None:
         try:
             s3.head_object(Bucket=store.bucket, Key=store.key(target))
         except ClientError as error:
-            if status_of(error) == 404:
+            if is_missing(s3, store.bucket, store.key(target), error):
                 raise ReleaseError(
                     f"{store.uri(target)} is not released, or was deleted.",
                     "Release it (invoke package upload; the same content comes back under the same name), or name "

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, unquote
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from mme import archive
-from mme.aws import CONNECTIONS, code_of, explain, explained, status_of
+from mme.aws import CONNECTIONS, code_of, explain, explained, is_missing, status_of
 from mme.errors import ReleaseError, UsageError
 from mme.multipart import MIB, Gone, Place, Progress, Upload
 
@@ -140,10 +140,15 @@ def parse_target(target: str) -> tuple[str, str] | None:
 
 
 def check_bucket(s3: S3Client, store: Store) -> None:
-    """Raise ReleaseError unless the bucket is there, may be used, and is in the client's region."""
-    with explained(f"use {store.uri()}", bucket=store.bucket):
-        answer = s3.head_bucket(Bucket=store.bucket)
-    region = answer.get("BucketRegion")
+    """Raise ReleaseError unless the bucket is there and in the client's region."""
+    try:
+        region = s3.head_bucket(Bucket=store.bucket).get("BucketRegion")
+    except (ClientError, BotoCoreError) as error:
+        if not isinstance(error, ClientError) or code_of(error) not in ("403", "AccessDenied"):
+            raise explain(error, f"use {store.uri()}", bucket=store.bucket) from error
+        # Whoever may only list below the prefix may not ask for the bucket itself; S3 tells its region all the same.
+        # What else is not allowed, the next call says.
+        region = error.response["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region")
     if region and region != s3.meta.region_name:
         raise ReleaseError(
             f"Bucket {store.bucket} is in {region}, not in {s3.meta.region_name}.",
@@ -384,7 +389,7 @@ def _is_there(s3: S3Client, store: Store, target: str, digest: str) -> bool:
     try:
         head = s3.head_object(Bucket=store.bucket, Key=store.key(target))
     except ClientError as error:
-        if status_of(error) == 404:
+        if is_missing(s3, store.bucket, store.key(target), error):
             return False
         raise explain(error, f"look for {store.uri(target)}", bucket=store.bucket) from error
     if head.get("Metadata", {}).get("mme-digest") != digest:

@@ -930,6 +930,9 @@ def prune(
     elif dry_run:
         note(f"Would remove {summary}.")
     elif confirm(f"Remove {summary}?", yes):
+        # Answering takes a while: what came into use meanwhile stays.
+        users = channel_objects.in_use(channel_objects.read_all(s3, store))
+        plan = [item for item in plan if item.target not in users]
         versions.delete_many(s3, store, [item.target for item in plan])
         versions.abort_stale_uploads(s3, store, older_than=age)
         done = True
