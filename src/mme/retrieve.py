@@ -93,13 +93,17 @@ def snapshot(spec: ModelSpec, into: Path, located: Located | None = None) -> Sna
     pickled = check_files(spec, located)
     config = portable.read_json(located.path / "config.json")
     _check_code(spec, config)
-    into.mkdir(parents=True)
     scratch = into.with_name(into.name + ".saved")
     try:
         with _quiet(), _explained(spec):
             absent = _save_model(spec, located.path, scratch, config, pickled)
             tokenizer = _save_tokenizer(spec, located.path, scratch / "tokenizer")
-        return _assemble(spec, located, scratch, tokenizer, absent, into)
+        into.mkdir(parents=True)
+        try:
+            return _assemble(spec, located, scratch, tokenizer, absent, into)
+        except BaseException:
+            shutil.rmtree(into, ignore_errors=True)
+            raise
     except OSError as error:
         raise SourceError(
             f"The snapshot of {spec.name} cannot be written: {error.strerror or error}.", "Check the disk's space."
@@ -186,9 +190,10 @@ def _download(repository: str, revision: str, allow_pickle: bool, code: bool) ->
         raise SourceError(
             f"{what}: there is no such model, or it is private.", "Check the name; for a private one, set HF_TOKEN."
         ) from None
-    except LocalEntryNotFoundError:
+    except LocalEntryNotFoundError as error:
         raise SourceError(
-            f"{what}: the Hub cannot be reached, and the cache on this machine does not have it.",
+            f"{what}: the Hub cannot be reached, and the cache on this machine does not have it "
+            f"({_first_line(error.__cause__ or error)}).",
             "Check the network, the proxy settings and HF_ENDPOINT.",
         ) from None
     except HfHubHTTPError as error:
@@ -475,8 +480,14 @@ def _missing_libraries() -> SourceError:
 
 
 def _is_network(error: Exception) -> bool:
+    """Whether the network or the server failed, rather than what was asked."""
     family = type(error).__module__.partition(".")[0]
-    return family in {"httpx", "httpcore", "requests", "urllib3"} or isinstance(error, ConnectionError | TimeoutError)
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    return (
+        family in {"httpx", "httpcore", "requests", "urllib3"}
+        or isinstance(error, ConnectionError | TimeoutError)
+        or (isinstance(status, int) and status >= 500)
+    )
 
 
 def _first_line(error: BaseException) -> str:
