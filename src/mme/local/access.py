@@ -231,7 +231,8 @@ class Access:
         if not self.enforced:
             return None
         trust = self._directory.trust(role_arn)
-        service = Request("sts:AssumeRole", None, {}, frozenset({"sagemaker.amazonaws.com"}))
+        came_from = {"aws:sourceaccount": [self._account]}  # SageMaker names the account that it acts for
+        service = Request("sts:AssumeRole", None, came_from, frozenset({"sagemaker.amazonaws.com"}))
         if trust is not None and policy.judge([trust], service) == "allow":
             return None
         return (
