@@ -234,7 +234,7 @@ def show_text(answer: Any) -> str:
 
 
 BERT = {"inputs": "One endpoint, many models."}
-GPT2 = {"inputs": "Alice was", "parameters": {"max_new_tokens": 24, "seed": 7}}
+GPT2 = {"inputs": "She was", "parameters": {"max_new_tokens": 24, "seed": 7, "return_full_text": True}}
 
 
 def main() -> int:

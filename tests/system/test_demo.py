@@ -74,7 +74,7 @@ def test_the_whole_way_and_nothing_left(tmp_path: Path, home: Path) -> None:
     assert rows[0][4].startswith("384 numbers: ")
     assert rows[2][4].startswith("384 numbers: ")
     assert rows[0][4] != rows[2][4], "the second version pools differently, so it must answer differently"
-    assert rows[1][4].startswith('"Alice was')
+    assert rows[1][4].startswith('"She was')
     assert "Apply complete! Resources: " in done.stdout
     assert "Destroy complete! Resources: " in done.stdout
 
