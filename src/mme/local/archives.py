@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from mme.local import objects
 from mme.local.hosting import ArchiveUnavailable
 
 
@@ -26,9 +26,7 @@ class Archives:
         if found is None:
             raise ArchiveUnavailable(f"There is no object s3://{bucket}/{key}.")
         archive = into / "archive.tar.gz"
-        with archive.open("wb") as file, found.lock:
-            found._value_buffer.seek(0)
-            shutil.copyfileobj(found._value_buffer, file, 1 << 20)
+        objects.place(found.mme_blob or found.value, archive)
         return archive
 
     def _find(self, bucket: str, key: str) -> Any:

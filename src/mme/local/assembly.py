@@ -50,7 +50,7 @@ def build(settings: Settings, folder: Path) -> Built:
     def observer(region: str, endpoint: str) -> Silent:
         return silent
 
-    corrections.apply(Endpoints(hosting, observer), access.role_for_sagemaker)
+    corrections.apply(Endpoints(hosting, observer), access.role_for_sagemaker, folder / "objects")
 
     def find(region: str, name: str) -> EndpointFacts | None:
         backend = sagemaker_backends[settings.account][region]
@@ -64,7 +64,7 @@ def build(settings: Settings, folder: Path) -> Built:
         return EndpointFacts(name, endpoint.endpoint_status, all(mode == "MultiModel" for mode in modes))
 
     runtime = Runtime(hosting, settings.account, find, access.invoke, observer)
-    return Built(App(settings, DomainDispatcherApplication(_moto_app), runtime, access), hosting)
+    return Built(App(settings, folder / "objects", DomainDispatcherApplication(_moto_app), runtime, access), hosting)
 
 
 def _moto_app(service: Any) -> Any:

@@ -7,20 +7,28 @@ the server process, before the first request.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
+import threading
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from mme.local import objects
 from mme.local.endpoints import EndpointRefused, Endpoints
 
 MOTO_VERSION = "5.2.5"
 """The version that the corrections were written against."""
 
 
-def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None]) -> None:
-    """Puts every correction in place. ``role_problem`` answers why SageMaker may not use a role, or None."""
+def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folder: Path) -> None:
+    """Puts every correction in place.
+
+    ``role_problem`` answers why SageMaker may not use a role, or None; ``folder`` is where objects' bytes go.
+    """
     models(role_problem)
     endpoint_configurations()
     endpoint_lifecycle(endpoints)
@@ -30,6 +38,7 @@ def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None]) -> No
     lifecycle_rules()
     composite_alarms()
     delete_markers()
+    object_bytes(folder)
 
 
 def _refuse(message: str) -> Exception:
@@ -40,7 +49,8 @@ def _refuse(message: str) -> Exception:
 
 def models(role_problem: Callable[[str], str | None]) -> None:
     """CreateModel takes a role that does not exist, overwrites a model of the same name, and forgets
-    EnableNetworkIsolation and InferenceExecutionConfig; DescribeModel answers an empty VpcConfig, which makes every plan replace the model."""
+    EnableNetworkIsolation and InferenceExecutionConfig; DescribeModel answers an empty VpcConfig, which makes every
+    plan replace the model."""
     from moto.sagemaker.models import Model, SageMakerModelBackend
     from moto.sagemaker.responses import SageMakerResponse
 
@@ -393,3 +403,134 @@ def delete_markers() -> None:
         """A delete marker has no file."""
 
     FakeDeleteMarker.dispose = dispose
+
+
+_writes = threading.RLock()
+
+
+def object_bytes(folder: Path) -> None:
+    """moto holds whole requests and whole objects in memory, several times over; takes a body whose checksum is
+    wrong, or that was cut short; reads the whole object for every range; joins parts in memory; and lets two
+    conditional writes of the same key both win. Here bytes are in files, were checked by objects.receive, and
+    objects are written one at a time."""
+    from flask import request as flask_request
+    from moto.s3.exceptions import EntityTooSmall, InvalidPart, MalformedXML, S3ClientError
+    from moto.s3.models import S3_UPLOAD_PART_MIN_SIZE, FakeKey, FakeMultipart
+    from moto.s3.responses import S3Response
+
+    memory_value, memory_etag, memory_dispose = FakeKey.value, FakeKey.etag, FakeKey.dispose
+    put_object = S3Response.put_object
+    upload_part = S3Response.upload_part
+    get_checksum = S3Response._get_checksum
+    key_post = S3Response._key_response_post
+
+    def get_value(self: Any) -> Any:
+        blob = getattr(self, "mme_blob", None)
+        return memory_value.fget(self) if blob is None else blob.view()
+
+    def set_value(self: Any, new_value: Any) -> None:
+        old = getattr(self, "mme_blob", None)
+        if isinstance(new_value, objects.Blob):
+            memory_value.fset(self, b"")
+            self.mme_blob = objects.own(new_value, folder)
+            self.contentsize = new_value.size
+            self._etag = self._etag or new_value.md5
+        else:
+            memory_value.fset(self, new_value)
+            self.mme_blob = None
+        if old is not None:
+            old.path.unlink(missing_ok=True)
+
+    def etag(self: Any) -> str:
+        blob = getattr(self, "mme_blob", None)
+        if self._etag is None and blob is not None:
+            md5 = hashlib.md5(usedforsecurity=False)
+            for data in blob.view():
+                md5.update(data)
+            self._etag = md5.hexdigest()
+        found: str = memory_etag.fget(self)
+        return found
+
+    def dispose(self: Any, garbage: bool = False) -> None:
+        blob = getattr(self, "mme_blob", None)
+        if blob is not None:
+            blob.path.unlink(missing_ok=True)
+        memory_dispose(self, False)
+
+    def received() -> Any:
+        return flask_request.environ.get("mme.received")
+
+    def put(self: Any) -> Any:
+        body = received()
+        if body is not None:
+            self.body = body.value
+        with _writes:
+            return put_object(self)
+
+    def put_part(self: Any) -> Any:
+        body = received()
+        if body is not None:
+            self.body = body.value
+        return upload_part(self)
+
+    def checksum(self: Any, response_headers: dict[str, Any]) -> tuple[str, str | None]:
+        body = received()
+        if body is None:
+            found: tuple[str, str | None] = get_checksum(self, response_headers)
+            return found
+        for name, value in body.checksums.items():
+            response_headers[f"x-amz-checksum-{name}"] = value
+            return name.upper(), value
+        return "", None
+
+    def post(self: Any, *args: Any) -> Any:
+        with _writes:
+            return key_post(self, *args)
+
+    def complete(self: Any, body: Any) -> Any:
+        algorithm = self.metadata.get("x-amz-checksum-algorithm") or ""
+        whole = (self.metadata.get("x-amz-checksum-type") or "") == "FULL_OBJECT" or algorithm == "CRC64NVME"
+        total = objects.hasher(algorithm)
+        parts: list[objects.Blob | bytes] = []
+        md5s = b""
+        last = None
+        for number, tag in body:
+            part = self.parts.get(number)
+            if part is None or part.etag.strip('"') != tag.strip('"'):
+                raise InvalidPart()
+            if last is not None and last.contentsize < S3_UPLOAD_PART_MIN_SIZE:
+                raise EntityTooSmall()
+            last = part
+            md5s += bytes.fromhex(part.etag.strip('"'))
+            value = getattr(part, "mme_blob", None)
+            parts.append(part.value if value is None else value)
+            one = objects.hasher(algorithm)
+            if total is not None and one is not None and not whole:
+                for data in [parts[-1]] if isinstance(parts[-1], bytes) else parts[-1].view():
+                    one.update(data)
+                total.update(one.digest())
+        if not parts:
+            raise MalformedXML()
+        said = flask_request.headers.get(f"x-amz-checksum-{algorithm.lower()}") if algorithm else None
+        joined = objects.join(parts, folder, total.update if whole and total is not None else None)
+        details = None
+        if total is not None:
+            value = base64.b64encode(total.digest()).decode()
+            if said and said.partition("-")[0] != value:
+                joined.path.unlink()
+                raise S3ClientError(
+                    "BadDigest", f"The {algorithm} you specified did not match the calculated checksum."
+                )
+            details = ("FULL_OBJECT" if whole else "COMPOSITE", value, len(parts))
+        elif said:
+            details = ("FULL_OBJECT" if whole else "COMPOSITE", said.partition("-")[0], len(parts))
+        return joined, f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(parts)}", details
+
+    FakeKey.value = property(get_value, set_value)
+    FakeKey.etag = property(etag)
+    FakeKey.dispose = dispose
+    FakeMultipart.complete = complete
+    S3Response.put_object = put
+    S3Response.upload_part = put_part
+    S3Response._get_checksum = checksum
+    S3Response._key_response_post = post

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from xml.sax.saxutils import escape
 
 from mme.errors import UsageError
+from mme.local import objects
 from mme.local.hosting import log
 
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
@@ -29,7 +30,7 @@ SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"  # noqa: S105 (AWS's own
 
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 _MARKER = "mme-local"
-_OURS = ("endpoints", "tmp")
+_OURS = ("endpoints", "objects", "tmp")
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,9 @@ def _bind(port: int) -> socket.socket:
 class App:
     """The WSGI application: guards the door, then moto or the runtime."""
 
-    def __init__(self, settings: Settings, moto: Any, runtime: Any, access: Any) -> None:
+    def __init__(self, settings: Settings, objects_folder: Path, moto: Any, runtime: Any, access: Any) -> None:
         self._settings = settings
+        self._objects = objects_folder
         self._moto = moto
         self._runtime = runtime
         self._access = access
@@ -142,6 +144,8 @@ class App:
                 invoke.drop(environ)
                 answer = refused(start_response)
                 return answer
+            if is_s3(environ) and objects.is_upload(environ):
+                return self._upload(environ, start_response)
             answer = self._moto(environ, start_response)
         except NotImplementedError as problem:
             return _unknown(environ, start_response, "UnknownOperationException", str(problem))
@@ -151,6 +155,21 @@ class App:
             # Not a 500: it would fail again in the same way, and clients retry a 500 for minutes.
             return _unknown(environ, start_response, "LocalAwsFault", words)
         return answer
+
+    def _upload(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """The content of an object goes to a file here; moto sees a request without a body."""
+        try:
+            received = objects.receive(environ, self._objects)
+        except objects.Refused as problem:
+            body = f"<Error><Code>{problem.code}</Code><Message>{escape(str(problem))}</Message></Error>".encode()
+            headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+            start_response("400 Bad Request", headers)
+            return [body]
+        try:
+            answer: Iterable[bytes] = self._moto(objects.without_body(environ, received), start_response)
+            return answer
+        finally:
+            objects.discard(received)
 
 
 def _unknown(environ: Mapping[str, Any], start_response: Callable[..., Any], code: str, words: str) -> Iterable[bytes]:
@@ -168,6 +187,11 @@ def _unknown(environ: Mapping[str, Any], start_response: Callable[..., Any], cod
     headers = [("Content-Type", kind), ("Content-Length", str(len(data))), ("x-amzn-ErrorType", code)]
     start_response("400 Bad Request", headers)
     return [data]
+
+
+def is_s3(environ: Mapping[str, Any]) -> bool:
+    """Whether the request was signed for S3."""
+    return "/s3/aws4_request" in unquote(f"{environ.get('HTTP_AUTHORIZATION', '')}{environ.get('QUERY_STRING', '')}")
 
 
 def region_of(environ: Mapping[str, Any], default: str) -> str:
