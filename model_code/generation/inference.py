@@ -76,6 +76,7 @@ PARAMETERS: dict[str, Any] = {
     "return_full_text": False,  # true: the prompt first
     "truncate": False,  # true: of a prompt that is too long, its end is read; false: it is an error
 }
+FRACTIONS = ("temperature", "top_p", "min_p", "typical_p", "repetition_penalty", "length_penalty")
 SAMPLING = ("temperature", "top_k", "top_p", "min_p", "typical_p", "seed")
 LIMITS: dict[str, Any] = {
     "max_new_tokens_limit": 512,
@@ -239,10 +240,10 @@ def batch_fn(inputs: list[Request], model: Generator) -> list[Any]:
 
     everything = [prompt for group in prompts.values() for prompt in group]
     with torch.inference_mode():
-        for batch in _batches([prompt for prompt in everything if prompt.options.num_beams == 1], model):
+        for batch in _batches([prompt for prompt in everything if _is_ours(prompt, model)], model):
             _decode(batch, model)
         for prompt in everything:
-            if prompt.options.num_beams > 1:
+            if not prompt.sequences:
                 _generate(prompt, model)
     for index, group in prompts.items():
         answers = [[_answer(sequence, model) for sequence in prompt.sequences] for prompt in group]
@@ -251,6 +252,10 @@ def batch_fn(inputs: list[Request], model: Generator) -> list[Any]:
 
 
 # --- Decoding --------------------------------------------------------------------------------------------------------
+
+
+def _is_ours(prompt: Prompt, model: Generator) -> bool:
+    return prompt.options.num_beams == 1 and "past_key_values" in model.arguments
 
 
 def _batches(prompts: list[Prompt], model: Generator) -> list[list[Prompt]]:
@@ -271,7 +276,8 @@ def _batches(prompts: list[Prompt], model: Generator) -> list[list[Prompt]]:
 
 
 def _decode(prompts: list[Prompt], model: Generator) -> None:
-    """Grow every sequence of every prompt to its end, all of them in one forward pass per token."""
+    """Grow every sequence of every prompt to its end, all of them in one forward pass per token. The prompts of a model
+    whose cache cannot be cut by rows are left without sequences."""
     longest = max(len(prompt.tokens) for prompt in prompts)
     ids = torch.zeros((len(prompts), longest), dtype=torch.long)
     mask = torch.zeros_like(ids)
@@ -283,9 +289,7 @@ def _decode(prompts: list[Prompt], model: Generator) -> None:
     positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
     logits, cache = _forward(ids.to(model.device), mask, positions, None, model)
     if not _can_select(cache):
-        for prompt in prompts:
-            _generate(prompt, model)
-        return
+        return  # without sequences, so that `generate` makes them
 
     live: list[Sequence] = []
     rows: list[int] = []
@@ -489,6 +493,8 @@ def _options(request: Request, model: Generator) -> Options:
         )
     if values["min_new_tokens"] > values["max_new_tokens"]:
         raise ValueError("parameters.min_new_tokens is more than max_new_tokens.")
+    for name in FRACTIONS:  # JSON writes 1.0 as 1 where it likes
+        values[name] = float(values[name])
     stop = values.pop("stop")
     return Options(**values, stop=(stop,) if isinstance(stop, str) else tuple(stop))
 

@@ -1,0 +1,46 @@
+"""The handlers and a loaded model of each, once for all tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from handler_tools import TINY_GPT2, linked, load, minilm
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """The models are small: more threads only wait for each other, the more so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def embedding() -> ModuleType:
+    return load("embedding")
+
+
+@pytest.fixture(scope="session")
+def generation() -> ModuleType:
+    return load("generation")
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real all-MiniLM-L6-v2 as a plain BERT: without what sentence-transformers keeps beside it."""
+    folder = tmp_path_factory.mktemp("bert") / "model"
+    return linked(minilm(), folder, ("1_Pooling", "modules.json", "sentence_bert_config.json"))
+
+
+@pytest.fixture(scope="session")
+def embedder(embedding: ModuleType, bert: Path) -> Any:
+    return embedding.model_fn(str(bert))
+
+
+@pytest.fixture(scope="session")
+def generator(generation: ModuleType) -> Any:
+    return generation.model_fn(str(TINY_GPT2))

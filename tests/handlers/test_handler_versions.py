@@ -1,0 +1,114 @@
+"""The handlers on the oldest and the newest transformers that they are for, beside the one that is installed here.
+
+The other versions are installed into .cache (a few MB each; torch stays the installed one), once.
+"""
+
+import base64
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from handler_tools import ROOT, TINY_GPT2
+
+VERSIONS = {
+    "4.49.0": ("transformers==4.49.0", "tokenizers==0.21.4", "huggingface_hub==0.36.2"),
+    "5.23.0": ("transformers==5.23.0", "tokenizers==0.23.1", "huggingface_hub==1.33.0"),
+}
+EMBEDDING = [
+    ["The house is quiet.", "text/plain", "application/json"],
+    ['["The house is quiet.", "Rain.", ""]', "application/json", "application/json"],
+    ['{"inputs": "word word word", "parameters": {"pooling": "cls", "max_length": 4}}', "application/json", "*/*"],
+    ['["The house is quiet.", "Rain."]', "application/json; charset=utf-8", "application/x-npy"],
+    ['{"inputs": 3}', "application/json", "application/json"],
+]
+GENERATION = [
+    ["It was", "text/plain", "application/json"],
+    ['{"inputs": ["It was", "She", ""], "parameters": {"seed": 3, "top_p": 0.9}}', "application/json", "*/*"],
+    ['{"inputs": "He", "parameters": {"num_beams": 3, "num_return_sequences": 2}}', "application/json", "*/*"],
+    ['{"inputs": "He", "parameters": {"stop": [".", ","], "repetition_penalty": 1.2}}', "application/json", "*/*"],
+    ['{"inputs": "He", "parameters": {"max_new_tokens": -1}}', "application/json", "*/*"],
+]
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def version(request: pytest.FixtureRequest) -> str:
+    """A transformers version, installed in .cache/transformers-VERSION."""
+    name: str = request.param
+    folder = overlay(name)
+    if not folder.is_dir():
+        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
+        done = subprocess.run(
+            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(partial), *VERSIONS[name]],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0 and "CI" not in os.environ:
+            pytest.skip(f"transformers {name} could not be installed into {folder}: {done.stderr.strip()[-300:]}")
+        assert done.returncode == 0, done.stderr
+        partial.rename(folder)
+    return name
+
+
+def overlay(version: str) -> Path:
+    return ROOT / ".cache" / f"transformers-{version}-py{sys.version_info.major}{sys.version_info.minor}"
+
+
+def on(version: str, kind: str, model: Path, requests: list[list[str]]) -> list[dict[str, str]]:
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("answers.py")), str(ROOT / "model_code" / kind), str(model)],
+        input=json.dumps(requests),
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(overlay(version)), "HF_HUB_OFFLINE": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["version"] == version, "it ran on the version that it should run on"
+    answers: list[dict[str, str]] = result["answers"]
+    return answers
+
+
+def here(handler: ModuleType, model: Any, request: list[str]) -> bytes | str:
+    body, content_type, accept = request
+    try:
+        answer: bytes = handler.output_fn(handler.predict_fn(handler.input_fn(body, content_type), model), accept)
+    except ValueError as error:
+        return str(error)
+    return answer
+
+
+@pytest.mark.slow
+def test_embeddings_are_the_same_on_every_version(
+    version: str, embedding: ModuleType, embedder: Any, bert: Path
+) -> None:
+    for request, got in zip(EMBEDDING, on(version, "embedding", bert, EMBEDDING), strict=True):
+        expected = here(embedding, embedder, request)
+        if isinstance(expected, str):
+            assert got == {"error": expected}
+            continue
+        body = base64.b64decode(got["body"])
+        if request[2] == "application/x-npy":
+            assert np.abs(np.load(io.BytesIO(body)) - np.load(io.BytesIO(expected))).max() < 1e-5
+        else:
+            theirs, ours = json.loads(body), json.loads(expected)
+            assert np.abs(np.array(theirs.pop("embeddings")) - np.array(ours.pop("embeddings"))).max() < 1e-5
+            assert theirs == ours
+
+
+@pytest.mark.slow
+def test_texts_are_the_same_on_every_version(version: str, generation: ModuleType, generator: Any) -> None:
+    for request, got in zip(GENERATION, on(version, "generation", TINY_GPT2, GENERATION), strict=True):
+        expected = here(generation, generator, request)
+        if isinstance(expected, str):
+            assert got == {"error": expected}
+        else:
+            assert json.loads(base64.b64decode(got["body"])) == json.loads(expected)
