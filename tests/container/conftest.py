@@ -45,11 +45,11 @@ def container(shared_container: Container) -> Iterator[Container]:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Container]]:
-    """Start a container of the test's own, with settings: ``start(MME_CPUS="1")``."""
+    """Start a container of the test's own, with settings: ``start(MME_CPUS="1")``. It starts without torch, fast."""
     started: list[Container] = []
 
     def begin(wait: bool = True, **environ: str) -> Container:
-        container = Container(tmp_path / f"log-{len(started)}", environ, wait)
+        container = Container(tmp_path / f"log-{len(started)}", {"MME_PRELOAD": "", **environ}, wait)
         started.append(container)
         return container
 

@@ -170,7 +170,7 @@ def test_a_folder_that_is_no_model(container: Container, tmp_path: Path) -> None
 
 
 def test_ping_and_list_answer_before_the_libraries_are_imported(start: Callable[..., Container]) -> None:
-    container = start(wait=False)
+    container = start(wait=False, MME_PRELOAD="torch")
     assert container.call("GET", "/ping").status == 503
     assert container.call("GET", "/models").json() == {"models": []}
     container.wait_healthy()

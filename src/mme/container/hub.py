@@ -136,7 +136,7 @@ class Hub:
         self.models[name] = model
         began = time.monotonic()
         try:
-            await self._bring_up(model, wait_for_room=False)
+            await self._bring_up(model, asyncio.create_task(self._spawn(model, wait_for_room=False)))
         except BaseException:
             del self.models[name]
             self.totals.failed_loads += 1
@@ -242,9 +242,9 @@ class Hub:
 
     # -- workers ------------------------------------------------------------------------------------------------
 
-    async def _bring_up(self, model: Model, wait_for_room: bool) -> None:
-        """Get the model a worker within ``load_timeout``. On an error or a cancellation nothing of it is left."""
-        task = model.task = asyncio.create_task(self._spawn(model, wait_for_room))
+    async def _bring_up(self, model: Model, task: asyncio.Task[None]) -> None:
+        """Wait for a model's worker, at most ``load_timeout``. On an error or a cancellation nothing of it is left."""
+        model.task = task
         try:
             await asyncio.wait([task], timeout=self.settings.load_timeout)
             late = not task.done()
@@ -271,14 +271,10 @@ class Hub:
                 await asyncio.shield(forking)
                 await asyncio.shield(worker.ready)
             except BaseException:
-                worker.doomed = worker.doomed or "load"
-                with contextlib.suppress(ServingError):
-                    await asyncio.shield(forking)
-                if worker.pid:
-                    await self._end(worker, "load")
-                worker.close()
-                if model.worker is worker:
-                    model.worker = None
+                undo = self._background(self._undo(worker, forking))
+                while not undo.done():  # whoever cancels again and again does not get less cleaning up
+                    with contextlib.suppress(asyncio.CancelledError):
+                        await asyncio.shield(undo)
                 if worker.doomed == "memory":
                     raise errors.out_of_memory(
                         f"Model {model.name} took more memory while it loaded than is free. Unload a model not in use"
@@ -287,6 +283,17 @@ class Hub:
             finally:
                 self._starting.pop(model, None)
             model.private = max(model.private, worker.private)
+
+    async def _undo(self, worker: WorkerLink, forking: asyncio.Future[None]) -> None:
+        """Leave nothing of a worker whose start has failed or is no longer wanted."""
+        worker.doomed = worker.doomed or "load"
+        with contextlib.suppress(ServingError):
+            await forking
+        if worker.pid:
+            await self._end(worker, "load")
+        worker.close()
+        if worker.model.worker is worker:
+            worker.model.worker = None
 
     async def _end(self, worker: WorkerLink, reason: str) -> None:
         """Kill a worker and wait until the system has taken its memory back."""
@@ -299,12 +306,13 @@ class Hub:
     def _wake(self, model: Model) -> None:
         """Bring a parked model back for the requests in its queue."""
         model.state = State.WAKING
-        self._background(self._waken(model))
+        model.task = asyncio.create_task(self._spawn(model, wait_for_room=True))
+        self._background(self._waken(model, model.task))
 
-    async def _waken(self, model: Model) -> None:
+    async def _waken(self, model: Model, task: asyncio.Task[None]) -> None:
         began = time.monotonic()
         try:
-            await self._bring_up(model, wait_for_room=True)
+            await self._bring_up(model, task)
         except ServingError as error:
             for invocation in list(model.queue.values()):
                 self._answer_error(invocation, error)
@@ -368,7 +376,8 @@ class Hub:
         self._waiting.pop(worker, None)
         worker.close()
         why = f"signal {by_signal}" if by_signal else f"exit code {code}"
-        if model.worker is worker:
+        current = model.worker is worker  # a parked model may have a new one already
+        if current:
             model.worker = None
         if not worker.ready.done():
             told = (
@@ -382,15 +391,17 @@ class Hub:
             self.totals.died += 1
             self.log("error", "model process ended", model=model.name, pid=worker.pid, why=why, out_of_memory=starved)
         self._settle(worker, starved, why)
-        if worker.doomed is None and worker.was_ready:
+        if not (current and worker.was_ready):
+            pass
+        elif worker.doomed is None:
             for invocation in list(model.queue.values()):
                 self._answer_error(invocation, errors.internal(f"The process of model {model.name} ended ({why})"))
             self._forget(model)
-        elif worker.was_ready and model.state in (State.ACTIVE, State.PARKED):
+        elif model.state in (State.ACTIVE, State.PARKED):
             model.state = State.PARKED
             if model.queue and not self.stopping:
                 self._wake(model)
-        elif worker.was_ready and model.state is State.UNLOADING and model.queue:
+        elif model.state is State.UNLOADING:
             for invocation in list(model.queue.values()):
                 self._answer_error(invocation, errors.unavailable(f"Model {model.name} is being unloaded"))
         if not worker.exited.done():
@@ -425,12 +436,21 @@ class Hub:
 
     # -- memory -------------------------------------------------------------------------------------------------
 
-    def _budget(self) -> tuple[int, int]:
-        """(bytes that could be taken now, bytes of working set that may still be planned for)."""
+    def _free(self) -> tuple[int, int, int]:
+        """(bytes that the container may use in all, bytes that it could take now, bytes to keep free)."""
         host = memory.host(self.settings.memory_limit)
         reserve = self.settings.memory_reserve
         if reserve is None:
             reserve = memory.default_reserve(host.total)
+        available = host.available
+        if self.settings.memory_limit is not None:  # a limit of our own, that the system does not watch
+            used = sum(worker.memory_now() for worker in self._workers.values())
+            available = min(available, max(0, host.total - used - self.parent.base_bytes))
+        return host.total, available, reserve
+
+    def _budget(self) -> tuple[int, int]:
+        """(bytes that could be taken now, bytes of working set that may still be planned for)."""
+        total, available, reserve = self._free()
         promised = sum(self._starting.values())
         private = promised
         files: dict[tuple[int, int, int], int] = {}
@@ -440,7 +460,7 @@ class Hub:
             for key in worker.model.weights.files:
                 files[key] = key[2]
         planned = private + sum(files.values()) + self.parent.base_bytes
-        return host.available - promised - reserve, host.total - planned - reserve
+        return available - promised - reserve, total - planned - reserve
 
     async def _make_room(self, model: Model, wait: bool) -> None:
         """Promise memory to a load: park idle models for it, the longest idle first; 507 if that is not enough."""
@@ -510,11 +530,11 @@ class Hub:
         elif frame.kind == Kind.RELEASED:
             self._released(worker)
         elif frame.kind == Kind.MEMORY:
-            worker.private = frame.meta["private"]
-            worker.model.private = max(worker.private, 1)
+            worker.measured(frame.meta["private"])
+            worker.model.private = worker.private
         elif frame.kind == Kind.READY and not worker.ready.done():
             worker.was_ready = True
-            worker.private = frame.meta["private"]
+            worker.measured(frame.meta["private"])
             worker.ready.set_result(None)
         elif frame.kind == Kind.FAILED and not worker.ready.done():
             meta = frame.meta
@@ -679,9 +699,8 @@ class Hub:
         """When memory is about to end, end a worker of ours before the kernel ends one of its choice."""
         if not self._workers:
             return
-        host = memory.host(self.settings.memory_limit)
-        reserve = self.settings.memory_reserve or memory.default_reserve(host.total)
-        if host.available >= reserve // 2:
+        _, available, reserve = self._free()
+        if available >= reserve // 2:
             return
         idle = self._idle()
         if idle:
@@ -691,6 +710,6 @@ class Hub:
         loading = [worker for worker in self._workers.values() if not worker.ready.done() and worker.doomed is None]
         candidates = loading or [worker for worker in self._workers.values() if worker.doomed is None]
         if candidates:
-            fattest = max(candidates, key=lambda worker: memory.private(worker.pid))
+            fattest = max(candidates, key=WorkerLink.memory_now)
             self.totals.no_memory += 1
             self._kill(fattest, "memory")

@@ -54,7 +54,8 @@ class WorkerLink(asyncio.Protocol):
         self.heard = 0.0  # monotonic seconds of the last frame
         self.threads = 0  # granted; 0 while it holds no grant
         self.yielding = False
-        self.private = 0
+        self.private = 0  # as the worker measured it last
+        self._anonymous = 0  # at that time
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -68,6 +69,18 @@ class WorkerLink(asyncio.Protocol):
         self._transport = None
         if self.pid and not self.exited.done():
             self._hub.parent.kill(self.pid)
+
+    def measured(self, private: int) -> None:
+        """The worker says how much private memory it has."""
+        self.private = private
+        self._anonymous = memory.anonymous(self.pid)
+
+    def memory_now(self) -> int:
+        """Private memory at this moment: as measured last, and what it has grown by since."""
+        anonymous = memory.anonymous(self.pid)
+        if not self._anonymous:
+            self._anonymous = anonymous
+        return max(0, self.private + anonymous - self._anonymous)
 
     def send(self, kind: Kind, number: int = 0, meta: dict[str, Any] | None = None, body: bytes = b"") -> None:
         if self._transport is not None:
@@ -104,6 +117,7 @@ class ParentLink:
         paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
         command = [sys.executable, "-m", "mme.container.parent", str(theirs.fileno()), str(os.getpid())]
+        command += self._settings.preload
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

@@ -12,6 +12,7 @@ from pathlib import Path
 from mme.container.config import MiB
 
 _UNLIMITED = 1 << 60
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 MAPPED_FILES = (".safetensors",)
 
@@ -96,6 +97,12 @@ def private(pid: int | str = "self") -> int:
     if text is None:
         return 0
     return sum(int(n) * 1024 for n in re.findall(r"^(?:Private_Dirty|Private_Hugetlb|Swap):\s+(\d+) kB", text, re.M))
+
+
+def anonymous(pid: int) -> int:
+    """Memory of a process that no file backs, shared with its parent or not. Much cheaper to ask than ``private``."""
+    words = (_read(f"/proc/{pid}/statm") or "").split()
+    return (int(words[1]) - int(words[2])) * _PAGE if len(words) > 2 else 0
 
 
 def oom_kills() -> int:

@@ -15,12 +15,14 @@ import array
 import contextlib
 import errno
 import gc
+import importlib
 import os
 import select
 import signal
 import socket
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from mme.container import system
@@ -30,32 +32,35 @@ from mme.container.worker import Spec, main
 NICE = 5  # workers give way to the front, so that pings and other models' answers do not wait for arithmetic
 
 
-def warm() -> None:
-    """Import what models need, once. The network stays out of it: models come from their folders alone."""
-    try:
-        import torch
-    except ImportError:  # models without torch can still be served
-        return
-    torch.set_num_threads(1)  # more than one would start threads, which do not survive a fork
-    try:
-        import transformers
-    except ImportError:
-        return
-    # Names that transformers resolves lazily; looking them up imports their modules.
-    for name in (
-        "AutoConfig",
-        "AutoModel",
-        "AutoModelForCausalLM",
-        "AutoModelForSequenceClassification",
-        "AutoTokenizer",
-        "BertModel",
-        "GPT2LMHeadModel",
-        "GenerationConfig",
-        "PreTrainedTokenizerFast",
-        "pipeline",
-    ):
-        with contextlib.suppress(ImportError, AttributeError):
-            getattr(transformers, name)
+# Names that transformers resolves lazily; looking them up imports their modules.
+TRANSFORMERS_NAMES = (
+    "AutoConfig",
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
+    "AutoTokenizer",
+    "BertModel",
+    "GPT2LMHeadModel",
+    "GenerationConfig",
+    "PreTrainedTokenizerFast",
+    "pipeline",
+)
+
+
+def warm(modules: Sequence[str]) -> None:
+    """Import what models need, once. A module that is not installed is left to the handlers that want it."""
+    for module in modules:
+        try:
+            imported = importlib.import_module(module)
+        except ImportError as error:
+            sys.stderr.write(f"MME_PRELOAD: {module} cannot be imported ({error}); models go without it\n")
+            continue
+        if module == "torch":
+            imported.set_num_threads(1)  # more than one would start threads, which do not survive a fork
+        elif module == "transformers":
+            for name in TRANSFORMERS_NAMES:
+                with contextlib.suppress(ImportError, AttributeError):
+                    getattr(imported, name)
 
 
 class Parent:
@@ -180,7 +185,7 @@ def _kill_group(pid: int) -> None:
             kill(pid, signal.SIGKILL)
 
 
-def run(fd: int, front: int) -> None:
+def run(fd: int, front: int, modules: Sequence[str]) -> None:
     """The parent's whole life. ``fd`` is its end of the socket to the front, ``front`` the front's process id."""
     system.die_with_parent(front)
     system.name_process("mme-parent")
@@ -189,7 +194,7 @@ def run(fd: int, front: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the front drains, then closes the socket
     control = socket.socket(fileno=fd)
     began = time.monotonic()
-    warm()
+    warm(modules)
     gc.collect()
     gc.freeze()  # the collector must not touch, and so copy, the pages that all workers share
     with contextlib.suppress(OSError):
@@ -199,4 +204,4 @@ def run(fd: int, front: int) -> None:
 
 
 if __name__ == "__main__":
-    run(int(sys.argv[1]), int(sys.argv[2]))
+    run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
