@@ -74,7 +74,7 @@ def gpt2(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     end = len(vocabulary) - 1
     config = GPT2Config(
-        vocab_size=len(vocabulary), n_embd=8, n_layer=2, n_head=2, n_positions=32, bos_token_id=end, eos_token_id=end
+        vocab_size=len(vocabulary), n_embd=8, n_layer=2, n_head=2, n_positions=512, bos_token_id=end, eos_token_id=end
     )
     GPT2LMHeadModel(config).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)

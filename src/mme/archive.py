@@ -229,6 +229,20 @@ def stream(
     return Archive(None, planned.name, planned.digest, size, content, planned.manifest)
 
 
+def lay_out(planned: Plan, folder: Path) -> None:
+    """Put the planned archive's files into ``folder`` (new) as unpacking the archive would. Raises ArchiveError."""
+    try:
+        for item in planned.items:
+            path = folder / item.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(item.origin, bytes):
+                path.write_bytes(item.origin)
+            else:
+                shutil.copyfile(item.origin, path)
+    except OSError as error:
+        raise _disk_error(error, folder) from None
+
+
 def build(
     spec: ModelSpec,
     snapshot: Path,

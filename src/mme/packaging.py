@@ -111,6 +111,66 @@ def pending(spec: ModelSpec, out: Path, *, compression: str | None = None) -> Ar
     return kept.archive if kept else None
 
 
+def known(spec: ModelSpec, out: Path, *, compression: str | None = None, verified: bool = True) -> str | None:
+    """The digest of what ``spec`` gives, when an earlier run found it out and nothing has changed since; else None.
+
+    With ``verified``, only when the handler answered then. Reads no weights, and needs no archive in ``out``.
+    """
+    record = archive.recorded(out, spec.name) or {}
+    code = handler.check(spec.handler) if spec.handler else ()
+    key = _key(spec, spec.compression or compression or "auto", code, Sources(spec, record))
+    if record.get("key") != key or (verified and record.get("verified") is not True):
+        return None
+    return str(record["digest"])
+
+
+@contextlib.contextmanager
+def prepared(
+    spec: ModelSpec,
+    out: Path,
+    *,
+    compression: str | None = None,
+    verifier: Verifier | None = None,
+    stage: Stage = silent,
+) -> Iterator[Streamed]:
+    """What ``spec`` gives, retrieved, hashed and verified, but not packed: its bytes are made while they are sent.
+
+    When the block ends without an error, the model is noted in ``out`` as done; see ``known``. Raises MmeError.
+    """
+    how = spec.compression or compression or "auto"
+    code = handler.check(spec.handler) if spec.handler else ()
+    sources = Sources(spec, archive.recorded(out, spec.name) or {})
+    key = _key(spec, how, code, sources)
+    if verifier is not None:
+        verifier.start()
+    with workspace(out) as work:
+        with stage("retrieving", 0):
+            taken = retrieve.snapshot(spec, work / "snapshot", sources.located)
+        sources.still()
+        planned = archive.plan(spec, taken.path, known=taken.digests, facts=taken.facts)
+        seen: Verified | None = None
+        if verifier is not None:
+            with stage("verifying", 0):
+                seen = verifier.verify_plan(planned)
+        yield Streamed(planned, how, seen)
+        if not (out / planned.target).exists():  # what was noted about an archive on disk stays right
+            made = Archive(None, planned.name, planned.digest, 0, planned.files, planned.manifest)
+            _note(out, made, key, sources, seen is not None)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """An archive that is made only while it is sent; ``verified`` is what the handler answered before."""
+
+    planned: archive.Plan
+    compression: str
+    verified: Verified | None
+
+    def send(self, write: Callable[[bytes], object]) -> None:
+        """Hand all bytes of the archive to ``write``, in order. Raises ArchiveError when a file has changed."""
+        archive.stream(self.planned, write, compression=self.compression)
+
+
 @dataclass(frozen=True)
 class Checked:
     """A rebuilt archive beside the one in ``out``: the content is the same; ``same_bytes`` when the file is, too."""
@@ -149,7 +209,7 @@ class Sources:
     def __init__(self, spec: ModelSpec, record: Mapping[str, Any]) -> None:
         before = record.get("sources")
         self._before: Mapping[str, Any] = before if isinstance(before, dict) else {}
-        self._watched: dict[Source, tuple[retrieve.Located, list[list[Any]]]] = {}
+        self._watched: dict[Source, tuple[retrieve.Located, str]] = {}
         self.found: dict[str, Any] = {}
         self.located: retrieve.Located | None = None
         self.identity = self._identify("source", spec, spec.source, spec.revision)
@@ -158,10 +218,9 @@ class Sources:
     def still(self) -> None:
         """Raise ArchiveError if a source has changed since it was looked at."""
         for source, (located, stamp) in self._watched.items():
-            try:
-                now = _stamp(located.files)
-            except OSError:
-                now = []
+            now = None
+            with contextlib.suppress(OSError):
+                now, _ = _stamp(located.files)
             if now != stamp:
                 raise ArchiveError(f"{source} changes while it is read.", "Run the command again when it is still.")
 
@@ -171,25 +230,29 @@ class Sources:
         located = retrieve.locate(source, None)
         if what == "source":
             self.located = located
-        stamp = _stamp(located.files)
+        stamp, newest = _stamp(located.files)
         before = self._before.get(what, {})
         if stamp == before.get("stamp") and before.get("settled") is True:
             digest = str(before["digest"])
         else:
             digest = archive.content_digest([File(f.path, f.size, _sha256(f.origin)) for f in located.files])
         self._watched[source] = (located, stamp)
-        newest = max((max(entry[2], entry[3]) for entry in stamp), default=0)
         self.found[what] = {"stamp": stamp, "digest": digest, "settled": newest < time.time_ns() - RACY_NS}
         return digest
 
 
-def _stamp(files: Sequence[Found]) -> list[list[Any]]:
-    """What the file system says of each file. ctime is set by the system alone, so no edit can hide from it."""
-    stamp = []
+def _stamp(files: Sequence[Found]) -> tuple[str, int]:
+    """A digest of what the file system says of the files, and the time of the last change (ns since 1970).
+
+    ctime is set by the system alone, so no edit can hide from it.
+    """
+    digest, newest = hashlib.sha256(), 0
     for found in files:
         status = found.origin.stat()
-        stamp.append([found.path, status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino])
-    return stamp
+        times = (status.st_mtime_ns, status.st_ctime_ns)
+        digest.update(json.dumps([found.path, status.st_size, *times, status.st_ino]).encode())
+        newest = max(newest, *times)
+    return digest.hexdigest(), newest
 
 
 def _key(spec: ModelSpec, compression: str, code: Sequence[Found], sources: Sources) -> str:

@@ -17,12 +17,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from mme.archive import Archive, extract
+from mme.archive import Archive, Plan, extract, lay_out
 from mme.errors import VerifyError
 from mme.handler import SAMPLE
 
@@ -76,16 +76,25 @@ class Verifier:
 
     def verify(self, archive: Archive) -> Verified:
         """Unpack, load, ask the sample, unload. Raises VerifyError with what the container said."""
-        if archive.path is None:
+        path = archive.path
+        if path is None:
             raise VerifyError(f"{archive.target} was not written to disk, so it cannot be verified.")
+        return self._verify(archive, lambda model: extract(path, model))
+
+    def verify_plan(self, planned: Plan) -> Verified:
+        """The same for an archive that is not made yet: its files are laid out as it would be unpacked."""
+        archive = Archive(None, planned.name, planned.digest, 0, planned.files, planned.manifest)
+        return self._verify(archive, lambda model: lay_out(planned, model))
+
+    def _verify(self, archive: Archive, unpack: Callable[[Path], None]) -> Verified:
         self.start()
         self._wait()
         folder = self._folder or Path()
         self._number += 1
         name = f"{archive.digest[:12]}-{self._number}"
         model = folder / name / "model"
-        extract(archive.path, model)
         try:
+            unpack(model)
             return self._try(archive, name, model)
         finally:
             shutil.rmtree(model.parent, ignore_errors=True)
@@ -204,7 +213,8 @@ class Verifier:
         tail = self._log_tail()
         said = f"\nThe container's last words:\n{tail}" if tail else ""
         return VerifyError(
-            f"{archive.target}: {what}.{said}", f"The archive is left at {archive.path} to look into; it is not built."
+            f"{archive.target}: {what}.{said}",
+            f"The archive is left at {archive.path} to look into; it is not built." if archive.path else None,
         )
 
     def _log_tail(self, lines: int = 15) -> str:
