@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pty
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +22,12 @@ from typing import Any
 import boto3
 import pytest
 from invoke import Collection, Program
+from invoke.parser import Parser
 
 import mme.tasks
-from mme import archive, releases
+from mme import archive, channels, errors, releases
 from mme.catalog import ModelSpec, Source
+from mme.errors import ConflictError
 from mme.local import LocalAws
 from mme.multipart import PART
 from mme.releases import Store
@@ -73,7 +79,7 @@ class Shop:
         except SystemExit as end:
             code = int(end.code or 0)
         out, err = self.capsys.readouterr()
-        assert "Traceback" not in err
+        assert not re.search(r"^Traceback", err, re.MULTILINE)
         return Result(code, out, err)
 
     def process(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
@@ -684,3 +690,112 @@ def test_bench_runs_each_script(shop: Shop) -> None:
     unknown = shop.process("bench", "--name", "three")
     assert unknown.returncode == 2
     assert "There are: one, two." in unknown.stderr
+
+
+# ---- streaming ----------------------------------------------------------------------------------------------------
+
+
+def tiny_gpt2(shop: Shop) -> None:
+    source = REPOSITORY / "demo" / "tiny-gpt2"
+    (shop.folder / "models.toml").write_text(f'[models.gpt2]\nsource = "folder:{source}"\nhandler = "generation"\n')
+
+
+@pytest.mark.slow
+def test_a_streamed_archive_is_the_one_that_package_builds(shop: Shop) -> None:
+    tiny_gpt2(shop)
+    assert "would package and upload" in shop("upload", "--stream", "--dry-run").out
+    (streamed,) = shop("upload", "--stream", "--json").json["models"]
+    assert streamed["status"] == "uploaded"
+    assert [path.name for path in (shop.folder / "dist").iterdir()] == ["gpt2.json"]
+    body = shop.s3.get_object(Bucket=shop.bucket, Key=f"models/{streamed['target']}")["Body"].read()
+    (again,) = shop("upload", "--stream", "--json").json["models"]
+    assert (again["status"], again["target"]) == ("present", streamed["target"])
+    (packaged,) = shop("package", "--no-verify", "--json").json["models"]
+    assert packaged["target"] == streamed["target"]
+    assert (shop.folder / "dist" / streamed["target"]).read_bytes() == body
+    assert shop("upload", "--json").json["models"][0]["status"] == "present"
+
+
+@pytest.mark.slow
+def test_a_streamed_model_that_does_not_answer_is_not_published(shop: Shop) -> None:
+    handler = shop.folder / "model_code" / "broken"
+    handler.mkdir(parents=True)
+    (handler / "inference.py").write_text("def model_fn(model_dir):\n    raise RuntimeError('no weights for you')\n")
+    tiny_gpt2(shop)
+    text = (shop.folder / "models.toml").read_text()
+    (shop.folder / "models.toml").write_text(text.replace('"generation"', '"broken"\ntask = "text-generation"'))
+    done = shop("upload", "--stream")
+    assert done.code == 7
+    assert "no weights for you" in done.err
+    assert targets(shop) == set()
+    assert shop("upload", "--stream", "--no-verify").code == 0
+    assert len(targets(shop)) == 1
+
+
+def test_flags_that_go_with_streaming_alone(shop: Shop) -> None:
+    done = shop("upload", "--no-verify")
+    assert done.code == 2
+    assert "--stream" in done.err
+    assert "no compression" in shop("upload", "--stream", "--compression", "much").err
+
+
+# ---- many at once -------------------------------------------------------------------------------------------------
+
+
+def test_no_change_is_lost_between_pipelines(shop: Shop) -> None:
+    """Many promote at once: each that was told "done" is in the history, and nobody else's is."""
+    (target,) = shop.release("bert", b"1")
+
+    def pipeline(number: int) -> list[str]:
+        done = []
+        for turn in range(8):
+            channel = channels.read(shop.s3, shop.store, "bert")
+            author = f"{number}-{turn}"
+            with contextlib.suppress(ConflictError):
+                channels.change(shop.s3, shop.store, channel, {target: 1}, action="promote", author=author)
+                done.append(author)
+        return done
+
+    with ThreadPoolExecutor(6) as pool:
+        succeeded = [author for done in pool.map(pipeline, range(6)) for author in done]
+    found = channels.read(shop.s3, shop.store, "bert")
+    assert sorted(item.author for item in found.history) == sorted(succeeded)
+    assert found.revision == len(succeeded) >= 8
+
+
+def test_of_many_who_publish_the_same_one_writes(shop: Shop) -> None:
+    made = shop.build("bert", os.urandom(2 * PART))
+
+    def pipeline(_: int) -> str:
+        path = shop.folder / "dist" / made.target
+        given: dict[str, Any] = {"name": "bert", "digest": made.digest, "content": path, "author": "ada"}
+        return releases.publish(shop.s3, shop.store, **given, present=(), unfinished={}).status
+
+    with ThreadPoolExecutor(4) as pool:
+        statuses = sorted(pool.map(pipeline, range(4)))
+    assert statuses == ["present", "present", "present", "uploaded"]
+    assert releases.unfinished_uploads(shop.s3, shop.store) == {}
+
+
+# ---- documents ----------------------------------------------------------------------------------------------------
+
+
+def test_the_documented_exit_codes_are_those_of_the_errors() -> None:
+    text = (REPOSITORY / "docs" / "releases.md").read_text()
+    table = {int(line.split("|")[1]) for line in text.splitlines() if re.match(r"\| \d+ \|", line)}
+    codes = {
+        value.exit_code for value in vars(errors).values() if isinstance(value, type) and hasattr(value, "exit_code")
+    }
+    assert table == codes | {0, 130, 141}
+
+
+def test_every_documented_command_parses() -> None:
+    """The flags in the documentation are there."""
+    text = (REPOSITORY / "docs" / "releases.md").read_text() + (REPOSITORY / "README.md").read_text()
+    collection = Collection.from_module(mme.tasks)
+    lines = [line.partition("#")[0] for line in text.splitlines() if re.match(r"(echo .*\| )?invoke [a-z]", line)]
+    assert len(lines) > 10
+    for line in lines:
+        words = shlex.split(line.partition("invoke ")[2])
+        parsed = Parser(contexts=collection.to_contexts()).parse_argv(words)
+        assert parsed[0].name in NAMES

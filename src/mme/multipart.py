@@ -33,8 +33,8 @@ Progress = Callable[[int], None]
 
 
 def part_size(size: int) -> int:
-    """The size of a part, in bytes, for an archive of ``size`` bytes: S3 takes at most 10,000 parts."""
-    return max(PART, -(-size // (MAX_PARTS * MIB)) * MIB)
+    """The size of a part, in bytes, for an archive of ``size`` bytes, or up to 1 % more: S3 takes at most 10,000."""
+    return max(PART, -(-size * 101 // (100 * MAX_PARTS * MIB)) * MIB)
 
 
 class Gone(Exception):

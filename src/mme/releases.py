@@ -110,7 +110,7 @@ class Stream:
     """An archive that is made while it is sent.
 
     ``send`` hands all its bytes, in order, to the function it is given, and raises when it cannot give the whole. It
-    may be called again, and gives the same archive then. ``size`` is in bytes and only sets the size of the parts.
+    may be called again, and gives the same archive then. ``size`` in bytes, to within 1 %, sets the size of the parts.
     """
 
     send: Callable[[Callable[[bytes], object]], object]

@@ -20,9 +20,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -300,6 +300,9 @@ def inspect(
         "model": "a model of the catalogue, repeatable; left out, all whose archives are there",
         "catalog": CATALOG_HELP,
         "out": "the folder that holds the archives",
+        "stream": "package and upload in one go: each archive is made while it is sent, and never written to disk",
+        "compression": "with --stream: as for package",
+        "no-verify": "with --stream: do not run the handler first",
         "notes": "what is new, kept with the version",
         "author": "who publishes, kept with the version; else MME_AUTHOR, else this machine's user",
         "dry-run": DRY_RUN_HELP,
@@ -314,6 +317,9 @@ def upload(
     model: Sequence[str] = (),
     catalog: str = "models.toml",
     out: str = "dist",
+    stream: bool = False,
+    compression: str | None = None,
+    no_verify: bool = False,
     notes: str = "",
     author: str | None = None,
     dry_run: bool = False,
@@ -324,8 +330,13 @@ def upload(
     A version is written once and never overwritten; the same content again uploads nothing and says so. An upload that
     was stopped goes on where it was when the same command runs again.
     """
+    if (compression or no_verify) and not stream:
+        raise UsageError("--compression and --no-verify go with --stream.", "Otherwise give them to invoke package.")
+    if compression is not None and compression not in catalogs.COMPRESSIONS:
+        raise UsageError(f"There is no compression {compression!r}.", f"Known: {', '.join(catalogs.COMPRESSIONS)}.")
+    folder = Path(out)
     specs = catalogs.load(Path(catalog)).select(model)
-    found = {spec.name: archive.built(Path(out), spec.name) for spec in specs}
+    found = {} if stream else {spec.name: archive.built(folder, spec.name) for spec in specs}
     missing = [name for name, built in found.items() if built is None]
     if missing and (model or len(missing) == len(found)):
         raise ArchiveError(
@@ -333,37 +344,15 @@ def upload(
             "Build it first: invoke package" + "".join(f" --model {name}" for name in missing[:5] if model) + ".",
         )
     versions.check_notes(who(author), notes)
-    s3, store = open_store(settings)
-    present = {version.target for version in versions.list_versions(s3, store)}
-    archives = [built for built in found.values() if built is not None]
-    new = [built for built in archives if built.target not in present]
-    unfinished = versions.unfinished_uploads(s3, store) if new else {}
-    results: list[dict[str, Any]] = []
-    for built in archives:
-        target = built.target
-        if dry_run and built in new:
-            status = "would go on" if target in unfinished else "would upload"
-            results.append(
-                {"name": built.name, "target": target, "uri": store.uri(target), "status": status, "sent": 0}
-            )
-            continue
-        with console.progress(sys.stderr, f"Uploading {built.name}", built.size) as advance:
-            done = versions.publish(
-                s3,
-                store,
-                name=built.name,
-                digest=built.digest,
-                content=Path(out) / built.target,
-                author=who(author),
-                notes=notes,
-                present=present,
-                unfinished=unfinished,
-                progress=advance,
-            )
-        results.append(asdict(done))
-    results += [{"name": name, "target": None, "uri": None, "status": "not built", "sent": 0} for name in missing]
+    shop = Shop.open(settings, who(author), notes, dry_run)
+    if stream:
+        with verification.maybe(not (no_verify or dry_run)) as verifier:
+            results = [shop.stream(spec, folder, compression, not no_verify, verifier) for spec in specs]
+    else:
+        results = [shop.publish(built, folder / built.target) for built in found.values() if built is not None]
+        results += [{"name": name, "target": None, "uri": None, "status": "not built", "sent": 0} for name in missing]
     if json:
-        print_json({"bucket": store.bucket, "prefix": store.prefix, "models": results})
+        print_json({"bucket": shop.store.bucket, "prefix": shop.store.prefix, "models": results})
         return
     told = {"present": "already there, nothing sent", "resumed": "uploaded (went on with an earlier run)"}
     rows = [
@@ -371,6 +360,72 @@ def upload(
         for item in results
     ]
     print(console.table(("model", "target", "what was done", "sent"), rows))
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A run of uploads: what is there already is listed once, for all of them."""
+
+    s3: S3Client
+    store: versions.Store
+    author: str
+    notes: str
+    dry_run: bool
+    present: Collection[str]
+    unfinished: Mapping[str, str]
+
+    @staticmethod
+    def open(settings: Settings, author: str, notes: str, dry_run: bool) -> Shop:
+        s3, store = open_store(settings)
+        present = {version.target for version in versions.list_versions(s3, store)}
+        return Shop(s3, store, author, notes, dry_run, present, versions.unfinished_uploads(s3, store))
+
+    def publish(self, item: archive.Archive | archive.Plan, content: Path | versions.Stream) -> dict[str, Any]:
+        """Publish one archive, from a file or as it is made; what became of it."""
+        if self.dry_run and item.target not in self.present:
+            return self._told(item, "would go on" if item.target in self.unfinished else "would upload")
+        size = content.size if isinstance(content, versions.Stream) else content.stat().st_size
+        with console.progress(sys.stderr, f"{item.name}: uploading", size) as advance:
+            done = versions.publish(
+                self.s3,
+                self.store,
+                name=item.name,
+                digest=item.digest,
+                content=content,
+                author=self.author,
+                notes=self.notes,
+                present=self.present,
+                unfinished=self.unfinished,
+                progress=advance,
+            )
+        return asdict(done)
+
+    def stream(
+        self,
+        spec: catalogs.ModelSpec,
+        folder: Path,
+        compression: str | None,
+        verified: bool,
+        verifier: verification.Verifier | None,
+    ) -> dict[str, Any]:
+        """Package and publish one model without its archive on disk, unless it is there or nothing has changed."""
+        kept = packaging.pending(spec, folder, compression=compression)
+        if kept is not None:
+            return self.publish(kept, folder / kept.target)
+        digest = packaging.known(spec, folder, compression=compression, verified=verified)
+        if digest is not None and (target := archive.target(spec.name, digest)) in self.present:
+            return {"name": spec.name, "target": target, "uri": self.store.uri(target), "status": "present", "sent": 0}
+        if self.dry_run:
+            return {"name": spec.name, "target": None, "uri": None, "status": "would package and upload", "sent": 0}
+        told = functools.partial(stage, spec.name)
+        with packaging.prepared(spec, folder, compression=compression, verifier=verifier, stage=told) as made:
+            if made.verified and made.verified.doubt:
+                note(f"{spec.name}: {made.verified.doubt}.")
+            return self.publish(made.planned, versions.Stream(made.send, made.planned.content_size))
+
+    def _told(self, item: archive.Archive | archive.Plan, status: str) -> dict[str, Any]:
+        uri = self.store.uri(item.target)
+        return {"name": item.name, "target": item.target, "uri": uri, "status": status, "sent": 0}
 
 
 @command(
