@@ -451,7 +451,16 @@ def object_bytes(folder: Path) -> None:
         found: str = memory_etag.fget(self)
         return found
 
+    def lend(self: Any, _: dict[int, Any]) -> Any:
+        """Listing versions copies every object, bytes and parts included; a copy that owns nothing will do."""
+        twin = FakeKey.__new__(FakeKey)
+        twin.__dict__.update(self.__dict__)
+        twin.mme_lent = True
+        return twin
+
     def dispose(self: Any, garbage: bool = False) -> None:
+        if getattr(self, "mme_lent", False):
+            return
         blob = getattr(self, "mme_blob", None)
         if blob is not None:
             blob.path.unlink(missing_ok=True)
@@ -529,6 +538,7 @@ def object_bytes(folder: Path) -> None:
     FakeKey.value = property(get_value, set_value)
     FakeKey.etag = property(etag)
     FakeKey.dispose = dispose
+    FakeKey.__deepcopy__ = lend
     FakeMultipart.complete = complete
     S3Response.put_object = put
     S3Response.upload_part = put_part
