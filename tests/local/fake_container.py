@@ -38,7 +38,7 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self, status: int, body: object = None, **headers: str) -> None:
         payload = body if isinstance(body, bytes) else json.dumps(body if body is not None else {}).encode()
         self.send_response(status)
-        headers.setdefault("Content-Type", "application/json")
+        headers.setdefault("Content_Type", "application/json")
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.send_header("Content-Length", str(len(payload)))

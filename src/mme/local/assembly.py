@@ -18,9 +18,10 @@ from werkzeug.serving import ThreadedWSGIServer
 from mme.local import corrections
 from mme.local.access import Access, Directory
 from mme.local.archives import Archives
-from mme.local.endpoints import Endpoints, _container
+from mme.local.endpoints import Endpoints, container_of
 from mme.local.hosting import Hosting
 from mme.local.invoke import EndpointFacts, Runtime
+from mme.local.observer import CloudWatch
 from mme.local.server import ACCESS_KEY, App, Settings
 
 
@@ -30,26 +31,12 @@ class Built:
     hosting: Hosting
 
 
-class Silent:
-    """An observer that drops everything."""
-
-    def metric(self, variant: str, name: str, value: float, unit: str) -> None:
-        return
-
-    def output(self, variant: str, line: str) -> None:
-        return
-
-
 def build(settings: Settings, folder: Path) -> Built:
     """The application, with nothing running yet."""
     access = Access(Directory(settings.account, ACCESS_KEY), settings.account, enforced=settings.iam)
     archives = Archives(settings.account, access.role_may_read)
     hosting = Hosting(folder / "endpoints", settings.container, archives)
-    silent = Silent()
-
-    def observer(region: str, endpoint: str) -> Silent:
-        return silent
-
+    observer = CloudWatch(settings.account).of
     corrections.apply(Endpoints(hosting, observer), access.role_for_sagemaker, folder / "objects")
 
     def find(region: str, name: str) -> EndpointFacts | None:
@@ -60,7 +47,7 @@ def build(settings: Settings, folder: Path) -> Built:
         config = backend.endpoint_configs.get(endpoint.endpoint_config_name)
         variants = config.production_variants if config else []
         models = [backend._models.get(variant.get("ModelName")) for variant in variants]
-        modes = [_container(model).get("Mode") for model in models if model is not None]
+        modes = [container_of(model).get("Mode") for model in models if model is not None]
         return EndpointFacts(name, endpoint.endpoint_status, all(mode == "MultiModel" for mode in modes))
 
     runtime = Runtime(hosting, settings.account, find, access.invoke, observer)

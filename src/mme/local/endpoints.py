@@ -165,7 +165,7 @@ def variant_summaries(backend: Any, variants: Sequence[Mapping[str, Any]]) -> li
     for variant in variants:
         summary: dict[str, Any] = {"VariantName": variant["VariantName"]}
         model = backend._models.get(variant.get("ModelName"))
-        image = _container(model).get("Image") if model is not None else None
+        image = container_of(model).get("Image") if model is not None else None
         if image:
             summary["DeployedImages"] = [{"SpecifiedImage": image, "ResolvedImage": image, "ResolutionTime": _now()}]
         count = variant.get("InitialInstanceCount")
@@ -182,7 +182,7 @@ def variant_summaries(backend: Any, variants: Sequence[Mapping[str, Any]]) -> li
     return found
 
 
-def _container(model: Any) -> Mapping[str, Any]:
+def container_of(model: Any) -> Mapping[str, Any]:
     containers = model.containers or []
     found: Mapping[str, Any] = model.primary_container or (containers[0] if containers else {})
     return found
@@ -193,7 +193,7 @@ def variant_spec(backend: Any, variant: Mapping[str, Any], weight: float) -> Var
     model = backend._models.get(variant.get("ModelName"))
     if model is None:
         raise EndpointRefused(f"Could not find model {variant.get('ModelName')!r}; it was deleted.")
-    container = _container(model)
+    container = container_of(model)
     if container.get("Mode") != "MultiModel":
         raise EndpointRefused(
             f"Model {model.model_name} is not in MultiModel mode. The local AWS runs multi-model endpoints only."

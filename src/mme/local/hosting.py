@@ -371,6 +371,9 @@ class VariantHost:
                 )
             except ContainerTimeout as problem:
                 raise ModelFailed(0, f"LOAD took longer than {LOAD_SECONDS:.0f} s.") from problem
+            except ContainerRefused:
+                self._wait_for_another(container, deadline)
+                continue
             except ContainerError as problem:
                 raise ModelFailed(500, f"The container ended while it loaded the model. {problem}") from problem
             if reply.status < 300 or reply.status == 409:

@@ -1,0 +1,18 @@
+"""The fixture of the local AWS's own tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from local_tools import Cloud
+
+from mme.local import LocalAws
+
+
+@pytest.fixture
+def cloud(local_aws: LocalAws) -> Iterator[Cloud]:
+    """One test's corner of the local AWS that the whole run shares."""
+    corner = Cloud(local_aws)
+    yield corner
+    corner.close()
