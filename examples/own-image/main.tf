@@ -18,6 +18,7 @@ module "endpoint" {
 
   image_uri   = "${aws_ecr_repository.this.repository_url}:${var.image_tag}"
   environment = var.environment
+  revision    = var.revision
 
   bucket = {
     # An example is there to be taken down again.

@@ -15,3 +15,9 @@ variable "environment" {
   type        = map(string)
   default     = {}
 }
+
+variable "revision" {
+  description = "Any text; a new one makes everything anew with the same settings."
+  type        = string
+  default     = ""
+}
