@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mme import __version__, archive, handler, retrieve
+from mme import __version__, archive, handler, retrieve, vendor
 from mme.archive import Archive, File
 from mme.catalog import ModelSpec, Source
 from mme.errors import ArchiveError
@@ -37,6 +37,10 @@ LIBRARIES = ("safetensors", "tokenizers", "torch", "transformers", "peft")
 # A file that changed less than this long before it was looked at may change again without its times showing
 # it (some file systems count in seconds), so its content is compared instead.
 RACY_NS = 2_000_000_000
+
+NOT_HERE = Verified(
+    0.0, None, None, None, "its libraries are for the container's Python and platform, not this one: it was not run"
+)
 
 Stage = Callable[[str, int], AbstractContextManager[Callable[[int], object]]]
 """Called with what is being done and the bytes it takes (0 when unknown); gives what counts them."""
@@ -89,18 +93,50 @@ def package(
     if verifier is not None:
         verifier.start()
     with workspace(out) as work:
-        with stage("retrieving", 0):
-            taken = retrieve.snapshot(spec, work / "snapshot", sources.located)
-        sources.still()
-        total = sum(item.size for item in archive.collect(spec, taken.path))
+        parts = _gather(spec, sources, work, stage)
+        total = sum(item.size for item in archive.collect(spec, parts.snapshot.path, parts.vendored))
         with stage("packing", total) as count:
-            made = archive.build(spec, taken.path, out, compression=how, facts=taken.facts, progress=count)
+            made = archive.build(
+                spec,
+                parts.snapshot.path,
+                out,
+                compression=how,
+                vendored=parts.vendored,
+                facts=parts.facts,
+                progress=count,
+            )
     seen: Verified | None = None
     if verifier is not None:
         with stage("verifying", 0):
-            seen = verifier.verify(made)
+            seen = verifier.verify(made) if parts.runs_here else NOT_HERE
     _note(out, made, key, sources, seen is not None)
     return Packaged(made, True, seen, time.monotonic() - start)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What an archive is made of. ``runs_here``: whether this machine can import all of it."""
+
+    snapshot: retrieve.Snapshot
+    vendored: Path | None
+    facts: Mapping[str, Any]
+    runs_here: bool
+
+
+def _gather(spec: ModelSpec, sources: Sources, work: Path, stage: Stage) -> _Parts:
+    libraries: vendor.Vendored | None = None
+    if spec.handler is not None and (spec.handler / handler.REQUIREMENTS).is_file():
+        with stage("fetching its handler's libraries", 0):
+            libraries = vendor.vendor(
+                spec.handler / handler.REQUIREMENTS, work / "libraries", spec.python, spec.platform
+            )
+    with stage("retrieving", 0):
+        taken = retrieve.snapshot(spec, work / "snapshot", sources.located)
+    sources.still()
+    if libraries is None:
+        return _Parts(taken, None, taken.facts, True)
+    facts = {**taken.facts, "requirements": list(libraries.pins)}
+    return _Parts(taken, libraries.folder, facts, vendor.runs_here(libraries, spec.python, spec.platform))
 
 
 def pending(spec: ModelSpec, out: Path, *, compression: str | None = None) -> Archive | None:
@@ -144,14 +180,13 @@ def prepared(
     if verifier is not None:
         verifier.start()
     with workspace(out) as work:
-        with stage("retrieving", 0):
-            taken = retrieve.snapshot(spec, work / "snapshot", sources.located)
-        sources.still()
-        planned = archive.plan(spec, taken.path, known=taken.digests, facts=taken.facts)
+        parts = _gather(spec, sources, work, stage)
+        taken = parts.snapshot
+        planned = archive.plan(spec, taken.path, vendored=parts.vendored, known=taken.digests, facts=parts.facts)
         seen: Verified | None = None
         if verifier is not None:
             with stage("verifying", 0):
-                seen = verifier.verify_plan(planned)
+                seen = verifier.verify_plan(planned) if parts.runs_here else NOT_HERE
         yield Streamed(planned, how, seen)
         if not (out / planned.target).exists():  # what was noted about an archive on disk stays right
             made = Archive(None, planned.name, planned.digest, 0, planned.files, planned.manifest)
