@@ -9,6 +9,7 @@ files at the archive's root:
                 {"status": 400}      invoke answers this, with the words of "message"
                 {"seconds": 1}       invoke takes so long
                 {"die": "load"} or {"die": "invoke"}  the process ends there
+Of the process: FAKE_BROKEN ends it at once, FAKE_START_SECONDS is how long it takes to listen.
 The body "forget" makes it forget the model and answer 404, as a container does whose model's process died.
 """
 
@@ -130,4 +131,5 @@ if __name__ == "__main__":
     print("fake container starts", flush=True)
     if os.environ.get("FAKE_BROKEN"):
         sys.exit(3)
+    time.sleep(float(os.environ.get("FAKE_START_SECONDS", "0")))
     ThreadingHTTPServer(("127.0.0.1", int(os.environ["SAGEMAKER_BIND_TO_PORT"])), Handler).serve_forever()
