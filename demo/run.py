@@ -234,7 +234,7 @@ def show_text(answer: Any) -> str:
 
 
 BERT = {"inputs": "One endpoint, many models."}
-GPT2 = {"inputs": "She was", "parameters": {"max_new_tokens": 24, "seed": 7, "return_full_text": True}}
+GPT2 = {"inputs": "She was", "parameters": {"max_new_tokens": 24, "return_full_text": True}}
 
 
 def main() -> int:
@@ -287,8 +287,11 @@ def run(demo: Demo, keep: bool) -> None:
         released = demo.releases()
         notes.extend(versions[-1] for versions in released.values())
     bert, gpt2 = released["bert"][-1], released["gpt2"][-1]
-    with demo.step("Predict, each by its TargetModel", 'boto3.client("sagemaker-runtime").invoke_endpoint(...)'):
+    with demo.step(
+        "Predict, each by its TargetModel", 'boto3.client("sagemaker-runtime").invoke_endpoint(...)'
+    ) as notes:
         calls = [demo.call("bert", bert, BERT, show_embedding), demo.call("gpt2", gpt2, GPT2, show_text)]
+        notes.extend(f"{call.model}: {call.answer}" for call in calls)
 
     catalogue = demo.second_catalogue()
     with demo.step(
@@ -299,9 +302,10 @@ def run(demo: Demo, keep: bool) -> None:
         demo.invoke("package", *chosen, *out, "upload", *chosen, *out, *where)
         second = [target for target in demo.releases()["bert"] if target != bert]
         notes.extend(second)
-    with demo.step("Predict with both versions"):
+    with demo.step("Predict with both versions") as notes:
         calls.append(demo.call("bert", second[0], BERT, show_embedding))
-        demo.call("bert", bert, BERT, show_embedding)
+        first = demo.call("bert", bert, BERT, show_embedding)
+        notes.extend(f"{call.target}: {call.answer}" for call in (first, calls[-1]))
 
     if not keep:
         with demo.step("Remove everything", f"cd {root} && terraform destroy") as notes:

