@@ -134,9 +134,7 @@ class Front:
             name = url = None
         if not (isinstance(name, str) and name and isinstance(url, str) and url):
             raise errors.bad_request('LOAD takes {"model_name": "...", "url": "/folder/of/the/model"}')
-        began = time.monotonic()
         await self.hub.load(name, url)
-        self.log("info", "load", model=name, url=url, seconds=round(time.monotonic() - began, 4))
         request.answer(200, _json({"status": f"Model {name} loaded"}))
 
     async def _unload(self, request: Request, name: str) -> None:

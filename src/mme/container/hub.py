@@ -21,6 +21,7 @@ from typing import Any
 from mme.container import errors, memory
 from mme.container.config import MiB, Settings
 from mme.container.errors import ServingError
+from mme.container.families import Families
 from mme.container.link import ParentLink, WorkerLink
 from mme.container.log import Log
 from mme.container.metrics import ModelMetrics, Totals
@@ -91,6 +92,7 @@ class Hub:
         self.models: dict[str, Model] = {}
         self.totals = Totals()
         self.parent = ParentLink(self, settings, log)
+        self.families = Families(self.parent, log)
         self.stopping = False
         self._numbers = 0
         self._ids = 0
@@ -146,6 +148,17 @@ class Hub:
         model.metrics.loads += 1
         self.totals.loads += 1
         self.totals.load_seconds.add(model.load_seconds)
+        if model.worker is not None:
+            self.log(
+                "info",
+                "load",
+                model=name,
+                url=url,
+                seconds=round(model.load_seconds, 4),
+                shared=model.worker.shared,
+                private=model.private,
+                **{f"{stage}_seconds": round(seconds, 4) for stage, seconds in model.worker.loading.items()},
+            )
         self._push(model)
 
     async def unload(self, name: str) -> None:
@@ -168,6 +181,7 @@ class Hub:
         if model.worker is not None:
             await self._end(model.worker, "unload")
         del self.models[name]
+        self.families.left(model.number)
         self.totals.unloads += 1
 
     def get(self, name: str) -> Model:
@@ -349,6 +363,7 @@ class Hub:
         """The model is gone by itself: the next request for it gets 404, and the platform loads it again."""
         if self.models.get(model.name) is model and model.state is not State.UNLOADING:
             del self.models[model.name]
+            self.families.left(model.number)
 
     def worker_forked(self, worker: WorkerLink) -> None:
         """The parent says that a worker's process runs."""
@@ -369,6 +384,7 @@ class Hub:
             worker.doomed = worker.doomed or "parent"
             self._ended(worker, 0, 9, starved=False)
         self._workers.clear()
+        self.families.forget()
 
     def _ended(self, worker: WorkerLink, code: int, by_signal: int, starved: bool) -> None:
         model = worker.model
@@ -535,6 +551,9 @@ class Hub:
         elif frame.kind == Kind.READY and not worker.ready.done():
             worker.was_ready = True
             worker.measured(frame.meta["private"])
+            worker.loading = {"handler": frame.meta["seconds"], "cpu": frame.meta["cpu"]}
+            worker.shared = frame.meta["shared"]
+            self.families.joined(worker.model.number, frame.meta["recipes"])
             worker.ready.set_result(None)
         elif frame.kind == Kind.FAILED and not worker.ready.done():
             meta = frame.meta

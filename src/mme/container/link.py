@@ -56,6 +56,8 @@ class WorkerLink(asyncio.Protocol):
         self.yielding = False
         self.private = 0  # as the worker measured it last
         self._anonymous = 0  # at that time
+        self.loading: dict[str, float] = {}  # seconds that loading took, by stage
+        self.shared = 0  # recipes that it found finished
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -151,6 +153,9 @@ class ParentLink:
             self.warm.set()
         elif message["op"] == "imported":
             self._log("info", "ready", seconds=round(message["seconds"], 3))
+        elif message["op"] == "shared":
+            self.base_bytes = message["private"] + memory.private()
+            self._hub.families.made(message["key"], message["error"])
         elif message["op"] == "exit":
             self._hub.worker_exited(message["pid"], message["code"], message["signal"])
         elif message["op"] in ("forked", "failed"):
@@ -233,6 +238,12 @@ class ParentLink:
 
     def kill(self, pid: int) -> None:
         self._send({"op": "kill", "pid": pid})
+
+    def share(self, recipe: dict[str, Any]) -> None:
+        self._send({"op": "share", "recipe": recipe})
+
+    def unshare(self, key: str) -> None:
+        self._send({"op": "unshare", "key": key})
 
     def _send(self, message: dict[str, Any], fd: int | None = None) -> None:
         if self._control is None:

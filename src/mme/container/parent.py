@@ -5,6 +5,8 @@ with locks that nobody will ever open. It speaks to the front in lines of JSON o
 
 - ``{"op": "fork", "id", …}`` with a socket attached is answered by ``{"op": "forked", "id", "pid"}`` or
   ``{"op": "failed", "id", …}``
+- ``{"op": "share", "recipe"}`` makes something before the fork that models have in common (see sharing.py) and is
+  answered by ``{"op": "shared", "key", "error"}``; ``{"op": "unshare", "key"}`` lets go of it
 - ``{"op": "kill", "pid"}`` ends a worker and whatever it started
 - ``{"op": "exit", "pid", "code", "signal"}`` tells the front that a worker has ended and its memory is free
 """
@@ -25,7 +27,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from mme.container import system
+from mme.container import memory, sharing, system
 from mme.container.wire import Lines, line
 from mme.container.worker import Spec, main
 
@@ -61,11 +63,13 @@ def warm(modules: Sequence[str]) -> None:
             for name in TRANSFORMERS_NAMES:
                 with contextlib.suppress(ImportError, AttributeError):
                     getattr(imported, name)
+            sharing.exercise()
 
 
 class Parent:
-    def __init__(self, control: socket.socket) -> None:
+    def __init__(self, control: socket.socket, shelf: sharing.Shelf) -> None:
         self._control = control
+        self._shelf = shelf
         self._lines = Lines()
         self._sockets: list[socket.socket] = []
         self._workers: set[int] = set()
@@ -108,6 +112,10 @@ class Parent:
         for message in self._lines.feed(data):
             if message["op"] == "fork":
                 self._fork(message)
+            elif message["op"] == "share":
+                self._share(message["recipe"])
+            elif message["op"] == "unshare":
+                self._shelf.templates.pop(message["key"], None)
             elif message["op"] == "kill" and message["pid"] in self._workers:
                 _kill_group(message["pid"])
         return True
@@ -152,9 +160,17 @@ class Parent:
                 other.close()
             for key, value in message.get("env", {}).items():
                 os.environ[key] = value
-            main(sock, Spec(**message["spec"]))
+            main(sock, Spec(**message["spec"]), self._shelf)
         finally:
             os._exit(70)
+
+    def _share(self, recipe: dict[str, Any]) -> None:
+        error = self._shelf.make(recipe)
+        gc.collect()
+        gc.freeze()
+        self._tell(op="shared", key=recipe["key"], error=error, private=memory.private())
+        if sharing.threads() > 1:  # forks would not be clean any more; the front starts a fresh parent
+            os._exit(71)
 
     def _reap(self) -> None:
         while True:
@@ -195,12 +211,14 @@ def run(fd: int, front: int, modules: Sequence[str]) -> None:
     control = socket.socket(fileno=fd)
     began = time.monotonic()
     warm(modules)
+    shelf = sharing.Shelf()
+    shelf.install()
     gc.collect()
     gc.freeze()  # the collector must not touch, and so copy, the pages that all workers share
     with contextlib.suppress(OSError):
         control.sendall(line({"op": "imported", "seconds": time.monotonic() - began}))
     with contextlib.suppress(BrokenPipeError, ConnectionError):
-        Parent(control).run()
+        Parent(control, shelf).run()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from typing import Any
 from mme.container import memory, system
 from mme.container.errors import ServingError
 from mme.container.handler import Answer, Handler, client_error
+from mme.container.sharing import Shelf
 from mme.container.wire import Decoder, Frame, Kind, pack
 
 IDLE_SECONDS = 1.0
@@ -54,9 +55,10 @@ class Spec:
 
 
 class Worker:
-    def __init__(self, sock: socket.socket, spec: Spec) -> None:
+    def __init__(self, sock: socket.socket, spec: Spec, shelf: Shelf) -> None:
         self._sock = sock
         self._spec = spec
+        self._shelf = shelf
         self._pid = os.getpid()
         self._decoder = Decoder()
         self._pending: deque[Pending] = deque()
@@ -83,10 +85,14 @@ class Worker:
             self._send(Kind.FAILED, meta={"status": told.status, "type": told.kind, "message": told.message})
             return
         self._only_here()
+        self._shelf.templates.clear()
+        system.trim_heap()
         meta = {
             "seconds": time.monotonic() - began,
+            "cpu": time.process_time(),
             "private": memory.private(),
-            "batches": self._handler.batch_fn is not None,
+            "recipes": [found.plain() for found in self._shelf.noted],
+            "shared": len(self._shelf.used),
         }
         self._send(Kind.READY, meta=meta)
         self._serve(self._handler)
@@ -282,13 +288,13 @@ class Worker:
         self._send(Kind.RESULT, entry.id, meta, told.body())
 
 
-def main(sock: socket.socket, spec: Spec) -> None:
+def main(sock: socket.socket, spec: Spec, shelf: Shelf) -> None:
     """Run as a freshly forked process. Never returns."""
     code = 0
     try:
         sys.dont_write_bytecode = True  # the model's folder is the platform's, not ours to write in
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        Worker(sock, spec).run()
+        Worker(sock, spec, shelf).run()
     except (BrokenPipeError, ConnectionError):
         pass  # the front is gone: nobody waits for an answer
     except BaseException:

@@ -1,0 +1,334 @@
+"""Tokenizers and model structures that several models have in common, made once before the fork.
+
+Most of what a small model's process costs is not its weights, which are mapped from their file, but its tokenizer and
+the hundreds of Python objects of its layers: 30 MB and 100 ms. Models of one family have the same. So:
+
+- a worker notes each plain ``from_pretrained(folder)`` of its handler as a :class:`Recipe`, with a digest of everything
+  in the folder that can matter to the result except the weights' values;
+- once two loaded models have a recipe in common, the parent carries it out itself and keeps the result without weights;
+- a worker forked after that finds the finished object in its memory, maps its own weights into it, and is done.
+
+A result is shared only where it is provably the same: every parameter must be a piece of the weights' file as it lies
+there (nothing converted, merged or made up while loading). Everything else is loaded as ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import struct
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mme.container.memory import WEIGHT_FILES
+
+MAX_READ = 64 * 1024 * 1024  # bytes of tokenizer and configuration files that are worth a digest
+# Options under which a result depends on more than the folder.
+_REFUSED = {"trust_remote_code", "device_map", "subfolder", "revision", "output_loading_info", "gguf_file", "config"}
+_TOKENIZER_FILES = ("tokenizer", "vocab.", "merges.", "special_tokens_map", "added_tokens", "chat_template")
+# What a classifier's head says of itself: fine-tuned models differ in it and have one tokenizer all the same.
+_NOT_FOR_TOKENIZERS = {"architectures", "dtype", "id2label", "label2id", "num_labels", "problem_type", "torch_dtype"}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One call of ``transformers.<factory>.from_pretrained(folder, **options)``. ``key`` says what it results in."""
+
+    kind: str  # "tokenizer" or "model"
+    key: str
+    factory: str
+    options: dict[str, Any]
+    folder: str
+
+    def plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+# -- recipes --------------------------------------------------------------------------------------------------------
+
+
+def recipe(kind: str, factory: str, arguments: tuple[Any, ...], options: dict[str, Any]) -> Recipe | None:
+    """The recipe of a call, or None where its result cannot be shared."""
+    if len(arguments) != 1 or not isinstance(arguments[0], (str, Path)):
+        return None
+    written: dict[str, Any] = {}
+    for name, value in options.items():
+        if name in _REFUSED and value:
+            return None
+        if type(value).__module__ == "torch" and type(value).__name__ == "dtype":
+            written[name] = {"dtype": str(value).removeprefix("torch.")}
+        elif value is None or isinstance(value, (str, bool, int, float)):
+            written[name] = value
+        else:
+            return None
+    folder = str(arguments[0])
+    try:
+        content = _digest(folder, kind)
+    except (OSError, ValueError, struct.error):
+        return None
+    if content is None:
+        return None
+    text = repr((kind, factory, sorted(written.items(), key=lambda item: item[0]), content))
+    return Recipe(kind, hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), factory, written, folder)
+
+
+def _digest(folder: str, kind: str) -> str | None:
+    """A digest of all that can matter to the result but the weights' values. None where there is no telling."""
+    total = hashlib.blake2b(digest_size=16)
+    size = 0
+    for root, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if name not in ("code", "__pycache__") and name[0] != ".")
+        for name in sorted(names):
+            path = Path(root, name)
+            suffix = path.suffix.lower()
+            if suffix == ".md" or name[0] == ".":
+                continue
+            if kind == "model" and name.startswith(_TOKENIZER_FILES):
+                continue
+            total.update(str(path.relative_to(folder)).encode() + b"\0")
+            if suffix in WEIGHT_FILES:
+                if kind == "tokenizer":
+                    continue
+                if suffix != ".safetensors":
+                    return None
+                content = _header(path)
+            else:
+                size += path.stat().st_size
+                if size > MAX_READ:
+                    return None
+                content = _configuration(path, kind) if name == "config.json" else path.read_bytes()
+            total.update(hashlib.blake2b(content, digest_size=16).digest())
+    return total.hexdigest()
+
+
+def _configuration(path: Path, kind: str) -> bytes:
+    """config.json without the fields that do not matter to the result."""
+    config = json.loads(path.read_bytes())
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} holds no object")
+    unread = {"_name_or_path"} | (_NOT_FOR_TOKENIZERS if kind == "tokenizer" else set())
+    return json.dumps({name: config[name] for name in sorted(config) if name not in unread}).encode()
+
+
+def _header(path: Path) -> bytes:
+    """A safetensors file's header (names, types, shapes, places) and the file's size."""
+    with path.open("rb") as file:
+        length = struct.unpack("<Q", file.read(8))[0]
+        if length > MAX_READ:
+            raise ValueError(f"{path} has a header of {length} bytes")
+        return bytes(file.read(length)) + str(path.stat().st_size).encode()
+
+
+# -- in the worker --------------------------------------------------------------------------------------------------
+
+
+class Shelf:
+    """What the parent has made, as a worker finds it after the fork, and what the worker itself makes."""
+
+    def __init__(self) -> None:
+        self.templates: dict[str, Template] = {}
+        self.noted: list[Recipe] = []
+        self.used: list[str] = []
+        self._inside = False
+
+    def install(self) -> None:
+        """Let transformers' from_pretrained look on the shelf first. Done in the parent, once, for all workers."""
+        transformers = sys.modules.get("transformers")
+        if transformers is None:
+            return
+        from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+        from transformers.models.auto import modeling_auto
+
+        models = [PreTrainedModel, *(value for name, value in vars(modeling_auto).items() if name.startswith("Auto"))]
+        for kind, bases in (("tokenizer", [AutoTokenizer, PreTrainedTokenizerBase]), ("model", models)):
+            for base in bases:
+                original = vars(base).get("from_pretrained")
+                if original is not None:
+                    base.from_pretrained = classmethod(self._wrapped(kind, original.__func__))
+
+    def make(self, plan: dict[str, Any]) -> str | None:
+        """Carry out a recipe and keep what comes of it. Returns why not, where it could not be done."""
+        self._inside = True
+        try:
+            self.templates[plan["key"]] = carry_out(plan)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        finally:
+            self._inside = False
+        return None
+
+    def _wrapped(self, kind: str, original: Callable[..., Any]) -> Callable[..., Any]:
+        def from_pretrained(cls: type, *arguments: Any, **options: Any) -> Any:
+            if self._inside or getattr(sys.modules.get("transformers"), cls.__name__, None) is not cls:
+                return original(cls, *arguments, **options)
+            self._inside = True
+            try:
+                found = recipe(kind, cls.__name__, arguments, options)
+                # Once for each process: a second call must not get the same object again.
+                template = self.templates.pop(found.key, None) if found else None
+                if template is not None and found is not None:
+                    self.used.append(found.key)
+                    self.noted.append(found)
+                    return template.make(found.folder)
+                result = original(cls, *arguments, **options)
+                if found is not None:
+                    self.noted.append(found)
+                return result
+            finally:
+                self._inside = False
+
+        return from_pretrained
+
+
+# -- in the parent --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Template:
+    """A tokenizer, or a model whose parameters are empty. ``make`` uses it up."""
+
+    result: Any
+    folder: str
+    places: list[Place] = field(default_factory=list)
+
+    def make(self, folder: str) -> Any:
+        """The finished object for a folder with the same recipe."""
+        if self.places:
+            _map(self.places, folder)
+        _rename(self.result, self.folder, folder)
+        return self.result
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's values lie: in which file, from which element on, in which shape."""
+
+    tensor: Any
+    file: str
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class NotShareable(Exception):
+    """The result of a recipe depends on the weights' values in more ways than by being them."""
+
+
+def carry_out(plan: dict[str, Any]) -> Template:
+    """Make a recipe's result, without its weights. Raises NotShareable, or whatever transformers raises."""
+    import torch
+    import transformers
+
+    options = {
+        name: getattr(torch, value["dtype"]) if isinstance(value, dict) else value
+        for name, value in plan["options"].items()
+    }
+    result = getattr(transformers, plan["factory"]).from_pretrained(plan["folder"], **options)
+    if plan["kind"] == "tokenizer":
+        return Template(result, plan["folder"])
+    places = _places(result, plan["folder"])
+    for place in places:
+        place.tensor.data = torch.empty(0, dtype=place.tensor.dtype)
+    return Template(result, plan["folder"], places)
+
+
+def _places(model: Any, folder: str) -> list[Place]:
+    """Every parameter's place in the folder's weights. Raises NotShareable where one has none."""
+    ranges = _mappings(folder)
+    persistent = set(model.state_dict(keep_vars=True))
+    found: dict[int, Place] = {}
+    tensors = [(name, tensor, True) for name, tensor in model.named_parameters(remove_duplicate=False)]
+    tensors += [(name, tensor, name in persistent) for name, tensor in model.named_buffers(remove_duplicate=False)]
+    for name, tensor, needed in tensors:
+        if id(tensor) in found:
+            continue
+        pointer, width = tensor.data_ptr(), tensor.element_size()
+        for start, end, file, at in ranges:
+            if start <= pointer < end and (at + pointer - start) % width == 0:
+                offset = (at + pointer - start) // width
+                found[id(tensor)] = Place(tensor, file, offset, tuple(tensor.shape), tuple(tensor.stride()))
+                break
+        else:
+            if needed and tensor.numel():
+                raise NotShareable(f"{name} is not a piece of the weights' file as it lies there")
+    return list(found.values())
+
+
+def _mappings(folder: str) -> list[tuple[int, int, str, int]]:
+    """(first address, last address, file relative to the folder, offset) of the folder's mapped weights."""
+    ranges = []
+    root = os.path.realpath(folder)
+    for row in Path("/proc/self/maps").read_text().splitlines():
+        match = re.match(r"([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) \S+ \d+\s+(/.*\.safetensors)$", row)
+        if match and match[4].startswith(root + os.sep):
+            relative = os.path.relpath(match[4], root)
+            ranges.append((int(match[1], 16), int(match[2], 16), relative, int(match[3], 16)))
+    return ranges
+
+
+def _map(places: list[Place], folder: str) -> None:
+    """Give each tensor its values from the weights in this folder, mapped, not read."""
+    import torch
+
+    storages: dict[str, Any] = {}
+    for place in places:
+        storage = storages.get(place.file)
+        if storage is None:
+            path = Path(folder, place.file)
+            storage = torch.UntypedStorage.from_file(str(path), shared=False, nbytes=path.stat().st_size)
+            storages[place.file] = storage
+        values: Any = torch.empty(0, dtype=place.tensor.dtype)
+        values.set_(storage, place.offset, place.shape, place.stride)
+        place.tensor.data = values
+
+
+def _rename(result: Any, old: str, new: str) -> None:
+    """The folder's name stands in a few places, where handlers may look for it."""
+    holders = [vars(result), getattr(result, "init_kwargs", None)]
+    config = getattr(result, "config", None)
+    holders.append(vars(config) if config is not None else None)
+    for holder in holders:
+        if isinstance(holder, dict):
+            for name, value in list(holder.items()):
+                if isinstance(value, str) and (value == old or value.startswith(old + os.sep)):
+                    holder[name] = new + value[len(old) :]
+
+
+def exercise() -> None:
+    """Load and run two tiny models once, so that what transformers and torch make at first use (compiled patterns,
+    tables, modules imported late) is there before the fork and not in every worker anew."""
+    import tempfile
+
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM, BertConfig, BertModel, GPT2Config, GPT2LMHeadModel
+
+    small = {"vocab_size": 32}
+    bert = BertModel(
+        BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, **small)
+    )
+    gpt2 = GPT2LMHeadModel(
+        GPT2Config(n_embd=16, n_layer=1, n_head=2, n_positions=16, bos_token_id=0, eos_token_id=0, **small)
+    )
+    ids = torch.ones((2, 4), dtype=torch.long)
+    mask = torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+    for model, auto in ((bert, AutoModel), (gpt2, AutoModelForCausalLM)):
+        with tempfile.TemporaryDirectory(prefix="mme-") as folder:
+            model.save_pretrained(folder)
+            loaded: Any = auto.from_pretrained(folder, local_files_only=True)
+            with torch.inference_mode():
+                output = loaded.eval()(input_ids=ids, attention_mask=mask)
+                if auto is AutoModelForCausalLM:
+                    loaded(ids[:, :1], past_key_values=output.past_key_values)
+
+
+def threads() -> int:
+    """How many threads this process has: a fork is clean only from one."""
+    with contextlib.suppress(OSError):
+        return sum(1 for _ in Path("/proc/self/task").iterdir())
+    return 1
