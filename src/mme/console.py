@@ -57,7 +57,7 @@ def progress(
         yield lambda _: None
         return
     start = clock()
-    shown = start
+    shown = start - EVERY_S  # the first bytes are shown at once
     done = 0
 
     def count(new: int) -> None:

@@ -540,6 +540,7 @@ def models(
         "target": "or both in one: the target model",
         "yes": "do not ask",
         "dry-run": DRY_RUN_HELP,
+        "json": JSON_HELP,
     },
     where=("bucket", "prefix", "region", "terraform"),
 )
@@ -551,6 +552,7 @@ def delete(
     target: str | None = None,
     yes: bool = False,
     dry_run: bool = False,
+    json: bool = False,
 ) -> None:
     """Remove one released version, after asking. A version that a channel uses is kept.
 
@@ -565,17 +567,20 @@ def delete(
     s3, store = open_store(settings)
     found = versions.find_version(versions.list_versions(s3, store, name), name, wanted)
     _refuse_in_use(s3, store, found.target, "not deleted")
-    if dry_run:
-        print(f"Would delete {store.uri(found.target)} ({console.size(found.size)}).")
-        return
-    if not confirm(f"Delete {store.uri(found.target)} ({console.size(found.size)})?", yes):
-        note("Nothing was deleted.")
-        return
-    versions.delete(s3, store, found.target)
-    print(f"Deleted {store.uri(found.target)}.")
-    _refuse_in_use(
-        s3, store, found.target, "deleted while the channel was changed: upload it again, or change the channel"
-    )
+    what = f"{store.uri(found.target)} ({console.size(found.size)})"
+    done = not dry_run and confirm(f"Delete {what}?", yes)
+    if done:
+        versions.delete(s3, store, found.target)
+    if json:
+        print_json({"deleted": done, "target": found.target, "uri": store.uri(found.target)})
+    elif dry_run:
+        print(f"Would delete {what}.")
+    else:
+        print(f"Deleted {what}." if done else "Nothing was deleted.")
+    if done:
+        _refuse_in_use(
+            s3, store, found.target, "deleted while the channel was changed: upload it again, or change the channel"
+        )
 
 
 def _refuse_in_use(s3: S3Client, store: versions.Store, target: str, consequence: str) -> None:
@@ -1030,20 +1035,28 @@ def local(context: Context, port: str = "4566", data_dir: str = ".local/aws", co
     os.execv(sys.executable, [sys.executable, "-m", "mme.local", *words])  # noqa: S606 (a list, no shell)
 
 
-@command({"name": "the benchmark to run, repeatable, as in packaging; left out, all"}, repeatable=("name",))
-def bench(context: Context, name: Sequence[str] = ()) -> None:
+@command(
+    {
+        "name": "the benchmark to run, repeatable, as in packaging; left out, all",
+        "results": "the folder for the figures as JSON, one file for each benchmark",
+    },
+    repeatable=("name",),
+)
+def bench(context: Context, name: Sequence[str] = (), results: str = "build/benchmarks") -> None:
     """Run the benchmarks of this repository, side by side with what one would use instead."""
     folder = Path("benchmarks")
-    scripts = {path.stem: path for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")}
-    if not scripts:
+    known = [path.stem for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")]
+    if not known:
         raise UsageError(f"There are no benchmarks in {folder.absolute()}.", "Run this in the repository of mme.")
-    unknown = [item for item in name if item not in scripts]
+    unknown = [item for item in name if item not in known]
     if unknown:
-        raise UsageError(f"There is no benchmark {unknown[0]}.", f"There are: {', '.join(scripts)}.")
-    for item in name or scripts:
+        raise UsageError(f"There is no benchmark {unknown[0]}.", f"There are: {', '.join(known)}.")
+    Path(results).mkdir(parents=True, exist_ok=True)
+    for item in name or known:
         note(f"== {item}")
         start = time.monotonic()
-        done = subprocess.run([sys.executable, str(scripts[item])])
+        figures = Path(results) / f"{item}.json"
+        done = subprocess.run([sys.executable, "-m", f"benchmarks.{item}", "--json", str(figures)])
         if done.returncode != 0:
             raise MmeError(f"Benchmark {item} failed (exit code {done.returncode}).")
-        note(f"== {item} took {console.duration(time.monotonic() - start)}")
+        note(f"== {item} took {console.duration(time.monotonic() - start)}; its figures are in {figures}")

@@ -1,0 +1,218 @@
+"""Publishing, beside what one would use instead: `aws s3 cp` and boto3's upload_file. All in one run, one machine.
+
+    python benchmarks/releases.py [--megabytes 498] [--rounds 3] [--models 1000] [--versions 10000] [--json FILE]
+
+The bucket is that of the local AWS on this machine, so the figures compare clients; they say nothing about a network.
+What is compared takes turns, round by round; every figure is the median of the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    del sys.path[0]  # its packaging.py is not the library of that name, which transformers needs
+
+import boto3
+
+from mme import releases
+from mme.local import LocalAws
+from mme.releases import Store
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+STORE = Store("benchmark-models")
+TASKS = "import mme.tasks\nfrom invoke import Collection\n\nns = Collection.from_module(mme.tasks)\n"
+
+
+def make_gpt2(folder: Path, megabytes: int) -> None:
+    """A GPT-2 of about this size, with weights that were never trained."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    layers = max(1, round((megabytes - 155) / 28.35))
+    GPT2LMHeadModel(GPT2Config(n_layer=layers)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"):
+        shutil.copy(REPOSITORY / "demo" / "tiny-gpt2" / name, folder)
+
+
+class Bench:
+    def __init__(self, folder: Path, aws: LocalAws, rounds: int) -> None:
+        self.folder = folder
+        self.rounds = rounds
+        self.env = {**aws.client_env(), "MME_BUCKET": STORE.bucket}
+        self.s3: Any = boto3.client("s3")
+        (folder / "tasks.py").write_text(TASKS)
+
+    def run(self, *words: str | Path) -> str:
+        done = subprocess.run(
+            [str(word) for word in words], cwd=self.folder, env=self.env, capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            raise SystemExit(f"{' '.join(map(str, words))} failed:\n{done.stderr}")
+        return done.stdout
+
+    def invoke(self, *words: str) -> str:
+        return self.run(sys.executable, "-m", "invoke", *words)
+
+    def empty(self) -> None:
+        """Take every object out of the bucket, so that each round starts alike."""
+        for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=STORE.bucket):
+            objects = [{"Key": item["Key"]} for item in page.get("Contents", [])]
+            if objects:
+                self.s3.delete_objects(Bucket=STORE.bucket, Delete={"Objects": objects})
+
+    def turns(self, works: dict[str, Callable[[], object]], before: Callable[[str], None]) -> dict[str, float]:
+        """Median seconds of each, taken in turns."""
+        seconds: dict[str, list[float]] = {name: [] for name in works}
+        for _ in range(self.rounds):
+            for name, work in works.items():
+                before(name)
+                start = time.perf_counter()
+                work()
+                seconds[name].append(time.perf_counter() - start)
+        return {name: statistics.median(values) for name, values in seconds.items()}
+
+    # ---- what is measured -----------------------------------------------------------------------------------------
+
+    def uploads(self) -> dict[str, float]:
+        """One archive from the disk to the bucket."""
+        (archive,) = (self.folder / "dist").glob("*.tar.gz")
+
+        def publish() -> None:
+            digest = hashlib.sha256(archive.name.encode()).hexdigest()
+            releases.publish(self.s3, STORE, name="library", digest=digest, content=archive, author="benchmark")
+
+        return self.turns(
+            {
+                "aws s3 cp": lambda: self.run(BIN / "aws", "s3", "cp", "--quiet", archive, f"{STORE.uri()}cp.tar.gz"),
+                "invoke upload": lambda: self.invoke("upload"),
+                "boto3 upload_file": lambda: self.s3.upload_file(str(archive), STORE.bucket, "models/file.tar.gz"),
+                "mme.releases.publish": publish,
+            },
+            lambda _: self.empty(),
+        )
+
+    def stages(self) -> dict[str, float]:
+        """From weights to a released version: the two stages, one after the other and at once."""
+
+        def before(name: str) -> None:
+            self.empty()
+            if name != "invoke upload":
+                shutil.rmtree(self.folder / "dist", ignore_errors=True)
+
+        return self.turns(
+            {
+                "invoke package": lambda: self.invoke("package", "--no-verify"),
+                "invoke upload": lambda: self.invoke("upload"),
+                "invoke package upload": lambda: self.invoke("package", "--no-verify", "upload"),
+                "invoke upload --stream": lambda: self.invoke("upload", "--stream", "--no-verify"),
+            },
+            before,
+        )
+
+    def nothing_to_do(self, models: int) -> dict[str, float]:
+        """A catalogue of unchanged models, packaged and uploaded before."""
+        source = REPOSITORY / "demo" / "tiny-gpt2"
+        tables = [
+            f'[models."team-{number % 10}/model-{number}"]\nsource = "folder:{source}"\nhandler = "generation"\n'
+            for number in range(models)
+        ]
+        (self.folder / "many.toml").write_text("\n".join(tables))
+        words = ("--catalog", "many.toml", "--out", "many")
+        start = time.perf_counter()
+        self.invoke("package", *words, "--no-verify", "upload", *words)
+        first = time.perf_counter() - start
+        work = {
+            "package upload": lambda: self.invoke("package", *words, "--no-verify", "upload", *words),
+            "upload": lambda: self.invoke("upload", *words),
+        }
+        return {"the first time": first, **self.turns(work, lambda _: None)}
+
+    def listing(self, versions: int) -> float:
+        """All versions, listed once."""
+
+        def put(number: int) -> None:
+            key = f"models/model-{number % 100}-{number:012x}.tar.gz"
+            self.s3.put_object(Bucket=STORE.bucket, Key=key, Body=b"")
+
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(put, range(versions)))
+        work = {"list": lambda: self.invoke("releases", "--limit", str(versions), "--json")}
+        return self.turns(work, lambda _: None)["list"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=498)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", type=int, default=1000)
+    parser.add_argument("--versions", type=int, default=10_000)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="mme-bench-") as temporary:
+        folder = Path(temporary) / "work"
+        folder.mkdir()
+        make_gpt2(folder / "gpt2", options.megabytes)
+        (folder / "models.toml").write_text('[models.gpt2]\nsource = "folder:gpt2"\nhandler = "generation"\n')
+        with LocalAws(Path(temporary) / "aws") as aws:
+            os.environ.update(aws.env)
+            bench = Bench(folder, aws, options.rounds)
+            bench.s3.create_bucket(Bucket=STORE.bucket)
+            result = measure(bench, options)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
+    bench.invoke("package", "--no-verify")
+    size = next((bench.folder / "dist").glob("*.tar.gz")).stat().st_size
+    print(f"An archive of {size / 1e6:.0f} MB, {os.cpu_count()} cores, medians of {options.rounds}\n")
+    uploads = bench.uploads()
+    print(f"{'uploading it':<28}{'s':>8}{'MB/s':>8}{'x aws s3 cp':>13}")
+    for name, seconds in uploads.items():
+        print(f"{name:<28}{seconds:>8.2f}{size / 1e6 / seconds:>8.0f}{uploads['aws s3 cp'] / seconds:>13.2f}")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1024)
+
+    stages = bench.stages()
+    slower = max(stages["invoke package"], stages["invoke upload"])
+    print(f"\n{'from weights to a version':<28}{'s':>8}{'of the slower stage':>21}")
+    for name, seconds in stages.items():
+        print(f"{name:<28}{seconds:>8.2f}{seconds / slower:>21.2f}")
+
+    bench.empty()
+    unchanged = bench.nothing_to_do(options.models)
+    print(f"\n{f'{options.models:,} models':<28}{'s':>8}")
+    for name, seconds in unchanged.items():
+        print(f"{name if name == 'the first time' else f'unchanged: {name}':<28}{seconds:>8.2f}")
+
+    bench.empty()
+    listing = bench.listing(options.versions)
+    print(f"\n{f'listing {options.versions:,} versions':<28}{listing:>8.2f} s")
+    return {
+        "bytes": size,
+        "upload_s": uploads,
+        "peak_mb": peak,
+        "stages_s": stages,
+        "models": options.models,
+        "unchanged_s": unchanged,
+        "versions": options.versions,
+        "listing_s": listing,
+    }
+
+
+if __name__ == "__main__":
+    main()
