@@ -359,16 +359,23 @@ class Access:
 
 
 def _credential(environ: Mapping[str, Any]) -> list[str]:
+    """Access key, date, region, service of the signature: in the header, or in the query of a presigned URL."""
     header = str(environ.get("HTTP_AUTHORIZATION", ""))
     scope = header.partition("Credential=")[2].partition(",")[0]
-    if not scope:
-        scope = dict(parse_qsl(str(environ.get("QUERY_STRING", "")))).get("X-Amz-Credential", "")
-    return scope.split("/")
+    if scope:
+        return scope.split("/")
+    query = dict(parse_qsl(str(environ.get("QUERY_STRING", ""))))
+    if "X-Amz-Credential" in query:
+        return query["X-Amz-Credential"].split("/")
+    if "AWSAccessKeyId" in query and "Signature" in query:  # the older kind, which boto3 still makes for S3
+        return [query["AWSAccessKeyId"], "", "us-east-1", "s3", "aws2_request"]
+    return []
 
 
 def access_key(environ: Mapping[str, Any]) -> str:
     """The access key that signed the request; empty when it is not signed."""
-    return _credential(environ)[0]
+    scope = _credential(environ)
+    return scope[0] if scope else ""
 
 
 def signed_service(environ: Mapping[str, Any]) -> str | None:

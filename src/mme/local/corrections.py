@@ -39,6 +39,7 @@ def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folde
     composite_alarms()
     delete_markers()
     object_bytes(folder)
+    composite_checksums()
 
 
 def _refuse(message: str) -> Exception:
@@ -544,3 +545,25 @@ def object_bytes(folder: Path) -> None:
     S3Response.upload_part = put_part
     S3Response._get_checksum = checksum
     S3Response._key_response_post = post
+
+
+def composite_checksums() -> None:
+    """HeadObject gives the checksum of an object in parts without the number of its parts, which is part of it."""
+    from moto.s3.responses import S3Response
+
+    head_object = S3Response.head_object
+
+    def head(self: Any, bucket_name: str, query: dict[str, Any], key_name: str, headers: dict[str, Any]) -> Any:
+        status, found, body = head_object(self, bucket_name, query, key_name, headers)
+        if status == 200:
+            key = self.backend.get_object(bucket_name, key_name, version_id=query.get("versionId", [None])[0])
+            for name, value in found.items():
+                if (
+                    name.startswith("x-amz-checksum-")
+                    and value == key.checksum_value
+                    and key.checksum_type == "COMPOSITE"
+                ):
+                    found[name] = f"{value}-{key.checksum_parts}"
+        return status, found, body
+
+    S3Response.head_object = head

@@ -23,7 +23,7 @@ CHUNK = 1 << 20
 IN_MEMORY = 64 << 10
 """Bytes up to which an object is not worth a file."""
 
-_PLAIN_QUERY = {"partNumber", "uploadId", "x-id"}
+_PLAIN_QUERY = {"partNumber", "uploadId", "x-id", "AWSAccessKeyId", "Signature", "Expires"}
 
 
 class Refused(Exception):

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
 from mme.errors import UsageError
@@ -127,7 +127,7 @@ class App:
         self._access = access
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        from mme.local import invoke
+        from mme.local import access, invoke
 
         refusal = _not_for_browsers(environ)
         if refusal is not None:
@@ -144,7 +144,7 @@ class App:
                 invoke.drop(environ)
                 answer = refused(start_response)
                 return answer
-            if is_s3(environ) and objects.is_upload(environ):
+            if access.signed_service(environ) in ("s3", None) and objects.is_upload(environ):
                 return self._upload(environ, start_response)
             answer = self._moto(environ, start_response)
         except NotImplementedError as problem:
@@ -187,11 +187,6 @@ def _unknown(environ: Mapping[str, Any], start_response: Callable[..., Any], cod
     headers = [("Content-Type", kind), ("Content-Length", str(len(data))), ("x-amzn-ErrorType", code)]
     start_response("400 Bad Request", headers)
     return [data]
-
-
-def is_s3(environ: Mapping[str, Any]) -> bool:
-    """Whether the request was signed for S3."""
-    return "/s3/aws4_request" in unquote(f"{environ.get('HTTP_AUTHORIZATION', '')}{environ.get('QUERY_STRING', '')}")
 
 
 def region_of(environ: Mapping[str, Any], default: str) -> str:
