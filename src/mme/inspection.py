@@ -57,7 +57,7 @@ def text(manifest: Mapping[str, Any], with_files: bool) -> str:
         ("task", manifest.get("task")),
         ("parameters", f"{parameters:,}" if isinstance(parameters, int) else None),
         ("dtype", manifest.get("dtype")),
-        ("accuracy", manifest.get("accuracy")),
+        ("accuracy", accuracy_text(manifest.get("accuracy"))),
         ("handler", f"{handler['name']} ({str(handler.get('digest'))[:12]})" if handler.get("name") else "none"),
         ("requires", ", ".join(manifest.get("requirements") or ()) or None),
         ("licence", manifest.get("licence")),
@@ -71,3 +71,12 @@ def text(manifest: Mapping[str, Any], with_files: bool) -> str:
         rows = [(str(file["path"]), console.size(int(file["size"])), str(file["sha256"])[:12]) for file in files]
         shown += ["", console.table(("path", "size", "sha256"), rows)]
     return "\n".join(shown)
+
+
+def accuracy_text(accuracy: Mapping[str, Any] | None) -> str | None:
+    """What the manifest says of a changed number format, in words."""
+    if not accuracy:
+        return None
+    text = f"1 - cosine similarity to {accuracy.get('against')}: {float(accuracy.get('worst', 0)):.2g} at worst"
+    choice = accuracy.get("same_choice")
+    return text if choice is None else f"{text}; the same first choice after {100 * float(choice):.1f} % of tokens"

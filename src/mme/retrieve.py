@@ -16,11 +16,11 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mme import portable, weights
+from mme import accuracy, adapters, portable, weights
 from mme.catalog import TASKS, ModelSpec, Source
 from mme.errors import MmeError, SourceError
 from mme.folder import Found, files
@@ -96,11 +96,14 @@ def snapshot(spec: ModelSpec, into: Path, located: Located | None = None) -> Sna
     scratch = into.with_name(into.name + ".saved")
     try:
         with _quiet(), _explained(spec):
-            absent = _save_model(spec, located.path, scratch, config, pickled)
-            tokenizer = _save_tokenizer(spec, located.path, scratch / "tokenizer")
+            tokenizer = _load_tokenizer(spec, located.path)
+            absent, facts = _save_model(spec, located.path, scratch, config, pickled, tokenizer)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(scratch / "tokenizer")
         into.mkdir(parents=True)
         try:
-            return _assemble(spec, located, scratch, tokenizer, absent, into)
+            taken = _assemble(spec, located, scratch, tokenizer is not None, absent, into)
+            return replace(taken, facts={**taken.facts, **facts})
         except BaseException:
             shutil.rmtree(into, ignore_errors=True)
             raise
@@ -353,14 +356,25 @@ def load_model(
     return model.eval(), absent
 
 
-def _save_model(spec: ModelSpec, source: Path, scratch: Path, config: Mapping[str, Any], pickled: bool) -> set[str]:
+def _save_model(
+    spec: ModelSpec, source: Path, scratch: Path, config: Mapping[str, Any], pickled: bool, tokenizer: Any | None
+) -> tuple[set[str], dict[str, Any]]:
+    """Save the model as the catalogue wants it; return the weights to leave out, and facts for the manifest."""
+    facts: dict[str, Any] = {}
     model, absent = load_model(spec, source, config, pickled, "auto")
+    if spec.adapter is not None:
+        adapter = locate(spec.adapter, spec.adapter_revision)
+        facts["adapted"] = adapters.merge(model, adapter.path, f"The adapter {spec.adapter} of {spec.name}")
+    original = str(model.dtype).removeprefix("torch.")
+    if spec.dtype is not None and spec.dtype != original:
+        model, measured = accuracy.convert(model, tokenizer, spec.dtype, spec.max_error, f"{spec.name} ({spec.source})")
+        facts["accuracy"] = {"against": original, **asdict(measured)}
     model.save_pretrained(scratch, max_shard_size=MAX_SHARD)
-    return absent
+    return absent, facts
 
 
-def _save_tokenizer(spec: ModelSpec, source: Path, scratch: Path) -> Path | None:
-    """Save the tokenizer; None when the source has none and the task does without."""
+def _load_tokenizer(spec: ModelSpec, source: Path) -> Any | None:
+    """The tokenizer; None when the source has none and the task does without."""
     from transformers import AutoTokenizer
 
     if not any((source / name).is_file() for name in portable.VOCABULARIES):
@@ -370,13 +384,11 @@ def _save_tokenizer(spec: ModelSpec, source: Path, scratch: Path) -> Path | None
                 "Put the tokenizer's files beside the weights.",
             )
         return None
-    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=spec.trust_remote_code)
-    tokenizer.save_pretrained(scratch)
-    return scratch
+    return AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=spec.trust_remote_code)
 
 
 def _assemble(
-    spec: ModelSpec, located: Located, scratch: Path, tokenizer: Path | None, absent: set[str], into: Path
+    spec: ModelSpec, located: Located, scratch: Path, has_tokenizer: bool, absent: set[str], into: Path
 ) -> Snapshot:
     source = located.path
     saved = portable.read_json(scratch / "config.json")
@@ -385,7 +397,7 @@ def _assemble(
     if (source / "generation_config.json").is_file():
         generation = portable.generation_config(portable.read_json(source / "generation_config.json"))
         portable.write_json(into / "generation_config.json", generation)
-    portable.copy(source, tokenizer, into)
+    portable.copy(source, scratch / "tokenizer" if has_tokenizer else None, into)
     for found in located.files:
         if found.path in portable.SENTENCE_FILES or portable.POOLING.fullmatch(found.path):
             (into / found.path).parent.mkdir(exist_ok=True)
