@@ -1,0 +1,214 @@
+"""Each correction of moto: what was wrong is right. When moto catches up, the correction can go and its test stays."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import Any
+
+import pytest
+from local_tools import IMAGE, Cloud, error_of
+
+from mme.local import corrections
+
+
+def test_the_corrections_fit_the_moto_that_is_installed() -> None:
+    """A newer minor version of moto may need other corrections: look at each before raising MOTO_VERSION."""
+    installed = importlib.metadata.version("moto").split(".")[:2]
+    assert installed == corrections.MOTO_VERSION.split(".")[:2]
+
+
+# -- SageMaker
+
+
+def test_a_model_without_a_vpc_has_none(cloud: Cloud) -> None:
+    found = cloud.sagemaker.describe_model(ModelName=cloud.model())
+    assert "VpcConfig" not in found
+    assert found["EnableNetworkIsolation"] is False
+
+
+def test_a_model_keeps_its_vpc_isolation_and_cache_setting(cloud: Cloud) -> None:
+    vpc = {"SecurityGroupIds": ["sg-0123456789abcdef0"], "Subnets": ["subnet-0123456789abcdef0"]}
+    cache = {"ModelCacheSetting": "Disabled"}
+    cloud.sagemaker.create_model(
+        ModelName=cloud.name,
+        ExecutionRoleArn=cloud.execution_role(),
+        VpcConfig=vpc,
+        EnableNetworkIsolation=True,
+        PrimaryContainer={"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": "s3://b/m/", "MultiModelConfig": cache},
+    )
+    found = cloud.sagemaker.describe_model(ModelName=cloud.name)
+    assert found["VpcConfig"] == vpc
+    assert found["EnableNetworkIsolation"] is True
+    assert found["PrimaryContainer"]["MultiModelConfig"] == cache
+
+
+def test_a_model_is_not_overwritten(cloud: Cloud) -> None:
+    name = cloud.model()
+    found = error_of(
+        cloud.sagemaker.create_model,
+        ModelName=name,
+        ExecutionRoleArn=cloud.execution_role(),
+        PrimaryContainer={"Image": IMAGE},
+    )
+    assert "Cannot create already existing model" in found["Error"]["Message"]
+
+
+@pytest.mark.parametrize("kind", ["ml.m6i.large", "ml.g5.2xlarge", "ml.c7i.4xlarge", "ml.g6.xlarge"])
+def test_todays_instance_types_are_known(cloud: Cloud, kind: str) -> None:
+    config = cloud.config({"InstanceType": kind})
+    [variant] = cloud.sagemaker.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"]
+    assert variant["InstanceType"] == kind
+
+
+def test_an_instance_type_that_does_not_exist(cloud: Cloud) -> None:
+    variant = {"VariantName": "a", "ModelName": cloud.model(), "InstanceType": "ml.huge", "InitialInstanceCount": 1}
+    found = error_of(
+        cloud.sagemaker.create_endpoint_config, EndpointConfigName=cloud.name, ProductionVariants=[variant]
+    )
+    assert found["Error"]["Code"] == "ValidationException"
+    assert "ml.huge" in found["Error"]["Message"]
+
+
+def test_a_configuration_keeps_everything_and_invents_nothing(cloud: Cloud) -> None:
+    model = cloud.model()
+    shadow = {"VariantName": "s", "ModelName": model, "InstanceType": "ml.m6i.large", "InitialInstanceCount": 1}
+    vpc = {"SecurityGroupIds": ["sg-0123456789abcdef0"], "Subnets": ["subnet-0123456789abcdef0"]}
+    plain = cloud.sagemaker.describe_endpoint_config(EndpointConfigName=cloud.config({"ModelName": model}))
+    assert not {"DataCaptureConfig", "AsyncInferenceConfig", "ShadowProductionVariants", "VpcConfig"} & set(plain)
+    full = cloud.config(
+        {"ModelName": model, "RoutingConfig": {"RoutingStrategy": "RANDOM"}},
+        ShadowProductionVariants=[shadow],
+        VpcConfig=vpc,
+        EnableNetworkIsolation=True,
+    )
+    found = cloud.sagemaker.describe_endpoint_config(EndpointConfigName=full)
+    assert found["ShadowProductionVariants"] == [shadow]
+    assert (found["VpcConfig"], found["EnableNetworkIsolation"]) == (vpc, True)
+    assert found["ProductionVariants"][0]["RoutingConfig"] == {"RoutingStrategy": "RANDOM"}
+
+
+def test_a_configuration_is_not_overwritten(cloud: Cloud) -> None:
+    config = cloud.config()
+    variants = cloud.sagemaker.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"]
+    found = error_of(cloud.sagemaker.create_endpoint_config, EndpointConfigName=config, ProductionVariants=variants)
+    assert "Cannot create already existing endpoint configuration" in found["Error"]["Message"]
+
+
+def test_an_endpoint_tells_of_its_deployment_and_capture(cloud: Cloud) -> None:
+    capture = {
+        "EnableCapture": True,
+        "InitialSamplingPercentage": 10,
+        "DestinationS3Uri": f"s3://{cloud.bucket}/captured/",
+        "CaptureOptions": [{"CaptureMode": "Input"}],
+    }
+    endpoint = cloud.endpoint(cloud.config(DataCaptureConfig=capture))
+    assert cloud.status(endpoint)["DataCaptureConfig"]["CaptureStatus"] == "Started"
+    assert "LastDeploymentConfig" not in cloud.status(endpoint)
+    blue_green = {
+        "BlueGreenUpdatePolicy": {
+            "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0},
+            "TerminationWaitInSeconds": 0,
+        }
+    }
+    config = cloud.config()
+    cloud.sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=config, DeploymentConfig=blue_green)
+    state = cloud.settled(endpoint)
+    assert state["LastDeploymentConfig"] == blue_green
+    assert "DataCaptureConfig" not in state
+
+
+def test_a_tag_changes_instead_of_coming_twice(cloud: Cloud) -> None:
+    arn = cloud.sagemaker.describe_model(ModelName=cloud.model())["ModelArn"]
+    cloud.sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "team", "Value": "a"}])
+    cloud.sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "team", "Value": "b"}, {"Key": "x", "Value": "y"}])
+    tags = cloud.sagemaker.list_tags(ResourceArn=arn)["Tags"]
+    assert tags == [{"Key": "team", "Value": "b"}, {"Key": "x", "Value": "y"}]
+
+
+# -- autoscaling and alarms
+
+
+def test_a_scalable_target_has_tags(cloud: Cloud) -> None:
+    scaling = cloud.client("application-autoscaling")
+    what = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{cloud.endpoint()}/variant/AllTraffic",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+    arn = scaling.register_scalable_target(**what, MinCapacity=1, MaxCapacity=2, Tags={"team": "a"})[
+        "ScalableTargetARN"
+    ]
+    assert scaling.list_tags_for_resource(ResourceARN=arn)["Tags"] == {"team": "a"}
+    scaling.tag_resource(ResourceARN=arn, Tags={"team": "b", "x": "y"})
+    scaling.untag_resource(ResourceARN=arn, TagKeys=["x"])
+    assert scaling.list_tags_for_resource(ResourceARN=arn)["Tags"] == {"team": "b"}
+    scaling.deregister_scalable_target(**what)
+    assert error_of(scaling.list_tags_for_resource, ResourceARN=arn)["ResponseMetadata"]["HTTPStatusCode"] == 400
+
+
+def test_a_composite_alarm(cloud: Cloud) -> None:
+    watch = cloud.client("cloudwatch")
+    rule = 'ALARM("a") OR ALARM("b")'
+    watch.put_composite_alarm(AlarmName=cloud.name, AlarmRule=rule, AlarmDescription="either")
+    found = watch.describe_alarms(AlarmNames=[cloud.name], AlarmTypes=["CompositeAlarm"])["CompositeAlarms"]
+    assert [(alarm["AlarmName"], alarm["AlarmRule"]) for alarm in found] == [(cloud.name, rule)]
+    watch.delete_alarms(AlarmNames=[cloud.name])
+
+
+# -- S3
+
+
+def test_lifecycle_rules_come_back_as_they_were_put(cloud: Cloud) -> None:
+    rules: list[dict[str, Any]] = [
+        {
+            "ID": "old",
+            "Status": "Enabled",
+            "Filter": {"And": {"Prefix": "models/", "ObjectSizeGreaterThan": 1000}},
+            "NoncurrentVersionExpiration": {"NoncurrentDays": 30, "NewerNoncurrentVersions": 3},
+        },
+        {
+            "Status": "Enabled",
+            "Filter": {"Prefix": ""},
+            "AbortIncompleteMultipartUpload": {"DaysAfterInitiation": 7},
+        },
+    ]
+    cloud.s3.put_bucket_lifecycle_configuration(
+        Bucket=cloud.bucket,
+        LifecycleConfiguration={"Rules": rules},
+        TransitionDefaultMinimumObjectSize="varies_by_storage_class",
+    )
+    found = cloud.s3.get_bucket_lifecycle_configuration(Bucket=cloud.bucket)
+    assert found["TransitionDefaultMinimumObjectSize"] == "varies_by_storage_class"
+    assert found["Rules"][0] == rules[0]
+    assert found["Rules"][1].pop("ID")
+    assert found["Rules"][1] == rules[1]
+    cloud.s3.delete_bucket_lifecycle(Bucket=cloud.bucket)
+    found = error_of(cloud.s3.get_bucket_lifecycle_configuration, Bucket=cloud.bucket)
+    assert found["Error"]["Code"] == "NoSuchLifecycleConfiguration"
+
+
+def test_a_delete_marker_can_be_deleted(cloud: Cloud) -> None:
+    cloud.s3.put_bucket_versioning(Bucket=cloud.bucket, VersioningConfiguration={"Status": "Enabled"})
+    cloud.s3.put_object(Bucket=cloud.bucket, Key="a", Body=b"x")
+    cloud.s3.delete_object(Bucket=cloud.bucket, Key="a")
+    found = cloud.s3.list_object_versions(Bucket=cloud.bucket)
+    every = [
+        {"Key": version["Key"], "VersionId": version["VersionId"]}
+        for version in found["Versions"] + found["DeleteMarkers"]
+    ]
+    cloud.s3.delete_objects(Bucket=cloud.bucket, Delete={"Objects": every})
+    cloud.s3.delete_bucket(Bucket=cloud.bucket)
+
+
+# -- what the local AWS cannot do, it says at once
+
+
+def test_an_action_that_moto_lacks_is_no_500(cloud: Cloud) -> None:
+    """Clients retry a 500 for minutes."""
+    found = error_of(
+        cloud.sagemaker.create_monitoring_schedule,
+        MonitoringScheduleName=cloud.name,
+        MonitoringScheduleConfig={"MonitoringJobDefinitionName": "x", "MonitoringType": "DataQuality"},
+    )
+    assert found["ResponseMetadata"]["HTTPStatusCode"] == 400
+    assert "The local AWS cannot do this" in found["Error"]["Message"]

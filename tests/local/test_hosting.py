@@ -1,0 +1,153 @@
+"""A variant's host on its own: time-outs, which need a clock that a test can set, and what is left behind."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from local_tools import archive, wait_for
+
+from mme.local import hosting
+from mme.local.container import ContainerError
+from mme.local.hosting import ArchiveUnavailable, ModelFailed, NotReady, Unavailable, VariantHost, VariantSpec
+
+FAKE = shlex.join([sys.executable, str(Path(__file__).with_name("fake_container.py"))])
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.metrics: list[str] = []
+        self.lines: list[str] = []
+
+    def metric(self, variant: str, name: str, value: float, unit: str) -> None:
+        self.metrics.append(name)
+
+    def output(self, variant: str, line: str) -> None:
+        self.lines.append(line)
+
+
+class Shelf:
+    """Where archives come from."""
+
+    def __init__(self, **archives: bytes) -> None:
+        self.archives = archives
+        self.asked: list[str] = []
+
+    def __call__(self, *, bucket: str, key: str, role_arn: str, into: Path) -> Path:
+        self.asked.append(key)
+        data = self.archives.get(key.removeprefix("models/"))
+        if data is None:
+            raise ArchiveUnavailable(key)
+        (into / "archive.tar.gz").write_bytes(data)
+        return into / "archive.tar.gz"
+
+
+def spec(**environment: str) -> VariantSpec:
+    return VariantSpec("v", "m", "image", "role", environment, "bucket", "models/", startup_seconds=10)
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    return Shelf(quick=archive(times=2), slow=archive(load_seconds=1.0, times=3), long=archive(seconds=1.0))
+
+
+@pytest.fixture
+def host(tmp_path: Path, shelf: Shelf) -> Iterator[VariantHost]:
+    one = VariantHost("e/v", spec(), FAKE, tmp_path / "e-v", shelf, Recorder())
+    one.start()
+    yield one
+    one.stop()
+
+
+def test_a_model_that_loads_longer_than_a_caller_waits(host: VariantHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller is told to come again; the load goes on, and its result is there for the next one."""
+    monkeypatch.setattr(hosting, "INVOKE_SECONDS", 0.2)
+    with pytest.raises(NotReady):
+        host.invoke("slow", b"1", {})
+    wait_for(lambda: host.loaded == 1)
+    assert b'"result": 3.0' in host.invoke("slow", b"1", {}).body
+
+
+def test_a_load_that_never_ends_is_given_up(host: VariantHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosting, "LOAD_SECONDS", 0.3)
+    with pytest.raises(ModelFailed, match="LOAD took longer"):
+        host.invoke("slow", b"1", {})
+    assert host.loaded == 0
+
+
+def test_a_model_that_answers_too_late(host: VariantHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.invoke("quick", b"1", {})
+    monkeypatch.setattr(hosting, "INVOKE_SECONDS", 0.4)
+    with pytest.raises(ModelFailed, match="Your invocation timed out") as caught:
+        host.invoke("long", b"1", {})
+    assert caught.value.status == 0
+
+
+def test_what_was_downloaded_once_is_not_downloaded_again(host: VariantHost, shelf: Shelf) -> None:
+    host.invoke("quick", b"1", {})
+    assert host._evict_one(besides="other")
+    host.invoke("quick", b"1", {})
+    assert shelf.asked == ["models/quick"]
+
+
+def test_stopping_leaves_no_file_and_no_waiting_caller(tmp_path: Path, shelf: Shelf) -> None:
+    host = VariantHost("e/v", spec(), FAKE, tmp_path / "e-v", shelf, Recorder())
+    host.start()
+    problems: list[Any] = []
+
+    def ask() -> None:
+        try:
+            host.invoke("slow", b"1", {})
+        except hosting.InvokeFailed as problem:
+            problems.append(problem)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    wait_for(lambda: shelf.asked)
+    host.stop()
+    asking.join(20)
+    assert problems
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(Unavailable):
+        host.invoke("quick", b"1", {})
+
+
+def test_a_container_that_is_not_healthy_in_time(tmp_path: Path, shelf: Shelf) -> None:
+    slow = VariantSpec("v", "m", "image", "role", {"FAKE_START_SECONDS": "60"}, "b", "", startup_seconds=0.3)
+    host = VariantHost("e/v", slow, FAKE, tmp_path / "e-v", shelf, Recorder())
+    with pytest.raises(ContainerError, match=r"GET /ping with 200 within 0 s"):
+        host.start()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_does_not_exist(tmp_path: Path, shelf: Shelf) -> None:
+    host = VariantHost("e/v", spec(), "/no/such/program serve", tmp_path / "e-v", shelf, Recorder())
+    with pytest.raises(ContainerError, match="cannot be started: No such file or directory"):
+        host.start()
+
+
+def test_a_container_that_keeps_dying_is_started_again_and_again(
+    tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosting, "_RESTART_PAUSES", (0.0, 0.05))
+    recorder = Recorder()
+    shelf.archives["deadly"] = archive(die="invoke")
+    host = VariantHost("e/v", spec(), FAKE, tmp_path / "e-v", shelf, recorder)
+    host.start()
+    try:
+        for _ in range(3):
+            with pytest.raises(ModelFailed):
+                host.invoke("deadly", b"1", {})
+        assert b'"result": 2.0' in host.invoke("quick", b"1", {}).body
+        wait_for(lambda: recorder.lines.count("fake container starts") >= 4)
+    finally:
+        host.stop()
+
+
+def test_the_limits_are_sagemakers() -> None:
+    assert (hosting.INVOKE_SECONDS, hosting.LOAD_SECONDS) == (60.0, 360.0)
