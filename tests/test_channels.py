@@ -82,13 +82,20 @@ def test_history_is_newest_first_and_bounded(s3: Any, monkeypatch: pytest.Monkey
 
 
 def test_of_two_changes_at_once_one_is_told(s3: Any) -> None:
-    for _ in range(2):  # the first time the channel is created, the second time it is changed
+    for theirs in (B, C):  # the first time the channel is created, the second time it is changed
         mine = channels.read(s3, STORE, "bert")
-        change(s3, {B: 1}, author="grace")
+        change(s3, {theirs: 1}, author="grace")
         with pytest.raises(ConflictError, match="changed by somebody else") as error:
             channels.change(s3, STORE, mine, {A: 1}, action="promote", author="ada")
         assert error.value.exit_code == 11
-        assert dict(channels.read(s3, STORE, "bert").split) == {B: 100.0}
+        assert dict(channels.read(s3, STORE, "bert").split) == {theirs: 100.0}
+
+
+def test_what_a_channel_means_already_makes_no_new_revision(s3: Any) -> None:
+    change(s3, {A: 1})
+    before = change(s3, {A: 1, B: 1})
+    assert change(s3, {B: 50, A: 50}) == before
+    assert dict(channels.rolled_back(channels.read(s3, STORE, "bert")).split) == {A: 100.0}
 
 
 def test_a_channel_that_was_removed_meanwhile_is_a_conflict(s3: Any) -> None:

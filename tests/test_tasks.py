@@ -511,6 +511,8 @@ def test_the_life_of_a_channel(shop: Shop) -> None:
     assert back.json["versions"] == {old: 90.0, new: 10.0}
     first = shop("rollback", "--model", "bert", "--to", "1", "--json")
     assert (first.json["revision"], first.json["versions"]) == (5, {old: 100.0})
+    again = shop("promote", "--model", "bert", "--version", old)
+    assert again.out == f"bert already means {old} (revision 5).\n"
     told = shop("history", "--model", "bert", "--json").json["history"]
     assert [(item["revision"], item["action"], item["author"]) for item in told] == [
         (5, "rollback to 1", "ada"),
@@ -574,6 +576,18 @@ def test_prune_keeps_the_newest_and_what_is_in_use(shop: Shop) -> None:
     assert [item["target"] for item in done.json["versions"]] == [every[2]]
     assert targets(shop) == {every[0], every[1], every[3], *kept}
     assert "nothing to remove" in shop("prune", "--keep", "1", "--yes").err
+
+
+def test_prune_can_go_without_asking_sagemaker(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(_: Any) -> Any:
+        raise errors.EndpointError("Cannot see what the live endpoints use: no permission.", "Ask for it.")
+
+    monkeypatch.setattr("mme.endpoint.archives_in_use", denied)
+    shop.release("bert", b"1")
+    refused = shop("prune", "--yes")
+    assert refused.code == 9
+    assert "--ignore-endpoints" in refused.err
+    assert shop("prune", "--yes", "--ignore-endpoints").code == 0
 
 
 def test_prune_without_anybody_to_ask_needs_a_yes(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -745,15 +759,16 @@ def test_flags_that_go_with_streaming_alone(shop: Shop) -> None:
 
 def test_no_change_is_lost_between_pipelines(shop: Shop) -> None:
     """Many promote at once: each that was told "done" is in the history, and nobody else's is."""
-    (target,) = shop.release("bert", b"1")
+    one, other = shop.release("bert", b"1", b"2")
 
     def pipeline(number: int) -> list[str]:
         done = []
         for turn in range(8):
             channel = channels.read(shop.s3, shop.store, "bert")
             author = f"{number}-{turn}"
+            split = {one: 1000, other: 1 + 10 * number + turn}
             with contextlib.suppress(ConflictError):
-                channels.change(shop.s3, shop.store, channel, {target: 1}, action="promote", author=author)
+                channels.change(shop.s3, shop.store, channel, split, action="split", author=author)
                 done.append(author)
         return done
 

@@ -157,11 +157,15 @@ def change(
 ) -> Channel:
     """Make ``split`` the channel's next state, if the channel still is as ``channel`` was read.
 
+    A split that it has already makes no new revision: what comes back is then ``channel`` as it was given, and a
+    rollback still leads to the state before.
     Raises ConflictError when somebody else changed it meanwhile: then nothing is changed. Raises ReleaseError when a
     version that the split names is not released.
     """
     _check(channel, split)
     _check_released(s3, store, split)
+    if _shares(split) == dict(channel.split):
+        return channel
     revision = Revision(
         channel.revision + 1,
         (now or datetime.now(timezone.utc)).replace(microsecond=0),

@@ -35,7 +35,7 @@ from mme import channels as channel_objects
 from mme import endpoint as endpoints
 from mme import releases as versions
 from mme import verify as verification
-from mme.errors import ArchiveError, MmeError, ReleaseError, UsageError
+from mme.errors import ArchiveError, EndpointError, MmeError, ReleaseError, UsageError
 from mme.settings import Flags, Settings
 
 if TYPE_CHECKING:
@@ -234,6 +234,9 @@ def package(
                     done["verified"] = asdict(made.verified) if made.verified else None
                     if made.verified and made.verified.doubt:
                         note(f"{spec.name}: {made.verified.doubt}.")
+                    measured = inspection.accuracy_text(made.archive.manifest.get("accuracy"))
+                    if made.fresh and measured:
+                        note(f"{spec.name} in {spec.dtype}: {measured}.")
             except MmeError as error:
                 failures.append(error)
                 done = {**_packaged(spec.name, "failed", None), "error": error.message, "hint": error.hint}
@@ -899,7 +902,8 @@ def _change(
     if json:
         print_json(_channel(changed))
     else:
-        print(f"{changed.name} now means {_split_text(changed.split)} (revision {changed.revision}).")
+        verb = "already means" if changed is channel else "now means"
+        print(f"{changed.name} {verb} {_split_text(changed.split)} (revision {changed.revision}).")
 
 
 def _split_text(split: channel_objects.Split) -> str:
@@ -971,7 +975,13 @@ def prune(
         versions.find_version(released, name)
     users = channel_objects.in_use(channel_objects.read_all(s3, store))
     if not ignore_endpoints:
-        for uri, names in endpoints.archives_in_use(aws.sagemaker_client(settings.region)).items():
+        try:
+            live = endpoints.archives_in_use(aws.sagemaker_client(settings.region))
+        except EndpointError as error:
+            raise EndpointError(
+                error.message, f"{error.hint or ''} Or go without: --ignore-endpoints.".strip()
+            ) from error
+        for uri, names in live.items():
             if uri.startswith(store.uri()):
                 users.setdefault(uri[len(store.uri()) :], []).extend(names)
     plan = versions.plan_prune(released, newest, users, set(model) or None)
