@@ -12,6 +12,7 @@ import torch
 from handler_tools import linked, minilm, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer, RobertaConfig, RobertaModel
 
 TEXTS = [
@@ -244,3 +245,44 @@ def test_batches_hold_every_row_once_and_keep_within_the_budget(lengths: list[in
         padded = len(batch) * max(lengths[row] for row in batch)
         assert len(batch) == 1 or padded <= most
         assert padded <= 256 or len(batch) == 1 or padded - sum(lengths[row] for row in batch) <= padded // 4
+
+
+MODEL_WITH_CODE = """
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+class OwnConfig(PretrainedConfig):
+    model_type = "own"
+
+class OwnModel(PreTrainedModel):
+    config_class = OwnConfig
+    def __init__(self, config):
+        super().__init__(config)
+        self.table = torch.nn.Embedding(config.vocab_size, 4)
+        self.post_init()
+    def forward(self, input_ids, attention_mask=None):
+        return BaseModelOutput(last_hidden_state=self.table(input_ids))
+"""
+
+
+def test_a_models_own_code_runs_only_where_the_operator_says_so(
+    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.delenv("HF_TRUST_REMOTE_CODE", raising=False)
+    folder = tmp_path / "own"
+    AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
+    (folder / "own.py").write_text(MODEL_WITH_CODE)
+    auto_map = {"AutoConfig": "own.OwnConfig", "AutoModel": "own.OwnModel"}
+    config = {"model_type": "own", "vocab_size": 30522, "architectures": ["OwnModel"], "auto_map": auto_map}
+    (folder / "config.json").write_text(json.dumps(config))
+    table = torch.arange(30522 * 4, dtype=torch.float32).reshape(30522, 4)
+    save_file({"table.weight": table}, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        embedding.model_fn(str(folder))
+    monkeypatch.setenv("HF_TRUST_REMOTE_CODE", "true")
+    model = embedding.model_fn(str(folder))
+    vectors = embedding.predict_fn(request(embedding, "a"), model)["embeddings"]
+    ids = model.tokenizer("a")["input_ids"]
+    assert np.allclose(vectors[0], table[ids].mean(dim=0).numpy())

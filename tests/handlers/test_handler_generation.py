@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -85,7 +86,10 @@ def test_a_seed_gives_the_text_that_generate_gives_with_it(
 ) -> None:
     ask = {"max_new_tokens": 24, **parameters}
     # Our numbers may be whole, those of transformers may not.
-    wanted = {name: float(value) if name in generation.FRACTIONS else value for name, value in ask.items()}
+    wanted = {
+        name: float(value) if name in sys.modules["generation_options"].FRACTIONS else value
+        for name, value in ask.items()
+    }
     expected = [generated(generator, prompt, seed=7, do_sample=True, **{"top_k": 50, **wanted}) for prompt in PROMPTS]
     alone = [texts(answer(generation, generator, prompt, seed=7, **ask)) for prompt in PROMPTS]
     together = answer(generation, generator, PROMPTS, seed=7, **ask)
@@ -131,8 +135,8 @@ def test_a_small_budget_splits_a_batch_and_changes_nothing(
     small = generation.model_fn(str(linked(TINY_GPT2, tmp_path / "m", batch_tokens=100)))
     ask = request(generation, PROMPTS, max_new_tokens=20)
     generation.tokens_fn(ask, small)  # so that it has its tokens
-    prompts = generation._prompts(ask, generation._options(ask, small), small)
-    batches = generation._batches(prompts, small)
+    prompts = generation._prompts(ask, generation.options_of(ask, small.settings), small)
+    batches = sys.modules["generation_decoding"].batches(prompts, small)
     assert len(batches) > 1
     assert sum(map(len, batches)) == len(PROMPTS)
     for batch in batches:
@@ -270,6 +274,8 @@ def test_settings_are_defaults_and_limits(generation: ModuleType, generator: Any
     assert answer(generation, model, "It was") == answer(
         generation, generator, "It was", max_new_tokens=9, stop=["."], do_sample=False
     )
+    low = generation.model_fn(str(linked(TINY_GPT2, tmp_path / "low", max_new_tokens_limit=3)))
+    assert answer(generation, low, "It was")[0]["generated_tokens"] == 3
     with pytest.raises(ValueError, match="from 1 to 12, not 13"):
         answer(generation, model, "It was", max_new_tokens=13)
 

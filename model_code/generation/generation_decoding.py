@@ -1,0 +1,286 @@
+"""Decoding: many prompts, each with its own parameters and seed, grow together, one forward pass per token.
+
+For one prompt the tokens are those that transformers' `generate` picks. Beam search, and models whose cache cannot be
+cut by rows, are left to `generate`.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from generation_options import MAX_SEED, Options
+from transformers.generation.logits_process import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+    TypicalLogitsWarper,
+)
+
+
+@dataclass(frozen=True)
+class Generator:
+    """A loaded model with all that serving it needs."""
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    settings: dict[str, Any]
+    context: int  # tokens, prompt and new ones together
+    end_tokens: frozenset[int]
+    arguments: frozenset[str]  # of the model's forward method
+
+
+@dataclass
+class Prompt:
+    """One prompt of one request, ready to be read."""
+
+    text: str
+    tokens: list[int]
+    truncated: bool
+    options: Options
+    limit: int  # new tokens that fit
+    sequences: list["Sequence"] = field(default_factory=list)
+
+
+@dataclass
+class Sequence:
+    """One continuation of a prompt while it grows."""
+
+    prompt: Prompt
+    generator: torch.Generator | None
+    tokens: list[int] = field(default_factory=list)
+    finish_reason: str = ""
+
+
+def grow(prompts: list[Prompt], model: Generator) -> None:
+    """Give every prompt its sequences, grown to their end."""
+    with torch.inference_mode():
+        for batch in batches([prompt for prompt in prompts if _is_ours(prompt, model)], model):
+            _decode(batch, model)
+        for prompt in prompts:
+            if not prompt.sequences:
+                _generate(prompt, model)
+
+
+def text_of(tokens: list[int], model: Generator) -> str:
+    text: str = model.tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
+
+
+def _is_ours(prompt: Prompt, model: Generator) -> bool:
+    return prompt.options.num_beams == 1 and "past_key_values" in model.arguments
+
+
+def batches(prompts: list[Prompt], model: Generator) -> list[list[Prompt]]:
+    """Split the prompts into batches that keep within batch_tokens. Those of like length go together, because all are
+    padded to the longest."""
+    batches: list[list[Prompt]] = []
+    rows = tokens = 0
+    for prompt in sorted(prompts, key=lambda prompt: len(prompt.tokens)):
+        width = prompt.options.num_return_sequences
+        longest = max(tokens, len(prompt.tokens) + prompt.limit)
+        if batches and (rows + width) * longest <= model.settings["batch_tokens"]:
+            batches[-1].append(prompt)
+            rows, tokens = rows + width, longest
+        else:
+            batches.append([prompt])
+            rows, tokens = width, len(prompt.tokens) + prompt.limit
+    return batches
+
+
+def _decode(prompts: list[Prompt], model: Generator) -> None:
+    """Grow every sequence of every prompt to its end, all of them in one forward pass per token. The prompts of a model
+    whose cache cannot be cut by rows are left without sequences."""
+    longest = max(len(prompt.tokens) for prompt in prompts)
+    ids = torch.zeros((len(prompts), longest), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(prompts):
+        # On the left, so that the last column is every prompt's last token.
+        ids[row, longest - len(prompt.tokens) :] = torch.tensor(prompt.tokens)
+        mask[row, longest - len(prompt.tokens) :] = 1
+    mask = mask.to(model.device)
+    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+    logits, cache = _forward(ids.to(model.device), mask, positions, None, model)
+    if not _can_select(cache):
+        return  # without sequences, so that `generate` makes them
+
+    live: list[Sequence] = []
+    rows: list[int] = []
+    for row, prompt in enumerate(prompts):
+        prompt.sequences = [
+            Sequence(prompt, _random(prompt, n, model)) for n in range(prompt.options.num_return_sequences)
+        ]
+        live.extend(prompt.sequences)
+        rows.extend([row] * len(prompt.sequences))
+    kept = list(range(len(prompts)))
+    positions = positions[:, -1:]
+    while True:
+        if rows != kept:  # sequences of one prompt part here, and those that are done leave
+            chosen = torch.tensor(rows, device=model.device)
+            logits, mask, positions = logits[chosen], mask[chosen], positions[chosen]
+            cache = _select(cache, chosen)
+        tokens = _next_tokens(live, logits, model)
+        rows = [
+            row for row, (sequence, token) in enumerate(zip(live, tokens, strict=True)) if _grow(sequence, token, model)
+        ]
+        if not rows:
+            return
+        if len(rows) < len(live):
+            chosen = torch.tensor(rows, device=model.device)
+            mask, positions, cache = mask[chosen], positions[chosen], _select(cache, chosen)
+            live = [live[row] for row in rows]
+            tokens = [tokens[row] for row in rows]
+        rows = kept = list(range(len(live)))
+        mask = torch.cat([mask, mask.new_ones((len(live), 1))], dim=1)
+        positions = positions + 1
+        fed = torch.tensor(tokens, device=model.device)[:, None]
+        logits, cache = _forward(fed, mask, positions, cache, model)
+
+
+def _forward(
+    ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, model: Generator
+) -> tuple[torch.Tensor, Any]:
+    """The last column's logits, in float32, and the cache with these tokens in it."""
+    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
+    if "position_ids" in model.arguments:
+        arguments["position_ids"] = positions
+    for name in ("logits_to_keep", "num_logits_to_keep"):  # the second is the name up to transformers 4.49
+        if name in model.arguments:
+            arguments[name] = 1
+            break
+    output = model.model(**arguments)
+    return output.logits[:, -1, :].float(), output.past_key_values
+
+
+def _can_select(cache: Any) -> bool:
+    return isinstance(cache, tuple) or hasattr(cache, "batch_select_indices")
+
+
+def _select(cache: Any, rows: torch.Tensor) -> Any:
+    """The cache of these rows alone; a row may be taken more than once."""
+    if isinstance(cache, tuple):  # GPT-2 and others up to transformers 4.49
+        return tuple(tuple(tensor.index_select(0, rows) for tensor in layer) for layer in cache)
+    cache.batch_select_indices(rows)
+    return cache
+
+
+def _random(prompt: Prompt, number: int, model: Generator) -> torch.Generator | None:
+    if not prompt.options.do_sample:
+        return None
+    generator = torch.Generator(device=model.device)
+    if prompt.options.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed((prompt.options.seed + number) & MAX_SEED)
+    return generator
+
+
+def _next_tokens(live: list[Sequence], logits: torch.Tensor, model: Generator) -> list[int]:
+    for row, sequence in enumerate(live):
+        processors = _processors(sequence.prompt.options)
+        if processors:
+            seen = torch.tensor([sequence.prompt.tokens + sequence.tokens], device=logits.device)
+            logits[row] = processors(seen, logits[row : row + 1])[0]
+        if len(sequence.tokens) < sequence.prompt.options.min_new_tokens:
+            logits[row, list(model.end_tokens)] = -math.inf
+    tokens: list[int] = logits.argmax(dim=1).tolist()
+    # Rows that are sampled with the same numbers are filtered together; each draws from a generator of its own.
+    alike: dict[tuple[float, ...], list[int]] = {}
+    for row, sequence in enumerate(live):
+        if sequence.generator is not None:
+            o = sequence.prompt.options
+            alike.setdefault((o.temperature, o.top_k, o.top_p, o.min_p, o.typical_p), []).append(row)
+    for rows in alike.values():
+        warped = _warpers(live[rows[0]].prompt.options)(None, logits[rows])
+        for probabilities, row in zip(warped.softmax(dim=-1), rows, strict=True):
+            tokens[row] = int(torch.multinomial(probabilities, 1, generator=live[row].generator))
+    return tokens
+
+
+def _processors(o: Options) -> LogitsProcessorList:
+    """What depends on the tokens so far. In the order in which `generate` applies them, here and below."""
+    chain = LogitsProcessorList()
+    if o.repetition_penalty != 1.0:
+        chain.append(RepetitionPenaltyLogitsProcessor(o.repetition_penalty))
+    if o.no_repeat_ngram_size > 0:
+        chain.append(NoRepeatNGramLogitsProcessor(o.no_repeat_ngram_size))
+    return chain
+
+
+def _warpers(o: Options) -> LogitsProcessorList:
+    chain = LogitsProcessorList()
+    if o.temperature != 1.0:
+        chain.append(TemperatureLogitsWarper(o.temperature))
+    if o.top_k > 0:
+        chain.append(TopKLogitsWarper(o.top_k))
+    if o.top_p < 1.0:
+        chain.append(TopPLogitsWarper(o.top_p))
+    if o.min_p > 0.0:
+        chain.append(MinPLogitsWarper(o.min_p))
+    if o.typical_p < 1.0:
+        chain.append(TypicalLogitsWarper(o.typical_p))
+    return chain
+
+
+def _grow(sequence: Sequence, token: int, model: Generator) -> bool:
+    """Add the token. False when the sequence is done, and then it says why."""
+    if token in model.end_tokens:
+        sequence.finish_reason = "eos_token"
+        return False
+    sequence.tokens.append(token)
+    stop = sequence.prompt.options.stop
+    if stop:
+        # A token is at least one byte and a character at most four, so a stop text lies within so many last tokens.
+        tail = sequence.tokens[-4 * max(map(len, stop)) - 1 :]
+        text = text_of(tail, model)
+        if any(wanted in text for wanted in stop):
+            sequence.finish_reason = "stop_sequence"
+            return False
+    if len(sequence.tokens) >= sequence.prompt.limit:
+        sequence.finish_reason = "length"
+        return False
+    return True
+
+
+def _generate(prompt: Prompt, model: Generator) -> None:
+    """Grow one prompt's sequences with `generate`."""
+    o = prompt.options
+    ids = torch.tensor([prompt.tokens], device=model.device)
+    arguments: dict[str, Any] = {
+        "attention_mask": torch.ones_like(ids),
+        "max_new_tokens": prompt.limit,
+        "min_new_tokens": min(o.min_new_tokens, prompt.limit),
+        "do_sample": o.do_sample,
+        "num_beams": o.num_beams,
+        "num_return_sequences": o.num_return_sequences,
+        "repetition_penalty": o.repetition_penalty,
+        "no_repeat_ngram_size": o.no_repeat_ngram_size,
+        "pad_token_id": min(model.end_tokens, default=0),
+    }
+    if o.num_beams > 1:
+        arguments |= {"length_penalty": o.length_penalty, "early_stopping": o.early_stopping}
+    if o.do_sample:
+        arguments |= {"temperature": o.temperature, "top_k": o.top_k, "top_p": o.top_p}
+        arguments |= {"min_p": o.min_p or None, "typical_p": o.typical_p}
+    if o.stop:
+        arguments |= {"stop_strings": list(o.stop), "tokenizer": model.tokenizer}
+    devices = [model.device] if model.device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        if o.seed is None:
+            torch.seed()
+        else:
+            torch.manual_seed(o.seed)
+        rows = model.model.generate(ids, **arguments)
+    prompt.sequences = []
+    for row in rows[:, len(prompt.tokens) :].tolist():
+        sequence = Sequence(prompt, None)
+        prompt.sequences.append(sequence)
+        for token in row:
+            if not _grow(sequence, token, model):
+                break
+        sequence.finish_reason = sequence.finish_reason or "length"

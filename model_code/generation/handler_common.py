@@ -1,0 +1,208 @@
+"""What every handler here needs: reading requests and settings, checking values, loading. A handler's folder must stand
+alone, so each has a copy of this file; a test keeps the copies the same.
+"""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+try:  # Ten times faster than json on long lists of numbers. The Hugging Face images do not carry it.
+    import orjson
+except ImportError:
+    orjson = None
+
+JSON = "application/json"
+NPY = "application/x-npy"
+TEXT = "text/plain"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass
+class Request:
+    """One request: its texts, what it asks for and, once they are known, the tokens of its texts."""
+
+    texts: list[str]
+    single: bool
+    parameters: dict[str, Any]
+    tokens: list[list[int]] | None = field(default=None, repr=False)
+
+
+def read_request(data: Any, content_type: str | None, known: tuple[str, ...]) -> Request:
+    """One request's body, with parameters out of `known`. Raises ValueError with what is wrong with it."""
+    kind, _, rest = (content_type or JSON).partition(";")
+    kind = kind.strip().lower()
+    if kind not in (JSON, TEXT):
+        raise ValueError(f"Content type {kind!r} is not supported. Send {JSON} or {TEXT}.")
+    text = _body_text(data, rest)
+    if kind == TEXT:
+        return Request([text], True, {})
+    try:
+        body = json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("The body is JSON nested too deeply.") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The body is not valid JSON: {error}.") from None
+    if not isinstance(body, dict):
+        body = {"inputs": body}
+    for name in body:
+        if name not in ("inputs", "parameters"):
+            raise ValueError(f'Unknown field {name!r}. A request is {{"inputs": ..., "parameters": {{...}}}}.')
+    if "inputs" not in body:
+        raise ValueError('The request has no "inputs": a text, or a list of texts.')
+    parameters = body.get("parameters")
+    parameters = {} if parameters is None else parameters
+    if not isinstance(parameters, dict):
+        raise ValueError('"parameters" must be a JSON object.')
+    for name in parameters:
+        if name not in known:
+            raise ValueError(f"Unknown parameter {name!r}. Known: {', '.join(known)}.")
+    parameters = {name: value for name, value in parameters.items() if value is not None}
+    single = isinstance(body["inputs"], str)
+    texts = [body["inputs"]] if single else body["inputs"]
+    if not isinstance(texts, list):
+        raise ValueError(f'"inputs" must be a text or a list of texts, not {_kind(texts)}.')
+    if not texts:
+        raise ValueError('"inputs" is an empty list.')
+    for place, item in enumerate(texts):
+        if not isinstance(item, str):
+            raise ValueError(f'"inputs" must hold texts; inputs[{place}] is {_kind(item)}.')
+        # JSON can spell half of a surrogate pair, which is no text in any encoding: tokenizers fail on it.
+        if not item.isascii() and any("\ud800" <= character <= "\udfff" for character in item):
+            raise ValueError(f"inputs[{place}] holds half of a surrogate pair (\\ud800 to \\udfff), which is not text.")
+    return Request(texts, single, parameters)
+
+
+def _body_text(data: Any, content_type_parameters: str) -> str:
+    if isinstance(data, str):
+        return data.removeprefix("\ufeff")
+    charset = "utf-8"
+    for parameter in content_type_parameters.split(";"):
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            charset = value.strip().strip("\"'").lower().replace("_", "-")
+    if charset not in ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1"):
+        raise ValueError(f"The charset {charset!r} is not supported. Send UTF-8.")
+    try:
+        return bytes(data).decode("utf-8-sig" if charset in ("utf-8", "utf8") else charset)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"The body is not valid {charset}: {error.reason} at byte {error.start}.") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"The body is not valid JSON: {name} is not a JSON number.")
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", bool: "a boolean", int: "a number", float: "a number", str: "a text"}
+    return names.get(type(value), "null")
+
+
+def name_of(request: Request, place: int) -> str:
+    return "inputs" if request.single else f"inputs[{place}]"
+
+
+def negotiate(accept: str | None, offered: tuple[str, ...]) -> str:
+    """The media type to answer in: the first of `accept` that is offered. Weights (q=) are not looked at."""
+    for wanted in (accept or "*/*").split(","):
+        kind = wanted.partition(";")[0].strip().lower()
+        if kind in ("*/*", "application/*", ""):
+            return offered[0]
+        if kind in offered:
+            return kind
+    raise ValueError(f"Accept {accept!r} cannot be answered. Ask for {' or '.join(offered)}.")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, not {value!r}.")
+
+
+def check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be true or false, not {value!r}.")
+
+
+def check_integer(name: str, value: Any, low: int, high: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}.")
+
+
+def check_number(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
+    sound = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    if not sound or (above and value == low):
+        raise ValueError(f"{name} must be a number {'above' if above else 'from'} {low:g} to {high:g}, not {value!r}.")
+
+
+def read_json(path: Path) -> Any:
+    """What the JSON file holds, or None where there is no such file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}.") from None
+
+
+def loading_options(dtype: str | None = None) -> dict[str, Any]:
+    """For from_pretrained: nothing is fetched, a model's own code runs only where the operator has said so (as the
+    toolkit has it), and a model's weights are of this type."""
+    trust = os.environ.get("HF_TRUST_REMOTE_CODE", "").lower() in ("1", "on", "t", "true", "y", "yes")
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust}
+    if dtype is not None:
+        # Its name is torch_dtype until transformers 5.
+        old = int(transformers.__version__.partition(".")[0]) < 5
+        options["torch_dtype" if old else "dtype"] = DTYPES[dtype]
+    return options
+
+
+def load_tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), **loading_options())
+    except ValueError:
+        # transformers 5 saves a tokenizer that has no class of its own under a class name that 4 does not know.
+        if not (folder / "tokenizer.json").is_file():
+            raise
+        return PreTrainedTokenizerFast.from_pretrained(str(folder), local_files_only=True)
+
+
+def device_of(context: Any) -> torch.device:
+    """The GPU that the model server gave this worker, else the first one, else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    properties = getattr(context, "system_properties", None) or {}
+    gpu = properties.get("gpu_id")
+    return torch.device("cuda", int(gpu) if gpu is not None and int(gpu) >= 0 else 0)
+
+
+def tokenize(requests: list[Request], tokenizer: Any) -> None:
+    """Give every request its tokens, whole, with one call of the tokenizer for all that have none yet."""
+    missing = [request for request in requests if request.tokens is None]
+    texts = [text for request in missing for text in request.texts]
+    if not texts:
+        return
+    encoded = iter(
+        tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
+    )
+    for request in missing:
+        request.tokens = [list(next(encoded)) for _ in request.texts]
+
+
+def read_settings(folder: Path, known: tuple[str, ...]) -> dict[str, Any]:
+    """The model's settings, from code/settings.json. Raises ValueError for one that is not `known`."""
+    settings = read_json(folder / "code" / "settings.json")
+    if settings is None:
+        return {}
+    if not isinstance(settings, dict):
+        raise ValueError("code/settings.json must hold a JSON object.")
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"code/settings.json: unknown setting {name!r}. Known: {', '.join(known)}.")
+    return settings
