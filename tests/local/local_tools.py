@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import shlex
+import sys
 import tarfile
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -17,6 +20,7 @@ from botocore.exceptions import ClientError
 
 from mme.local import LocalAws
 
+FAKE_CONTAINER = shlex.join([sys.executable, str(Path(__file__).with_name("fake_container.py"))])
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/models:1"
 TRUST = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from local_tools import archive, wait_for
+from local_tools import FAKE_CONTAINER, archive, wait_for
 
 from mme.local import hosting
 from mme.local.container import ContainerError
 from mme.local.hosting import ArchiveUnavailable, ModelFailed, NotReady, Unavailable, VariantHost, VariantSpec
-
-FAKE = shlex.join([sys.executable, str(Path(__file__).with_name("fake_container.py"))])
 
 
 class Recorder:
@@ -58,7 +54,7 @@ def shelf() -> Shelf:
 
 @pytest.fixture
 def host(tmp_path: Path, shelf: Shelf) -> Iterator[VariantHost]:
-    one = VariantHost("e/v", spec(), FAKE, tmp_path / "e-v", shelf, Recorder())
+    one = VariantHost("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
     one.start()
     yield one
     one.stop()
@@ -96,7 +92,7 @@ def test_what_was_downloaded_once_is_not_downloaded_again(host: VariantHost, she
 
 
 def test_stopping_leaves_no_file_and_no_waiting_caller(tmp_path: Path, shelf: Shelf) -> None:
-    host = VariantHost("e/v", spec(), FAKE, tmp_path / "e-v", shelf, Recorder())
+    host = VariantHost("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
     host.start()
     problems: list[Any] = []
 
@@ -119,7 +115,7 @@ def test_stopping_leaves_no_file_and_no_waiting_caller(tmp_path: Path, shelf: Sh
 
 def test_a_container_that_is_not_healthy_in_time(tmp_path: Path, shelf: Shelf) -> None:
     slow = VariantSpec("v", "m", "image", "role", {"FAKE_START_SECONDS": "60"}, "b", "", startup_seconds=0.3)
-    host = VariantHost("e/v", slow, FAKE, tmp_path / "e-v", shelf, Recorder())
+    host = VariantHost("e/v", slow, FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
     with pytest.raises(ContainerError, match=r"GET /ping with 200 within 0 s"):
         host.start()
     assert not list(tmp_path.iterdir())
@@ -137,7 +133,7 @@ def test_a_container_that_keeps_dying_is_started_again_and_again(
     monkeypatch.setattr(hosting, "_RESTART_PAUSES", (0.0, 0.05))
     recorder = Recorder()
     shelf.archives["deadly"] = archive(die="invoke")
-    host = VariantHost("e/v", spec(), FAKE, tmp_path / "e-v", shelf, recorder)
+    host = VariantHost("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, recorder)
     host.start()
     try:
         for _ in range(3):
