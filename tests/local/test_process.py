@@ -166,6 +166,12 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert "cannot be used" in refused("--data-dir", str(tmp_path / "file" / "d"))
 
 
+def test_a_container_that_cannot_run(tmp_path: Path) -> None:
+    words = refused("--data-dir", str(tmp_path / "d"), "--container", "/no/such/program serve")
+    assert "there is no program '/no/such/program'" in words
+    assert not (tmp_path / "d").exists()
+
+
 def test_words_that_make_no_sense(tmp_path: Path) -> None:
     for words in (["--account", "12"], ["--port", "99999"], ["--nonsense"], []):
         done = subprocess.run([*COMMAND, *words, "--data-dir", str(tmp_path)][: 3 + len(words)], capture_output=True)

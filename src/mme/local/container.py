@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.util
 import os
 import queue
 import random
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -65,6 +67,27 @@ def command_for(container: str, port: int, work_dir: Path) -> tuple[list[str], d
     if not words:
         raise ContainerError("The container command is empty.")
     return words, {}
+
+
+def check(container: str) -> None:
+    """Raises ContainerError when a container of this kind cannot run here, before any endpoint needs one."""
+    if container == "ours":
+        if importlib.util.find_spec("torch") is None:
+            raise ContainerError("The container needs torch. Install it with `pip install 'mme[container]'`.")
+    elif container == "stock":
+        from mme.local import stock
+
+        stock.venv_python()
+        stock.find_java()
+    else:
+        try:
+            words = shlex.split(container)
+        except ValueError as problem:
+            raise ContainerError(f"The container command {container!r} cannot be read: {problem}.") from None
+        if not words or shutil.which(words[0]) is None:
+            raise ContainerError(
+                f"The container is neither ours nor stock, and there is no program {words[0] if words else ''!r}."
+            )
 
 
 def base_environment() -> dict[str, str]:

@@ -22,6 +22,7 @@ from xml.sax.saxutils import escape
 
 from mme.errors import UsageError
 from mme.local import objects
+from mme.local.container import ContainerError, check
 from mme.local.hosting import log
 
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
@@ -209,11 +210,15 @@ def _not_for_browsers(environ: Mapping[str, Any]) -> str | None:
 def serve(settings: Settings, ready: Callable[[str], None]) -> None:
     """Runs the local AWS until SIGINT, SIGTERM or SIGHUP. Calls ``ready`` with the URL once it answers.
 
-    Raises UsageError when the port or the data folder cannot be used, or when moto is not installed.
+    Raises UsageError when the port, the data folder or the container cannot be used, or when moto is not installed.
     """
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
+    try:
+        check(settings.container)
+    except ContainerError as problem:
+        raise UsageError(str(problem)) from problem
     data = DataDir(settings.data_dir)
     try:
         listener = _bind(settings.port)
