@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -100,7 +101,7 @@ def test_a_container_that_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_a_container_that_is_not_there(tmp_path: Path) -> None:
-    with verify.Verifier(("/nowhere/container",)) as own, pytest.raises(VerifyError, match="cannot be started"):
+    with verify.Verifier(("/nowhere/container",)) as own, pytest.raises(VerifyError, match="/nowhere/container"):
         own.verify(made(tmp_path))
 
 
@@ -118,15 +119,35 @@ def test_nothing_is_left_of_a_container_that_will_not_stop(tmp_path: Path, monke
         own.verify(made(tmp_path))
         pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     for pid in pids:
-        while True:
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
-                break
-            if Path(f"/proc/{pid}/stat").is_file() and ") Z " in Path(f"/proc/{pid}/stat").read_text():
-                break  # dead, and nobody has asked after it yet
+        while alive(pid):
             time.sleep(0.01)
     assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    status = Path(f"/proc/{pid}/stat")  # a zombie is dead, and nobody has asked after it yet
+    return not (status.is_file() and ") Z " in status.read_text())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's death signal is Linux's own")
+def test_nothing_is_left_when_the_verifier_is_killed(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from mme.verify import Verifier\n"
+        "verifier = Verifier(sys.argv[1:]); verifier.start()\n"
+        "verifier._wait(); print(verifier._process.pid, flush=True); time.sleep(600)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code, *CONTAINER, "serve"], stdout=subprocess.PIPE, text=True)
+    assert child.stdout
+    container = int(child.stdout.readline())
+    assert alive(container)
+    child.kill()
+    child.wait()
+    while alive(container):
+        time.sleep(0.01)
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import filecmp
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -83,7 +84,8 @@ def package(
     if not force:
         kept = _kept(out, spec, key)
         if kept is not None and (verifier is None or kept.verified):
-            _note(out, kept.archive, key, sources, kept.verified)
+            if sources.fresh:
+                _note(out, kept.archive, key, sources, kept.verified)
             return Packaged(kept.archive, False, None, time.monotonic() - start)
         if kept is not None and verifier is not None:
             with stage("verifying", 0):
@@ -250,6 +252,11 @@ class Sources:
         self.identity = self._identify("source", spec, spec.source, spec.revision)
         self.adapter = self._identify("adapter", spec, spec.adapter, spec.adapter_revision) if spec.adapter else None
 
+    @property
+    def fresh(self) -> bool:
+        """Whether something was found out that is not noted yet."""
+        return self.found != self._before
+
     def still(self) -> None:
         """Raise ArchiveError if a source has changed since it was looked at."""
         for source, (located, stamp) in self._watched.items():
@@ -352,6 +359,7 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+@functools.cache
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

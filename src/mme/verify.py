@@ -38,6 +38,18 @@ SAMPLES = {
 }
 SAMPLE_TEXT = {"inputs": "The house is quiet."}
 
+# Starts the container so that the kernel ends it when this process dies, however that happens (Linux).
+GUARD = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(1)
+try:
+    os.execvp(sys.argv[2], sys.argv[2:])
+except OSError as error:
+    sys.exit(f"{sys.argv[2]}: {error.strerror}")
+"""
+
 SECRETS = ("AWS_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MME_")
 
 
@@ -137,10 +149,13 @@ class Verifier:
             TRANSFORMERS_OFFLINE="1",
             PYTHONUNBUFFERED="1",
         )
+        command = self.command
+        if sys.platform == "linux":
+            command = (sys.executable, "-c", GUARD, str(os.getpid()), *self.command)
         with (self._folder / "log").open("wb") as log:
             try:
                 self._process = subprocess.Popen(
-                    self.command,
+                    command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
