@@ -91,6 +91,25 @@ def test_what_was_downloaded_once_is_not_downloaded_again(host: VariantHost, she
     assert shelf.asked == ["models/quick"]
 
 
+def test_the_disk_is_not_filled_with_what_was_unloaded(tmp_path: Path) -> None:
+    """Loaded models stay on disk; of the others as many as the volume holds, the newest."""
+    names = "abcd"
+    shelf = Shelf(**{name: archive(padding="x" * 1000) for name in names})
+    small = VariantSpec("v", "m", "image", "role", {"FAKE_ROOM": "1"}, "bucket", "models/", volume_bytes=2500)
+    host = VariantHost("e/v", small, FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
+    host.start()
+    try:
+        for name in names:  # there is room for one model at a time
+            host.invoke(name, b"1", {})
+        host.invoke("d", b"1", {})
+        host.invoke("c", b"1", {})
+        assert shelf.asked == [f"models/{name}" for name in names]
+        host.invoke("a", b"1", {})
+        assert shelf.asked[-1] == "models/a"
+    finally:
+        host.stop()
+
+
 def test_stopping_leaves_no_file_and_no_waiting_caller(tmp_path: Path, shelf: Shelf) -> None:
     host = VariantHost("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
     host.start()

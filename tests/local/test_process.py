@@ -173,7 +173,7 @@ def test_a_container_that_cannot_run(tmp_path: Path) -> None:
 
 
 def test_words_that_make_no_sense(tmp_path: Path) -> None:
-    for words in (["--account", "12"], ["--port", "99999"], ["--nonsense"], []):
+    for words in (["--account", "12"], ["--region", "cn-north-1"], ["--port", "99999"], ["--nonsense"], []):
         done = subprocess.run([*COMMAND, *words, "--data-dir", str(tmp_path)][: 3 + len(words)], capture_output=True)
         assert done.returncode == 2
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,6 +41,8 @@ def parse(argv: Sequence[str]) -> Settings:
         parser.error("--port is a number from 0 to 65535")
     if not (len(words.account) == 12 and words.account.isdigit()):
         parser.error("--account is 12 digits")
+    if not re.fullmatch(r"[a-z]{2}-[a-z]+-\d", words.region) or words.region.startswith("cn-"):
+        parser.error(f"--region {words.region} is not a region of AWS's main partition, such as us-east-1")
     return Settings(**vars(words))
 
 

@@ -211,5 +211,6 @@ def variant_spec(backend: Any, variant: Mapping[str, Any], weight: float) -> Var
         bucket=bucket,
         prefix=prefix if not prefix or prefix.endswith("/") else f"{prefix}/",
         weight=weight,
+        volume_bytes=int(variant.get("VolumeSizeInGB") or 30) << 30,
         startup_seconds=float(variant.get("ContainerStartupHealthCheckTimeoutInSeconds") or 600),
     )

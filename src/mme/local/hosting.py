@@ -80,6 +80,8 @@ class VariantSpec:
     prefix: str
     weight: float = 1.0
     startup_seconds: float = 600.0
+    volume_bytes: int = 30 << 30
+    """How much room extracted archives may take before those that are not loaded go."""
 
 
 class Observer(Protocol):
@@ -121,6 +123,8 @@ class VariantHost:
         self._observer = observer
         self._lock = threading.Condition()
         self._models: dict[str, _Model] = {}
+        self._on_disk: dict[str, int] = {}
+        """Extracted archives and their bytes, by the model's name; the one that was loaded longest ago comes first."""
         self._container: Container | None = None
         self._stopping = False
         self._loads = threading.BoundedSemaphore(_LOADS_AT_ONCE)
@@ -353,9 +357,18 @@ class VariantHost:
         observe = self._observer.metric
         observe(self.spec.name, "ModelLoadingWaitTime", (time.monotonic() - began) * 1e6, "Microseconds")
         # What was downloaded once is kept until the endpoint goes: SageMaker, too, caches an archive by its key.
+        downloading = None
         if not (home / "model").is_dir():
             downloading = time.monotonic()
             self._download(model, home)
+            size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
+        else:
+            size = self._on_disk[model.name]
+        with self._lock:
+            self._on_disk.pop(model.name, None)
+            self._on_disk[model.name] = size
+        self._trim_disk()
+        if downloading is not None:
             observe(self.spec.name, "ModelDownloadingTime", (time.monotonic() - downloading) * 1e6, "Microseconds")
         loading = time.monotonic()
         payload = json.dumps({"model_name": model.name, "url": str(home / "model")}).encode()
@@ -382,6 +395,17 @@ class VariantHost:
             if reply.status == 507 and self._make_room(model.target, deadline):
                 continue
             raise ModelFailed(reply.status, reply.body.decode("utf-8", "replace"))
+
+    def _trim_disk(self) -> None:
+        """Removes extracted archives that are not loaded, the oldest first, until the rest fits the volume."""
+        with self._lock:
+            in_use = {model.name for model in self._models.values()}
+            total = sum(self._on_disk.values())
+            for name in [name for name in self._on_disk if name not in in_use]:
+                if total <= self.spec.volume_bytes:
+                    return
+                total -= self._on_disk.pop(name)
+                shutil.rmtree(self._folder / "models" / name, ignore_errors=True)
 
     def _download(self, model: _Model, home: Path) -> None:
         from mme.errors import ArchiveError
