@@ -258,6 +258,18 @@ def test_s3_holding_something_else_is_noticed(s3: Any, tmp_path: Path) -> None:
         publish(watched, b"small", tmp_path, present=())
 
 
+@pytest.mark.parametrize("content", [b"small", BIG], ids=len)
+def test_a_file_that_was_damaged_since_it_was_built_is_not_published(s3: Any, tmp_path: Path, content: bytes) -> None:
+    built = zlib.crc32(content)
+    damaged = content[:-1] + bytes([content[-1] ^ 1])
+    with pytest.raises(ReleaseError, match="changed or damaged since") as error:
+        publish(s3, damaged, tmp_path, crc32=built)
+    assert "invoke package --force --model bert" in str(error.value)
+    assert releases.list_versions(s3, STORE) == []
+    assert publish(s3, content, tmp_path, crc32=built).status in ("uploaded", "resumed")
+    assert body_of(s3) == content
+
+
 def test_a_digest_must_be_whole(s3: Any, tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="64 hex digits"):
         publish(s3, b"small", tmp_path, digest=DIGEST[:12])

@@ -250,6 +250,26 @@ def test_the_newest_build_is_uploaded(shop: Shop) -> None:
     assert targets(shop) == {newest.target}
 
 
+def test_an_archive_that_was_damaged_on_the_disk_is_not_published(shop: Shop) -> None:
+    made = shop.build("bert", os.urandom(100_000))
+    path = shop.folder / "dist" / made.target
+    content = bytearray(path.read_bytes())
+    content[50_000] ^= 1
+    path.write_bytes(content)
+    done = shop("upload", "--model", "bert")
+    assert done.code == 8
+    assert "changed or damaged since" in done.err
+    assert targets(shop) == set()
+
+
+def test_a_folder_that_cannot_be_written_is_no_traceback(shop: Shop) -> None:
+    (shop.folder / "benchmarks").mkdir()
+    (shop.folder / "benchmarks" / "one.py").touch()
+    done = shop("bench", "--results", "models.toml/x")
+    assert done.code == 1
+    assert done.err.startswith("Error: models.toml")
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [

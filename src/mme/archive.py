@@ -26,7 +26,7 @@ import shutil
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ class File:
 class Archive:
     """A finished archive. ``digest`` is of the content (64 hexadecimal digits), ``size`` of the gzip file in bytes.
 
-    ``path`` is None when it was streamed and never written here. ``files`` leaves the manifest out.
+    ``path`` is None when it was streamed and never written here. ``files`` leaves the manifest out. ``crc32`` is of
+    the gzip file as it was written, where that is known: whoever reads the file later can tell whether it still is.
     """
 
     path: Path | None
@@ -81,6 +82,7 @@ class Archive:
     size: int
     files: tuple[File, ...]
     manifest: Mapping[str, Any]
+    crc32: int | None = field(default=None, compare=False)
 
     @property
     def target(self) -> str:
@@ -275,7 +277,16 @@ def build(
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # tells ``clean`` that somebody is at work here
-            size, content = _write(items, file_sink(descriptor), compression, progress, manifest)
+            write = file_sink(descriptor)
+            crc32 = 0
+
+            def sink(parts: Sequence[Buffer]) -> None:
+                nonlocal crc32
+                for part in parts:
+                    crc32 = isal_zlib.crc32(part, crc32)
+                write(parts)
+
+            size, content = _write(items, sink, compression, progress, manifest)
             os.fchmod(descriptor, 0o644)
             path = out / target(spec.name, found["digest"])
             partial.replace(path)
@@ -286,7 +297,7 @@ def build(
             os.close(descriptor)
     except OSError as error:
         raise _disk_error(error, folder) from None
-    return Archive(path, spec.name, found["digest"], size, content, found)
+    return Archive(path, spec.name, found["digest"], size, content, found, crc32)
 
 
 def clean(folder: Path) -> None:
@@ -393,7 +404,13 @@ def record_path(out: Path, name: str) -> Path:
 
 def note(out: Path, archive: Archive, **more: Any) -> None:
     """Remember ``archive`` as the last one built for its model; ``more`` is for ``mme.packaging`` alone."""
-    record = {"target": archive.target, "digest": archive.digest, "size": archive.size, **more}
+    record = {
+        "target": archive.target,
+        "digest": archive.digest,
+        "size": archive.size,
+        "crc32": archive.crc32,
+        **more,
+    }
     path = record_path(out, archive.name)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}-{os.getpid()}.new")
@@ -425,7 +442,8 @@ def built(out: Path, name: str) -> Archive | None:
     archive = open_archive(path)
     if archive.name != name or archive.digest != record.get("digest") or archive.size != record.get("size"):
         raise ArchiveError(f"{path} is not the archive that was built.", "Package the model again.")
-    return archive
+    crc32 = record.get("crc32")
+    return replace(archive, crc32=crc32 if isinstance(crc32, int) else None)
 
 
 # --- writing -------------------------------------------------------------------------------------------------

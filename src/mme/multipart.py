@@ -41,13 +41,29 @@ class Gone(Exception):
     """The unfinished upload is no longer there, or holds parts of another build: start over."""
 
 
-class Upload:
-    """One archive on its way into the bucket: bytes come in by ``write``, and parts go out several at a time."""
+class Damaged(Exception):
+    """What was read is not what was to be sent. Nothing is visible."""
 
-    def __init__(self, place: Place, metadata: dict[str, str], size: int, unfinished: str | None, progress: Progress):
+
+class Upload:
+    """One archive on its way into the bucket: bytes come in by ``write``, and parts go out several at a time.
+
+    ``unfinished`` is an upload to go on with. ``expected`` is the CRC32 that the whole must have, where it is known.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        metadata: dict[str, str],
+        size: int,
+        unfinished: str | None = None,
+        expected: int | None = None,
+        progress: Progress = lambda count: None,
+    ) -> None:
         self.place = place
         self.metadata = metadata
         self.part_size = part_size(size)
+        self.expected = expected
         self.progress = progress
         self.have = place.parts(unfinished) if unfinished else {}
         self.upload = unfinished
@@ -68,10 +84,11 @@ class Upload:
             self._part(part)
 
     def close(self) -> None:
-        """Send what is left and make the whole visible, unless it is there already."""
+        """Send what is left and make the whole visible. Raises Damaged before that when it is not as expected."""
         last = bytes(self.pending)
         if self.number == 0:
             self._count(last)
+            self._compare()
             self.place.put(last, self.crc, self.metadata)
             self.sent += len(last)
             self.progress(len(last))
@@ -79,6 +96,7 @@ class Upload:
         self._part(last)
         while self.sending:
             self._collect()
+        self._compare()
         self.place.complete(str(self.upload), [self.done[number] for number in sorted(self.done)], self.size, self.crc)
 
     def held(self) -> dict[str, str]:
@@ -121,6 +139,10 @@ class Upload:
             self.done[number] = _completed(number, future.result(), crc)
             self.sent += size
             self.progress(size)
+
+    def _compare(self) -> None:
+        if self.expected is not None and self.crc != self.expected:
+            raise Damaged
 
     def _count(self, body: bytes) -> None:
         self.crc = crc32(body, self.crc)

@@ -25,7 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mme import archive
 from mme.aws import CONNECTIONS, code_of, explain, explained, is_missing, status_of
 from mme.errors import ReleaseError, UsageError
-from mme.multipart import MIB, Gone, Place, Progress, Upload
+from mme.multipart import MIB, Damaged, Gone, Place, Progress, Upload
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -141,6 +141,7 @@ def parse_target(target: str) -> tuple[str, str] | None:
 
 def check_bucket(s3: S3Client, store: Store) -> None:
     """Raise ReleaseError unless the bucket is there and in the client's region."""
+    region: str | None
     try:
         region = s3.head_bucket(Bucket=store.bucket).get("BucketRegion")
     except (ClientError, BotoCoreError) as error:
@@ -229,12 +230,14 @@ def publish(
     content: Path | Stream,
     author: str,
     notes: str = "",
+    crc32: int | None = None,
     present: Collection[str] | None = None,
     unfinished: Mapping[str, str] | None = None,
     progress: Progress = lambda sent: None,
 ) -> Published:
     """Make ``content`` the version of ``name`` with this content digest (64 hex digits), unless it is there already.
 
+    ``crc32`` is what the archive's bytes gave when they were written: a file that was damaged since is not published.
     ``present`` (targets) and ``unfinished`` (from ``unfinished_uploads``) spare calls when many are published after one
     listing; left out, the bucket is asked. ``progress`` is called with the number of bytes that are newly safe.
     Raises ReleaseError; the version is then not visible, unless the error says otherwise.
@@ -255,9 +258,14 @@ def publish(
     with explained(f"upload {store.uri(target)}", bucket=store.bucket):
         for _ in range(3):
             try:
-                with Upload(place, metadata, size, resume, progress) as upload:
+                with Upload(place, metadata, size, resume, crc32, progress) as upload:
                     _send(content, upload.write)
                     upload.close()
+            except Damaged:
+                raise ReleaseError(
+                    f"{content} is not the archive that was built: it was changed or damaged since.",
+                    f"Build it again: invoke package --force --model {name}.",
+                ) from None
             except Gone:
                 # Another run finished the upload, gave it up, or mixed parts of its own build into it.
                 if _is_there(s3, store, target, digest):

@@ -95,6 +95,7 @@ def errors_as_exit_codes() -> Iterator[None]:
     """Print an error's message and hint to standard error, and exit with its code."""
     try:
         yield
+        sys.stdout.flush()
     except MmeError as error:
         note(f"Error: {error}")
         raise Exit(code=error.exit_code) from error
@@ -105,6 +106,9 @@ def errors_as_exit_codes() -> Iterator[None]:
         # The reader of a pipe has gone (as in: invoke releases | head). Python would complain again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Exit(code=141) from None
+    except OSError as error:
+        note(f"Error: {error.filename or 'this machine'}: {error.strerror or error}.")
+        raise Exit(code=1) from error
 
 
 def note(text: str) -> None:
@@ -397,6 +401,7 @@ class Shop:
                 content=content,
                 author=self.author,
                 notes=self.notes,
+                crc32=item.crc32 if isinstance(item, archive.Archive) else None,
                 present=self.present,
                 unfinished=self.unfinished,
                 progress=advance,
