@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,8 @@ def load_family(container: Container, folders: dict[str, Path]) -> list[int]:
     for name, folder in folders.items():
         assert container.load(name, folder).status == 200, container.log()
         wait_until(lambda name=name: [row for row in container.events("load") if row["model"] == name])
-        shared.append([row for row in container.events("load") if row["model"] == name][-1]["shared"])
+        kinds = [row for row in container.events("load") if row["model"] == name][-1]["shared"]
+        shared.append(len([kind for kind in kinds if kind != "code"]))
     return shared
 
 
@@ -162,3 +164,26 @@ def test_a_handler_that_loads_the_same_twice_gets_two(start: Callable[..., Conta
     assert load_family(container, folders) == [0, 0, 1]
     for name in folders:
         assert json.loads(container.invoke(name).body) == [False, pytest.approx(1.0)]
+
+
+def test_code_is_compiled_once_and_tracebacks_name_the_right_file(
+    start: Callable[..., Container], handler: Make
+) -> None:
+    source = """
+        from helper import fail
+        def model_fn(d): return __file__
+        def predict_fn(data, model):
+            if data: fail(data)
+            return model
+    """
+    container = start()
+    folders = {}
+    for name in ("a", "b", "c"):
+        folders[name] = handler(name, source, code__helper_dot_py="def fail(data): raise KeyError(data)")
+        assert container.load(name, folders[name]).status == 200
+    last = wait_until(lambda: [row for row in container.events("load") if row["model"] == "c"])[-1]
+    assert last["shared"] == ["code", "code"]
+    for name, folder in folders.items():
+        assert container.invoke(name, "0").json() == str(folder / "code" / "inference.py")
+        assert container.invoke(name, '"x"').status == 500
+        container.wait_for_log(re.escape(f'"{folder}/code/helper.py", line 1, in fail'))

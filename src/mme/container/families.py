@@ -9,7 +9,7 @@ from mme.container.log import Log
 if TYPE_CHECKING:
     from mme.container.link import ParentLink
 
-MAX_SHARED = 32
+MAX_SHARED = 128
 
 
 class Families:

@@ -57,7 +57,7 @@ class WorkerLink(asyncio.Protocol):
         self.private = 0  # as the worker measured it last
         self._anonymous = 0  # at that time
         self.loading: dict[str, float] = {}  # seconds that loading took, by stage
-        self.shared = 0  # recipes that it found finished
+        self.shared: list[str] = []  # kinds of what it found finished
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

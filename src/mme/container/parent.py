@@ -31,7 +31,7 @@ from mme.container import memory, sharing, system
 from mme.container.wire import Lines, line
 from mme.container.worker import Spec, main
 
-NICE = 5  # workers give way to the front, so that pings and other models' answers do not wait for arithmetic
+NICE = 1  # workers give way a little to the front, so that pings and other answers do not wait for arithmetic
 
 
 # Names that transformers resolves lazily; looking them up imports their modules.
@@ -115,7 +115,7 @@ class Parent:
             elif message["op"] == "share":
                 self._share(message["recipe"])
             elif message["op"] == "unshare":
-                self._shelf.templates.pop(message["key"], None)
+                self._shelf.drop(message["key"])
             elif message["op"] == "kill" and message["pid"] in self._workers:
                 _kill_group(message["pid"])
         return True

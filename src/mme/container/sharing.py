@@ -6,6 +6,7 @@ the hundreds of Python objects of its layers: 30 MB and 100 ms. Models of one fa
 - a worker notes each plain ``from_pretrained(folder)`` of its handler as a :class:`Recipe`, with a digest of everything
   in the folder that can matter to the result except the weights' values;
 - once two loaded models have a recipe in common, the parent carries it out itself and keeps the result without weights;
+- the same holds for the handler's source code, which the parent compiles once (it never runs it);
 - a worker forked after that finds the finished object in its memory, maps its own weights into it, and is done.
 
 A result is shared only where it is provably the same: every parameter must be a piece of the weights' file as it lies
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.machinery as machinery
 import json
 import os
 import re
@@ -24,6 +26,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from mme.container.memory import WEIGHT_FILES
@@ -40,7 +43,7 @@ _NOT_FOR_TOKENIZERS = {"architectures", "dtype", "id2label", "label2id", "num_la
 class Recipe:
     """One call of ``transformers.<factory>.from_pretrained(folder, **options)``. ``key`` says what it results in."""
 
-    kind: str  # "tokenizer" or "model"
+    kind: str  # "tokenizer", "model" or "code"
     key: str
     factory: str
     options: dict[str, Any]
@@ -133,14 +136,18 @@ class Shelf:
 
     def __init__(self) -> None:
         self.templates: dict[str, Template] = {}
+        self.code: dict[str, CodeType] = {}
         self.noted: list[Recipe] = []
-        self.used: list[str] = []
+        self.used: list[str] = []  # kinds of what was found finished
+        self.root = ""  # the model's folder: in a worker alone
         self._inside = False
 
     def install(self) -> None:
         """Let transformers' from_pretrained look on the shelf first. Done in the parent, once, for all workers."""
-        transformers = sys.modules.get("transformers")
-        if transformers is None:
+        machinery.SourceFileLoader.source_to_code = self._compiling(  # type: ignore[method-assign]
+            machinery.SourceFileLoader.source_to_code
+        )
+        if "transformers" not in sys.modules:
             return
         from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
         from transformers.models.auto import modeling_auto
@@ -156,12 +163,35 @@ class Shelf:
         """Carry out a recipe and keep what comes of it. Returns why not, where it could not be done."""
         self._inside = True
         try:
-            self.templates[plan["key"]] = carry_out(plan)
+            if plan["kind"] == "code":
+                self.code[plan["key"]] = compile(
+                    Path(plan["folder"]).read_bytes(), "handler", "exec", dont_inherit=True
+                )
+            else:
+                self.templates[plan["key"]] = carry_out(plan)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         finally:
             self._inside = False
         return None
+
+    def drop(self, key: str) -> None:
+        self.templates.pop(key, None)
+        self.code.pop(key, None)
+
+    def _compiling(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        def source_to_code(loader: Any, data: Any, path: str, **options: Any) -> Any:
+            if self._inside or not isinstance(data, bytes) or not self.root or not path.startswith(self.root):
+                return original(loader, data, path, **options)
+            key = hashlib.blake2b(data, digest_size=16).hexdigest()
+            self.noted.append(Recipe("code", key, "", {}, path))
+            code = self.code.get(key)
+            if code is None:
+                return original(loader, data, path, **options)
+            self.used.append("code")
+            return _located(code, path)
+
+        return source_to_code
 
     def _wrapped(self, kind: str, original: Callable[..., Any]) -> Callable[..., Any]:
         def from_pretrained(cls: type, *arguments: Any, **options: Any) -> Any:
@@ -173,7 +203,7 @@ class Shelf:
                 # Once for each process: a second call must not get the same object again.
                 template = self.templates.pop(found.key, None) if found else None
                 if template is not None and found is not None:
-                    self.used.append(found.key)
+                    self.used.append(kind)
                     self.noted.append(found)
                     return template.make(found.folder)
                 result = original(cls, *arguments, **options)
@@ -184,6 +214,12 @@ class Shelf:
                 self._inside = False
 
         return from_pretrained
+
+
+def _located(code: CodeType, path: str) -> CodeType:
+    """The code with this file in its tracebacks, the functions inside it too."""
+    constants = tuple(_located(item, path) if isinstance(item, CodeType) else item for item in code.co_consts)
+    return code.replace(co_filename=path, co_consts=constants)
 
 
 # -- in the parent --------------------------------------------------------------------------------------------------

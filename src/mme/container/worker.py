@@ -75,6 +75,7 @@ class Worker:
         self._set_threads(self._spec.threads)
         try:
             spec = self._spec
+            self._shelf.root = spec.model_dir + os.sep
             self._handler = Handler(spec.name, spec.model_dir, spec.program, spec.device)
         except (Exception, SystemExit) as error:
             self._only_here()
@@ -86,13 +87,14 @@ class Worker:
             return
         self._only_here()
         self._shelf.templates.clear()
+        self._shelf.root = ""
         system.trim_heap()
         meta = {
             "seconds": time.monotonic() - began,
             "cpu": time.process_time(),
             "private": memory.private(),
             "recipes": [found.plain() for found in self._shelf.noted],
-            "shared": len(self._shelf.used),
+            "shared": sorted(self._shelf.used),
         }
         self._send(Kind.READY, meta=meta)
         self._serve(self._handler)
