@@ -35,6 +35,7 @@ class Settings:
     park_after: float
     page_size: int
     device: str
+    share_files: bool
     preload: tuple[str, ...]
     log_level: str
     access_log: bool
@@ -97,6 +98,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         park_after=number("MME_PARK_AFTER", 900, 0, 10_000_000),
         page_size=int(number("MME_PAGE_SIZE", 100, 1, 100_000)),
         device=device,
+        share_files=flag("MME_SHARE_FILES", True),
         # Imported once, before the forks. Add what your handlers import; leave out what none of them does.
         preload=tuple(environ.get("MME_PRELOAD", "torch,transformers").replace(",", " ").split()),
         log_level=log_level(environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", "20")),

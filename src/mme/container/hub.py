@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
@@ -22,15 +23,18 @@ from mme.container import errors, memory
 from mme.container.config import MiB, Settings
 from mme.container.errors import ServingError
 from mme.container.families import Families
+from mme.container.gpu import Gpu, Gpus
 from mme.container.link import ParentLink, WorkerLink
 from mme.container.log import Log
 from mme.container.metrics import ModelMetrics, Totals
+from mme.container.weightpool import WeightPool
 from mme.container.wire import Frame, Kind
 
 QUANTUM = 0.02  # seconds a model may compute while others wait for a core
 PATIENCE = 0.1  # seconds after which a model that does not give its core back stops being waited for
 ABANDON_SECONDS = 1.0  # how long work goes on that nobody waits for any more
 TICK = 0.25
+GPU_CONTEXT = 600 * MiB  # what CUDA itself takes on the device for each process
 BASE_PRIVATE = 64 * MiB  # a worker's private memory beside its weights, until a model has been measured
 
 
@@ -61,7 +65,7 @@ class Model:
     url: str
     path: str
     number: int  # order of loading, for LIST
-    weights: memory.Weights
+    weights: memory.Weights = memory.NO_WEIGHTS
     state: State = State.LOADING
     worker: WorkerLink | None = None
     queue: dict[int, Invocation] = field(default_factory=dict)  # not yet sent to a worker
@@ -93,6 +97,8 @@ class Hub:
         self.totals = Totals()
         self.parent = ParentLink(self, settings, log)
         self.families = Families(self.parent, log)
+        self.pool = WeightPool()
+        self.gpus = Gpus(os.environ.get("CUDA_VISIBLE_DEVICES")) if settings.device != "cpu" else None
         self.stopping = False
         self._numbers = 0
         self._ids = 0
@@ -131,16 +137,14 @@ class Hub:
         if not Path(path).is_dir():
             raise ServingError(404, "ModelNotFoundException", f"There is no folder at {url}")
         self._numbers += 1
-        weights = await asyncio.to_thread(memory.weights, path)
-        if name in self.models:
-            raise errors.conflict(f"Model {name} is loading at this moment")
-        model = Model(name, url, path, self._numbers, weights, last_used=time.monotonic())
+        model = Model(name, url, path, self._numbers, last_used=time.monotonic())
         self.models[name] = model
         began = time.monotonic()
         try:
             await self._bring_up(model, asyncio.create_task(self._spawn(model, wait_for_room=False)))
         except BaseException:
             del self.models[name]
+            self.pool.forget(model.number)
             self.totals.failed_loads += 1
             raise
         model.state = State.ACTIVE
@@ -160,6 +164,15 @@ class Hub:
                 **{f"{stage}_seconds": round(seconds, 4) for stage, seconds in model.worker.loading.items()},
             )
         self._push(model)
+
+    def _look_at_files(self, model: Model) -> None:
+        """Sizes of the weights, after equal ones of loaded models have been made one. Runs in a thread."""
+        try:
+            if self.settings.share_files:
+                self.totals.shared_bytes += self.pool.share(model.number, model.path)
+            model.weights = memory.weights(model.path)
+        except OSError as error:
+            raise errors.internal(f"The files of model {model.name} cannot be read: {error}") from None
 
     async def unload(self, name: str) -> None:
         """Answer what is under way, end the worker, and return once its memory is free."""
@@ -181,7 +194,7 @@ class Hub:
         if model.worker is not None:
             await self._end(model.worker, "unload")
         del self.models[name]
-        self.families.left(model.number)
+        self._let_go(model)
         self.totals.unloads += 1
 
     def get(self, name: str) -> Model:
@@ -277,9 +290,13 @@ class Hub:
     async def _spawn(self, model: Model, wait_for_room: bool) -> None:
         """Fork a worker for the model and wait until it is ready."""
         async with self._loads:
+            if model.state is State.LOADING:
+                await asyncio.to_thread(self._look_at_files, model)
             await self.parent.warm.wait()
             await self._make_room(model, wait_for_room)
-            worker = model.worker = WorkerLink(self, model)
+            worker = WorkerLink(self, model)
+            worker.gpu = await self._make_room_on_gpu(model, wait_for_room)
+            model.worker = worker
             forking = asyncio.ensure_future(self.parent.fork(worker))
             try:
                 await asyncio.shield(forking)
@@ -363,7 +380,11 @@ class Hub:
         """The model is gone by itself: the next request for it gets 404, and the platform loads it again."""
         if self.models.get(model.name) is model and model.state is not State.UNLOADING:
             del self.models[model.name]
-            self.families.left(model.number)
+            self._let_go(model)
+
+    def _let_go(self, model: Model) -> None:
+        self.families.left(model.number)
+        self.pool.forget(model.number)
 
     def worker_forked(self, worker: WorkerLink) -> None:
         """The parent says that a worker's process runs."""
@@ -494,7 +515,7 @@ class Hub:
                 # A few at once, so that a burst of wake-ups does not wait for one ending each.
                 await asyncio.gather(*(self._park(victim, "memory") for victim in victims[:4]))
             elif wait and any(worker.sent for worker in self._workers.values()):
-                with contextlib.suppress(TimeoutError):
+                with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(self._room.wait(), 1.0)
             else:
                 self.totals.no_memory += 1
@@ -503,6 +524,41 @@ class Hub:
                     f"Model {model.name} needs about {(need + fresh) // MiB} MiB; {-(-short // MiB)} MiB too few are "
                     "free. Unload a model that is not in use"
                 )
+
+    async def _make_room_on_gpu(self, model: Model, wait: bool) -> str | None:
+        """The GPU for a new worker: the one with most memory free, once enough is. None where there is no GPU."""
+        gpus = self.gpus.look() if self.gpus is not None else []
+        if not gpus:
+            if self.settings.device == "cuda":
+                raise errors.internal("MME_DEVICE is cuda, but no GPU can be seen here")
+            return None
+        need = GPU_CONTEXT + int((model.weights.mapped + model.weights.copied) * 1.2)
+        while True:
+            self._room.clear()
+            best = max(self.gpus.look() if self.gpus is not None else gpus, key=self._gpu_free)
+            if self._gpu_free(best) >= need:
+                return best.name
+            victims = [victim for victim in self._idle(model) if victim.worker and victim.worker.gpu == best.name]
+            if victims:
+                await self._park(victims[0], "gpu memory")
+            elif wait and any(worker.sent for worker in self._workers.values()):
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._room.wait(), 1.0)
+            else:
+                self.totals.no_memory += 1
+                raise errors.out_of_memory(
+                    f"Model {model.name} needs about {need // MiB} MiB of GPU memory; at most "
+                    f"{max(0, self._gpu_free(best)) // MiB} MiB are free on one GPU. Unload a model that is not in use"
+                )
+
+    def _gpu_free(self, gpu: Gpu) -> int:
+        """What is free on a GPU less what loads in progress are about to take."""
+        coming = [
+            worker.model.weights
+            for worker in self._workers.values()
+            if worker.gpu == gpu.name and not worker.ready.done()
+        ]
+        return gpu.free - sum(GPU_CONTEXT + weights.mapped + weights.copied for weights in coming)
 
     def _idle(self, apart_from: Model | None = None) -> list[Model]:
         """Active models without requests, the longest idle first."""

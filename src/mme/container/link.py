@@ -26,6 +26,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # models come from their folders; nothing is looked up
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU must not begin CUDA before the forks
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",  # threads of a tokenizer fight with those that compute
     "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would start at import, before the forks
@@ -47,6 +48,7 @@ class WorkerLink(asyncio.Protocol):
         self.ready: asyncio.Future[None] = loop.create_future()
         self.exited: asyncio.Future[None] = loop.create_future()
         self.was_ready = False
+        self.gpu: str | None = None  # which one it may use
         self.doomed: str | None = None  # why the front ends it, once it does
         self.sent: dict[int, Invocation] = {}
         self.started: set[int] = set()  # the batch that is computed now
@@ -214,12 +216,13 @@ class ParentLink:
         message = {
             "op": "fork",
             "id": self._fork_ids,
-            "env": {},
+            # Before CUDA begins in the worker, so that it sees this one GPU, as its first, or none.
+            "env": {"CUDA_VISIBLE_DEVICES": worker.gpu or ""},
             "spec": {
                 "name": worker.model.name,
                 "model_dir": worker.model.path,
                 "program": settings.program,
-                "device": -1,
+                "device": 0 if worker.gpu else -1,
                 "threads": 1,
                 "batch_requests": settings.batch_requests,
                 "batch_tokens": settings.batch_tokens,

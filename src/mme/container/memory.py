@@ -126,6 +126,9 @@ class Weights:
     files: tuple[tuple[int, int, int], ...]
 
 
+NO_WEIGHTS = Weights(0, 0, ())
+
+
 def weights(model_dir: str) -> Weights:
     """Look at the files of a model. Raises OSError where the folder cannot be read."""
     mapped: dict[tuple[int, int, int], int] = {}

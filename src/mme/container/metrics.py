@@ -73,6 +73,7 @@ class Totals:
     refused: int = 0
     cancelled: int = 0
     batches: int = 0
+    shared_bytes: int = 0
     answers: Counter[int] = field(default_factory=Counter)
     load_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     wake_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
@@ -102,6 +103,7 @@ _COUNTERS = (
     ("refused", "Requests refused because too many wait (503)"),
     ("cancelled", "Requests whose client left before the answer"),
     ("batches", "Batches computed"),
+    ("shared_bytes", "Bytes of weights found equal to those of a loaded model and kept once"),
 )
 
 
