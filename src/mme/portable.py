@@ -133,7 +133,9 @@ def generation_config(source: Mapping[str, Any]) -> dict[str, Any]:
 def copy(source: Path, saved: Path | None, into: Path) -> None:
     """Bring every tokenizer file into ``into``: the source's own first, else what save_pretrained put in ``saved``."""
     for name in FILES:
-        origin = next((folder / name for folder in (source, saved) if folder and (folder / name).is_file()), None)
+        # Version 4 writes the map of special tokens, 5 does not: it is made below, the same by whichever.
+        places = (source, saved) if name not in ("special_tokens_map.json", "added_tokens.json") else (source,)
+        origin = next((folder / name for folder in places if folder and (folder / name).is_file()), None)
         if origin is not None:
             shutil.copyfile(origin, into / name)
     if saved is not None:
