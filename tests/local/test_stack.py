@@ -30,7 +30,8 @@ def run(cloud: Cloud, tmp_path: Path) -> Iterator[Callable[..., int]]:
 
     call("init")
     yield call
-    call("destroy", "-auto-approve", check=False)
+    if left(cloud):
+        call("destroy", "-auto-approve", check=False)
 
 
 def left(cloud: Cloud) -> list[Any]:

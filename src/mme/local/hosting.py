@@ -178,7 +178,7 @@ class VariantHost:
             container.stop()
             failures = failures + 1 if time.monotonic() - started < 10 else 0
             while True:
-                time.sleep(_RESTART_PAUSES[min(failures, len(_RESTART_PAUSES) - 1)])
+                time.sleep(_RESTART_PAUSES[min(max(0, failures - 1), len(_RESTART_PAUSES) - 1)])
                 if self._stopping:
                     return
                 log(f"{self.label}: starting the container again")
