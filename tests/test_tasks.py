@@ -683,8 +683,9 @@ def test_a_reader_that_goes_away_is_no_error(shop: Shop) -> None:
     (shop.folder / "tasks.py").write_text(
         "import mme.tasks\nfrom invoke import Collection\nns = Collection.from_module(mme.tasks)\n"
     )
-    for number in range(1000):
-        shop.s3.put_object(Bucket=shop.bucket, Key=f"models/bert-{number:012x}.tar.gz", Body=b"x")
+    long = "a-model-with-a-long-name" * 2
+    for number in range(250):  # more than a pipe holds
+        shop.s3.put_object(Bucket=shop.bucket, Key=f"models/{long}/{long}/{long}-{number:012x}.tar.gz", Body=b"x")
     command = f"{sys.executable} -m invoke releases --limit 1000 --json | head -n 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=shop.folder, capture_output=True, text=True)
     assert done.stdout == "{\n"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 MAX_NOTES = 1_400  # bytes once encoded; S3 keeps at most 2 KB of metadata with an object
+DELETE_AT_ONCE = 1000
 STALE = timedelta(days=7)
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -345,10 +346,10 @@ def delete(s3: S3Client, store: Store, target: str) -> None:
 
 
 def delete_many(s3: S3Client, store: Store, targets: Sequence[str]) -> None:
-    """Remove versions, up to 1,000 with a call. Raises ReleaseError when S3 kept some, after trying all."""
+    """Remove versions, as many with a call as S3 takes. Raises ReleaseError when S3 kept some, after trying all."""
     kept = []
-    for start in range(0, len(targets), 1000):
-        batch = targets[start : start + 1000]
+    for start in range(0, len(targets), DELETE_AT_ONCE):
+        batch = targets[start : start + DELETE_AT_ONCE]
         with explained(f"delete versions in {store.uri()}", bucket=store.bucket):
             answer = s3.delete_objects(
                 Bucket=store.bucket,
