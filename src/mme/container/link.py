@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would start at import, before the forks
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait must not burn the cores of other models
     "MALLOC_ARENA_MAX": "2",
+    "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # macOS: the parent uses none of what this would protect
 }
 
 

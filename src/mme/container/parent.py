@@ -175,19 +175,24 @@ class Parent:
     def _reap(self) -> None:
         while True:
             try:
-                # Look first and reap last: while it is unreaped, nothing else can get its number, so that the
-                # kill reaches only what the worker left behind.
-                ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                # Look first and reap last: while a worker is unreaped nothing else can get its number, so that the kill
+                # reaches only what it left behind. (macOS had no waitid for long; there the kill comes after.)
+                if hasattr(os, "waitid"):
+                    ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                    if ended is None:
+                        return
+                    if ended.si_pid in self._workers:
+                        _kill_group(ended.si_pid)
+                    pid, status = os.waitpid(ended.si_pid, 0)
+                else:
+                    pid, status = os.waitpid(-1, os.WNOHANG)
+                    if pid == 0:
+                        return
+                    _kill_group(pid)
             except ChildProcessError:
                 return
-            if ended is None:
-                return
-            pid = ended.si_pid
             if pid not in self._workers:  # an orphan of a worker's, left to this process
-                os.waitpid(pid, 0)
                 continue
-            _kill_group(pid)
-            _, status = os.waitpid(pid, 0)
             self._workers.discard(pid)
             by_signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
             code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
