@@ -388,6 +388,38 @@ def test_an_out_that_cannot_be_written(snapshot: Path, spec: ModelSpec, tmp_path
         archive.build(spec, snapshot, tmp_path / "dist")
 
 
+def test_a_file_that_goes_away(snapshot: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    planned = archive.plan(spec, snapshot)
+    (snapshot / "vocab.txt").unlink()
+    with pytest.raises(ArchiveError, match=r"vocab\.txt .* cannot be read: No such file"):
+        archive.stream(planned, lambda _: None)
+
+
+def test_a_folder_that_cannot_be_read(
+    snapshot: Path, spec: ModelSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(SourceError, match="Permission denied"):
+        archive.plan(spec, snapshot)
+
+
+def test_members_beyond_8_gib_are_written_as_such() -> None:
+    """The plain header has room for 8 GiB; beyond, the size is in an extended one, which readers know."""
+    from mme.untar import members
+
+    size = 9 << 30
+    header = archive._header("model.safetensors", size)
+    member = next(members(io.BytesIO(header)))
+    assert (member.path, member.size) == ("model.safetensors", size)
+    with tarfile.open(fileobj=io.BytesIO(header)) as tar:
+        info = tar.next()
+        assert info is not None
+        assert (info.name, info.size) == ("model.safetensors", size)
+
+
 def test_an_unknown_compression(snapshot: Path, spec: ModelSpec, tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no compression 'best'"):
         archive.build(spec, snapshot, tmp_path / "dist", compression="best")

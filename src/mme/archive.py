@@ -27,6 +27,7 @@ import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -509,7 +510,7 @@ def _fill(gzip: GzipStream, item: Item, how: str, watch: Callable[[memoryview], 
         watch(memoryview(item.origin))
         yield item.size
         return
-    with item.origin.open("rb", buffering=0) as file:
+    with _opened(item.path, item.origin) as file:
         while True:
             count = file.readinto(gzip.room(how)) or 0
             if not count:
@@ -527,13 +528,20 @@ def choose(item: Item, compression: str) -> str:
     if item.size < WORTH or isinstance(item.origin, bytes):
         return STORED
     tried = packed = 0
-    with item.origin.open("rb", buffering=0) as file:
+    with _opened(item.path, item.origin) as file:
         for part in (1, 2, 3):
             file.seek(item.size * part // 4)
             data = file.read(SAMPLE_SIZE)
             tried += len(data)
             packed += len(isal_zlib.compress(data, 1))
     return FAST if tried and packed < PAYS * tried else STORED
+
+
+def _opened(path: str, origin: Path) -> FileIO:
+    try:
+        return FileIO(origin)
+    except OSError as error:
+        raise ArchiveError(f"{path} ({origin}) cannot be read: {error.strerror}.", "Check the file.") from None
 
 
 def _header(path: str, size: int) -> bytes:
@@ -547,7 +555,7 @@ def _chunks(item: Item) -> Iterator[bytes]:
     if isinstance(item.origin, bytes):
         yield item.origin
         return
-    with item.origin.open("rb", buffering=0) as file:
+    with _opened(item.path, item.origin) as file:
         while data := file.read(CHUNK):
             yield data
 

@@ -54,7 +54,12 @@ def files(folder: Path) -> list[Found]:
     allowed = [root]
     if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():
         allowed.append(root.parent.parent / "blobs")
-    return sorted(_walk(folder, root, "", allowed, frozenset({root})), key=lambda found: found.path.encode())
+    try:
+        return sorted(_walk(folder, root, "", allowed, frozenset({root})), key=lambda found: found.path.encode())
+    except OSError as error:
+        raise SourceError(
+            f"{error.filename or folder} cannot be read: {error.strerror}.", "Check the folder."
+        ) from None
 
 
 def _walk(folder: Path, at: Path, inside: str, allowed: list[Path], above: frozenset[Path]) -> Iterator[Found]:

@@ -27,7 +27,7 @@ from typing import Any
 from mme import __version__, archive, handler, retrieve, vendor
 from mme.archive import Archive, File
 from mme.catalog import ModelSpec, Source
-from mme.errors import ArchiveError
+from mme.errors import ArchiveError, SourceError
 from mme.folder import Found
 from mme.verify import Verified, Verifier
 
@@ -272,7 +272,10 @@ class Sources:
         located = retrieve.locate(source, None)
         if what == "source":
             self.located = located
-        stamp, newest = _stamp(located.files)
+        try:
+            stamp, newest = _stamp(located.files)
+        except OSError as error:
+            raise SourceError(f"{error.filename} cannot be read: {error.strerror}.", "Check the file.") from None
         before = self._before.get(what, {})
         if stamp == before.get("stamp") and before.get("settled") is True:
             digest = str(before["digest"])
@@ -353,9 +356,12 @@ def _file_stamp(path: Path) -> list[int]:
 
 def _sha256(path: Path) -> str:
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
+    try:
+        with path.open("rb", buffering=0) as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}.", "Check the file.") from None
     return digest.hexdigest()
 
 
