@@ -3,3 +3,9 @@ variable "name" {
   type        = string
   default     = "mme-existing-bucket-and-role"
 }
+
+variable "environment" {
+  description = "Environment variables of the container."
+  type        = map(string)
+  default     = {}
+}

@@ -7,7 +7,7 @@ module "endpoint" {
   name = var.name
 
   variants = {
-    primary = { instance_type = "ml.m5.xlarge" }
+    primary = { instance_type = var.instance_type }
   }
 
   bucket = {

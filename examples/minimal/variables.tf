@@ -3,3 +3,9 @@ variable "name" {
   type        = string
   default     = "mme-minimal"
 }
+
+variable "instance_type" {
+  description = "Instance type, CPU or GPU."
+  type        = string
+  default     = "ml.m5.xlarge"
+}

@@ -2,6 +2,7 @@
 provider "aws" {}
 
 resource "aws_ecr_repository" "this" {
+  # checkov:skip=CKV_AWS_136:ECR encrypts by itself; a key of one's own is a choice
   name                 = var.name
   image_tag_mutability = "IMMUTABLE"
   force_delete         = true # an example is there to be taken down again

