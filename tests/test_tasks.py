@@ -836,3 +836,12 @@ def test_every_documented_command_parses() -> None:
         words = shlex.split(line.partition("invoke ")[2])
         parsed = Parser(contexts=collection.to_contexts()).parse_argv(words)
         assert parsed[0].name in NAMES
+
+
+def test_the_documented_python_works(shop: Shop) -> None:
+    (target,) = shop.release("bert", b"1")
+    text = (REPOSITORY / "docs" / "releases.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code.replace("my-bucket", shop.bucket), names)
+    assert names["target"] == target

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import functools
 from pathlib import Path
 
 from mme.errors import HandlerError
@@ -34,22 +35,27 @@ def check(folder: Path) -> tuple[Found, ...]:
         )
     for item in found:
         if item.path.endswith(".py"):
-            tree = _parse(item)
-            if item.path == "inference.py":
-                _check_functions(item.origin, tree)
+            _check_source(item.origin, item.origin.read_bytes(), item.path == "inference.py")
     return found
 
 
-def _parse(item: Found) -> ast.Module:
+@functools.lru_cache(maxsize=256)  # one handler serves many models of a catalogue, and is read for each
+def _check_source(path: Path, source: bytes, is_script: bool) -> None:
+    tree = _parse(path, source)
+    if is_script:
+        _check_functions(path, tree)
+
+
+def _parse(path: Path, source: bytes) -> ast.Module:
     try:
-        return ast.parse(item.origin.read_bytes(), str(item.origin), feature_version=(3, 10))
+        return ast.parse(source, str(path), feature_version=(3, 10))
     except SyntaxError as error:
         raise HandlerError(
-            f"{item.origin}:{error.lineno or 1}: this is not valid Python: {error.msg}.",
+            f"{path}:{error.lineno or 1}: this is not valid Python: {error.msg}.",
             "It must be Python 3.10, which is what the containers understand.",
         ) from None
     except ValueError as error:  # null bytes, an encoding that is not what it says
-        raise HandlerError(f"{item.origin} is not Python source: {error}.", "Save it as UTF-8.") from None
+        raise HandlerError(f"{path} is not Python source: {error}.", "Save it as UTF-8.") from None
 
 
 def _check_functions(script: Path, tree: ast.Module) -> None:
