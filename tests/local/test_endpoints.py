@@ -111,6 +111,28 @@ def test_an_update_that_fails_is_rolled_back(cloud: Cloud) -> None:
     assert cloud.invoke(endpoint, target)["result"] == 2
 
 
+def test_a_request_that_is_under_way_is_answered_by_the_old_container(cloud: Cloud) -> None:
+    target = cloud.publish("slow.tar.gz", seconds=2, times=2)
+    endpoint = cloud.endpoint()
+    cloud.invoke(endpoint, target)
+    answers: list[dict[str, Any]] = []
+    asking = threading.Thread(target=lambda: answers.append(cloud.invoke(endpoint, target, b"4")))
+    config = cloud.config()
+    asking.start()
+    cloud.sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=config)
+    asking.join()
+    assert [answer["result"] for answer in answers] == [8.0]
+    assert cloud.settled(endpoint)["EndpointConfigName"] == config
+
+
+def test_an_endpoint_that_failed_is_not_updated(cloud: Cloud) -> None:
+    endpoint = cloud.endpoint(cloud.config({"ModelName": cloud.model({"FAKE_BROKEN": "1"})}), wait=False)
+    assert cloud.settled(endpoint)["EndpointStatus"] == "Failed"
+    found = error_of(cloud.sagemaker.update_endpoint, EndpointName=endpoint, EndpointConfigName=cloud.config())
+    assert "with status Failed" in found["Error"]["Message"]
+    assert cloud.status(endpoint)["EndpointStatus"] == "Failed"
+
+
 def test_an_update_adds_and_drops_variants(cloud: Cloud) -> None:
     model = cloud.model()
     endpoint = cloud.endpoint(cloud.config({"VariantName": "a", "ModelName": model}))

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mme.local import objects
-from mme.local.hosting import ArchiveUnavailable
+from mme.local.variant import ArchiveUnavailable
 
 
 class Archives:
-    """A ``hosting.Fetch`` over moto's S3."""
+    """A ``variant.Fetch`` over moto's S3."""
 
     def __init__(self, account: str, may_read: Callable[[str, str, str], str | None]) -> None:
         """``may_read(role_arn, bucket, key)`` answers None, or why the role may not read the object."""

@@ -202,10 +202,9 @@ def endpoint_lifecycle(endpoints: Endpoints) -> None:
         return ActionResult({"EndpointArn": endpoint.arn})
 
     def update_endpoint_weights_and_capacities(self: Any) -> Any:
-        backend = self.sagemaker_backend
-        endpoint = find(backend, self._get_param("EndpointName"))
+        endpoint = find(self.sagemaker_backend, self._get_param("EndpointName"))
         try:
-            endpoints.set_capacities(endpoint, self._get_param("DesiredWeightsAndCapacities"), backend.region_name)
+            endpoints.set_capacities(endpoint, self._get_param("DesiredWeightsAndCapacities"))
         except EndpointRefused as problem:
             raise _refuse(str(problem)) from problem
         return ActionResult({"EndpointArn": endpoint.arn})

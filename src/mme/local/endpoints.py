@@ -12,7 +12,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from mme.local.container import ContainerError
-from mme.local.hosting import Hosting, Observer, VariantSpec, log
+from mme.local.hosting import Hosting
+from mme.local.variant import Observer, VariantSpec, log
 
 BUSY = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
 
@@ -34,6 +35,7 @@ class Endpoints:
         """Takes a record that moto just made, sets it to Creating, and brings its containers up beside."""
         config = backend.endpoint_configs[endpoint.endpoint_config_name]
         endpoint.endpoint_status = "Creating"
+        endpoint.mme_opened = self._hosting.open(backend.region_name, endpoint.endpoint_name)
         endpoint.production_variants = variant_summaries(backend, config.production_variants)
         shadows = getattr(config, "shadow_production_variants", None)
         endpoint.shadow_production_variants = variant_summaries(backend, shadows) if shadows else None
@@ -59,15 +61,14 @@ class Endpoints:
             arn = endpoint.arn.replace(":endpoint/", ":endpoint-config/").rpartition("/")[0]
             raise EndpointRefused(f'Could not find endpoint configuration "{arn}/{config_name}".')
         with self._lock:
-            if endpoint.endpoint_status in BUSY:
-                raise EndpointRefused(f'Cannot update in-progress endpoint "{endpoint.arn}".')
+            _require_in_service(endpoint)
             endpoint.endpoint_status = "Updating"
             endpoint.failure_reason = None
             endpoint.last_modified_time = _now()
         kept = {v["VariantName"]: v for v in endpoint.production_variants} if retain else {}
         self._in_background(self._bring_up, backend, endpoint, config, False, kept, frozenset(not_retained), deployment)
 
-    def set_capacities(self, endpoint: Any, wanted: Sequence[Mapping[str, Any]], region: str) -> None:
+    def set_capacities(self, endpoint: Any, wanted: Sequence[Mapping[str, Any]]) -> None:
         """UpdateEndpointWeightsAndCapacities: only what is named changes. Raises EndpointRefused."""
         variants = {v["VariantName"]: v for v in endpoint.production_variants}
         names = [item["VariantName"] for item in wanted]
@@ -80,8 +81,7 @@ class Endpoints:
         if len(set(names)) != len(names):
             raise EndpointRefused("The variant names were non-unique within the request.")
         with self._lock:
-            if endpoint.endpoint_status in BUSY:
-                raise EndpointRefused(f'Cannot update in-progress endpoint "{endpoint.arn}".')
+            _require_in_service(endpoint)
         for item in wanted:
             for what in ("Weight", "InstanceCount"):
                 if item.get(f"Desired{what}") is not None:
@@ -89,7 +89,7 @@ class Endpoints:
                     variants[item["VariantName"]][f"Current{what}"] = item[f"Desired{what}"]
         endpoint.last_modified_time = _now()
         weights = {name: float(v.get("CurrentWeight", 1.0)) for name, v in variants.items()}
-        self._hosting.set_weights(region, endpoint.endpoint_name, weights)
+        self._hosting.set_weights(endpoint.mme_opened, weights)
 
     def delete(self, backend: Any, endpoint: Any) -> None:
         """Ends the containers beside, and takes the record away once they are gone."""
@@ -105,7 +105,7 @@ class Endpoints:
         threading.Thread(target=work, args=args, name=work.__name__, daemon=True).start()
 
     def _take_down(self, backend: Any, endpoint: Any) -> None:
-        self._hosting.delete(backend.region_name, endpoint.endpoint_name)
+        self._hosting.delete(endpoint.mme_opened)
         if backend.endpoints.get(endpoint.endpoint_name) is endpoint:
             del backend.endpoints[endpoint.endpoint_name]
         log(f"{endpoint.endpoint_name}: deleted")
@@ -131,7 +131,7 @@ class Endpoints:
         try:
             specs = [variant_spec(backend, v, weights[v["VariantName"]]) for v in config.production_variants]
             log(f"{name}: starting {len(specs)} container(s) for {config.endpoint_config_name}")
-            self._hosting.deploy(region, name, specs, self._observer(region, name), new=new)
+            self._hosting.deploy(endpoint.mme_opened, specs, self._observer(region, name))
         except (ContainerError, EndpointRefused) as problem:
             self._settle(endpoint, "Failed" if new else "InService", str(problem))
             log(f"{name}: {'not created' if new else 'update rolled back'}: {problem}")
@@ -153,6 +153,16 @@ class Endpoints:
             endpoint.failure_reason = reason
             endpoint.endpoint_status = status
             endpoint.last_modified_time = _now()
+
+
+def _require_in_service(endpoint: Any) -> None:
+    if endpoint.endpoint_status in BUSY:
+        raise EndpointRefused(f'Cannot update in-progress endpoint "{endpoint.arn}".')
+    if endpoint.endpoint_status != "InService":
+        raise EndpointRefused(
+            f'Cannot update endpoint "{endpoint.arn}" with status {endpoint.endpoint_status}. '
+            "Delete it and create it again."
+        )
 
 
 def _now() -> datetime:

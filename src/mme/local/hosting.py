@@ -1,478 +1,24 @@
-"""What SageMaker does between an endpoint and its containers: variants, models loaded on demand, eviction, restarts.
-
-``Hosting`` owns the running containers. Each endpoint variant has one ``VariantHost``: one container (whatever the
-instance count says), and the book of which models are loaded in it. Plain values come in (``VariantSpec``); where the
-archives come from is a function that the caller passes in.
-"""
+"""Every endpoint that is up: which variants it has, how traffic is shared among them, how one set replaces another."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import random
-import shutil
-import sys
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from mme.local.container import Container, ContainerError, ContainerRefused, ContainerTimeout, Reply
-
-INVOKE_SECONDS = 60.0
-"""How long a caller waits: for a model to load, and for the container to answer."""
-LOAD_SECONDS = 360.0
-"""How long the platform gives the download, the extraction and LOAD together."""
-_LOADS_AT_ONCE = 4
-_RESTART_PAUSES = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+from mme.local.container import ContainerError
+from mme.local.variant import INVOKE_SECONDS, Fetch, Observer, VariantHost, VariantSpec
 
 
-class InvokeFailed(Exception):
-    """An invocation that ends in one of SageMaker's errors."""
+@dataclass(eq=False)
+class Opened:
+    """An endpoint that has its name; its containers come and go."""
 
-
-class ModelFailed(InvokeFailed):
-    """The container answered an error, or did not answer. ``status`` is the container's (0: no answer)."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class BadTarget(InvokeFailed):
-    """The target model cannot be had: no such object, no permission, or not an archive."""
-
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
-class NotReady(InvokeFailed):
-    """The model is still loading."""
-
-
-class Unavailable(InvokeFailed):
-    """There is no healthy container to answer."""
-
-
-class ArchiveUnavailable(Exception):
-    """Raised by a ``Fetch``: the object does not exist, or the role may not read it."""
-
-
-class Fetch(Protocol):
-    def __call__(self, *, bucket: str, key: str, role_arn: str, into: Path) -> Path:
-        """Brings the object to a file below ``into`` as the role would. Raises ArchiveUnavailable."""
-
-
-@dataclass(frozen=True)
-class VariantSpec:
-    """A production variant, as far as hosting needs it."""
-
+    region: str
     name: str
-    model_name: str
-    image: str
-    role_arn: str
-    environment: Mapping[str, str]
-    bucket: str
-    prefix: str
-    weight: float = 1.0
-    startup_seconds: float = 600.0
-    volume_bytes: int = 30 << 30
-    """How much room extracted archives may take before those that are not loaded go."""
-
-
-class Observer(Protocol):
-    """Who wants to know what happens: metrics and logs."""
-
-    def metric(self, variant: str, name: str, value: float, unit: str) -> None: ...
-
-    def output(self, variant: str, line: str) -> None: ...
-
-
-@dataclass
-class _Model:
-    target: str
-    name: str
-    state: str = "loading"  # then "loaded", then "unloading"
-    changed: threading.Event = field(default_factory=threading.Event)
-    error: InvokeFailed | None = None
-    users: int = 0
-    used_at: float = field(default_factory=time.monotonic)
-    hit: bool = False
-
-
-def log(message: str) -> None:
-    """One line of progress on stderr."""
-    print(f"[local] {message}", file=sys.stderr, flush=True)
-
-
-class VariantHost:
-    """One container and the models in it. All methods may be called from any thread."""
-
-    def __init__(
-        self, label: str, spec: VariantSpec, container: str, folder: Path, fetch: Fetch, observer: Observer
-    ) -> None:
-        self.spec = spec
-        self.label = label
-        self._container_kind = container
-        self._folder = folder
-        self._fetch = fetch
-        self._observer = observer
-        self._lock = threading.Condition()
-        self._models: dict[str, _Model] = {}
-        self._on_disk: dict[str, int] = {}
-        """Extracted archives and their bytes, by the model's name; the one that was loaded longest ago comes first."""
-        self._container: Container | None = None
-        self._stopping = False
-        self._loads = threading.BoundedSemaphore(_LOADS_AT_ONCE)
-
-    # -- the container's life
-
-    def start(self) -> None:
-        """Starts the container and returns when it is healthy. Raises ContainerError; nothing is left then."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        container = self._new_container()
-        with self._lock:
-            if self._stopping:
-                stop_now = True
-            else:
-                stop_now = False
-                self._container = container
-        if stop_now:
-            container.stop()
-            raise ContainerError("The endpoint was deleted before its container was up.")
-        try:
-            container.wait_healthy(self.spec.startup_seconds)
-        except ContainerError:
-            self.stop()
-            raise
-        threading.Thread(target=self._watch, args=(container,), name=f"watch-{self.label}", daemon=True).start()
-
-    def _new_container(self) -> Container:
-        return Container(
-            self._container_kind,
-            self._folder,
-            self.spec.environment,
-            lambda line: self._observer.output(self.spec.name, line),
-        )
-
-    def _watch(self, container: Container) -> None:
-        """Puts a new container in the place of one that dies, and forgets what was loaded in the old one."""
-        failures = 0
-        while True:
-            started = time.monotonic()
-            container.wait()
-            with self._lock:
-                self._container = None
-                for model in self._models.values():
-                    if model.state != "loading":  # a loading one is settled by the thread that loads it
-                        model.changed.set()
-                self._models = {k: m for k, m in self._models.items() if m.state == "loading"}
-                self._lock.notify_all()
-                if self._stopping:
-                    return
-            log(f"{self.label}: {container.epitaph()}")
-            container.stop()
-            failures = failures + 1 if time.monotonic() - started < 10 else 0
-            while True:
-                time.sleep(_RESTART_PAUSES[min(max(0, failures - 1), len(_RESTART_PAUSES) - 1)])
-                if self._stopping:
-                    return
-                log(f"{self.label}: starting the container again")
-                replacement: Container | None = None
-                try:
-                    replacement = self._new_container()
-                    replacement.wait_healthy(self.spec.startup_seconds)
-                except ContainerError as problem:
-                    log(f"{self.label}: {problem}")
-                    if replacement is not None:
-                        replacement.stop()
-                    failures += 1
-                    continue
-                with self._lock:
-                    if not self._stopping:
-                        self._container = container = replacement
-                        self._lock.notify_all()
-                        break
-                replacement.stop()
-                return
-
-    def stop(self) -> None:
-        """Ends the container and removes its files; returns when it is gone."""
-        with self._lock:
-            self._stopping = True
-            container, self._container = self._container, None
-            self._lock.notify_all()
-        if container is not None:
-            container.stop()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    @property
-    def loaded(self) -> int:
-        """How many models are loaded now."""
-        with self._lock:
-            return sum(model.state == "loaded" for model in self._models.values())
-
-    def _healthy_container(self, deadline: float) -> Container:
-        with self._lock:
-            while self._container is None or not self._container.alive:
-                left = deadline - time.monotonic()
-                if self._stopping or left <= 0:
-                    raise Unavailable("The container is not running.")
-                self._lock.wait(min(left, 0.5))
-            return self._container
-
-    def _wait_for_another(self, container: Container, deadline: float) -> None:
-        with self._lock:
-            while self._container is container and not self._stopping:
-                if time.monotonic() > deadline:
-                    raise Unavailable("The container does not accept connections.")
-                self._lock.wait(0.1)
-
-    # -- invocation
-
-    def invoke(self, target: str, body: bytes, headers: Mapping[str, str]) -> Reply:
-        """Answers one request with what the container said, a status below 400. Raises InvokeFailed."""
-        deadline = time.monotonic() + INVOKE_SECONDS
-        metrics = {"hit": True}
-        tries = 0
-        while True:
-            tries += 1
-            last_try = tries >= 3
-            model = self._acquire(target, deadline, metrics)
-            try:
-                container = self._healthy_container(deadline)
-                began = time.monotonic()
-                reply = container.request(
-                    "POST",
-                    f"/models/{model.name}/invoke",
-                    body=body,
-                    headers=headers,
-                    timeout=INVOKE_SECONDS,
-                )
-                self._observer.metric(self.spec.name, "ModelLatency", (time.monotonic() - began) * 1e6, "Microseconds")
-            except ContainerTimeout as problem:
-                raise ModelFailed(
-                    0, "Your invocation timed out while waiting for a response from container primary."
-                ) from problem
-            except ContainerRefused:
-                # It died a moment ago and was not sent anything: the next one gets the request.
-                self._wait_for_another(container, deadline)
-                continue
-            except ContainerError as problem:
-                # Nobody can tell whether the model saw the request, so it is not sent a second time.
-                raise ModelFailed(500, f"The container ended while it was at work. {problem}") from problem
-            finally:
-                self._release(model)
-            if reply.status == 404 and not last_try and self._forgotten_by_container(model, container):
-                continue
-            if reply.status == 507 and not last_try and self._evict_one(besides=target):
-                continue
-            break
-        self._observer.metric(self.spec.name, "ModelCacheHit", 1.0 if metrics["hit"] else 0.0, "None")
-        if reply.status >= 400:
-            raise ModelFailed(reply.status, reply.body.decode("utf-8", "replace"))
-        return reply
-
-    def _forgotten_by_container(self, model: _Model, container: Container) -> bool:
-        """Whether the container really lacks the model (a handler may answer 404 too); then it is dropped here."""
-        try:
-            if container.request("GET", f"/models/{model.name}", timeout=10.0).status != 404:
-                return False
-        except ContainerError:
-            return False
-        with self._lock:
-            if self._models.get(model.target) is model:
-                del self._models[model.target]
-        return True
-
-    def _acquire(self, target: str, deadline: float, metrics: dict[str, bool]) -> _Model:
-        """The loaded model, marked as in use. The first caller starts the load; the others wait for the same one."""
-        while True:
-            with self._lock:
-                if self._stopping:
-                    raise Unavailable("The endpoint is being deleted.")
-                model = self._models.get(target)
-                if model is None:
-                    metrics["hit"] = False
-                    name = hashlib.sha256(f"s3://{self.spec.bucket}/{self.spec.prefix}{target}".encode()).hexdigest()[
-                        :32
-                    ]
-                    model = self._models[target] = _Model(target, name)
-                    threading.Thread(target=self._load, args=(model,), name=f"load-{target[:40]}", daemon=True).start()
-                model.users += 1
-                model.used_at = time.monotonic()
-                if model.state == "loaded":
-                    return model
-                if model.state == "loading":
-                    metrics["hit"] = False
-            arrived = model.changed.wait(max(0.0, deadline - time.monotonic()))
-            with self._lock:
-                if model.state == "loaded" and self._models.get(target) is model:
-                    return model
-            self._release(model)
-            if not arrived:
-                raise NotReady(f"Model {target} is still loading.")
-            if model.error is not None:
-                raise model.error
-
-    def _release(self, model: _Model) -> None:
-        with self._lock:
-            model.users -= 1
-            model.used_at = time.monotonic()
-            self._lock.notify_all()
-
-    # -- loading and unloading
-
-    def _load(self, model: _Model) -> None:
-        began = time.monotonic()
-        container: Container | None = None
-        try:
-            with self._loads:
-                container = self._download_and_load(model, began + LOAD_SECONDS, began)
-        except InvokeFailed as problem:
-            model.error = problem
-        except Exception as problem:
-            model.error = ModelFailed(500, f"{type(problem).__name__}: {problem}")
-        with self._lock:
-            if model.error is None and self._container is container:
-                model.state = "loaded"
-            elif self._models.get(model.target) is model:
-                del self._models[model.target]  # a failed load leaves nothing; the next request tries again
-                if model.error is None:
-                    model.error = ModelFailed(500, "The container ended while the model was loading.")
-        model.changed.set()
-        what = "loaded" if model.error is None else f"could not be loaded: {str(model.error)[:300]}"
-        log(f"{self.label}: {model.target} {what} ({time.monotonic() - began:.2f} s)")
-        self._report_loaded()
-
-    def _report_loaded(self) -> None:
-        self._observer.metric(self.spec.name, "LoadedModelCount", float(self.loaded), "None")
-
-    def _download_and_load(self, model: _Model, deadline: float, began: float) -> Container:
-        home = self._folder / "models" / model.name
-        observe = self._observer.metric
-        observe(self.spec.name, "ModelLoadingWaitTime", (time.monotonic() - began) * 1e6, "Microseconds")
-        # What was downloaded once is kept until the endpoint goes: SageMaker, too, caches an archive by its key.
-        downloading = None
-        if not (home / "model").is_dir():
-            downloading = time.monotonic()
-            self._download(model, home)
-            size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
-        else:
-            size = self._on_disk[model.name]
-        with self._lock:
-            self._on_disk.pop(model.name, None)
-            self._on_disk[model.name] = size
-        self._trim_disk()
-        if downloading is not None:
-            observe(self.spec.name, "ModelDownloadingTime", (time.monotonic() - downloading) * 1e6, "Microseconds")
-        loading = time.monotonic()
-        payload = json.dumps({"model_name": model.name, "url": str(home / "model")}).encode()
-        while True:
-            container = self._healthy_container(deadline)
-            try:
-                reply = container.request(
-                    "POST",
-                    "/models",
-                    body=payload,
-                    headers={"Content-Type": "application/json"},
-                    timeout=max(0.001, deadline - time.monotonic()),
-                )
-            except ContainerTimeout as problem:
-                raise ModelFailed(0, f"LOAD took longer than {LOAD_SECONDS:.0f} s.") from problem
-            except ContainerRefused:
-                self._wait_for_another(container, deadline)
-                continue
-            except ContainerError as problem:
-                raise ModelFailed(500, f"The container ended while it loaded the model. {problem}") from problem
-            if reply.status < 300 or reply.status == 409:
-                observe(self.spec.name, "ModelLoadingTime", (time.monotonic() - loading) * 1e6, "Microseconds")
-                return container
-            if reply.status == 507 and self._make_room(model.target, deadline):
-                continue
-            raise ModelFailed(reply.status, reply.body.decode("utf-8", "replace"))
-
-    def _trim_disk(self) -> None:
-        """Removes extracted archives that are not loaded, the oldest first, until the rest fits the volume."""
-        with self._lock:
-            in_use = {model.name for model in self._models.values()}
-            total = sum(self._on_disk.values())
-            for name in [name for name in self._on_disk if name not in in_use]:
-                if total <= self.spec.volume_bytes:
-                    return
-                total -= self._on_disk.pop(name)
-                shutil.rmtree(self._folder / "models" / name, ignore_errors=True)
-
-    def _download(self, model: _Model, home: Path) -> None:
-        from mme.errors import ArchiveError
-        from mme.untar import extract
-
-        key = f"{self.spec.prefix}{model.target}"
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
-        try:
-            archive = self._fetch(bucket=self.spec.bucket, key=key, role_arn=self.spec.role_arn, into=home)
-            extract(archive, home / "model")
-            archive.unlink()
-        except ArchiveUnavailable as problem:
-            raise BadTarget(
-                "MODEL_DATA_DOWNLOAD_FAILED",
-                f"Failed to download model data(bucket: {self.spec.bucket}, key: {key}). Please ensure that there is "
-                "an object located at the URL and that the role passed to CreateModel has permissions to download the "
-                "model.",
-            ) from problem
-        except ArchiveError as problem:
-            raise BadTarget(
-                "MODEL_DATA_EXTRACTION_FAILED",
-                f"Failed to extract model data(bucket: {self.spec.bucket}, key: {key}). Please ensure that the object "
-                f"located at the URL is a valid tar.gz archive. {problem.message}",
-            ) from problem
-        finally:
-            if not (home / "model").is_dir():
-                shutil.rmtree(home, ignore_errors=True)
-
-    def _make_room(self, target: str, deadline: float) -> bool:
-        """Unloads the least recently used model that nobody uses; waits while all are in use. False: there is none."""
-        while True:
-            if self._evict_one(besides=target):
-                return True
-            with self._lock:
-                others = [m for m in self._models.values() if m.target != target and m.state != "loading"]
-                left = deadline - time.monotonic()
-                if not others or left <= 0 or self._stopping:
-                    return False
-                self._lock.wait(min(left, 1.0))
-
-    def _evict_one(self, *, besides: str) -> bool:
-        with self._lock:
-            idle = [m for m in self._models.values() if m.state == "loaded" and m.users == 0 and m.target != besides]
-            if not idle:
-                return False
-            victim = min(idle, key=lambda m: m.used_at)
-            victim.state = "unloading"
-            victim.changed.clear()
-        began = time.monotonic()
-        container = self._container
-        with contextlib.suppress(ContainerError):
-            if container is not None:
-                container.request("DELETE", f"/models/{victim.name}", timeout=LOAD_SECONDS)
-        with self._lock:
-            if self._models.get(victim.target) is victim:
-                del self._models[victim.target]
-            self._lock.notify_all()
-        victim.changed.set()
-        self._observer.metric(self.spec.name, "ModelUnloadingTime", (time.monotonic() - began) * 1e6, "Microseconds")
-        log(f"{self.label}: {victim.target} unloaded to make room")
-        self._report_loaded()
-        return True
-
-
-@dataclass
-class _Endpoint:
     hosts: list[VariantHost] = field(default_factory=list)
     pending: list[VariantHost] = field(default_factory=list)
     weights: dict[str, float] = field(default_factory=dict)
@@ -487,27 +33,32 @@ class Hosting:
         self._container = container
         self._fetch = fetch
         self._lock = threading.Lock()
-        self._endpoints: dict[tuple[str, str], _Endpoint] = {}
+        self._endpoints: dict[tuple[str, str], Opened] = {}
         self._serial = 0
         self._dice = random.Random()  # noqa: S311 (spreads load)
 
-    def deploy(self, region: str, name: str, specs: Sequence[VariantSpec], observer: Observer, *, new: bool) -> None:
+    def open(self, region: str, name: str) -> Opened:
+        """Takes the name for an endpoint that ``deploy`` will bring up. ``delete`` gives it back."""
+        opened = Opened(region, name)
+        with self._lock:
+            self._endpoints[region, name] = opened
+        return opened
+
+    def deploy(self, endpoint: Opened, specs: Sequence[VariantSpec], observer: Observer) -> None:
         """Starts containers for the variants and, once all are healthy, moves the endpoint's traffic to them.
 
-        The containers that they replace are ended. Raises ContainerError when a container does not come up: then the
-        new ones are gone and the old ones still serve. Waits for the containers, so call it from a thread of its own.
+        The containers that they replace finish what they are at, and end. Raises ContainerError when a container does
+        not come up: then the new ones are gone and the old ones still serve. Waits for the containers, so call it from
+        a thread of its own.
         """
         with self._lock:
-            if new:
-                self._endpoints[region, name] = _Endpoint()
-            endpoint = self._endpoints.get((region, name))
-            if endpoint is None:
+            if endpoint.deleted:
                 raise ContainerError("The endpoint was deleted.")
             hosts = []
             for spec in specs:
                 self._serial += 1
-                folder = self._folder / f"{name}-{spec.name}-{self._serial}"
-                label = f"{name}/{spec.name}"
+                folder = self._folder / f"{endpoint.name}-{spec.name}-{self._serial}"
+                label = f"{endpoint.name}/{spec.name}"
                 hosts.append(VariantHost(label, spec, self._container, folder, self._fetch, observer))
             endpoint.pending += hosts
         problems: list[ContainerError] = []
@@ -517,6 +68,8 @@ class Hosting:
                 host.start()
             except ContainerError as problem:
                 problems.append(problem)
+            except Exception as problem:  # a full disk, say: whatever it is, the endpoint must not hang on it
+                problems.append(ContainerError(f"The container cannot be started: {problem}"))
 
         threads = [threading.Thread(target=start, args=(host,), daemon=True) for host in hosts]
         for thread in threads:
@@ -532,44 +85,55 @@ class Hosting:
                 retired, endpoint.hosts = endpoint.hosts, hosts
                 endpoint.weights = {spec.name: spec.weight for spec in specs}
         for host in retired:
+            host.drain(INVOKE_SECONDS)
             host.stop()
         if problems:
             raise problems[0]
 
-    def delete(self, region: str, name: str) -> None:
-        """Ends the endpoint's containers; returns when they are gone. An unknown endpoint is no error."""
+    def delete(self, endpoint: Opened) -> None:
+        """Ends the endpoint's containers; returns when they are gone."""
         with self._lock:
-            endpoint = self._endpoints.pop((region, name), None)
-            if endpoint is None:
-                return
             endpoint.deleted = True
+            if self._endpoints.get((endpoint.region, endpoint.name)) is endpoint:
+                del self._endpoints[endpoint.region, endpoint.name]
             hosts = endpoint.hosts + endpoint.pending
         for host in hosts:
             host.stop()
 
-    def set_weights(self, region: str, name: str, weights: Mapping[str, float]) -> None:
+    def set_weights(self, endpoint: Opened, weights: Mapping[str, float]) -> None:
+        """Changes how traffic is shared from now on."""
         with self._lock:
-            endpoint = self._endpoints.get((region, name))
-            if endpoint is not None:
-                endpoint.weights.update(weights)
+            endpoint.weights.update(weights)
 
-    def choose(self, region: str, name: str, variant: str | None) -> VariantHost | None:
-        """The host to send a request to: the named variant, else one drawn by weight. None: there is none."""
+    @contextlib.contextmanager
+    def chosen(self, region: str, name: str, variant: str | None) -> Iterator[VariantHost | None]:
+        """The host to send a request to: the named variant, else one drawn by weight. None: there is none.
+
+        The host is not taken out of service before the block ends, unless the endpoint is deleted.
+        """
         with self._lock:
-            endpoint = self._endpoints.get((region, name))
-            hosts = endpoint.hosts if endpoint else []
-            if variant is not None:
-                return next((host for host in hosts if host.spec.name == variant), None)
-            weights = [max(0.0, endpoint.weights[host.spec.name]) for host in hosts] if endpoint else []
-            if not any(weights):
-                return None
-            return self._dice.choices(hosts, weights)[0]
+            host = self._choose(region, name, variant)
+            if host is not None:
+                host.enter()
+        try:
+            yield host
+        finally:
+            if host is not None:
+                host.leave()
+
+    def _choose(self, region: str, name: str, variant: str | None) -> VariantHost | None:
+        endpoint = self._endpoints.get((region, name))
+        hosts = endpoint.hosts if endpoint else []
+        if variant is not None:
+            return next((host for host in hosts if host.spec.name == variant), None)
+        weights = [max(0.0, endpoint.weights[host.spec.name]) for host in hosts] if endpoint else []
+        return self._dice.choices(hosts, weights)[0] if any(weights) else None
 
     def close(self) -> None:
         """Ends every container, all at once."""
         with self._lock:
-            names = list(self._endpoints)
-        threads = [threading.Thread(target=self.delete, args=key) for key in names]
+            endpoints = list(self._endpoints.values())
+        threads = [threading.Thread(target=self.delete, args=(endpoint,)) for endpoint in endpoints]
         for thread in threads:
             thread.start()
         for thread in threads:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
-from mme.local.hosting import BadTarget, Hosting, InvokeFailed, ModelFailed, NotReady, Observer, Unavailable
+from mme.local.hosting import Hosting
+from mme.local.variant import BadTarget, InvokeFailed, ModelFailed, NotReady, Observer, Unavailable, VariantHost
 
 MAX_BODY = 6_291_456
 """Bytes. SageMaker refuses a larger request before any container sees it."""
@@ -127,14 +127,18 @@ class Runtime:
         return self._invoke(environ, region, name, target, body)
 
     def _invoke(self, environ: Mapping[str, Any], region: str, name: str, target: str, body: bytes) -> Answer:
-        began = time.monotonic()
         wanted = environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_VARIANT")
-        host = self._hosting.choose(region, name, wanted)
-        if host is None:
-            if wanted is not None:
+        with self._hosting.chosen(region, name, wanted) as host:
+            if host is None and wanted is not None:
                 return _invalid(None, f"Variant {wanted} of endpoint {name} not found.")
-            return _error(503, "ServiceUnavailable", {"Message": f"No variant of endpoint {name} takes traffic."})
-        observer = self._observer(region, name)
+            if host is None:
+                words = f"No variant of endpoint {name} takes traffic."
+                return _error(503, "ServiceUnavailable", {"Message": words})
+            return self._ask(host, environ, region, name, target, body)
+
+    def _ask(
+        self, host: VariantHost, environ: Mapping[str, Any], region: str, name: str, target: str, body: bytes
+    ) -> Answer:
         variant = host.spec.name
         try:
             reply = host.invoke(target, body, _container_headers(environ, target))
@@ -149,7 +153,7 @@ class Runtime:
             if custom is not None:
                 headers.append(("X-Amzn-SageMaker-Custom-Attributes", custom))
             answer = Answer(200, tuple(headers), reply.body)
-        _count(observer, variant, answer.status, time.monotonic() - began)
+        _count(self._observer(region, name), variant, answer.status)
         return answer
 
     def _failure(self, problem: InvokeFailed, region: str, name: str, variant: str) -> Answer:
@@ -180,7 +184,7 @@ class Runtime:
         )
 
 
-def _count(observer: Observer, variant: str, status: int, seconds: float) -> None:
+def _count(observer: Observer, variant: str, status: int) -> None:
     """The request as CloudWatch counts it."""
     observer.metric(variant, "Invocations", 1.0, "None")
     observer.metric(variant, "InvocationsPerInstance", 1.0, "None")

@@ -83,7 +83,7 @@ class CloudWatch:
 
 
 class Endpoint:
-    """A ``hosting.Observer``."""
+    """A ``variant.Observer``."""
 
     def __init__(self, cloudwatch: CloudWatch, region: str, name: str) -> None:
         self._cloudwatch = cloudwatch

@@ -23,7 +23,7 @@ from xml.sax.saxutils import escape
 from mme.errors import UsageError
 from mme.local import objects
 from mme.local.container import ContainerError, check
-from mme.local.hosting import log
+from mme.local.variant import log
 
 ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
 SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"  # noqa: S105 (AWS's own example, known to everybody)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from local_tools import FAKE_CONTAINER, archive, wait_for
 
-from mme.local import hosting
+from mme.local import variant
 from mme.local.container import ContainerError
-from mme.local.hosting import ArchiveUnavailable, ModelFailed, NotReady, Unavailable, VariantHost, VariantSpec
+from mme.local.variant import ArchiveUnavailable, ModelFailed, NotReady, Unavailable, VariantHost, VariantSpec
 
 
 class Recorder:
@@ -62,7 +62,7 @@ def host(tmp_path: Path, shelf: Shelf) -> Iterator[VariantHost]:
 
 def test_a_model_that_loads_longer_than_a_caller_waits(host: VariantHost, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller is told to come again; the load goes on, and its result is there for the next one."""
-    monkeypatch.setattr(hosting, "INVOKE_SECONDS", 0.2)
+    monkeypatch.setattr(variant, "INVOKE_SECONDS", 0.2)
     with pytest.raises(NotReady):
         host.invoke("slow", b"1", {})
     wait_for(lambda: host.loaded == 1)
@@ -70,7 +70,7 @@ def test_a_model_that_loads_longer_than_a_caller_waits(host: VariantHost, monkey
 
 
 def test_a_load_that_never_ends_is_given_up(host: VariantHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hosting, "LOAD_SECONDS", 0.3)
+    monkeypatch.setattr(variant, "LOAD_SECONDS", 0.3)
     with pytest.raises(ModelFailed, match="LOAD took longer"):
         host.invoke("slow", b"1", {})
     assert host.loaded == 0
@@ -78,7 +78,7 @@ def test_a_load_that_never_ends_is_given_up(host: VariantHost, monkeypatch: pyte
 
 def test_a_model_that_answers_too_late(host: VariantHost, monkeypatch: pytest.MonkeyPatch) -> None:
     host.invoke("quick", b"1", {})
-    monkeypatch.setattr(hosting, "INVOKE_SECONDS", 0.4)
+    monkeypatch.setattr(variant, "INVOKE_SECONDS", 0.4)
     with pytest.raises(ModelFailed, match="Your invocation timed out") as caught:
         host.invoke("long", b"1", {})
     assert caught.value.status == 0
@@ -118,7 +118,7 @@ def test_stopping_leaves_no_file_and_no_waiting_caller(tmp_path: Path, shelf: Sh
     def ask() -> None:
         try:
             host.invoke("slow", b"1", {})
-        except hosting.InvokeFailed as problem:
+        except variant.InvokeFailed as problem:
             problems.append(problem)
 
     asking = threading.Thread(target=ask)
@@ -149,7 +149,7 @@ def test_a_command_that_does_not_exist(tmp_path: Path, shelf: Shelf) -> None:
 def test_a_container_that_keeps_dying_is_started_again_and_again(
     tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hosting, "_RESTART_PAUSES", (0.0, 0.05))
+    monkeypatch.setattr(variant, "_RESTART_PAUSES", (0.0, 0.05))
     recorder = Recorder()
     shelf.archives["deadly"] = archive(die="invoke")
     host = VariantHost("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, recorder)
@@ -165,4 +165,4 @@ def test_a_container_that_keeps_dying_is_started_again_and_again(
 
 
 def test_the_limits_are_sagemakers() -> None:
-    assert (hosting.INVOKE_SECONDS, hosting.LOAD_SECONDS) == (60.0, 360.0)
+    assert (variant.INVOKE_SECONDS, variant.LOAD_SECONDS) == (60.0, 360.0)
