@@ -204,7 +204,11 @@ def test_all_channels_are_read_whatever_else_lies_there(s3: Any) -> None:
     change(s3, {B: 1}, "bert@staging")
     s3.put_object(Bucket=STORE.bucket, Key="production/channels/README.md", Body=b"hello")
     s3.put_object(Bucket=STORE.bucket, Key="production/channels/NOT A NAME.json", Body=b"hello")
-    assert [channel.name for channel in channels.read_all(s3, STORE)] == ["bert", "bert@staging"]
+    other = STORE.key("bert-large-aaaaaaaaaaaa.tar.gz")
+    s3.put_object(Bucket=STORE.bucket, Key=other, Body=b"x")
+    change(s3, {"bert-large-aaaaaaaaaaaa.tar.gz": 1}, "bert-large")
+    assert [channel.name for channel in channels.read_all(s3, STORE)] == ["bert", "bert-large", "bert@staging"]
+    assert [channel.name for channel in channels.read_all(s3, STORE, "bert")] == ["bert", "bert@staging"]
 
 
 def test_in_use_is_what_a_channel_means_or_would_mean_after_a_rollback(s3: Any) -> None:

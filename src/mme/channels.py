@@ -16,13 +16,14 @@ import math
 import random
 import re
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
 
-from mme.aws import explain, explained, is_missing, status_of
+from mme.aws import CONNECTIONS, explain, explained, is_missing, status_of
 from mme.errors import ConflictError, ReleaseError, UsageError
 from mme.releases import Store, Version, list_versions, parse_target
 
@@ -102,15 +103,17 @@ def read(s3: S3Client, store: Store, name: str) -> Channel:
     return _parse(store, name, body, answer["ETag"])
 
 
-def read_all(s3: S3Client, store: Store) -> list[Channel]:
-    """Every channel beside the model prefix, by name."""
-    folder = _key(store, "")[: -len(".json")]
+def read_all(s3: S3Client, store: Store, model: str = "") -> list[Channel]:
+    """Every channel beside the model prefix, or every one of ``model``, by name."""
+    folder = f"{store.root}channels/"
     with explained(f"list the channels of {store.uri()}", bucket=store.bucket):
-        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=folder)
+        pages = s3.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=folder + model)
         keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
     names = [key[len(folder) : -len(".json")] for key in keys if key.endswith(".json")]
-    found = [read(s3, store, name) for name in sorted(names) if _CHANNEL.fullmatch(name)]
-    return [channel for channel in found if channel.history]
+    wanted = [name for name in sorted(names) if (match := _CHANNEL.fullmatch(name)) and model in ("", match["model"])]
+    with ThreadPoolExecutor(CONNECTIONS) as pool:
+        found = pool.map(lambda name: read(s3, store, name), wanted)
+        return [channel for channel in found if channel.history]
 
 
 def in_use(channels: Sequence[Channel]) -> dict[str, list[str]]:

@@ -592,7 +592,8 @@ def delete(
 
 
 def _refuse_in_use(s3: S3Client, store: versions.Store, target: str, consequence: str) -> None:
-    users = channel_objects.in_use(channel_objects.read_all(s3, store)).get(target)
+    model = (versions.parse_target(target) or ("",))[0]
+    users = channel_objects.in_use(channel_objects.read_all(s3, store, model)).get(target)
     if users:
         raise ReleaseError(
             f"{target} is in use by channel {', '.join(users)}; {consequence}.",
