@@ -814,6 +814,27 @@ def test_of_many_who_publish_the_same_one_writes(shop: Shop) -> None:
     assert releases.unfinished_uploads(shop.s3, shop.store) == {}
 
 
+# ---- what it needs ------------------------------------------------------------------------------------------------
+
+
+def test_publishing_and_predicting_need_neither_torch_nor_numpy(shop: Shop) -> None:
+    made = shop.build("bert")
+    program = (
+        "import sys\n"
+        "for name in ('torch', 'transformers', 'numpy', 'safetensors', 'tokenizers', 'moto', 'huggingface_hub'):\n"
+        "    sys.modules[name] = None\n"
+        "import mme.tasks, invoke\n"
+        "program = invoke.Program(namespace=invoke.Collection.from_module(mme.tasks))\n"
+        "program.run(['invoke', *sys.argv[1:]])\n"
+    )
+    name = shop.endpoint()
+    for words in (["upload", "--model", "bert"], ["predict", "--model", "bert", "--text", "x", "--endpoint", name]):
+        command = [sys.executable, "-c", program, *words]
+        done = subprocess.run(command, cwd=shop.folder, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["target"] == made.target
+
+
 # ---- documents ----------------------------------------------------------------------------------------------------
 
 
