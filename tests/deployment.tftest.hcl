@@ -115,6 +115,7 @@ run "refuses_unknown_strategies" {
   }
 
   variables {
+    variants   = { primary = { instance_count = 2 } }
     deployment = { strategy = "BIG_BANG" }
   }
 

@@ -3,6 +3,8 @@ provider "aws" {}
 
 data "aws_caller_identity" "current" {}
 
+data "aws_partition" "current" {}
+
 # Stand-ins for what a platform team already has. In your own root these two are `data` sources, or plain names.
 resource "aws_s3_bucket" "artifacts" {
   # checkov:skip=CKV_AWS_18:stands for a bucket whose settings are its owner's
@@ -45,8 +47,10 @@ data "aws_iam_policy_document" "assume" {
   }
 }
 
-# What an execution role needs at the least, beside logs, metrics and the image: the archives under the prefix.
-data "aws_iam_policy_document" "read" {
+# What an execution role needs: the archives under the prefix, the image, its log group, SageMaker's metrics.
+data "aws_iam_policy_document" "inference" {
+  # checkov:skip=CKV_AWS_356:logging in to ECR and putting metrics know no resource; the metrics are held to SageMaker's
+  # checkov:skip=CKV_AWS_111:putting metrics knows no resource; it is held to SageMaker's namespaces
   statement {
     actions   = ["s3:GetObject"]
     resources = ["${aws_s3_bucket.artifacts.arn}/inference/models/*"]
@@ -62,12 +66,41 @@ data "aws_iam_policy_document" "read" {
       values   = ["inference/models/*"]
     }
   }
+
+  statement {
+    actions   = ["ecr:GetAuthorizationToken"]
+    resources = ["*"]
+  }
+
+  statement {
+    actions   = ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"]
+    resources = ["arn:${data.aws_partition.current.partition}:ecr:*:*:repository/huggingface-pytorch-inference"]
+  }
+
+  statement {
+    actions = ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:DescribeLogStreams", "logs:PutLogEvents"]
+    resources = [
+      "arn:${data.aws_partition.current.partition}:logs:*:${data.aws_caller_identity.current.account_id}:log-group:/aws/sagemaker/Endpoints/${var.name}",
+      "arn:${data.aws_partition.current.partition}:logs:*:${data.aws_caller_identity.current.account_id}:log-group:/aws/sagemaker/Endpoints/${var.name}:*",
+    ]
+  }
+
+  statement {
+    actions   = ["cloudwatch:PutMetricData"]
+    resources = ["*"]
+
+    condition {
+      test     = "StringLike"
+      variable = "cloudwatch:namespace"
+      values   = ["AWS/SageMaker*", "/aws/sagemaker/*", "aws/sagemaker/*"]
+    }
+  }
 }
 
-resource "aws_iam_role_policy" "read" {
-  name   = "read-models"
+resource "aws_iam_role_policy" "inference" {
+  name   = "inference"
   role   = aws_iam_role.inference.name
-  policy = data.aws_iam_policy_document.read.json
+  policy = data.aws_iam_policy_document.inference.json
 }
 
 module "endpoint" {
@@ -86,6 +119,7 @@ module "endpoint" {
 
   role = {
     create = false
-    arn    = aws_iam_role.inference.arn
+    # By way of the policy, and not of the role, so that SageMaker finds the policy in place.
+    arn = "arn:${data.aws_partition.current.partition}:iam::${data.aws_caller_identity.current.account_id}:role/${aws_iam_role_policy.inference.role}"
   }
 }

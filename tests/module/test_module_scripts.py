@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -91,6 +92,25 @@ def test_every_input_and_output_is_described() -> None:
     blocks = hcl.read(ROOT / "variables.tf") + hcl.read(ROOT / "outputs.tf")
     assert all(hcl.string(block.attributes["description"]).strip() for block in blocks)
     assert all("type" in block.attributes for block in blocks if block.type == "variable")
+
+
+def test_nothing_is_declared_that_nothing_uses() -> None:
+    """What tflint's terraform_unused_declarations looks for, in the module and in each example."""
+    for folder in [ROOT, *(path.parent for path in ROOT.glob("examples/*/main.tf"))]:
+        text = "".join(path.read_text() for path in folder.glob("*.tf"))
+        blocks = [block for path in folder.glob("*.tf") for block in hcl.read(path)]
+        used = {f"var.{block.labels[0]}" for block in blocks if block.type == "variable"}
+        used |= {f"local.{name}" for block in blocks if block.type == "locals" for name in block.attributes}
+        used |= {f"data.{'.'.join(block.labels)}" for block in blocks if block.type == "data"}
+        for name in used:
+            assert re.search(rf"\b{re.escape(name)}\b", text), f"{folder.name}: {name} is never used"
+
+
+def test_names_are_written_in_one_way() -> None:
+    """Underscores in the language's own names, as terraform_naming_convention has it."""
+    for path in [*ROOT.glob("*.tf"), *ROOT.glob("examples/*/*.tf")]:
+        for block in hcl.read(path):
+            assert all(re.fullmatch(r"[a-z][a-z0-9_]*", label) for label in block.labels), f"{path}: {block.labels}"
 
 
 # Newer providers
