@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import fcntl
+import importlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -16,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import IO, Any
 from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
@@ -199,8 +202,8 @@ def region_of(environ: Mapping[str, Any], default: str) -> str:
 def _not_for_browsers(environ: Mapping[str, Any]) -> str | None:
     """A web page that the user has open must not reach the local AWS; AWS clients send no Origin."""
     host = str(environ.get("HTTP_HOST", "")).rpartition(":")[0] or str(environ.get("HTTP_HOST", ""))
-    if host not in _LOCAL_HOSTS and not host.endswith(".localhost"):
-        return f"The local AWS answers on 127.0.0.1 only, not for the host {host!r}.\n"
+    if host not in _LOCAL_HOSTS:
+        return f"The local AWS answers on 127.0.0.1 only, not for the host {host!r}. Use http://127.0.0.1:PORT.\n"
     origin = environ.get("HTTP_ORIGIN")
     if origin and (urlsplit(origin).hostname or "") not in ("127.0.0.1", "localhost", "::1"):
         return "The local AWS does not answer web pages.\n"
@@ -240,13 +243,7 @@ def _serve(
     os.environ["MOTO_ACCOUNT_ID"] = settings.account
     os.environ["MOTO_DISABLE_GLOBAL_CORS"] = "true"
     os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
-    try:
-        from mme.local import assembly
-    except ImportError as problem:
-        raise UsageError(
-            f"The local AWS needs a package that is not installed: {problem.name}.",
-            "Install it with `pip install 'mme[local]'`.",
-        ) from problem
+    assembly = _assembly()
     built = assembly.build(settings, data.path)
     server = assembly.http_server(listener, built.app)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
@@ -262,6 +259,24 @@ def _serve(
     server.shutdown()
     built.hosting.close()
     log(f"stopped ({time.monotonic() - began:.1f} s)")
+
+
+def _assembly() -> ModuleType:
+    """The module that needs moto. Raises UsageError where moto is missing, or not one that the corrections fit."""
+    from mme.local.corrections import MOTO_VERSION
+
+    advice = "Install it with `pip install 'mme[local]'`."
+    try:
+        installed = importlib.metadata.version("moto")
+    except importlib.metadata.PackageNotFoundError:
+        raise UsageError("The local AWS needs moto, which is not installed.", advice) from None
+    if installed.split(".")[:2] != MOTO_VERSION.split(".")[:2]:
+        raise UsageError(f"The local AWS needs moto {MOTO_VERSION} or a later patch of it, not {installed}.", advice)
+    try:
+        return importlib.import_module("mme.local.assembly")
+    except ImportError as problem:
+        words = f"The local AWS needs a package that is not installed: {problem.name}."
+        raise UsageError(words, advice) from problem
 
 
 def _stop_at_eof(stop: threading.Event) -> None:
