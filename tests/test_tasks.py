@@ -138,6 +138,8 @@ class Shop:
         }
         self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
         self.sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=name)
+        patience = {"Delay": 1, "MaxAttempts": 120}
+        self.sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=name, WaiterConfig=patience)
         return name
 
 
