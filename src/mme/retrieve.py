@@ -1,8 +1,7 @@
-"""Hub, folder or installed package -> a snapshot: the model's files, pinned, in safetensors, ready to be packed.
+"""A source's files -> a snapshot: the model, loaded by transformers and saved again in safetensors, ready to be packed.
 
-``locate`` finds the source's files (downloading them, from the Hub), ``snapshot`` loads them with transformers
-and saves them again. Only ``snapshot`` needs torch. No code that comes with a model is run, and no pickle is
-opened, unless the catalogue says so.
+``mme.sources`` finds the files. No code that comes with a model is run, and no pickle is opened, unless the
+catalogue says so.
 """
 
 from __future__ import annotations
@@ -10,22 +9,17 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-import logging
-import os
 import shutil
-import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mme import accuracy, adapters, portable, weights
-from mme.catalog import TASKS, ModelSpec, Source
+from mme import accuracy, adapters, libraries, portable, weights
+from mme.catalog import TASKS, ModelSpec
 from mme.errors import MmeError, SourceError
-from mme.folder import Found, files
+from mme.sources import LICENCES, PICKLES, Located, locate
 
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 FOREIGN = {
     ".h5": "TensorFlow",
     ".msgpack": "Flax",
@@ -35,20 +29,10 @@ FOREIGN = {
     ".pth": "PyTorch, saved as a whole",
     ".ckpt": "a training checkpoint",
 }
-LICENCES = ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY")
 MAX_SHARD = "5GB"
 
 # Tasks whose input is text: without a tokenizer, no handler could use the model.
 TEXT_TASKS = frozenset(task for task in TASKS if not task.startswith(("image", "audio", "automatic")))
-
-
-@dataclass(frozen=True)
-class Located:
-    """Where a source's files are on this machine, and what its owner says the licence is."""
-
-    path: Path
-    files: tuple[Found, ...]
-    licence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,26 +47,6 @@ class Snapshot:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def locate(source: Source, revision: str | None, *, allow_pickle: bool = False, code: bool = False) -> Located:
-    """Find the files of ``source``; from the Hub, download those that are needed (its cache holds them after that).
-
-    ``code`` brings the model's own Python files too. Raises SourceError.
-    """
-    if source.kind == "hub":
-        path = _download(source.location, revision or "", allow_pickle, code)
-    elif source.kind == "package":
-        path = _package_folder(source.location)
-    else:
-        folder = source.folder or Path(source.location)
-        if not folder.is_dir():
-            raise SourceError(
-                f"{source}: there is no folder {folder}.", "The path is taken from where the catalogue is."
-            )
-        path = folder
-    found = tuple(files(path))
-    return Located(path, found, _licence(source, path))
-
-
 def snapshot(spec: ModelSpec, into: Path, located: Located | None = None) -> Snapshot:
     """Load the model of ``spec`` with transformers and save it into the new folder ``into``.
 
@@ -95,7 +59,7 @@ def snapshot(spec: ModelSpec, into: Path, located: Located | None = None) -> Sna
     _check_code(spec, config)
     scratch = into.with_name(into.name + ".saved")
     try:
-        with _quiet(), _explained(spec):
+        with libraries.quiet(), _explained(spec):
             tokenizer = _load_tokenizer(spec, located.path)
             absent, facts = _save_model(spec, located.path, scratch, config, pickled, tokenizer)
             if tokenizer is not None:
@@ -152,152 +116,13 @@ def check_files(spec: ModelSpec, located: Located) -> bool:
     raise SourceError(f"{what} has no weights: no model.safetensors.", hint or "Was the download complete?")
 
 
-# --- where the files are -------------------------------------------------------------------------------------
-
-
-def _download(repository: str, revision: str, allow_pickle: bool, code: bool) -> Path:
-    try:
-        import huggingface_hub
-        from huggingface_hub.errors import (
-            GatedRepoError,
-            HfHubHTTPError,
-            LocalEntryNotFoundError,
-            RepositoryNotFoundError,
-            RevisionNotFoundError,
-        )
-    except ImportError:
-        raise _missing_libraries() from None
-    what = f"hub:{repository} at {revision[:12]}"
-    try:
-        with _quiet():
-            try:
-                names = huggingface_hub.HfApi().list_repo_files(repository, revision=revision)
-                wanted = needed(names, allow_pickle, code)
-            except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError):
-                raise
-            except Exception as error:
-                if not _is_network(error):
-                    raise
-                # A commit never changes: what the cache holds of it is as good as the Hub.
-                folder = huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
-                return Path(folder)
-            return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
-    except GatedRepoError:
-        raise SourceError(
-            f"{what} is gated: its owner wants to know who uses it.",
-            "Ask for access on its page, then set HF_TOKEN to a token of your account.",
-        ) from None
-    except RevisionNotFoundError:
-        raise SourceError(f"{what}: there is no such commit.", "Take the full commit from the model's page.") from None
-    except RepositoryNotFoundError:
-        raise SourceError(
-            f"{what}: there is no such model, or it is private.", "Check the name; for a private one, set HF_TOKEN."
-        ) from None
-    except LocalEntryNotFoundError as error:
-        raise SourceError(
-            f"{what}: the Hub cannot be reached, and the cache on this machine does not have it "
-            f"({_first_line(error.__cause__ or error)}).",
-            "Check the network, the proxy settings and HF_ENDPOINT.",
-        ) from None
-    except HfHubHTTPError as error:
-        raise SourceError(f"{what}: the Hub answered {_first_line(error)}.", "Try again later.") from None
-    except OSError as error:
-        raise SourceError(f"{what} cannot be downloaded: {_first_line(error)}.", "Check the disk's space.") from None
-    except Exception as error:
-        if not _is_network(error):
-            raise
-        raise SourceError(f"{what} cannot be downloaded: {_first_line(error)}.", "Check the network.") from None
-
-
-def needed(names: list[str], allow_pickle: bool, code: bool) -> list[str]:
-    """Of a repository's files, those that make a snapshot: one format of the weights, never several."""
-    top = [name for name in names if "/" not in name]
-    chosen = [
-        name
-        for name in top
-        if name in portable.FILES
-        or name in ("config.json", "generation_config.json", "README.md")
-        or name.upper().startswith(LICENCES)
-        or (code and name.endswith(".py"))
-    ]
-    chosen += [name for name in names if name in portable.SENTENCE_FILES or portable.POOLING.fullmatch(name)]
-    if "model.safetensors" in top:
-        chosen.append("model.safetensors")
-    elif weights.INDEX in top:
-        chosen += [name for name in top if name.startswith("model") and name.endswith(".safetensors")]
-        chosen.append(weights.INDEX)
-    elif allow_pickle and "pytorch_model.bin" in top:
-        chosen.append("pytorch_model.bin")
-    elif allow_pickle:
-        chosen += [name for name in top if name.startswith("pytorch_model") and name.endswith((".bin", ".json"))]
-    chosen += [name for name in top if name.startswith("adapter_") and name.endswith((".json", ".safetensors"))]
-    return sorted(set(chosen))
-
-
-def _package_folder(location: str) -> Path:
-    """The folder of a package's model. The package is looked up, never imported."""
-    name, _, inside = location.partition("/")
-    try:
-        found = importlib.util.find_spec(name)  # a top-level name: nothing is executed
-    except (ImportError, ValueError):
-        found = None
-    places = list(found.submodule_search_locations or ()) if found else []
-    if not places:
-        raise SourceError(
-            f"package:{location}: there is no installed package {name!r}.",
-            "Install it in this environment, and write its import name: letters, digits and underscores.",
-        )
-    root = Path(places[0])
-    folder = root / inside
-    if inside:
-        if not folder.is_dir():
-            raise SourceError(f"package:{location}: {name} has no folder {inside!r}.", f"It is installed in {root}.")
-        return folder
-    models = [path.parent for path in sorted(root.rglob("config.json")) if _has_weights(path.parent)]
-    if not models:
-        raise SourceError(f"package:{location} carries no model.", "Name the folder: package:NAME/FOLDER.")
-    if len(models) > 1:
-        raise SourceError(
-            f"package:{location} carries {len(models)} models.",
-            "Name one: " + ", ".join(f"package:{name}/{model.relative_to(root).as_posix()}" for model in models),
-        )
-    return models[0]
-
-
-def _has_weights(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in ("model.safetensors", weights.INDEX, *PICKLES))
-
-
-def _licence(source: Source, path: Path) -> str | None:
-    """The licence by the model card's own words, else by the package's."""
-    with contextlib.suppress(OSError, UnicodeDecodeError), (path / "README.md").open(encoding="utf-8") as card:
-        if card.readline().strip() == "---":
-            for line, _ in zip(card, range(500), strict=False):
-                if line.strip() == "---":
-                    break
-                key, _, value = line.partition(":")
-                if key == "license" and value.strip():
-                    return value.strip().strip("'\"")
-    if source.kind == "package":
-        name = source.location.partition("/")[0]
-        for distribution in importlib.metadata.packages_distributions().get(name, ()):
-            fields: Mapping[str, str] = importlib.metadata.metadata(distribution).json  # type: ignore[assignment]
-            licence = fields.get("license_expression") or fields.get("license")
-            if licence and len(licence) < 100:
-                return licence
-    return None
-
-
-# --- loading and saving --------------------------------------------------------------------------------------
-
-
 def _check_code(spec: ModelSpec, config: Mapping[str, Any]) -> None:
     if spec.trust_remote_code or "auto_map" not in config:
         return
     try:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
     except ImportError:
-        raise _missing_libraries() from None
+        raise libraries.missing() from None
     if config.get("model_type") not in CONFIG_MAPPING:
         raise SourceError(
             f"{spec.name} ({spec.source}) needs Python code that comes with the model.",
@@ -440,68 +265,13 @@ def _explained(spec: ModelSpec) -> Iterator[None]:
         raise
     except ImportError as error:
         raise SourceError(
-            f"{spec.name} ({spec.source}) needs a library that is not installed: {_first_line(error)}.",
+            f"{spec.name} ({spec.source}) needs a library that is not installed: {libraries.first_line(error)}.",
             "Install it in this environment; pip install 'mme[package]' brings torch and transformers.",
         ) from None
     except Exception as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the disk's fault; transformers raises OSError without a number for a model's
         raise SourceError(
-            f"{spec.name} ({spec.source}) cannot be loaded by transformers: {_first_line(error)}.",
+            f"{spec.name} ({spec.source}) cannot be loaded by transformers: {libraries.first_line(error)}.",
             "Try from_pretrained on it by hand: what fails there fails here.",
         ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' own warnings and progress bars off the terminal, which is the task's alone."""
-    loggers = {name: logging.getLogger(name) for name in ("transformers", "huggingface_hub")}
-    before = {name: logger.level for name, logger in loggers.items()}
-    bars_off = os.environ.get("TQDM_DISABLE")
-    os.environ["TQDM_DISABLE"] = "1"
-    restore = []
-    for module, on, off in (
-        ("huggingface_hub.utils", "enable_progress_bars", "disable_progress_bars"),
-        ("transformers.utils.logging", "enable_progress_bar", "disable_progress_bar"),
-    ):
-        with contextlib.suppress(ImportError, AttributeError):
-            loaded = sys.modules.get(module) or importlib.import_module(module)
-            getattr(loaded, off)()
-            restore.append(getattr(loaded, on))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for logger in loggers.values():
-                logger.setLevel(logging.CRITICAL)
-            yield
-    finally:
-        for name, logger in loggers.items():
-            logger.setLevel(before[name])
-        for turn_on in restore:
-            turn_on()
-        if bars_off is None:
-            os.environ.pop("TQDM_DISABLE", None)
-        else:
-            os.environ["TQDM_DISABLE"] = bars_off
-
-
-def _missing_libraries() -> SourceError:
-    return SourceError(
-        "Packaging a model needs torch, transformers and safetensors.", "Install them: pip install 'mme[package]'"
-    )
-
-
-def _is_network(error: Exception) -> bool:
-    """Whether the network or the server failed, rather than what was asked."""
-    family = type(error).__module__.partition(".")[0]
-    status = getattr(getattr(error, "response", None), "status_code", 0)
-    return (
-        family in {"httpx", "httpcore", "requests", "urllib3"}
-        or isinstance(error, ConnectionError | TimeoutError)
-        or (isinstance(status, int) and status >= 500)
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip().splitlines()
-    return (text[0].strip().rstrip(".")[:300] if text else "") or type(error).__name__
