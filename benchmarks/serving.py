@@ -104,14 +104,21 @@ def link(source: Path, folder: Path) -> Path:
 # -- servers --------------------------------------------------------------------------------------------------------
 
 
+def free_port() -> int:
+    """Below 32767, because multi-model-server takes no other."""
+    while True:
+        port = random.randint(12_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 class Server:
     """A container as a process, by SageMaker's contract."""
 
     def __init__(self, name: str, command: Sequence[str], environ: dict[str, str], log: Path) -> None:
         self.name = name
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         words, extra = (list(command), environ) if command else self._stock(log, environ)
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MME_", "SAGEMAKER_", "OMP_"))}
         settings = {"SAGEMAKER_BIND_TO_PORT": str(self.port), "SAGEMAKER_MULTI_MODEL": "true"}
