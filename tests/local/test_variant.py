@@ -11,7 +11,7 @@ import pytest
 from local_tools import FAKE_CONTAINER, archive, wait_for
 
 from mme.local import variant
-from mme.local.container import ContainerError
+from mme.local.container import ContainerError, base_environment
 from mme.local.variant import ArchiveUnavailable, ModelFailed, NotReady, Unavailable, VariantHost, VariantSpec
 
 
@@ -162,6 +162,17 @@ def test_a_container_that_keeps_dying_is_started_again_and_again(
         wait_for(lambda: recorder.lines.count("fake container starts") >= 4)
     finally:
         host.stop()
+
+
+def test_a_container_gets_nothing_that_may_be_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handlers are other people's programs."""
+    for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "GITHUB_TOKEN", "SSH_AUTH_SOCK", "DATABASE_URL"):
+        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+    found = base_environment()
+    assert "secret" not in found.values()
+    assert found["LC_ALL"] == "C.UTF-8"
+    assert "PATH" in found
 
 
 def test_the_limits_are_sagemakers() -> None:

@@ -91,9 +91,20 @@ def check(container: str) -> None:
 
 
 def base_environment() -> dict[str, str]:
-    """This process's environment without AWS credentials and without settings that are meant for us, not for it."""
-    drop = ("AWS_", "MME_", "SAGEMAKER_", "MOTO_", "TF_")
-    return {name: value for name, value in os.environ.items() if not name.startswith(drop)}
+    """What of this process's environment a container gets: what programs need to run, and nothing that may be secret.
+
+    On SageMaker it gets the model's Environment alone, so what it really needs belongs there.
+    """
+    names = set(_PASSED) | {name for name in os.environ if name.startswith(_PASSED_PREFIXES)}
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+_PASSED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM"),
+    *("VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"),
+    *("JAVA_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "MALLOC_ARENA_MAX"),
+)
+_PASSED_PREFIXES = ("LC_", "PYTHON", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH_", "CUDA_", "NVIDIA_", "COVERAGE_")
 
 
 class Container:
