@@ -372,10 +372,15 @@ def test_from_the_hub_only_what_is_needed(hub: hub_server.Hub, model: Path, tmp_
 
 
 def test_a_commit_in_the_cache_needs_no_hub(hub: hub_server.Hub, model: Path, tmp_path: Path) -> None:
+    """Though the Hub has more of it than was downloaded. A cache that lacks something needed does not do."""
+    (model / "pytorch_model.bin").write_bytes(b"x" * 9000)
     hub.add("owner/bert", COMMIT, model)
     found = locate(tmp_path, hub.url)
     hub.broken = True
     assert locate(tmp_path, hub.url) == found
+    (cached,) = (tmp_path / "hf").rglob("snapshots/*/vocab.txt")
+    cached.unlink()
+    assert "the cache on this machine does not have it" in locate(tmp_path, hub.url)["error"]
 
 
 def test_pickles_of_the_hub_only_with_leave(hub: hub_server.Hub, model: Path, tmp_path: Path) -> None:

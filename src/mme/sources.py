@@ -75,9 +75,7 @@ def _download(repository: str, revision: str, allow_pickle: bool, code: bool) ->
             except Exception as error:
                 if not _is_network(error):
                     raise
-                # A commit never changes: what the cache holds of it is as good as the Hub.
-                folder = huggingface_hub.snapshot_download(repository, revision=revision, local_files_only=True)
-                return Path(folder)
+                return _from_cache(repository, revision, allow_pickle)
             return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except GatedRepoError:
         raise SourceError(
@@ -104,6 +102,33 @@ def _download(repository: str, revision: str, allow_pickle: bool, code: bool) ->
         if not _is_network(error):
             raise
         raise SourceError(f"{what} cannot be downloaded: {first_line(error)}.", "Check the network.") from None
+
+
+def _from_cache(repository: str, revision: str, allow_pickle: bool) -> Path:
+    """What the cache on this machine holds of a commit, which never changes: as good as the Hub, if it is whole.
+
+    The cache may know of more files than were downloaded, so it is asked for those that ``needed`` would choose.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    common = [*portable.FILES, *portable.SENTENCE_FILES, "config.json", "generation_config.json", "README.md"]
+    common += ["*_Pooling/config.json", "*_Normalize/config.json", "adapter_config.json", *(f"{x}*" for x in LICENCES)]
+    kinds = [["model.safetensors"], [weights.INDEX, "model-*.safetensors"], ["adapter_model.safetensors"]]
+    if allow_pickle:
+        kinds += [[PICKLES[0]], [PICKLES[1], "pytorch_model-*.bin"]]
+    problem: Exception = LocalEntryNotFoundError("it has no weights of this commit")
+    for kind in kinds:
+        try:
+            folder = huggingface_hub.snapshot_download(
+                repository, revision=revision, local_files_only=True, allow_patterns=common + kind
+            )
+        except LocalEntryNotFoundError as error:
+            problem = error
+            continue
+        if (Path(folder) / kind[0]).is_file():
+            return Path(folder)
+    raise problem
 
 
 def needed(names: list[str], allow_pickle: bool, code: bool) -> list[str]:
