@@ -485,9 +485,21 @@ def test_predict_takes_files_and_standard_input(shop: Shop, monkeypatch: pytest.
     assert shop(*ask, "--file", "in.txt", "--content-type", "text/plain").json["body"] == "some words\n"
     given = shop(*ask, "--text", "x", "--parameters", '{"max_new_tokens": 3}', "--accept", "application/json").json
     assert json.loads(given["body"]) == {"inputs": "x", "parameters": {"max_new_tokens": 3}}
-    for piped, body in (("hello", {"inputs": "hello"}), (' {"inputs": "y"}', {"inputs": "y"}), ("[1]", [1])):
+    for piped, body in (
+        ("hello", {"inputs": "hello"}),
+        (' {"inputs": "y"}', {"inputs": "y"}),
+        ("[1]", [1]),
+        ("[CLS] is a word", {"inputs": "[CLS] is a word"}),
+    ):
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(piped.encode())))
         assert json.loads(shop(*ask).json["body"]) == body
+
+
+def test_predict_without_any_input_asks_for_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    done = shop("predict", "--model", "bert", "--endpoint", "e")
+    assert done.code == 2
+    assert "Standard input is empty" in done.err
 
 
 def test_predict_saves_what_came(shop: Shop) -> None:

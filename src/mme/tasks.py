@@ -11,6 +11,7 @@ else to standard error. Exit codes are those of ``mme.errors``; 1 is Invoke's ow
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import getpass
 import importlib.util
@@ -21,7 +22,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -90,7 +90,7 @@ def command(
     return decorate
 
 
-@contextmanager
+@contextlib.contextmanager
 def errors_as_exit_codes() -> Iterator[None]:
     """Print an error's message and hint to standard error, and exit with its code."""
     try:
@@ -166,7 +166,7 @@ def open_store(settings: Settings) -> tuple[S3Client, versions.Store]:
 # ---- packaging ----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
+@contextlib.contextmanager
 def stage(name: str, title: str, total: int) -> Iterator[Callable[[int], object]]:
     """Tell on a terminal what is being done to a model, with a rate where the amount is known."""
     if total:
@@ -635,12 +635,12 @@ def predict(
     """Ask a model on the endpoint and print the answer as JSON.
 
     --model asks the version that its channel means (by weight, when there are several), or the newest one when it has
-    no channel. The input is --text, --file, or standard input: text is sent as {"inputs": TEXT}, what begins with { or
-    [ as the JSON that it is.
+    no channel. The input is --text, --file, or standard input: text is sent as {"inputs": TEXT}, JSON as
+    it is.
     """
-    body, kind = _input(text, file, parameters, content_type)
     if bool(model) == bool(target):
         raise UsageError("Give either --model or --target.", "As in: invoke predict --model bert --text hello.")
+    body, kind = _input(text, file, parameters, content_type)
     name = settings.endpoint
     if model:
         store = versions.Store(settings.bucket, settings.prefix)
@@ -671,22 +671,11 @@ def _input(text: str | None, file: str | None, parameters: str | None, content_t
     if text is not None and file:
         raise UsageError("Give either --text or --file.")
     if text is None:
-        if file and file != "-":
-            try:
-                data = Path(file).read_bytes()
-            except OSError as error:
-                raise UsageError(f"Cannot read {file}: {error.strerror}.") from error
-            kind = {".json": endpoints.JSON, ".npy": endpoints.NPY}.get(Path(file).suffix.lower())
-        else:
-            if sys.stdin.isatty() and not file:
-                raise UsageError("There is no input.", "Give --text or --file, or pipe it in.")
-            data, kind = sys.stdin.buffer.read(), None
+        data, kind = _read_input(file)
         if content_type or kind:
             if parameters:
                 raise UsageError("--parameters goes with text alone.", "Put the parameters into the JSON.")
-            return data, content_type or str(kind)
-        if data.lstrip()[:1] in (b"{", b"[") and not parameters:
-            return data, endpoints.JSON
+            return data, content_type or kind
         try:
             text = data.decode("utf-8").removesuffix("\n")
         except UnicodeDecodeError as error:
@@ -694,6 +683,30 @@ def _input(text: str | None, file: str | None, parameters: str | None, content_t
     if content_type and content_type != endpoints.JSON:
         return text.encode(), content_type
     return jsonlib.dumps({"inputs": text, **_parameters(parameters)}).encode(), endpoints.JSON
+
+
+def _read_input(file: str | None) -> tuple[bytes, str]:
+    """What is in the file or on standard input, and its type; no type for text."""
+    if not file or file == "-":
+        if sys.stdin is None or (sys.stdin.isatty() and not file):
+            raise UsageError("There is no input.", "Give --text or --file, or pipe it in.")
+        data = sys.stdin.buffer.read()
+        if not data:
+            raise UsageError("Standard input is empty.", "Give --text or --file, or pipe the input in.")
+        suffix = ""
+    else:
+        try:
+            data = Path(file).read_bytes()
+        except OSError as error:
+            raise UsageError(f"Cannot read {file}: {error.strerror}.") from error
+        suffix = Path(file).suffix.lower()
+    if suffix in (".json", ".npy"):
+        return data, endpoints.JSON if suffix == ".json" else endpoints.NPY
+    if suffix != ".txt" and data.lstrip()[:1] in (b"{", b"["):
+        with contextlib.suppress(ValueError):  # "[CLS] is a word" is text
+            jsonlib.loads(data)
+            return data, endpoints.JSON
+    return data, ""
 
 
 def _parameters(text: str | None) -> dict[str, Any]:
