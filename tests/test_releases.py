@@ -157,6 +157,19 @@ def test_a_publisher_who_may_list_below_the_prefix_only(s3: Any, tmp_path: Path)
         channels.change(limited, STORE, channel, {"bert-000000000000.tar.gz": 1}, action="promote", author="ada")
 
 
+def test_expired_credentials_are_told_although_a_head_says_nothing(s3: Any, tmp_path: Path) -> None:
+    watched = Watched(s3)
+
+    def refuse(**_: Any) -> None:
+        raise refusal("400", 400, "HeadBucket")
+
+    watched.before["head_bucket"] = watched.before["head_object"] = refuse
+    releases.check_bucket(watched, STORE)  # the listing that follows gives the reason
+    with pytest.raises(ReleaseError, match="without a reason") as error:
+        publish(watched, b"small", tmp_path)
+    assert "sign in again" in str(error.value)
+
+
 def test_a_forbidden_object_that_is_there_is_not_called_missing(s3: Any, tmp_path: Path) -> None:
     publish(s3, b"small", tmp_path)
     watched = Watched(s3)

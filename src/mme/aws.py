@@ -166,6 +166,11 @@ def _why_refused(caught: boto.ClientError, bucket: str | None) -> tuple[str, str
             f"the AWS credentials have expired ({code})",
             "Sign in again, then run the same command: what is already done is not done again.",
         )
+    if code == "400":  # a HEAD's answer has no body that could say more
+        return (
+            f"AWS refused {caught.operation_name} without a reason",
+            "Most often the credentials have expired: sign in again, then run the same command.",
+        )
     if code in _BAD_KEYS:
         return (
             f"AWS does not accept the credentials ({code})",

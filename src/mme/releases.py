@@ -146,10 +146,10 @@ def check_bucket(s3: S3Client, store: Store) -> None:
     try:
         region = s3.head_bucket(Bucket=store.bucket).get("BucketRegion")
     except (ClientError, BotoCoreError) as error:
-        if not isinstance(error, ClientError) or code_of(error) not in ("403", "AccessDenied"):
+        if not isinstance(error, ClientError) or code_of(error) not in ("400", "403", "AccessDenied"):
             raise explain(error, f"use {store.uri()}", bucket=store.bucket) from error
         # Whoever may only list below the prefix may not ask for the bucket itself; S3 tells its region all the same.
-        # What else is not allowed, the next call says.
+        # What else is wrong, such as credentials that have expired, the next call says: its answer has a body.
         region = error.response["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region")
     if region and region != s3.meta.region_name:
         raise ReleaseError(
