@@ -345,7 +345,7 @@ data "aws_iam_policy_document" "publisher" {
   }
 
   statement {
-    sid       = "CleanUpOwnUploads"
+    sid       = "GoOnWithUploads"
     actions   = ["s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
     resources = [local.archive_arns]
   }

@@ -215,6 +215,7 @@ def rights_are_what_they_say(stack: Stack) -> None:
         "UploadId": upload,
         "MultipartUpload": {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]},
     }
+    assert [u["Key"] for u in s3.list_multipart_uploads(Bucket=bucket, Prefix=prefix)["Uploads"]] == [large]
     assert refused(s3.complete_multipart_upload, **finish) == "AccessDenied"
     assert refused(s3.complete_multipart_upload, **finish, IfNoneMatch="*") == ""
     for _ in range(2):
