@@ -65,7 +65,6 @@ def test_a_wide_stack_through_its_life(cloud: Cloud, run: Callable[..., int]) ->
     assert {v["DeployedImages"][0]["SpecifiedImage"][-2:] for v in state["ProductionVariants"]} == {":2"}
 
     run("apply", "-auto-approve", *FEWER)
-    assert run("plan", "-detailed-exitcode", *FEWER, check=False) == 0
     state = cloud.status(cloud.name)
     assert [v["VariantName"] for v in state["ProductionVariants"]] == ["blue"]
     assert [v["VariantName"] for v in state["ShadowProductionVariants"]] == ["shadow"]
