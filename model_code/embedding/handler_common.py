@@ -139,6 +139,17 @@ def check_number(name: str, value: Any, low: float, high: float, above: bool = F
         raise ValueError(f"{name} must be a number {'above' if above else 'from'} {low:g} to {high:g}, not {value!r}.")
 
 
+def check_quantize(settings: dict[str, Any], device: torch.device) -> None:
+    where = "code/settings.json: "
+    if settings["quantize"] is None:
+        return
+    check_choice(where + "quantize", settings["quantize"], ("int8",))
+    if settings["dtype"] != "float32":
+        raise ValueError(f"{where}quantize needs dtype float32, not {settings['dtype']}. Leave one of the two out.")
+    if device.type != "cpu":
+        raise ValueError(f'{where}quantize is for the CPU, and this model goes to a GPU. Use dtype "bfloat16" there.')
+
+
 def read_json(path: Path) -> Any:
     """What the JSON file holds, or None where there is no such file."""
     try:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import handler_int8
 import numpy as np
 import torch
 from handler_common import (
@@ -29,6 +30,7 @@ from handler_common import (
     check_choice,
     check_flag,
     check_integer,
+    check_quantize,
     device_of,
     load_tokenizer,
     loading_options,
@@ -67,6 +69,7 @@ SETTINGS: dict[str, Any] = {
     "max_inputs": 256,  # texts in one request
     "batch_tokens": 8192,  # in one forward pass, padding included: it bounds the memory
     "dtype": "float32",  # of the weights: float32, bfloat16 or float16. Answers are float32 always
+    "quantize": None,  # "int8": the linear layers compute in int8. On the CPU, with dtype float32
 }
 PARAMETERS = ("pooling", "normalize", "max_length", "truncate")
 
@@ -102,10 +105,13 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
     noted = _sentence_transformers_settings(folder)
     settings = {**SETTINGS, **noted, "max_length": None, **read_settings(folder, tuple(SETTINGS))}
     _check_settings(settings)
+    device = device_of(context)
+    check_quantize(settings, device)
     tokenizer = load_tokenizer(folder)
     model = AutoModel.from_pretrained(model_dir, **loading_options(settings["dtype"]))
-    device = device_of(context)
     model.to(device).eval().requires_grad_(False)
+    if settings["quantize"]:
+        handler_int8.quantize(model)
     limit = _readable_tokens(model.config, tokenizer)
     if settings["max_length"] is None:
         settings["max_length"] = min(noted.get("max_length", limit), limit)

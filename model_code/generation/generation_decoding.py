@@ -5,11 +5,14 @@ cut by rows, are left to `generate`.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from generation_options import MAX_SEED, Options
+from torch.nn.functional import pad
+from transformers import DynamicCache
 from transformers.generation.logits_process import (
     LogitsProcessorList,
     MinPLogitsWarper,
@@ -60,11 +63,14 @@ class Sequence:
 def grow(prompts: list[Prompt], model: Generator) -> None:
     """Give every prompt its sequences, grown to their end."""
     with torch.inference_mode():
-        for batch in batches([prompt for prompt in prompts if _is_ours(prompt, model)], model):
-            _decode(batch, model)
+        for batch in batches([prompt for prompt in prompts if is_ours(prompt, model)], model):
+            rows = Rows(model)
+            rows.join(batch)
+            while rows:
+                rows.step()
         for prompt in prompts:
             if not prompt.sequences:
-                _generate(prompt, model)
+                generate(prompt, model)
 
 
 def text_of(tokens: list[int], model: Generator) -> str:
@@ -72,7 +78,8 @@ def text_of(tokens: list[int], model: Generator) -> str:
     return text
 
 
-def _is_ours(prompt: Prompt, model: Generator) -> bool:
+def is_ours(prompt: Prompt, model: Generator) -> bool:
+    """Whether the prompt can grow in Rows, as far as one can say before the model has read it."""
     return prompt.options.num_beams == 1 and "past_key_values" in model.arguments
 
 
@@ -93,53 +100,173 @@ def batches(prompts: list[Prompt], model: Generator) -> list[list[Prompt]]:
     return batches
 
 
-def _decode(prompts: list[Prompt], model: Generator) -> None:
-    """Grow every sequence of every prompt to its end, all of them in one forward pass per token. The prompts of a model
-    whose cache cannot be cut by rows are left without sequences."""
-    longest = max(len(prompt.tokens) for prompt in prompts)
-    ids = torch.zeros((len(prompts), longest), dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(prompts):
-        # On the left, so that the last column is every prompt's last token.
-        ids[row, longest - len(prompt.tokens) :] = torch.tensor(prompt.tokens)
-        mask[row, longest - len(prompt.tokens) :] = 1
-    mask = mask.to(model.device)
-    positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    logits, cache = _forward(ids.to(model.device), mask, positions, None, model)
-    if not _can_select(cache):
-        return  # without sequences, so that `generate` makes them
+class Rows:
+    """The sequences that grow together, one row of every tensor for each. Prompts may join between two tokens, and
+    sequences that are done leave."""
 
-    live: list[Sequence] = []
-    rows: list[int] = []
-    for row, prompt in enumerate(prompts):
-        prompt.sequences = [
-            Sequence(prompt, _random(prompt, n, model)) for n in range(prompt.options.num_return_sequences)
+    def __init__(self, model: Generator) -> None:
+        self.model = model
+        self.live: list[Sequence] = []
+        self._last: list[int] = []  # each row's newest token, which the model has not read yet
+        self._mask = torch.zeros((0, 0), dtype=torch.long)
+        self._cache: Any = None
+
+    def __bool__(self) -> bool:
+        return bool(self.live)
+
+    @property
+    def open(self) -> bool:
+        """Whether others can join: always where there are no rows, else where the cache can be put together by rows."""
+        return not self.live or _tensors(self._cache) is not None
+
+    def fits(self, prompts: list[Prompt]) -> bool:
+        """Whether the rows keep within batch_tokens to their end with these prompts among them."""
+        width = len(self.live) + sum(prompt.options.num_return_sequences for prompt in prompts)
+        columns = max([self._mask.shape[1], *(len(prompt.tokens) for prompt in prompts)])
+        left = [sequence.prompt.limit - len(sequence.tokens) for sequence in self.live]
+        left.extend(prompt.limit for prompt in prompts)
+        return width * (columns + max(left, default=0)) <= int(self.model.settings["batch_tokens"])
+
+    def join(self, prompts: list[Prompt]) -> bool:
+        """Read the prompts, and give each its sequences with their first token. False, and nothing done, for a model
+        whose cache cannot be cut by rows."""
+        model = self.model
+        longest = max(len(prompt.tokens) for prompt in prompts)
+        ids = torch.zeros((len(prompts), longest), dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            # On the left, so that the last column is every prompt's last token.
+            ids[row, longest - len(prompt.tokens) :] = torch.tensor(prompt.tokens)
+            mask[row, longest - len(prompt.tokens) :] = 1
+        mask = mask.to(model.device)
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        logits, cache = _forward(ids.to(model.device), mask, positions, None, model)
+        if not _can_select(cache):
+            return False
+        joined: list[Sequence] = []
+        origin: list[int] = []
+        for row, prompt in enumerate(prompts):
+            prompt.sequences = [
+                Sequence(prompt, _random(prompt, n, model)) for n in range(prompt.options.num_return_sequences)
+            ]
+            joined.extend(prompt.sequences)
+            origin.extend([row] * len(prompt.sequences))
+        if origin != list(range(len(prompts))):  # sequences of one prompt part here
+            logits = logits[torch.tensor(origin, device=model.device)]
+        tokens = _next_tokens(joined, logits, model)
+        kept = [
+            row
+            for row, (sequence, token) in enumerate(zip(joined, tokens, strict=True))
+            if _grow(sequence, token, model)
         ]
-        live.extend(prompt.sequences)
-        rows.extend([row] * len(prompt.sequences))
-    kept = list(range(len(prompts)))
-    positions = positions[:, -1:]
-    while True:
-        if rows != kept:  # sequences of one prompt part here, and those that are done leave
+        if not kept:
+            return True
+        rows = [origin[row] for row in kept]
+        if rows != list(range(len(prompts))):
             chosen = torch.tensor(rows, device=model.device)
-            logits, mask, positions = logits[chosen], mask[chosen], positions[chosen]
-            cache = _select(cache, chosen)
-        tokens = _next_tokens(live, logits, model)
-        rows = [
-            row for row, (sequence, token) in enumerate(zip(live, tokens, strict=True)) if _grow(sequence, token, model)
-        ]
-        if not rows:
+            mask, cache = mask[chosen], _select(cache, chosen)
+        if self.live:
+            self._mask, self._cache = _merge(self._mask, self._cache, mask, cache)
+        else:
+            self._mask, self._cache = mask, cache
+        self.live.extend(joined[row] for row in kept)
+        self._last.extend(tokens[row] for row in kept)
+        return True
+
+    def step(self) -> None:
+        """One more token for every row."""
+        if not self.live:
             return
-        if len(rows) < len(live):
-            chosen = torch.tensor(rows, device=model.device)
-            mask, positions, cache = mask[chosen], positions[chosen], _select(cache, chosen)
-            live = [live[row] for row in rows]
-            tokens = [tokens[row] for row in rows]
-        rows = kept = list(range(len(live)))
-        mask = torch.cat([mask, mask.new_ones((len(live), 1))], dim=1)
-        positions = positions + 1
-        fed = torch.tensor(tokens, device=model.device)[:, None]
-        logits, cache = _forward(fed, mask, positions, cache, model)
+        model = self.model
+        self._mask = torch.cat([self._mask, self._mask.new_ones((len(self.live), 1))], dim=1)
+        # The newest token is not read yet, so it stands at the number of all the others.
+        places = [len(sequence.prompt.tokens) + len(sequence.tokens) - 1 for sequence in self.live]
+        positions = torch.tensor(places, device=model.device)[:, None]
+        fed = torch.tensor(self._last, device=model.device)[:, None]
+        logits, self._cache = _forward(fed, self._mask, positions, self._cache, model)
+        self._last = _next_tokens(self.live, logits, model)
+        grown = zip(self.live, self._last, strict=True)
+        self._keep([row for row, (sequence, token) in enumerate(grown) if _grow(sequence, token, model)])
+
+    def leave(self, prompts: list[Prompt]) -> None:
+        """End the sequences of these prompts: nobody waits for them any more."""
+        gone = {id(prompt) for prompt in prompts}
+        self._keep([row for row, sequence in enumerate(self.live) if id(sequence.prompt) not in gone])
+
+    def _keep(self, rows: list[int]) -> None:
+        if len(rows) == len(self.live):
+            return
+        if not rows:
+            self.live, self._last, self._cache = [], [], None
+            self._mask = self._mask[:0, :0]
+            return
+        chosen = torch.tensor(rows, device=self.model.device)
+        self.live = [self.live[row] for row in rows]
+        self._last = [self._last[row] for row in rows]
+        self._mask, self._cache = self._mask[chosen], _select(self._cache, chosen)
+        # Columns that only those had who left would be read for every token to come, and in a batch that never ends
+        # they would never end either.
+        longest = max(len(sequence.prompt.tokens) + len(sequence.tokens) - 1 for sequence in self.live)
+        if longest < self._mask.shape[1] and _tensors(self._cache) is not None:
+            self._mask = self._mask[:, -longest:]
+            self._cache = _each(self._cache, lambda tensor: tensor[:, :, -longest:])
+
+
+def _tensors(cache: Any) -> list[tuple[torch.Tensor, torch.Tensor]] | None:
+    """The keys and values of every layer, of shape (rows, heads, columns, size), or None where the cache holds anything
+    else: a window of the last columns, or a state without columns."""
+    if isinstance(cache, tuple):  # GPT-2 and others up to transformers 4.49
+        pairs = [tuple(layer) for layer in cache]
+    elif type(cache) is not DynamicCache:
+        return None
+    elif hasattr(cache, "key_cache") and not hasattr(cache, "layers"):  # up to transformers 4.53
+        pairs = list(zip(cache.key_cache, cache.value_cache, strict=True))
+    elif all(type(layer).__name__ == "DynamicLayer" for layer in cache.layers):
+        pairs = [(layer.keys, layer.values) for layer in cache.layers]
+    else:
+        return None
+    sound = all(len(pair) == 2 and pair[0].dim() == 4 and pair[1].dim() == 4 for pair in pairs)
+    columns = {tensor.shape[2] for pair in pairs for tensor in pair} if sound else set()
+    return pairs if len(columns) == 1 else None
+
+
+def _each(cache: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    """The cache with every tensor of it changed."""
+    pairs = _tensors(cache)
+    assert pairs is not None
+    return _with(cache, [(change(keys), change(values)) for keys, values in pairs])
+
+
+def _with(cache: Any, pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> Any:
+    if isinstance(cache, tuple):
+        return tuple(pairs)
+    if hasattr(cache, "layers"):
+        for layer, (keys, values) in zip(cache.layers, pairs, strict=True):
+            layer.keys, layer.values = keys, values
+    else:
+        cache.key_cache, cache.value_cache = map(list, zip(*pairs, strict=True))
+    return cache
+
+
+def _merge(mask: torch.Tensor, cache: Any, other_mask: torch.Tensor, other: Any) -> tuple[torch.Tensor, Any]:
+    """Both sets of rows as one. The shorter is padded on the left, so the newest tokens stand in the last column."""
+    columns = max(mask.shape[1], other_mask.shape[1])
+    pairs, others = _tensors(cache), _tensors(other)
+    assert pairs is not None
+    assert others is not None
+    joined = [
+        (_stack(keys, more_keys, columns), _stack(values, more_values, columns))
+        for (keys, values), (more_keys, more_values) in zip(pairs, others, strict=True)
+    ]
+    masks = [pad(part, (columns - part.shape[1], 0)) for part in (mask, other_mask)]
+    return torch.cat(masks), _with(cache, joined)
+
+
+def _stack(upper: torch.Tensor, lower: torch.Tensor, columns: int) -> torch.Tensor:
+    whole = upper.new_zeros((len(upper) + len(lower), upper.shape[1], columns, upper.shape[3]))
+    whole[: len(upper), :, columns - upper.shape[2] :] = upper
+    whole[len(upper) :, :, columns - lower.shape[2] :] = lower
+    return whole
 
 
 def _forward(
@@ -247,7 +374,7 @@ def _grow(sequence: Sequence, token: int, model: Generator) -> bool:
     return True
 
 
-def _generate(prompt: Prompt, model: Generator) -> None:
+def generate(prompt: Prompt, model: Generator) -> None:
     """Grow one prompt's sequences with `generate`."""
     o = prompt.options
     ids = torch.tensor([prompt.tokens], device=model.device)

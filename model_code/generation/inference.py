@@ -22,11 +22,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import handler_int8
 from generation_decoding import Generator, Prompt, Sequence, grow, text_of
 from generation_options import LIMITS, PARAMETERS, Options, options_of, settings_of
 from handler_common import (
     JSON,
     Request,
+    check_quantize,
     device_of,
     load_tokenizer,
     loading_options,
@@ -50,10 +52,13 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
     """Load the model in `model_dir`. Raises ValueError for settings that make no sense."""
     folder = Path(model_dir)
     settings = settings_of(read_settings(folder, (*PARAMETERS, *LIMITS)))
+    device = device_of(context)
+    check_quantize(settings, device)
     tokenizer = load_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(model_dir, **loading_options(settings["dtype"]))
-    device = device_of(context)
     model.to(device).eval().requires_grad_(False)
+    if settings["quantize"]:
+        handler_int8.quantize(model)
     return Generator(
         model=model,
         tokenizer=tokenizer,

@@ -168,6 +168,8 @@ def test_settings_are_defaults_that_a_request_may_change(embedding: ModuleType, 
         ({"max_length": 1000}, "code/settings.json: max_length must be a whole number from 3 to 512, not 1000"),
         ({"dtype": "int8"}, "code/settings.json: dtype must be one of"),
         ({"max_inputs": 0}, "code/settings.json: max_inputs"),
+        ({"quantize": "int4"}, "code/settings.json: quantize must be one of int8, not 'int4'"),
+        ({"quantize": "int8", "dtype": "bfloat16"}, "quantize needs dtype float32, not bfloat16"),
     ],
 )
 def test_wrong_settings_fail_the_load_and_say_why(

@@ -1,0 +1,115 @@
+"""Linear layers in int8, beside the same layers in float32, on real models and sentences."""
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from handler_tools import ROOT, linked, request
+from sentences import SENTENCES
+
+
+@pytest.fixture(scope="module")
+def int8(embedding: ModuleType) -> ModuleType:
+    return sys.modules["handler_int8"]
+
+
+@pytest.fixture(scope="module")
+def quantized(embedding: ModuleType, bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("int8") / "model"
+    return embedding.model_fn(str(linked(bert, folder, quantize="int8")))
+
+
+def vectors(embedding: ModuleType, model: Any, texts: list[str]) -> np.ndarray:
+    found: np.ndarray = embedding.predict_fn(request(embedding, texts), model)["embeddings"]
+    return found
+
+
+def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    found: np.ndarray = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    return found
+
+
+def test_the_copies_of_the_shared_file_are_the_same() -> None:
+    copies = [path.read_text() for path in (ROOT / "model_code").glob("*/handler_int8.py")]
+    assert copies
+    assert len(set(copies)) == 1
+
+
+def test_real_sentences_keep_their_vectors(embedding: ModuleType, embedder: Any, quantized: Any) -> None:
+    exact = vectors(embedding, embedder, SENTENCES)
+    alone = np.concatenate([vectors(embedding, quantized, [text]) for text in SENTENCES])
+    together = vectors(embedding, quantized, SENTENCES)
+    assert cosines(exact, alone).min() >= 0.99
+    assert cosines(exact, together).min() >= 0.99
+    assert alone.dtype == np.float32
+    assert np.abs(exact - alone).max() > 1e-4, "it did compute in int8"
+
+
+def test_what_a_text_gets_hardly_depends_on_its_company(embedding: ModuleType, quantized: Any) -> None:
+    alone = np.concatenate([vectors(embedding, quantized, [text]) for text in SENTENCES])
+    company = ["word " * 200, "!!! ??? ,,,", "日本語 " * 20]
+    together = vectors(embedding, quantized, SENTENCES + company)[: len(SENTENCES)]
+    assert cosines(alone, together).min() > 0.9995
+
+
+def test_no_weight_of_a_linear_layer_stays_in_float32(int8: ModuleType, quantized: Any) -> None:
+    kinds = [type(module) for module in quantized.model.modules()]
+    assert torch.nn.Linear not in kinds
+    assert kinds.count(int8.Int8Linear) == 6 * 6 + 1
+    left = {name for name, tensor in quantized.model.named_parameters() if tensor.dim() == 2}
+    assert left
+    assert all("embeddings" in name for name in left)
+
+
+def test_a_row_is_computed_by_itself_whatever_its_size(int8: ModuleType) -> None:
+    """Rows a million times larger or smaller, and rows of zeros, change nothing for their neighbours."""
+    torch.manual_seed(3)
+    layer = int8.Int8Linear(torch.randn(24, 40), torch.randn(24), reduce_range=int8._saturates())
+    rows = torch.randn(6, 40) * torch.tensor([1.0, 1e6, 1e-6, 0.0, 3.0, 0.5])[:, None]
+    together = layer(rows)
+    for place in range(6):
+        assert torch.equal(layer(rows[place : place + 1])[0], together[place])
+    assert torch.equal(together[3], layer.bias)
+    assert layer(rows.view(2, 3, 40)).shape == (2, 3, 24)
+
+
+def test_a_layer_is_near_its_float32(int8: ModuleType) -> None:
+    torch.manual_seed(4)
+    for bias in (True, False):
+        linear = torch.nn.Linear(64, 48, bias=bias).requires_grad_(False)
+        layer = int8.Int8Linear(linear.weight, linear.bias, reduce_range=int8._saturates())
+        rows = torch.randn(10, 64)
+        error = (layer(rows) - linear(rows)).norm() / linear(rows).norm()
+        assert 0 < error < 0.02
+    gpt2 = torch.nn.Sequential(int8.Conv1D(48, 64)).requires_grad_(False)
+    torch.nn.init.normal_(gpt2[0].weight)
+    exact = gpt2(rows)
+    int8.quantize(gpt2)
+    assert 0 < (gpt2(rows) - exact).norm() / exact.norm() < 0.03
+
+
+def test_a_torch_without_int8_says_so(
+    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(linked(bert, tmp_path / "m", quantize="int8"))
+    engine = torch.backends.quantized.engine
+    monkeypatch.setattr(type(torch.backends.quantized), "supported_engines", ["none"])
+    with pytest.raises(RuntimeError, match=r'quantize is "int8", .* no engine .*Leave the setting out'):
+        embedding.model_fn(folder)
+    monkeypatch.undo()
+    assert torch.backends.quantized.engine == engine
+    embedding.model_fn(folder)
+    assert torch.backends.quantized.engine == engine
+
+
+def test_bfloat16_keeps_the_vectors_too(embedding: ModuleType, embedder: Any, bert: Path, tmp_path: Path) -> None:
+    half = embedding.model_fn(str(linked(bert, tmp_path / "m", dtype="bfloat16")))
+    exact = vectors(embedding, embedder, SENTENCES)
+    together = vectors(embedding, half, SENTENCES)
+    alone = np.concatenate([vectors(embedding, half, [text]) for text in SENTENCES])
+    assert cosines(exact, together).min() >= 0.999
+    assert cosines(exact, alone).min() >= 0.999
