@@ -218,6 +218,27 @@ def test_unload_ends_a_load_that_is_under_way(container: Container, handler: Mak
     assert container.names() == []
 
 
+@linux
+@pytest.mark.parametrize("when", ["importing", "loading", "idle"])
+def test_sigterm_ends_everything_at_any_time(
+    start: Callable[..., Container], handler: Make, tmp_path: Path, when: str
+) -> None:
+    container = start(wait=when != "importing", MME_PRELOAD="torch" if when == "importing" else "")
+    load = None
+    if when == "loading":
+        source = f"import time\nopen({str(tmp_path / 'begun')!r}, 'w').close()\ntime.sleep(3600)"
+        load = background(container.load, "slow", handler("slow", source))
+        wait_until((tmp_path / "begun").exists)
+    family = processes(container.process.pid)
+    assert family
+    container.process.send_signal(signal.SIGTERM)
+    assert container.process.wait(20) == 0
+    wait_until(lambda: not any(alive(pid) for pid in family))
+    assert "Traceback" not in container.log()
+    if load is not None:
+        assert load.result().status == 503
+
+
 # -- memory ---------------------------------------------------------------------------------------------------------
 
 

@@ -217,6 +217,8 @@ class Front:
         server.close()
         await self.hub.drain()
         await self.hub.close()
+        if self._tasks:  # loads that were under way: their callers are told
+            await asyncio.wait(self._tasks, timeout=1)
         for connection in list(self.connections):
             connection.close_if_idle()
         self.log("info", "stopped")

@@ -263,7 +263,10 @@ class Hub:
         self.stopping = True
         for invocation in list(self._open.values()):
             self._answer_error(invocation, errors.unavailable("The container is shutting down"))
+        for worker in self._workers.values():
+            worker.doomed = worker.doomed or "shutdown"
         await self.parent.close()
+        self.parent_died()  # and every worker with it: whoever waits for one need not wait longer
         for task in list(self._tasks):
             task.cancel()
 
@@ -280,6 +283,8 @@ class Hub:
                 task.cancel()
                 await asyncio.wait([task])
             model.task = None
+            if task.done() and not task.cancelled():
+                task.exception()  # looked at, even where the caller has left
         if task.cancelled():
             if late:
                 seconds = self.settings.load_timeout
@@ -418,7 +423,9 @@ class Hub:
             model.worker = None
         if not worker.ready.done():
             told = (
-                errors.out_of_memory(f"The kernel ended model {model.name} while it loaded: out of memory")
+                errors.unavailable("The container is shutting down")
+                if self.stopping
+                else errors.out_of_memory(f"The kernel ended model {model.name} while it loaded: out of memory")
                 if starved
                 else errors.internal(f"The process of model {model.name} ended while it loaded ({why})")
             )

@@ -177,10 +177,6 @@ class ParentLink:
     def _died(self) -> None:
         """The parent has gone, and its workers with it. Begin again, with every model parked."""
         self._disconnect()
-        for _, future in self._forks.values():
-            if not future.done():
-                future.set_exception(errors.internal("The parent process ended"))
-        self._forks.clear()
         if self._closing:
             return
         self._log("error", "parent ended", restarts=self.starts)
@@ -193,6 +189,10 @@ class ParentLink:
 
     def _disconnect(self) -> None:
         self.warm.clear()
+        for _, future in self._forks.values():
+            if not future.done():
+                future.set_exception(errors.internal("The parent process ended"))
+        self._forks.clear()
         if self._control is not None:
             asyncio.get_running_loop().remove_reader(self._control.fileno())
             self._control.close()
@@ -281,7 +281,7 @@ class ParentLink:
         if self._control is not None:
             self._control.shutdown(socket.SHUT_WR)
             process = self._process
-            if process is not None:
+            if process is not None and self.warm.is_set():  # while it imports, it reads no commands
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     await asyncio.to_thread(process.wait, 3)
         self._disconnect()
