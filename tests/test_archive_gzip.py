@@ -181,3 +181,46 @@ def test_java_reads_it(mixed: tuple[Path, bytes], tmp_path: Path) -> None:
         pytest.skip("this Java has no compiler")
     assert done.returncode == 0, done.stderr
     assert content in out.read_bytes()
+
+
+GO = """
+package main
+
+import (
+	"archive/tar"
+	"compress/gzip"
+	"io"
+	"os"
+)
+
+func main() {
+	file, _ := os.Open(os.Args[1])
+	inflated, problem := gzip.NewReader(file)
+	if problem != nil {
+		panic(problem)
+	}
+	archive := tar.NewReader(inflated)
+	if _, problem = archive.Next(); problem != nil {
+		panic(problem)
+	}
+	if _, problem = io.Copy(os.Stdout, archive); problem != nil {
+		panic(problem)
+	}
+	if _, problem = io.Copy(io.Discard, inflated); problem != nil {
+		panic(problem)
+	}
+}
+"""
+
+
+@pytest.mark.slow
+def test_go_reads_it(mixed: tuple[Path, bytes], tmp_path: Path) -> None:
+    path, content = mixed
+    (tmp_path / "main.go").write_text(GO)
+    environment = {**os.environ, "GO111MODULE": "off", "GOCACHE": str(tmp_path / "cache"), "GOFLAGS": ""}
+    try:
+        done = subprocess.run(["go", "run", "main.go", str(path)], cwd=tmp_path, capture_output=True, env=environment)
+    except FileNotFoundError:
+        pytest.skip("Go is not installed")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == content
