@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import handler_int8
+from generation_continuous import Asked, Decoder
 from generation_decoding import Generator, Prompt, Sequence, grow, text_of
 from generation_options import LIMITS, PARAMETERS, Options, options_of, settings_of
 from handler_common import (
@@ -129,9 +130,13 @@ def batch_fn(inputs: list[Request], model: Generator) -> list[Any]:
 
     grow([prompt for group in prompts.values() for prompt in group], model)
     for index, group in prompts.items():
-        answers = [[_answer(sequence, model) for sequence in prompt.sequences] for prompt in group]
-        results[index] = answers[0] if inputs[index].single else answers
+        results[index] = _answers(inputs[index], group, model)
     return results
+
+
+def decoder_fn(model: Generator) -> Decoder:
+    """For a server that lets requests join while others are in work: see Decoder for its three methods."""
+    return Decoder(model, _asked)
 
 
 # --- From requests to prompts, from tokens to answers ----------------------------------------------------------------
@@ -158,6 +163,18 @@ def _prompts(request: Request, option: Options, model: Generator) -> list[Prompt
         limit = min(option.max_new_tokens, model.context - len(ids))
         prompts.append(Prompt(text, ids, truncated, option, limit))
     return prompts
+
+
+def _asked(request: Request, model: Generator) -> Asked:
+    option = options_of(request, model.settings)
+    tokenize([request], model.tokenizer)
+    prompts = _prompts(request, option, model)
+    return Asked(prompts, lambda: _answers(request, prompts, model))
+
+
+def _answers(request: Request, prompts: list[Prompt], model: Generator) -> list[Any]:
+    answers = [[_answer(sequence, model) for sequence in prompt.sequences] for prompt in prompts]
+    return answers[0] if request.single else answers
 
 
 def _answer(sequence: Sequence, model: Generator) -> dict[str, Any]:
