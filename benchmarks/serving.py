@@ -200,6 +200,15 @@ class Server:
                         total += int(row.split()[1]) * 1024
         return total / 1e6
 
+    def cpu(self) -> float:
+        """Seconds of processor time that this process and its living descendants have taken."""
+        ticks = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(stat[11]) + int(stat[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
     def stop(self) -> None:
         pids = self.pids()
         self.process.send_signal(signal.SIGTERM)
@@ -260,6 +269,7 @@ def drive(server: Server, model: str, bodies: list[str], clients: int, seconds: 
         "clients": clients,
         "seconds": seconds,
     }
+    before = server.cpu()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.serving", "--client"],
         input=json.dumps(plan), text=True, capture_output=True, check=False, cwd=ROOT,
@@ -267,6 +277,7 @@ def drive(server: Server, model: str, bodies: list[str], clients: int, seconds: 
     if done.returncode:
         raise SystemExit(f"{server.name}: {done.stderr[-500:]}")
     answer: dict[str, Any] = json.loads(done.stdout)
+    answer["cpu"] = server.cpu() - before
     return answer
 
 
@@ -274,6 +285,8 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
     times = sorted(value for run in runs for value in run["seconds"])
     return {
         "per_second": round(sum(len(run["seconds"]) for run in runs) / sum(run["elapsed"] for run in runs), 1),
+        # Unlike the others this holds on a machine that has other work too: the cores divided by it bound the speed.
+        "cpu_ms_each": round(1000 * sum(run["cpu"] for run in runs) / len(times), 2),
         "p50_ms": round(times[len(times) // 2] * 1000, 2),
         "p99_ms": round(times[min(len(times) - 1, int(len(times) * 0.99))] * 1000, 2),
     }
@@ -479,7 +492,8 @@ class Bench:
                     self.row(
                         f"generation, {clients} clients",
                         name,
-                        f"{speed}, p50 {figures['p50_ms']:.0f} ms, p99 {figures['p99_ms']:.0f} ms",
+                        f"{speed}, p50 {figures['p50_ms']:.0f} ms, p99 {figures['p99_ms']:.0f} ms, "
+                        f"cpu {figures['cpu_ms_each'] / NEW_TOKENS:.1f} ms per token",
                     )
 
     def unload(self) -> None:
@@ -537,7 +551,10 @@ class Bench:
 
 
 def _speed(figures: dict[str, float]) -> str:
-    return f"{figures['per_second']:.0f}/s, p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms"
+    return (
+        f"{figures['per_second']:.0f}/s, p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms, "
+        f"cpu {figures['cpu_ms_each']:.1f} ms each"
+    )
 
 
 def main() -> int:
