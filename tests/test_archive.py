@@ -135,12 +135,13 @@ def test_the_digest_is_that_of_the_files_and_can_be_found_by_hand(
     assert hashlib.sha256(("mme archive 1\n" + "".join(lines)).encode()).hexdigest() == made.digest
 
 
-def test_auto_compresses_only_what_pays(snapshot: Path, spec: ModelSpec, tmp_path: Path) -> None:
-    random, regular = snapshot / "model.safetensors", snapshot / "other.safetensors"
-    random.write_bytes(os.urandom(3 << 20))
-    regular.write_bytes(b"0123456789abcdef" * (3 << 16))
+def test_auto_compresses_only_what_is_large_and_shrinks(snapshot: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    random, regular, small = snapshot / "model.safetensors", snapshot / "other.safetensors", snapshot / "tokenizer.json"
+    random.write_bytes(os.urandom(17 << 20))
+    regular.write_bytes(b"0123456789abcdef" * (17 << 16))
+    small.write_bytes(b"0123456789abcdef" * (2 << 16))
     size = archive.build(spec, snapshot, tmp_path / "dist").size
-    assert 3 << 20 < size < (3 << 20) + (1 << 18)
+    assert 19 << 20 < size < (19 << 20) + (1 << 19)
 
 
 def test_stray_files_stay_out(snapshot: Path, spec: ModelSpec, tmp_path: Path) -> None:
