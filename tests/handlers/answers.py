@@ -1,11 +1,15 @@
 """Answer requests with a handler as the toolkit calls it, in a process of its own, so on another version.
 
 python answers.py HANDLER_FOLDER MODEL_FOLDER < [[BODY, CONTENT_TYPE, ACCEPT], ...] > {"version": ..., "answers": [...]}
+
+Where the handler has a decoder_fn, "joined" has the answers of the same requests, each of which joined the others one
+token later; an error stands as null.
 """
 
 import base64
 import json
 import sys
+from typing import Any
 
 
 def main() -> None:
@@ -25,7 +29,27 @@ def main() -> None:
             answers.append({"body": base64.b64encode(answer).decode()})
         except ValueError as error:
             answers.append({"error": str(error)})
-    json.dump({"version": transformers.__version__, "answers": answers}, out)
+    joined = join(inference, model, requests) if hasattr(inference, "decoder_fn") else None
+    json.dump({"version": transformers.__version__, "answers": answers, "joined": joined}, out)
+
+
+def join(handler: Any, model: Any, requests: list[list[str]]) -> list[str | None]:
+    decoder = handler.decoder_fn(model)
+    found: dict[int, str] = {}
+
+    def step() -> None:
+        for place, result in decoder.step():
+            found[place] = base64.b64encode(handler.output_fn(result, requests[place][2])).decode()
+
+    for place, (body, content_type, _) in enumerate(requests):
+        try:
+            decoder.add(place, handler.input_fn(body.encode(), content_type))
+        except ValueError:
+            continue
+        step()
+    while len(decoder):
+        step()
+    return [found.get(place) for place in range(len(requests))]
 
 
 if __name__ == "__main__":

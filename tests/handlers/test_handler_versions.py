@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handler_tools import ROOT, TINY_GPT2
+from handler_tools import ROOT, TINY_GPT2, linked, load, request
+from sentences import SENTENCES
 
 VERSIONS = {
     "4.49.0": ("transformers==4.49.0", "tokenizers==0.21.4", "huggingface_hub==0.36.2"),
@@ -74,6 +75,8 @@ def on(version: str, kind: str, model: Path, requests: list[list[str]]) -> list[
     result = json.loads(done.stdout)
     assert result["version"] == version, "it ran on the version that it should run on"
     answers: list[dict[str, str]] = result["answers"]
+    if result["joined"] is not None:
+        assert result["joined"] == [answer.get("body") for answer in answers], "whoever joins changes no text"
     return answers
 
 
@@ -90,13 +93,13 @@ def here(handler: ModuleType, model: Any, request: list[str]) -> bytes | str:
 def test_embeddings_are_the_same_on_every_version(
     version: str, embedding: ModuleType, embedder: Any, bert: Path
 ) -> None:
-    for request, got in zip(EMBEDDING, on(version, "embedding", bert, EMBEDDING), strict=True):
-        expected = here(embedding, embedder, request)
+    for asked, got in zip(EMBEDDING, on(version, "embedding", bert, EMBEDDING), strict=True):
+        expected = here(embedding, embedder, asked)
         if isinstance(expected, str):
             assert got == {"error": expected}
             continue
         body = base64.b64decode(got["body"])
-        if request[2] == "application/x-npy":
+        if asked[2] == "application/x-npy":
             assert np.abs(np.load(io.BytesIO(body)) - np.load(io.BytesIO(expected))).max() < 1e-5
         else:
             theirs, ours = json.loads(body), json.loads(expected)
@@ -105,9 +108,25 @@ def test_embeddings_are_the_same_on_every_version(
 
 
 @pytest.mark.slow
+def test_int8_vectors_are_near_on_every_version(version: str, embedder: Any, bert: Path, tmp_path: Path) -> None:
+    folder = linked(bert, tmp_path / "m", quantize="int8")
+    [answer] = on(version, "embedding", folder, [[json.dumps(SENTENCES), "application/json", "application/x-npy"]])
+    int8 = np.load(io.BytesIO(base64.b64decode(answer["body"])))
+    exact = embedder_vectors(embedder)
+    cosine = (int8 * exact).sum(1) / np.linalg.norm(int8, axis=1) / np.linalg.norm(exact, axis=1)
+    assert cosine.min() >= 0.99
+
+
+def embedder_vectors(embedder: Any) -> np.ndarray:
+    handler = load("embedding")
+    vectors: np.ndarray = handler.predict_fn(request(handler, SENTENCES), embedder)["embeddings"]
+    return vectors
+
+
+@pytest.mark.slow
 def test_texts_are_the_same_on_every_version(version: str, generation: ModuleType, generator: Any) -> None:
-    for request, got in zip(GENERATION, on(version, "generation", TINY_GPT2, GENERATION), strict=True):
-        expected = here(generation, generator, request)
+    for asked, got in zip(GENERATION, on(version, "generation", TINY_GPT2, GENERATION), strict=True):
+        expected = here(generation, generator, asked)
         if isinstance(expected, str):
             assert got == {"error": expected}
         else:
