@@ -25,6 +25,7 @@ from typing import Any
 import handler_int8
 from generation_continuous import Asked, Decoder
 from generation_decoding import Generator, Prompt, Sequence, grow, text_of
+from generation_linear import quicken
 from generation_options import LIMITS, PARAMETERS, Options, options_of, settings_of
 from handler_common import (
     JSON,
@@ -60,6 +61,8 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
     model.to(device).eval().requires_grad_(False)
     if settings["quantize"]:
         handler_int8.quantize(model)
+    else:
+        quicken(model)
     return Generator(
         model=model,
         tokenizer=tokenizer,
