@@ -582,6 +582,7 @@ def main() -> int:
         except stock.StockMissing as missing:
             print(f"Ours alone: {missing}", flush=True)
             with_stock = False
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end with this process
     with tempfile.TemporaryDirectory(prefix="mme-bench-") as work:
         bench = Bench(Path(work), options.seconds, options.many, with_stock)
         for part in parts:
