@@ -20,7 +20,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from mme.container import codec
 from mme.container.errors import ServingError
@@ -48,6 +48,12 @@ FEATURE_TASKS = {
     "object-detection",
     "zero-shot-image-classification",
 }
+
+
+FUNCTIONS = (
+    *("model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"),  # the toolkit's
+    *("batch_fn", "tokens_fn", "decoder_fn"),  # ours (docs/handlers.md)
+)
 
 
 class HandlerError(Exception):
@@ -137,6 +143,18 @@ class Answer:
     status: int = 200
 
 
+class Steps(Protocol):
+    """What decoder_fn returns: a batch that requests join and leave between steps (docs/handlers.md)."""
+
+    def add(self, key: int, data: Any) -> None: ...
+
+    def step(self) -> list[tuple[int, Any]]: ...
+
+    def drop(self, key: int) -> None: ...
+
+    def __len__(self) -> int: ...
+
+
 class Handler:
     """A loaded model with its functions. Every method may raise whatever the handler raises."""
 
@@ -148,7 +166,16 @@ class Handler:
         module = _import(code_dir, program)
         found = {
             key: getattr(module, key, None)
-            for key in ("model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn", "batch_fn", "tokens_fn")
+            for key in (
+                "model_fn",
+                "input_fn",
+                "predict_fn",
+                "output_fn",
+                "transform_fn",
+                "batch_fn",
+                "tokens_fn",
+                "decoder_fn",
+            )
         }
         if found["transform_fn"] and (found["input_fn"] or found["predict_fn"] or found["output_fn"]):
             raise HandlerError(
@@ -160,8 +187,11 @@ class Handler:
         self._transform = _bind(found["transform_fn"], 4, self.context)
         self.batch_fn: Callable[[list[Any], Any], Sequence[Any]] | None = found["batch_fn"]
         self._tokens_fn: Callable[[Any, Any], int] | None = found["tokens_fn"]
-        if self.batch_fn and self._transform:
-            raise HandlerError("batch_fn cannot stand beside transform_fn: it needs input_fn and output_fn around it")
+        self._decoder_fn: Callable[[Any], Steps] | None = found["decoder_fn"]
+        if (self.batch_fn or self._decoder_fn) and self._transform:
+            raise HandlerError(
+                "batch_fn and decoder_fn cannot stand beside transform_fn: they need input_fn and output_fn around them"
+            )
         load = _bind(found["model_fn"], 1, self.context) or (lambda path: default_pipeline(path, device))
         self.model = load(model_dir)
 
@@ -188,6 +218,16 @@ class Handler:
         if len(results) != len(inputs):
             raise HandlerError(f"batch_fn returned {len(results)} results for {len(inputs)} inputs")
         return results
+
+    @property
+    def stepwise(self) -> bool:
+        """True where requests join and leave the work in hand (decoder_fn)."""
+        return self._decoder_fn is not None
+
+    def steps(self) -> Steps:
+        """A new object that works on requests a step at a time."""
+        assert self._decoder_fn is not None
+        return self._decoder_fn(self.model)
 
     def encode(self, prediction: Any, headers: dict[str, str]) -> Answer:
         self.context.headers = headers

@@ -604,7 +604,7 @@ class Hub:
         elif frame.kind == Kind.STARTED:
             worker.started = set(frame.meta["ids"])
             worker.batch += 1
-            self.totals.batches += 1
+            self.totals.batches += bool(worker.started)
             self._abandon_if_unwanted(worker)
         elif frame.kind == Kind.RELEASED:
             self._released(worker)

@@ -25,7 +25,7 @@ class Kind(IntEnum):
     # worker -> front
     READY = 16  # meta: what loading took
     FAILED = 17  # meta: status, type, message; the worker ends after this
-    STARTED = 18  # meta: ids of the batch that is computed now
+    STARTED = 18  # meta: ids of the requests that are in work now
     RESULT = 19  # id: the request; meta: status, content type, times; body: the answer
     RELEASED = 20  # meta: how many requests are left
     MEMORY = 21  # meta: private memory, sent when the worker has been idle for a moment

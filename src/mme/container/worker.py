@@ -1,5 +1,7 @@
 """One model in one process: reads requests, gathers batches, runs the handler, sends results.
 
+A handler with ``decoder_fn`` works a step at a time (in generation, a token), and requests join and leave in between.
+
 The process has one thread. While it computes, further requests gather in the socket's buffer (and behind it in the
 front); before each batch it takes all that are there. It computes only while it holds a grant from the front, which
 is how the models of a machine share its cores.
@@ -19,8 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mme.container import memory, system
-from mme.container.errors import ServingError
-from mme.container.handler import Answer, Handler, client_error
+from mme.container.errors import ServingError, internal
+from mme.container.handler import Answer, Handler, Steps, client_error
 from mme.container.sharing import Shelf
 from mme.container.wire import Decoder, Frame, Kind, pack
 
@@ -73,6 +75,9 @@ class Worker:
         self._expected = 1  # requests in the next batch, going by the last one
         self._wait_until = 0.0  # monotonic seconds
         self._handler: Handler | None = None
+        self._steps: Steps | None = None
+        self._joined: dict[int, Pending] = {}  # in work, a step at a time
+        self._told: list[int] = []  # the requests in work that the front knows of
 
     def run(self) -> None:
         """Load the model, then serve until the front closes the socket."""
@@ -106,20 +111,25 @@ class Worker:
 
     def _serve(self, handler: Handler) -> None:
         while True:
-            if not self._receive(wait=not (self._granted and self._pending)):
+            if not self._receive(wait=not (self._granted and (self._pending or self._joined))):
                 return
             if not self._granted:
                 continue
-            if self._pending and not (self._yield and self._worked):
-                self._worked = True  # each grant is good for one batch at least
-                if self._wait_until and not self._await_company():
-                    return
-                self._batch(handler)
+            if (self._pending or self._joined) and not (self._yield and self._worked):
+                self._worked = True  # each grant is good for one batch, or one step, at least
+                if handler.stepwise:
+                    self._step(handler)
+                else:
+                    if self._wait_until and not self._await_company():
+                        return
+                    self._batch(handler)
                 if not self._receive(wait=False):
                     return
-            if not self._pending or self._yield:
+            left = len(self._pending) + len(self._joined)
+            if not left or self._yield:
                 self._granted = self._yield = False
-                self._send(Kind.RELEASED, meta={"left": len(self._pending)})
+                self._told = []
+                self._send(Kind.RELEASED, meta={"left": left})
 
     # -- the socket ---------------------------------------------------------------------------------------------
 
@@ -159,6 +169,9 @@ class Worker:
             self._pending.append(Pending(frame.id, frame.meta, frame.body))
         elif frame.kind == Kind.CANCEL:
             self._pending = deque(entry for entry in self._pending if entry.id != frame.id)
+            if self._joined.pop(frame.id, None) and self._steps is not None:
+                self._steps.drop(frame.id)
+                self._tell()  # or the front would think that all this process does is work that nobody wants
         elif frame.kind == Kind.GRANT:
             if not self._granted:
                 self._worked = False
@@ -205,6 +218,55 @@ class Worker:
         if len(batch) > 1:
             now = time.monotonic()
             self._wait_until = now + min(COMPANY_SECONDS, (now - started) / 10)
+
+    def _step(self, handler: Handler) -> None:
+        """Take in every request that has come, do one step for all, and answer those that are done."""
+        results: list[tuple[int, Any]] = []
+        try:
+            if self._steps is None:
+                self._steps = handler.steps()
+            while self._pending:
+                self._join(handler, self._steps, self._pending.popleft())
+            self._tell()
+            if len(self._steps):
+                results = list(self._steps.step())
+            self._only_here()
+        except (Exception, SystemExit) as error:
+            self._only_here()
+            results = [(key, error) for key in self._joined]
+            self._steps = None  # who knows what state it is in; the next request gets a new one
+        size = len(self._joined)
+        tokens = sum(entry.tokens for entry in self._joined.values())
+        for key, result in results:
+            entry = self._joined.pop(key, None)
+            if entry is not None:
+                self._answer(handler, entry, result, [entry.began, entry.decoded, time.monotonic()], size, tokens)
+        if self._joined and self._steps is not None and not len(self._steps):
+            lost = internal("The object of the handler's decoder_fn forgot the request")
+            for entry in self._joined.values():
+                self._fail(entry, lost)
+            self._joined.clear()
+
+    def _join(self, handler: Handler, steps: Steps, entry: Pending) -> None:
+        entry.began = time.monotonic()
+        if not self._decode(handler, entry):
+            return
+        try:
+            steps.add(entry.id, entry.data)
+            self._only_here()
+        except (Exception, SystemExit) as error:
+            self._only_here()
+            self._fail(entry, error)
+            return
+        entry.decoded = time.monotonic()
+        self._joined[entry.id] = entry
+
+    def _tell(self) -> None:
+        """Tell the front what is in work, where that is not what it knows."""
+        ids = list(self._joined)
+        if ids != self._told:
+            self._told = ids
+            self._send(Kind.STARTED, meta={"ids": ids})
 
     def _gather(self, handler: Handler) -> list[Pending]:
         batch: list[Pending] = []
