@@ -105,9 +105,7 @@ def test_a_step_that_breaks_fails_what_is_in_work_and_the_next_request_starts_an
     assert log(countdown).count("new") == 2
 
 
-def test_a_request_that_nobody_waits_for_is_dropped_and_no_more(
-    container: Container, countdown: Path
-) -> None:
+def test_a_request_that_nobody_waits_for_is_dropped_and_no_more(container: Container, countdown: Path) -> None:
     body = ask("gone", 10_000).encode()
     (countdown / "go").touch()
     client = socket.create_connection(("127.0.0.1", container.port))
