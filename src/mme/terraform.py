@@ -45,9 +45,9 @@ def command() -> list[str]:
 
 @functools.cache
 def _version(program: str) -> tuple[int, ...] | None:
-    answer = subprocess.run(
-        [program, "version", "-json"], capture_output=True, text=True, env=_without_missing_config(os.environ)
-    )
+    # Asking for the version is no reason to call home, nor to leave a folder in the user's.
+    env = {**_without_missing_config(os.environ), "CHECKPOINT_DISABLE": "1"}
+    answer = subprocess.run([program, "version", "-json"], capture_output=True, text=True, env=env)
     try:
         words = json.loads(answer.stdout)["terraform_version"]
         return tuple(int(part) for part in words.partition("-")[0].split("."))
