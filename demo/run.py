@@ -52,7 +52,8 @@ class Demo:
         self.log = folder / "demo.log"
         self.kept = folder / "kept.pid"
         self.root = folder / "terraform" / "examples" / "minimal"
-        self.env = dict(os.environ)
+        # torch makes a folder for compiled code as soon as it is imported, by default in the system's temporary one.
+        self.env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(folder / "torch")}
         self.started = time.monotonic()
         self.server: subprocess.Popen[str] | None = None
 
