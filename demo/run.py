@@ -24,7 +24,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from mme import terraform
+from mme import console, terraform
 from mme.errors import MmeError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -213,15 +213,8 @@ def alive(pid: int) -> bool:
 
 
 def table(calls: Sequence[Call]) -> str:
-    rows = [("model", "target", "cold ms", "warm ms", "what came back")]
-    rows += [(c.model, c.target, f"{c.cold_ms:.0f}", f"{c.warm_ms:.0f}", c.answer) for c in calls]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-
-    def line(row: tuple[str, ...]) -> str:
-        cells = [row[0].ljust(widths[0]), row[1].ljust(widths[1]), row[2].rjust(widths[2]), row[3].rjust(widths[3])]
-        return "  ".join([*cells, row[4]]).rstrip()
-
-    return "\n".join([line(rows[0]), line(tuple("-" * width for width in [*widths, 14])), *map(line, rows[1:])])
+    rows = [(call.model, call.target, f"{call.cold_ms:.0f}", f"{call.warm_ms:.0f}", call.answer) for call in calls]
+    return console.table(("model", "target", "cold ms", "warm ms", "what came back"), rows)
 
 
 def show_embedding(answer: Any) -> str:

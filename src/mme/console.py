@@ -10,12 +10,16 @@ from typing import TextIO
 
 EVERY_S = 0.1
 
+FIGURES = ("size", "sent", "versions", "revision", "cold ms", "warm ms")
+"""Columns that hold figures, where every row has one."""
+
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns in line, with a rule below the head. A column of figures goes to the right."""
     widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
-    right = [bool(rows) and all(row[i].replace(",", "")[:1].isdigit() for row in rows) for i in range(len(head))]
-    right = [flag and head[i] in ("size", "sent", "versions", "revision") for i, flag in enumerate(right)]
+    right = [
+        name in FIGURES and bool(rows) and all(row[i][:1].isdigit() for row in rows) for i, name in enumerate(head)
+    ]
 
     def line(row: Sequence[str]) -> str:
         cells = [cell.rjust(widths[i]) if right[i] else cell.ljust(widths[i]) for i, cell in enumerate(row)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -13,7 +12,6 @@ import pytest
 from container_process import Container, background, wait_until
 
 Make = Callable[..., Path]
-ROOT = Path(__file__).resolve().parents[2]
 
 # A request is [name, steps]; it is answered with its name after so many steps. Every step leaves a line that says who
 # was in it, and waits for the file `go`, so that a test decides what happens in between.
@@ -140,19 +138,3 @@ def test_decoder_fn_and_transform_fn_exclude_each_other(container: Container, ha
     answer = container.load("both", handler("both", source))
     assert answer.status == 500
     assert "decoder_fn" in answer.json()["message"]
-
-
-def test_a_short_text_does_not_wait_for_a_long_one(container: Container, tmp_path: Path) -> None:
-    folder = tmp_path / "gpt2"
-    shutil.copytree(ROOT / "demo" / "tiny-gpt2", folder, ignore=shutil.ignore_patterns("*.py"))
-    shutil.copytree(ROOT / "model_code" / "generation", folder / "code", ignore=shutil.ignore_patterns("__pycache__"))
-    assert container.load("gpt2", folder).status == 200
-
-    def body(tokens: int) -> str:
-        return json.dumps({"inputs": "She was", "parameters": {"max_new_tokens": tokens, "min_new_tokens": tokens}})
-
-    alone = container.invoke("gpt2", body(3)).json()
-    long = background(container.invoke, "gpt2", body(240))
-    assert container.invoke("gpt2", body(3)).json() == alone
-    assert not long.done()
-    assert long.result().json()[0]["generated_tokens"] == 240

@@ -58,3 +58,17 @@ def test_generated_text_is_the_same_alone_and_in_batches(container: Container, t
     calls = [background(container.invoke, "gpt2", body) for body in bodies * 4]
     assert [call.result().json() for call in calls] == alone * 4
     assert container.invoke("gpt2", json.dumps({"inputs": 5})).status == 400
+
+
+def test_a_short_text_does_not_wait_for_a_long_one(container: Container, tmp_path: Path) -> None:
+    folder = model(tmp_path / "gpt2", ROOT / "demo" / "tiny-gpt2", "generation")
+    assert container.load("gpt2", folder).status == 200
+
+    def body(tokens: int) -> str:
+        return json.dumps({"inputs": "She was", "parameters": {"max_new_tokens": tokens, "min_new_tokens": tokens}})
+
+    alone = container.invoke("gpt2", body(3)).json()
+    long = background(container.invoke, "gpt2", body(240))
+    assert container.invoke("gpt2", body(3)).json() == alone
+    assert not long.done()
+    assert long.result().json()[0]["generated_tokens"] == 240
