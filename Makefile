@@ -82,6 +82,7 @@ $(MLSERVER)/.done: requirements-mlserver.txt
 	  { echo "MLServer needs Python 3.10 to 3.12 (make mlserver PYTHON=...)."; exit 1; }
 	@$(PYTHON) -m venv $(MLSERVER)
 	@$(MLSERVER)/bin/python -m pip --disable-pip-version-check -qq install -r requirements-mlserver.txt
+	@$(MLSERVER)/bin/python -m pip --disable-pip-version-check -qq install --no-deps mlserver-huggingface==1.7.1
 	@touch $@
 
 $(SCAN)/.done: requirements-scan.txt | $(VENV)/bin/pip
