@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import handler_adapter
 import handler_int8
 import numpy as np
 import torch
@@ -110,6 +111,7 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
     tokenizer = load_tokenizer(folder)
     model = AutoModel.from_pretrained(model_dir, **loading_options(settings["dtype"]))
     model.to(device).eval().requires_grad_(False)
+    handler_adapter.adapt(model, folder)
     if settings["quantize"]:
         handler_int8.quantize(model)
     limit = _readable_tokens(model.config, tokenizer)

@@ -22,6 +22,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import handler_adapter
 import handler_int8
 from generation_continuous import Asked, Decoder
 from generation_decoding import Generator, Prompt, Sequence, grow, text_of
@@ -59,6 +60,7 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
     tokenizer = load_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(model_dir, **loading_options(settings["dtype"]))
     model.to(device).eval().requires_grad_(False)
+    handler_adapter.adapt(model, folder)
     if settings["quantize"]:
         handler_int8.quantize(model)
     else:

@@ -75,6 +75,7 @@ KEYS: dict[str, tuple[type, str]] = {
     "max_error": (float, "a number"),
     "adapter": (str, "a string"),
     "adapter_revision": (str, "a string"),
+    "adapter_merge": (bool, "true or false"),
     "compression": (str, "a string"),
     "allow_pickle": (bool, "true or false"),
     "trust_remote_code": (bool, "true or false"),
@@ -108,7 +109,8 @@ class ModelSpec:
 
     ``handler`` is the folder with inference.py, or None when the stock container is to find the task by the
     architecture. ``max_error`` bounds 1 - cosine similarity between the outputs in the source's own dtype
-    and in ``dtype``. ``python`` and ``platform`` are those of the container that the handler's
+    and in ``dtype``. ``adapter_merge`` adds the adapter to the weights; without it, the archive holds both, and the
+    handler puts them together when it loads. ``python`` and ``platform`` are those of the container that the handler's
     requirements are resolved for.
     """
 
@@ -122,6 +124,7 @@ class ModelSpec:
     max_error: float = 0.01
     adapter: Source | None = None
     adapter_revision: str | None = None
+    adapter_merge: bool = True
     compression: str | None = None
     allow_pickle: bool = False
     trust_remote_code: bool = False
@@ -235,6 +238,7 @@ class _Reader:
         adapter = self.source((*here, "adapter"), table["adapter"]) if "adapter" in table else None
         adapter_revision = self.revision(here, "adapter_revision", adapter, table.get("adapter_revision"))
         task, handler = self.task_and_handler(here, name, table)
+        self.check_adapter_merge(here, table, handler)
         settings = table.get("settings", {})
         self.check_settings((*here, "settings"), settings)
         if settings and handler is None:
@@ -267,6 +271,7 @@ class _Reader:
             max_error=max_error,
             adapter=adapter,
             adapter_revision=adapter_revision,
+            adapter_merge=table.get("adapter_merge", True),
             compression=table.get("compression"),
             allow_pickle=table.get("allow_pickle", False),
             trust_remote_code=table.get("trust_remote_code", False),
@@ -328,6 +333,17 @@ class _Reader:
                 "(Files and versions, History).",
             )
         return revision
+
+    def check_adapter_merge(self, here: tuple[str, ...], table: Mapping[str, Any], handler: Path | None) -> None:
+        key = (*here, "adapter_merge")
+        if "adapter_merge" in table and "adapter" not in table:
+            raise self.fail(key, "adapter_merge is only for a model with an adapter.", "Remove it, or add the adapter.")
+        if not table.get("adapter_merge", True) and handler is None:
+            raise self.fail(
+                key,
+                "an adapter that is not merged needs a handler that applies it.",
+                'Add handler = "embedding" or "generation", or one of your own; or remove adapter_merge.',
+            )
 
     def task_and_handler(
         self, here: tuple[str, ...], name: str, table: Mapping[str, Any]

@@ -52,7 +52,7 @@ def text(manifest: Mapping[str, Any], with_files: bool) -> str:
         ("digest", manifest.get("digest")),
         ("source", manifest.get("source")),
         ("revision", manifest.get("revision")),
-        ("adapter", manifest.get("adapter")),
+        ("adapter", adapter_text(manifest)),
         ("architecture", manifest.get("architecture")),
         ("task", manifest.get("task")),
         ("parameters", f"{parameters:,}" if isinstance(parameters, int) else None),
@@ -71,6 +71,21 @@ def text(manifest: Mapping[str, Any], with_files: bool) -> str:
         rows = [(str(file["path"]), console.size(int(file["size"])), str(file["sha256"])[:12]) for file in files]
         shown += ["", console.table(("path", "size", "sha256"), rows)]
     return "\n".join(shown)
+
+
+def adapter_text(manifest: Mapping[str, Any]) -> str | None:
+    """The adapter, and whether it is part of the weights or lies beside them."""
+    if "adapter" not in manifest:
+        return None
+    revision = f" at {manifest['adapter_revision']}" if "adapter_revision" in manifest else ""
+    apart = manifest.get("adapter_apart")
+    if not apart:
+        return f"{manifest['adapter']}{revision}, merged"
+    ranks = ", ".join(map(str, apart.get("ranks", ())))
+    return (
+        f"{manifest['adapter']}{revision}, kept apart: {apart.get('layers')} layers, rank {ranks}, "
+        f"{int(apart.get('parameters', 0)):,} parameters"
+    )
 
 
 def accuracy_text(accuracy: Mapping[str, Any] | None) -> str | None:

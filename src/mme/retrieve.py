@@ -67,6 +67,8 @@ def snapshot(spec: ModelSpec, into: Path, located: Located | None = None) -> Sna
         into.mkdir(parents=True)
         try:
             taken = _assemble(spec, located, scratch, tokenizer is not None, absent, into)
+            if (scratch / adapters.FOLDER).is_dir():
+                (scratch / adapters.FOLDER).rename(into / adapters.FOLDER)
             return replace(taken, facts={**taken.facts, **facts})
         except BaseException:
             shutil.rmtree(into, ignore_errors=True)
@@ -187,14 +189,24 @@ def _save_model(
     """Save the model as the catalogue wants it; return the weights to leave out, and facts for the manifest."""
     facts: dict[str, Any] = {}
     model, absent = load_model(spec, source, config, pickled, "auto")
+    adapter: Located | None = None
+    apart: adapters.Adapter | None = None
     if spec.adapter is not None:
         adapter = locate(spec.adapter, spec.adapter_revision)
-        facts["adapted"] = adapters.merge(model, adapter.path, f"The adapter {spec.adapter} of {spec.name}")
+        what = f"The adapter {spec.adapter} of {spec.name}"
+        if spec.adapter_merge:
+            facts["adapted"] = adapters.merge(model, adapter.path, what)
+        else:
+            apart = adapters.fit(model, adapter.path, what)
     original = str(model.dtype).removeprefix("torch.")
     if spec.dtype is not None and spec.dtype != original:
-        model, measured = accuracy.convert(model, tokenizer, spec.dtype, spec.max_error, f"{spec.name} ({spec.source})")
+        what = f"{spec.name} ({spec.source})"
+        with adapters.attached(apart):
+            model, measured = accuracy.convert(model, tokenizer, spec.dtype, spec.max_error, what)
         facts["accuracy"] = {"against": original, **asdict(measured)}
     model.save_pretrained(scratch, max_shard_size=MAX_SHARD)
+    if adapter is not None and apart is not None:
+        facts["adapter_apart"] = adapters.keep(apart, adapter, scratch / adapters.FOLDER)
     return absent, facts
 
 

@@ -1,0 +1,120 @@
+"""A LoRA adapter that lies beside its base in the model's folder, in PEFT's own form: `adapter/adapter_config.json` and
+`adapter/adapter_model.safetensors`. PEFT itself is not needed. A handler's folder must stand alone, so each has a copy
+of this file; a test keeps them the same.
+
+Every layer that the adapter changes is wrapped: what it answers, and the product of two narrow matrices besides. The
+base's weights stay as they are, mapped from their file, so a container has them in memory once for all adapters.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from handler_common import read_json
+from safetensors.torch import load_file
+from torch.nn.functional import embedding, linear
+from transformers.pytorch_utils import Conv1D
+
+FOLDER = "adapter"
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+
+
+class Adapted(torch.nn.Module):
+    """A layer with an adapter. For whoever looks at it, it has what the layer has."""
+
+    def __init__(self, layer: torch.nn.Module, a: torch.Tensor, b: torch.Tensor, scale: float) -> None:
+        """`a` has a row for each of the adapter's ranks, `b` a column."""
+        super().__init__()
+        self.layer = layer
+        self.scale = scale
+        self.register_buffer("a", a, persistent=False)
+        self.register_buffer("b", b, persistent=False)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("layer"), name)
+
+    def _plus(self, answer: torch.Tensor, narrow: torch.Tensor) -> torch.Tensor:
+        # The answer is this layer's alone, so the product is added where it lies.
+        rows = answer.reshape(-1, answer.shape[-1])
+        rows.addmm_(narrow.reshape(-1, narrow.shape[-1]), self.b.t(), alpha=self.scale)
+        return rows.view(answer.shape)
+
+
+class AdaptedLinear(Adapted):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return self._plus(self.layer(values), linear(values, self.a))
+
+
+class AdaptedEmbedding(Adapted):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self._plus(self.layer(ids), embedding(ids, self.a.t()))
+
+
+def adapt(model: Any, folder: Path) -> int:
+    """Apply the adapter in the model's folder, if there is one. Returns how many layers it changes. Raises ValueError
+    for one that does not fit the model, or is not made of pairs of narrow matrices alone."""
+    config = read_json(folder / FOLDER / CONFIG)
+    if config is None:
+        return 0
+    if config.get("peft_type") != "LORA":
+        raise ValueError(f"{FOLDER}/{CONFIG}: peft_type must be LORA, not {config.get('peft_type')!r}.")
+    tensors = load_file(folder / FOLDER / WEIGHTS)
+    count = 0
+    while tensors:
+        key = next(iter(tensors))
+        found = re.fullmatch(r"(.*)\.lora_(embedding_)?[AB](\.weight)?", key.removeprefix(PREFIX))
+        if found is None:
+            raise ValueError(f"{FOLDER}/{WEIGHTS}: {key} is no part of a LoRA adapter.")
+        first, second = (f"lora_{found[2] or ''}{side}{found[3] or ''}" for side in "AB")
+        start = key[: key.rindex("lora_")]
+        if start + first not in tensors or start + second not in tensors:
+            raise ValueError(f"{FOLDER}/{WEIGHTS}: {key} is without its other half.")
+        a, b = tensors.pop(start + first), tensors.pop(start + second)
+        _wrap(model, found[1], a, b, _scale(config, found[1], len(a)))
+        count += 1
+    return count
+
+
+def _scale(config: dict[str, Any], name: str, rank: int) -> float:
+    """The first pattern that fits the end of the layer's name gives its alpha, as PEFT has it."""
+    alpha = config.get("lora_alpha", 8)
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", name):
+            alpha = value
+            break
+    return float(alpha) / float(rank**0.5 if config.get("use_rslora") else rank)
+
+
+def _wrap(model: Any, name: str, a: torch.Tensor, b: torch.Tensor, scale: float) -> None:
+    parent, last, layer = _find(model, name)
+    shape, given = tuple(layer.weight.shape), (len(b), a.shape[1])
+    if type(layer) is torch.nn.Linear:
+        wrapper: type[Adapted] = AdaptedLinear
+    elif type(layer) is Conv1D:  # GPT-2's linear layers, whose weights have a row for each input
+        wrapper, given = AdaptedLinear, given[::-1]
+    elif type(layer) is torch.nn.Embedding:
+        wrapper, given = AdaptedEmbedding, given[::-1]
+    else:
+        raise ValueError(f"{FOLDER}: {name} is a {type(layer).__name__}, to which no adapter can be applied.")
+    if shape != given:
+        raise ValueError(f"{FOLDER}: {name} has the shape {shape}, and the adapter's part {given}.")
+    kind, device = layer.weight.dtype, layer.weight.device
+    setattr(parent, last, wrapper(layer, a.to(device, kind), b.to(device, kind), scale))
+
+
+def _find(model: Any, name: str) -> tuple[Any, str, Any]:
+    """The layer of this name, and where it stands; the model may be the bare body of what the adapter was made for."""
+    prefix = getattr(model, "base_model_prefix", "")
+    for candidate in (name, name.removeprefix(f"{prefix}."), f"{prefix}.{name}"):
+        parent, _, last = candidate.rpartition(".")
+        try:
+            return model.get_submodule(parent), last, model.get_submodule(candidate)
+        except AttributeError:
+            continue
+    raise ValueError(f"{FOLDER}: {type(model).__name__} has no layer {name}. An adapter fits the base it was made for.")
