@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import embedding_packed
 import handler_adapter
 import handler_int8
 import numpy as np
@@ -46,8 +47,9 @@ from handler_common import (
 from transformers import AutoModel
 
 POOLINGS = ("mean", "cls")
-# A text that sits in a batch beside a longer one is padded to its length, and padding costs as much as text. Texts are
-# sorted by length, and a batch that is not small ends before more than a quarter of it would be padding.
+# For models that embedding_packed does not know. A text that sits in a batch beside a longer one is padded to its
+# length, and padding costs as much as text. Texts are sorted by length, and a batch that is not small ends before more
+# than a quarter of it would be padding.
 SMALL_BATCH_TOKENS = 256
 # Used where neither the model's configuration nor its tokenizer says how much text it can read.
 FALLBACK_MAX_LENGTH = 512
@@ -68,7 +70,7 @@ SETTINGS: dict[str, Any] = {
     "max_length": None,  # tokens read of one text, at most what the model can read
     "truncate": True,  # false: a text that is too long is an error
     "max_inputs": 256,  # texts in one request
-    "batch_tokens": 8192,  # in one forward pass, padding included: it bounds the memory
+    "batch_tokens": 8192,  # in one forward pass, with any padding: it bounds the memory
     "dtype": "float32",  # of the weights: float32, bfloat16 or float16. Answers are float32 always
     "quantize": None,  # "int8": the linear layers compute in int8. On the CPU, with dtype float32
 }
@@ -95,6 +97,7 @@ class Embedder:
     settings: dict[str, Any]
     max_length: int  # what the model can read
     arguments: frozenset[str]  # of the model's forward method
+    plan: embedding_packed.Plan | None  # how to run it without padding
 
 
 # --- The four functions that the toolkit calls -----------------------------------------------------------------------
@@ -119,7 +122,9 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
         settings["max_length"] = min(noted.get("max_length", limit), limit)
     check_integer("code/settings.json: max_length", settings["max_length"], _shortest(tokenizer), limit)
     arguments = frozenset(inspect.signature(model.forward).parameters)
-    return Embedder(model, tokenizer, device, settings, limit, arguments)
+    # A GPU has enough to do with padding, and does not like many small pieces.
+    plan = embedding_packed.plan(model) if device.type == "cpu" else None
+    return Embedder(model, tokenizer, device, settings, limit, arguments, plan)
 
 
 def input_fn(data: Any, content_type: str | None) -> Request:
@@ -249,8 +254,10 @@ def _embed(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.n
     """One float32 vector per row, in the order of `rows`."""
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
     vectors: np.ndarray | None = None
-    for batch in _batches(order, rows, model.settings["batch_tokens"]):
-        pooled = _forward([rows[row] for row in batch], [cls_rows[row] for row in batch], model)
+    packed = model.plan is not None and embedding_packed.can_run(model.plan, rows)
+    for batch in _batches(order, rows, model.settings["batch_tokens"], packed):
+        forward = _packed if packed else _padded
+        pooled = forward([rows[row] for row in batch], [cls_rows[row] for row in batch], model)
         if vectors is None:
             vectors = np.empty((len(rows), pooled.shape[1]), np.float32)
         vectors[batch] = pooled
@@ -259,15 +266,17 @@ def _embed(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.n
     return vectors
 
 
-def _batches(order: list[int], rows: list[list[int]], most: int) -> list[list[int]]:
-    """Split `order` (longest row first) into batches of at most so many tokens and with little padding."""
+def _batches(order: list[int], rows: list[list[int]], most: int, packed: bool) -> list[list[int]]:
+    """Split `order` (longest row first) into batches of at most so many tokens; where texts are padded, with little
+    padding."""
     batches: list[list[int]] = []
     text_tokens = 0
     for row in order:
         length = len(rows[row])
         if batches:
-            padded = (len(batches[-1]) + 1) * len(rows[batches[-1][0]])
-            wasteful = padded > SMALL_BATCH_TOKENS and padded - text_tokens - length > padded // 4
+            tokens = text_tokens + length
+            padded = tokens if packed else (len(batches[-1]) + 1) * len(rows[batches[-1][0]])
+            wasteful = padded > SMALL_BATCH_TOKENS and padded - tokens > padded // 4
             if padded <= most and not wasteful:
                 batches[-1].append(row)
                 text_tokens += length
@@ -277,7 +286,17 @@ def _batches(order: list[int], rows: list[list[int]], most: int) -> list[list[in
     return batches
 
 
-def _forward(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.ndarray:
+def _packed(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.ndarray:
+    assert model.plan is not None
+    with torch.inference_mode():
+        hidden = embedding_packed.run(model.plan, rows, model.device)
+        means, firsts = embedding_packed.pool(hidden, rows)
+        chosen = torch.tensor(cls_rows, device=model.device)[:, None]
+        vectors: np.ndarray = torch.where(chosen, firsts, means).cpu().numpy()
+    return vectors
+
+
+def _padded(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.ndarray:
     longest = len(rows[0])
     right = getattr(model.tokenizer, "padding_side", "right") != "left"
     ids = np.full((len(rows), longest), model.tokenizer.pad_token_id or 0, np.int64)

@@ -235,15 +235,18 @@ def test_a_roberta_reads_to_the_end_of_its_positions_and_not_beyond(
 
 
 @settings(max_examples=200)
-@given(st.lists(st.integers(1, 512), min_size=1, max_size=80), st.integers(1, 4096))
-def test_batches_hold_every_row_once_and_keep_within_the_budget(lengths: list[int], most: int) -> None:
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=80), st.integers(1, 4096), st.booleans())
+def test_batches_hold_every_row_once_and_keep_within_the_budget(lengths: list[int], most: int, packed: bool) -> None:
     from handler_tools import load
 
     rows = [[0] * length for length in lengths]
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
-    batches = load("embedding")._batches(order, rows, most)
+    batches = load("embedding")._batches(order, rows, most, packed)
     assert [row for batch in batches for row in batch] == order
     for batch in batches:
+        if packed:
+            assert len(batch) == 1 or sum(lengths[row] for row in batch) <= most
+            continue
         padded = len(batch) * max(lengths[row] for row in batch)
         assert len(batch) == 1 or padded <= most
         assert padded <= 256 or len(batch) == 1 or padded - sum(lengths[row] for row in batch) <= padded // 4

@@ -1,0 +1,181 @@
+"""The forward pass of BERT-like encoders over texts of different lengths, without padding.
+
+In a batch that is padded every text costs as much as the longest one. Here all tokens of all texts stand in one long
+row: the linear layers, which are nearly all of the work, see only real tokens, and attention goes text by text (texts
+of one length together). The numbers are those of transformers' own forward pass but for the last bits, and the layers
+are the model's own, whatever stands in for them (int8, adapters).
+
+Known are models whose blocks are built as in BERT (https://arxiv.org/abs/1810.04805): attention, add, norm, two linear
+layers, add, norm, with a table of positions. `plan` says None of any other, and those are padded.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+
+Function = Callable[[torch.Tensor], torch.Tensor]
+BERT_LIKE = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert")
+
+
+@dataclass(frozen=True)
+class Block:
+    query: Function
+    key: Function
+    value: Function
+    out: Function
+    attention_norm: Function
+    up: Function
+    activation: Function
+    down: Function
+    norm: Function
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The parts of a model in the order in which they are used."""
+
+    words: Function
+    positions: Function
+    first_position: int
+    types: torch.Tensor | None  # what every token gets for being of the first type
+    norm: Function
+    project: Function | None
+    blocks: tuple[Block, ...]
+    heads: int
+    not_counted: int | None  # a token that has no position of its own
+
+
+def plan(model: Any) -> Plan | None:
+    """How to run `model`, or None where it is not built as expected."""
+    config = model.config
+    kind = getattr(config, "model_type", "")
+    relative = getattr(config, "position_embedding_type", None) not in (None, "absolute")
+    if relative or getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+        return None
+    try:
+        if kind == "distilbert":
+            return _distilbert(model)
+        return _bert(model, kind) if kind in BERT_LIKE else None
+    except AttributeError:  # a version of transformers that builds it otherwise
+        return None
+
+
+def _bert(model: Any, kind: str) -> Plan:
+    embeddings = model.embeddings
+    roberta = kind in ROBERTA_LIKE
+    padding = embeddings.padding_idx if roberta else None
+    blocks = tuple(
+        Block(
+            layer.attention.self.query,
+            layer.attention.self.key,
+            layer.attention.self.value,
+            layer.attention.output.dense,
+            layer.attention.output.LayerNorm,
+            layer.intermediate.dense,
+            layer.intermediate.intermediate_act_fn,
+            layer.output.dense,
+            layer.output.LayerNorm,
+        )
+        for layer in model.encoder.layer
+    )
+    return Plan(
+        embeddings.word_embeddings,
+        embeddings.position_embeddings,
+        0 if padding is None else padding + 1,
+        embeddings.token_type_embeddings.weight[0],
+        embeddings.LayerNorm,
+        getattr(model, "embeddings_project", None),
+        blocks,
+        model.config.num_attention_heads,
+        padding,
+    )
+
+
+def _distilbert(model: Any) -> Plan:
+    embeddings = model.embeddings
+    blocks = tuple(
+        Block(
+            layer.attention.q_lin,
+            layer.attention.k_lin,
+            layer.attention.v_lin,
+            layer.attention.out_lin,
+            layer.sa_layer_norm,
+            layer.ffn.lin1,
+            layer.ffn.activation,
+            layer.ffn.lin2,
+            layer.output_layer_norm,
+        )
+        for layer in model.transformer.layer
+    )
+    heads = model.config.n_heads
+    return Plan(
+        embeddings.word_embeddings,
+        embeddings.position_embeddings,
+        0,
+        None,
+        embeddings.LayerNorm,
+        None,
+        blocks,
+        heads,
+        None,
+    )
+
+
+def can_run(found: Plan, rows: list[list[int]]) -> bool:
+    """Whether these tokens have the positions that `run` gives them."""
+    return found.not_counted is None or not any(found.not_counted in row for row in rows)
+
+
+def run(found: Plan, rows: list[list[int]], device: torch.device) -> torch.Tensor:
+    """The last hidden states of all tokens of all texts, one after the other: (tokens, dimensions). Texts of the same
+    length stand beside each other in `rows`."""
+    ids = torch.tensor([token for row in rows for token in row], device=device)
+    lengths = _lengths(rows)
+    longest = torch.arange(found.first_position, found.first_position + max(map(len, rows)), device=device)
+    places = found.positions(longest)
+    hidden = found.words(ids)
+    if found.types is not None:
+        hidden = hidden + found.types
+    hidden = hidden + torch.cat([places[: len(row)] for row in rows])
+    hidden = found.norm(hidden)
+    if found.project is not None:
+        hidden = found.project(hidden)
+    for block in found.blocks:
+        hidden = _block(block, hidden, lengths, found.heads)
+    return hidden
+
+
+def pool(hidden: torch.Tensor, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of every text the mean of its tokens and its first token, in float32: two of (texts, dimensions)."""
+    means, firsts = [], []
+    start = 0
+    for length, count in _lengths(rows):
+        texts = hidden[start : start + length * count].view(count, length, -1).float()
+        start += length * count
+        means.append(texts.mean(dim=1))
+        firsts.append(texts[:, 0])
+    return torch.cat(means), torch.cat(firsts)
+
+
+def _lengths(rows: list[list[int]]) -> list[tuple[int, int]]:
+    """The texts' lengths, each with the number of texts in a row that have it."""
+    return [(length, len(list(same))) for length, same in groupby(map(len, rows))]
+
+
+def _block(block: Block, hidden: torch.Tensor, lengths: list[tuple[int, int]], heads: int) -> torch.Tensor:
+    query, key, value = block.query(hidden), block.key(hidden), block.value(hidden)
+    parts = []
+    start = 0
+    for length, count in lengths:
+        rows = slice(start, start + length * count)
+        start = rows.stop
+        shaped = [part[rows].view(count, length, heads, -1).transpose(1, 2) for part in (query, key, value)]
+        attended = torch.nn.functional.scaled_dot_product_attention(*shaped)
+        parts.append(attended.transpose(1, 2).reshape(length * count, -1))
+    attended = parts[0] if len(parts) == 1 else torch.cat(parts)
+    hidden = block.attention_norm(block.out(attended) + hidden)
+    return block.norm(block.down(block.activation(block.up(hidden))) + hidden)

@@ -1,0 +1,112 @@
+"""The forward pass without padding against transformers' own, for every family that it knows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from handler_tools import linked, minilm, request
+from transformers import AutoTokenizer
+
+TEXTS = ["rain", "the house is quiet", "word " * 40, "rain", "nobody is at home and the gate stands open", "a b c"]
+SMALL = {
+    "vocab_size": 30522,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}
+DISTIL = {"vocab_size": 30522, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 64}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Bert": SMALL | {"hidden_act": "relu"},
+    "Roberta": SMALL | {"pad_token_id": 1, "type_vocab_size": 1},
+    "XLMRoberta": SMALL | {"pad_token_id": 1, "type_vocab_size": 1},
+    "Camembert": SMALL | {"pad_token_id": 1},
+    "Electra": SMALL | {"embedding_size": 8},
+    "DistilBert": DISTIL,
+}
+
+
+def family(name: str, bert: Path, folder: Path, **changes: Any) -> Path:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**FAMILIES.get(name, SMALL) | changes)
+    model = getattr(transformers, f"{name}Model")(config)
+    for parameter in model.parameters():  # so that what is near zero at first, biases above all, is not
+        parameter.data.normal_(0, 0.3)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
+    return folder
+
+
+def one_by_one(model: Any, pooling: str) -> np.ndarray:
+    """The vectors by transformers' own forward pass, one text at a time."""
+    vectors = []
+    for text in TEXTS:
+        ids = model.tokenizer(text, truncation=True, max_length=model.max_length, return_tensors="pt")["input_ids"]
+        with torch.inference_mode():
+            hidden = model.model(input_ids=ids).last_hidden_state[0].float()
+        vectors.append((hidden.mean(dim=0) if pooling == "mean" else hidden[0]).numpy())
+    return np.stack(vectors)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_vectors_without_padding_are_transformers_own(
+    embedding: ModuleType, bert: Path, tmp_path: Path, name: str, pooling: str
+) -> None:
+    model = embedding.model_fn(str(family(name, bert, tmp_path / "m")))
+    assert model.plan is not None
+    vectors = embedding.predict_fn(request(embedding, TEXTS, pooling=pooling), model)["embeddings"]
+    assert np.abs(vectors - one_by_one(model, pooling)).max() < 2e-5
+
+
+def test_requests_with_different_poolings_share_a_batch(embedding: ModuleType, embedder: Any) -> None:
+    requests = [request(embedding, TEXTS, pooling=pooling) for pooling in ("mean", "cls")]
+    results = embedding.batch_fn(requests, embedder)
+    for result, pooling in zip(results, ("mean", "cls"), strict=True):
+        assert np.abs(result["embeddings"] - one_by_one(embedder, pooling)).max() < 1e-5
+
+
+def test_the_padding_token_written_in_a_text_has_the_position_that_roberta_gives_it(
+    embedding: ModuleType, bert: Path, tmp_path: Path
+) -> None:
+    """RoBERTa does not count it, so this text is not packed, and its answer stays transformers' own."""
+    model = embedding.model_fn(str(family("Roberta", bert, tmp_path / "m", pad_token_id=0)))
+    ids = model.tokenizer("rain [PAD] house")["input_ids"]
+    assert 0 in ids
+    with torch.inference_mode():
+        hidden = model.model(input_ids=torch.tensor([ids]), attention_mask=torch.ones(1, len(ids))).last_hidden_state[0]
+    vector = embedding.predict_fn(request(embedding, "rain [PAD] house"), model)["embeddings"][0]
+    assert np.abs(vector - hidden.mean(dim=0).numpy()).max() < 2e-5
+
+
+def test_a_model_built_otherwise_is_padded(embedding: ModuleType, bert: Path, tmp_path: Path) -> None:
+    """MPNet's attention knows how far two tokens are apart: packing would lose that."""
+    model = embedding.model_fn(str(family("MPNet", bert, tmp_path / "m", pad_token_id=1)))
+    assert model.plan is None
+    vectors = embedding.predict_fn(request(embedding, TEXTS), model)["embeddings"]
+    alone = [embedding.predict_fn(request(embedding, text), model)["embeddings"][0] for text in TEXTS]
+    assert np.abs(vectors - np.stack(alone)).max() < 2e-5
+
+
+def test_a_decoder_is_padded(embedding: ModuleType, bert: Path, tmp_path: Path) -> None:
+    model = embedding.model_fn(str(family("Bert", bert, tmp_path / "m", is_decoder=True)))
+    assert model.plan is None
+
+
+@pytest.mark.parametrize("settings", [{"dtype": "bfloat16"}, {"quantize": "int8"}])
+def test_reduced_precision_is_the_same_with_and_without_padding(
+    embedding: ModuleType, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    model = embedding.model_fn(str(linked(minilm(), tmp_path / "m", **settings)))
+    assert model.plan is not None
+    got = embedding.predict_fn(request(embedding, TEXTS), model)["embeddings"]
+    expected = one_by_one(model, "mean")
+    cosines = (got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)
+    assert cosines.min() > 0.999
