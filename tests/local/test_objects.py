@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_tools import Cloud, error_of
 
-from mme.local.objects import IN_MEMORY, Blob, Received, Refused, is_upload, join, own, receive
+from mme.local.objects import IN_MEMORY, Blob, Joined, Received, Refused, is_upload, own, receive
 
 MIB = 1 << 20
 
@@ -134,7 +134,33 @@ def test_a_blob_is_read_in_parts_and_after_its_file_is_gone(tmp_path: Path) -> N
     first.path.unlink()
     assert bytes(view) == data
     assert bytes(second) == data
-    assert bytes(join([b"head", second, b"tail"], tmp_path, None)) == b"head" + data + b"tail"
+    assert bytes(Joined([b"head", second, b"tail"], tmp_path)) == b"head" + data + b"tail"
+
+
+def test_parts_are_joined_when_they_are_read_and_lie_there_once(tmp_path: Path) -> None:
+    data = [os.urandom(IN_MEMORY + 1), b"short", os.urandom(2 * MIB)]
+    for read in (True, False):
+        parts = [receive(request(part), tmp_path).value for part in data]
+        joined = Joined(parts, tmp_path)
+        assert len(joined) == sum(map(len, data))
+        assert len(list(tmp_path.iterdir())) == 2
+        if read:
+            views = [joined.view(), joined.view()]
+            assert [bytes(view) for view in views] == [b"".join(data)] * 2
+            assert bytes(joined[IN_MEMORY : IN_MEMORY + 10]) == b"".join(data)[IN_MEMORY : IN_MEMORY + 10]
+            assert list(tmp_path.iterdir()) == [joined.path]
+        joined.discard()
+        assert not list(tmp_path.iterdir())
+
+
+def test_parts_that_cannot_be_joined_leave_no_half_of_it(tmp_path: Path) -> None:
+    parts = [receive(request(os.urandom(2 * IN_MEMORY)), tmp_path).value for _ in range(2)]
+    joined = Joined(parts, tmp_path)
+    assert isinstance(parts[1], Blob)
+    parts[1].path.write_bytes(b"cut")
+    with pytest.raises(OSError, match="shorter"):
+        joined.view()
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_received_needs_no_checksums() -> None:

@@ -439,7 +439,7 @@ def object_bytes(folder: Path) -> None:
             memory_value.fset(self, new_value)
             self.mme_blob = None
         if old is not None:
-            old.path.unlink(missing_ok=True)
+            old.discard()
 
     def etag(self: Any) -> str:
         blob = getattr(self, "mme_blob", None)
@@ -463,7 +463,7 @@ def object_bytes(folder: Path) -> None:
             return
         blob = getattr(self, "mme_blob", None)
         if blob is not None:
-            blob.path.unlink(missing_ok=True)
+            blob.discard()
         memory_dispose(self, False)
 
     def received() -> Any:
@@ -496,11 +496,20 @@ def object_bytes(folder: Path) -> None:
         with _writes:
             return key_post(self, *args)
 
+    def checksum_of_parts(parts: list[objects.Blob | bytes], algorithm: str, whole: bool) -> bytes | None:
+        if whole:
+            return objects.digest_of_all(parts, algorithm)
+        total = objects.hasher(algorithm)
+        if total is not None:
+            for part in parts:
+                total.update(objects.digest(part, algorithm) or b"")
+        return None if total is None else total.digest()
+
     def complete(self: Any, body: Any) -> Any:
         algorithm = self.metadata.get("x-amz-checksum-algorithm") or ""
         whole = (self.metadata.get("x-amz-checksum-type") or "") == "FULL_OBJECT" or algorithm == "CRC64NVME"
-        total = objects.hasher(algorithm)
         parts: list[objects.Blob | bytes] = []
+        listed = []
         md5s = b""
         last = None
         for number, tag in body:
@@ -510,29 +519,27 @@ def object_bytes(folder: Path) -> None:
             if last is not None and last.contentsize < S3_UPLOAD_PART_MIN_SIZE:
                 raise EntityTooSmall()
             last = part
+            listed.append(part)
             md5s += bytes.fromhex(part.etag.strip('"'))
             value = getattr(part, "mme_blob", None)
             parts.append(part.value if value is None else value)
-            one = objects.hasher(algorithm)
-            if total is not None and one is not None and not whole:
-                for data in [parts[-1]] if isinstance(parts[-1], bytes) else parts[-1].view():
-                    one.update(data)
-                total.update(one.digest())
         if not parts:
             raise MalformedXML()
         said = flask_request.headers.get(f"x-amz-checksum-{algorithm.lower()}") if algorithm else None
-        joined = objects.join(parts, folder, total.update if whole and total is not None else None)
         details = None
+        total = checksum_of_parts(parts, algorithm, whole) if algorithm else None
         if total is not None:
-            value = base64.b64encode(total.digest()).decode()
+            value = base64.b64encode(total).decode()
             if said and said.partition("-")[0] != value:
-                joined.path.unlink()
                 raise S3ClientError(
                     "BadDigest", f"The {algorithm} you specified did not match the calculated checksum."
                 )
             details = ("FULL_OBJECT" if whole else "COMPOSITE", value, len(parts))
         elif said:
             details = ("FULL_OBJECT" if whole else "COMPOSITE", said.partition("-")[0], len(parts))
+        joined = objects.Joined(parts, folder)
+        for part in listed:
+            part.mme_blob = None  # moto is about to dispose of the parts, and their files belong to the whole now
         return joined, f"{hashlib.md5(md5s, usedforsecurity=False).hexdigest()}-{len(parts)}", details
 
     FakeKey.value = property(get_value, set_value)

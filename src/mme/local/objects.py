@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import importlib
 import os
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -41,12 +42,23 @@ class Blob:
     """
 
     def __init__(self, path: Path, offset: int, size: int, md5: str | None = None) -> None:
-        self.path = path
+        self._path = path
         self.offset = offset
         self.size = size
         self.md5 = md5
+        self.digests: Mapping[str, bytes] = {}
+        """By the name of the algorithm, as far as they are known."""
         self.taken = False
         """Whether an object owns the file already; the next one to hold these bytes needs a file of its own."""
+
+    @property
+    def path(self) -> Path:
+        """The file that the bytes are in."""
+        return self._path
+
+    def discard(self) -> None:
+        """Removes the file."""
+        self._path.unlink(missing_ok=True)
 
     def __len__(self) -> int:
         return self.size
@@ -64,8 +76,8 @@ class Blob:
         """The whole of it, opened for reading."""
         return OpenBlob(self.path, self.offset, self.size)
 
-    def copy_to(self, target: BinaryIO, watch: Callable[[bytes], None] | None = None) -> None:
-        """Appends the bytes to an open file; ``watch`` sees them pass."""
+    def copy_to(self, target: BinaryIO) -> None:
+        """Appends the bytes to an open file."""
         with self.path.open("rb") as source:
             source.seek(self.offset)
             left = self.size
@@ -75,8 +87,38 @@ class Blob:
                     raise OSError(f"{self.path} is shorter than it was.")
                 left -= len(data)
                 target.write(data)
-                if watch is not None:
-                    watch(data)
+
+
+class Joined(Blob):
+    """Blobs in a row as one, put into a file of their own only when somebody wants to read them. Owns the parts' files.
+
+    Most objects that were sent in parts are never read here, and copying hundreds of megabytes takes longer than
+    receiving them.
+    """
+
+    def __init__(self, parts: list[Blob | bytes], folder: Path) -> None:
+        super().__init__(folder / uuid.uuid4().hex, 0, sum(len(part) for part in parts))
+        self._parts = parts
+        self._joining = threading.Lock()
+
+    @property
+    def path(self) -> Path:
+        with self._joining:
+            if self._parts:
+                _join(self._parts, self._path)
+                self._drop_parts()
+        return self._path
+
+    def discard(self) -> None:
+        with self._joining:
+            self._drop_parts()
+            super().discard()
+
+    def _drop_parts(self) -> None:
+        for part in self._parts:
+            if isinstance(part, Blob):
+                part.discard()
+        self._parts = []
 
 
 class OpenBlob(Blob):
@@ -220,8 +262,12 @@ def receive(environ: Mapping[str, Any], folder: Path) -> Received:
             file.close()
             path.unlink()
         raise
-    value: Blob | bytes = b"".join(collected) if file is None else Blob(path, 0, size, md5.hexdigest())
-    computed = {name: base64.b64encode(one.digest()).decode() for name, one in hashes.items()}
+    value: Blob | bytes = b"".join(collected)
+    digests = {name: one.digest() for name, one in hashes.items()}
+    if file is not None:
+        value = Blob(path, 0, size, md5.hexdigest())
+        value.digests = digests
+    computed = {name: base64.b64encode(digest).decode() for name, digest in digests.items()}
     return Received(value, md5.hexdigest(), {**announced, **computed})
 
 
@@ -380,23 +426,50 @@ def _taken(blob: Blob) -> Blob:
 def discard(received: Received) -> None:
     """Removes a received body that no object took."""
     if isinstance(received.value, Blob) and not received.value.taken:
-        received.value.path.unlink(missing_ok=True)
+        received.value.discard()
 
 
-def join(parts: list[Blob | bytes], folder: Path, watch: Callable[[bytes], None] | None) -> Blob:
-    """One Blob of all parts in a row; ``watch`` sees every byte."""
-    path = folder / uuid.uuid4().hex
-    size = 0
-    with path.open("wb") as file:
-        for part in parts:
-            size += len(part)
-            if isinstance(part, Blob):
-                part.copy_to(file, watch)
-            else:
-                file.write(part)
-                if watch is not None:
-                    watch(part)
-    return Blob(path, 0, size)
+def _join(parts: list[Blob | bytes], path: Path) -> None:
+    try:
+        with path.open("wb") as file:
+            for part in parts:
+                if isinstance(part, Blob):
+                    part.copy_to(file)
+                else:
+                    file.write(part)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def digest(value: Blob | bytes, algorithm: str) -> bytes | None:
+    """The checksum ``algorithm`` of the bytes, which are read only if it is not known; None when nothing here can."""
+    if isinstance(value, Blob) and algorithm.lower() in value.digests:
+        return value.digests[algorithm.lower()]
+    found = hasher(algorithm)
+    if found is not None:
+        for data in [value] if isinstance(value, bytes) else value.view():
+            found.update(data)
+    return None if found is None else found.digest()
+
+
+def digest_of_all(parts: list[Blob | bytes], algorithm: str) -> bytes | None:
+    """The checksum ``algorithm`` of all parts in a row; None when nothing here can."""
+    if algorithm.lower() == "crc32":
+        from isal import isal_zlib
+
+        total = 0
+        for part in parts:  # out of the parts' own, without reading them
+            one = int.from_bytes(digest(part, algorithm) or b"", "big")
+            total = isal_zlib.crc32_combine(total, one, len(part))
+        return total.to_bytes(4, "big")
+    found = hasher(algorithm)
+    if found is None:
+        return None
+    for part in parts:
+        for data in [part] if isinstance(part, bytes) else part.view():
+            found.update(data)
+    return found.digest()
 
 
 def place(value: Blob | bytes, target: Path) -> None:
