@@ -12,9 +12,12 @@ Defaults come from `code/settings.json` in the model's folder (see SETTINGS), th
 sentence-transformers keeps beside a model, then from here.
 """
 
+import functools
 import inspect
 import io
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,6 +54,9 @@ POOLINGS = ("mean", "cls")
 # length, and padding costs as much as text. Texts are sorted by length, and a batch that is not small ends before more
 # than a quarter of it would be padding.
 SMALL_BATCH_TOKENS = 256
+# A batch is shared among the threads, text by text, where each gets this much: with every layer shared among them, they
+# would wait for each other after each layer, and all but the matrix products would be one thread's work.
+SHARE_TOKENS = 48
 # Used where neither the model's configuration nor its tokenizer says how much text it can read.
 FALLBACK_MAX_LENGTH = 512
 # These models number positions from padding_idx + 1, so they read that many tokens less than the table has rows.
@@ -252,18 +258,39 @@ def _fit(request: Request, option: Options, model: Embedder) -> tuple[list[list[
 
 def _embed(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.ndarray:
     """One float32 vector per row, in the order of `rows`."""
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
-    vectors: np.ndarray | None = None
-    packed = model.plan is not None and embedding_packed.can_run(model.plan, rows)
-    for batch in _batches(order, rows, model.settings["batch_tokens"], packed):
-        forward = _packed if packed else _padded
-        pooled = forward([rows[row] for row in batch], [cls_rows[row] for row in batch], model)
-        if vectors is None:
-            vectors = np.empty((len(rows), pooled.shape[1]), np.float32)
-        vectors[batch] = pooled
-    if vectors is None:
+    if not rows:
         raise ValueError("There is nothing to embed.")
+    order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
+    most = model.settings["batch_tokens"]
+    if model.plan is None or not embedding_packed.can_run(model.plan, rows):
+        batches = _batches(order, rows, most, packed=False)
+        pooled = [_padded([rows[row] for row in batch], [cls_rows[row] for row in batch], model) for batch in batches]
+    else:
+        threads = torch.get_num_threads()
+        shares = max(1, min(threads, len(rows), sum(map(len, rows)) // SHARE_TOKENS))
+        # Every share gets texts of all lengths, so that they are done at about the same time.
+        batches = [
+            batch
+            for share in range(shares)
+            for batch in _batches(order[share::shares], rows, max(1, most // shares), packed=True)
+        ]
+
+        def compute(batch: list[int]) -> np.ndarray:
+            if shares > 1:
+                torch.set_num_threads(threads // shares)
+            return _packed([rows[row] for row in batch], [cls_rows[row] for row in batch], model)
+
+        pooled = [compute(batch) for batch in batches] if shares == 1 else list(_executor().map(compute, batches))
+    vectors = np.empty((len(rows), pooled[0].shape[1]), np.float32)
+    for batch, part in zip(batches, pooled, strict=True):
+        vectors[batch] = part
     return vectors
+
+
+@functools.cache
+def _executor() -> ThreadPoolExecutor:
+    """Threads for the shares of a batch. They start when they are first needed."""
+    return ThreadPoolExecutor(os.cpu_count(), "embed")
 
 
 def _batches(order: list[int], rows: list[list[int]], most: int, packed: bool) -> list[list[int]]:

@@ -110,3 +110,16 @@ def test_reduced_precision_is_the_same_with_and_without_padding(
     expected = one_by_one(model, "mean")
     cosines = (got * expected).sum(1) / np.linalg.norm(got, axis=1) / np.linalg.norm(expected, axis=1)
     assert cosines.min() > 0.999
+
+
+def test_threads_share_a_batch_and_leave_torchs_setting_as_it_was(embedding: ModuleType, embedder: Any) -> None:
+    texts = [f"{text} {number}" for number in range(20) for text in TEXTS]
+    alone = embedding.predict_fn(request(embedding, texts), embedder)["embeddings"]
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        shared = embedding.predict_fn(request(embedding, texts), embedder)["embeddings"]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert np.abs(shared - alone).max() < 1e-5
