@@ -52,6 +52,11 @@ class AdaptedLinear(Adapted):
 
 
 class AdaptedEmbedding(Adapted):
+    @property
+    def weight(self) -> torch.Tensor:
+        """The table as it would be merged, made anew: for code that looks things up by itself."""
+        return self.layer.weight + self.scale * (self.b @ self.a).t()
+
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         return self._plus(self.layer(ids), embedding(ids, self.a.t()))
 

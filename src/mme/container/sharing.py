@@ -35,6 +35,8 @@ MAX_READ = 64 * 1024 * 1024  # bytes of tokenizer and configuration files that a
 # Options under which a result depends on more than the folder.
 _REFUSED = {"trust_remote_code", "device_map", "subfolder", "revision", "output_loading_info", "gguf_file", "config"}
 _TOKENIZER_FILES = ("tokenizer", "vocab.", "merges.", "special_tokens_map", "added_tokens", "chat_template")
+# An adapter beside its base (docs/handlers.md): a handler reads it, from_pretrained does not.
+_ADAPTER_FILES = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
 # What a classifier's head says of itself: fine-tuned models differ in it and have one tokenizer all the same.
 _NOT_FOR_TOKENIZERS = {"architectures", "dtype", "id2label", "label2id", "num_labels", "problem_type", "torch_dtype"}
 
@@ -94,7 +96,10 @@ def _digest(folder: str, kind: str) -> str | None:
                 continue
             if kind == "model" and name.startswith(_TOKENIZER_FILES):
                 continue
-            total.update(str(path.relative_to(folder)).encode() + b"\0")
+            relative = path.relative_to(folder).as_posix()
+            if relative in _ADAPTER_FILES:
+                continue
+            total.update(relative.encode() + b"\0")
             if suffix in WEIGHT_FILES:
                 if kind == "tokenizer":
                     continue
