@@ -19,13 +19,15 @@ from moto import mock_aws
 
 from mme import channels, releases
 from mme.errors import ReleaseError, UsageError
-from mme.multipart import MAX_PARTS, MIB, PART, Upload, part_size
+from mme.multipart import MAX_PARTS, MIB, PART, Upload, first_part, part_size
 from mme.releases import Store, Stream, Version
 
 STORE = Store("models-bucket", "models/")
 DIGEST = hashlib.sha256(b"a model").hexdigest()
 TARGET = f"bert-{DIGEST[:12]}.tar.gz"
-BIG = random.Random(7).randbytes(3 * PART + 12345)
+FIRST = first_part(PART, {"mme-digest": DIGEST, "mme-author": "ada"})
+"""Where the first part ends, of an upload by ada and without notes."""
+BIG = random.Random(7).randbytes(FIRST + 2 * PART + 12345)
 
 
 @pytest.fixture
@@ -185,7 +187,7 @@ def test_a_forbidden_object_that_is_there_is_not_called_missing(s3: Any, tmp_pat
 # ---- publishing ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("content", [b"", b"small", BIG[:PART], BIG[: PART + 1], BIG], ids=len)
+@pytest.mark.parametrize("content", [b"", b"small", BIG[:FIRST], BIG[: FIRST + 1], BIG[: FIRST + PART], BIG], ids=len)
 def test_what_is_published_is_what_was_read(s3: Any, tmp_path: Path, content: bytes) -> None:
     counted: list[int] = []
     done = publish(s3, content, tmp_path, progress=counted.append)
@@ -213,7 +215,7 @@ def test_every_write_is_conditional_and_carries_checksums(s3: Any, tmp_path: Pat
     assert complete["MpuObjectSize"] == len(BIG)
     parts = complete["MultipartUpload"]["Parts"]
     assert [part["PartNumber"] for part in parts] == [1, 2, 3, 4]
-    assert parts[0]["ChecksumCRC32"] == crc_of(BIG[:PART])
+    assert parts[0]["ChecksumCRC32"] == crc_of(BIG[:FIRST])
 
 
 @pytest.mark.parametrize("content", [b"small", BIG], ids=len)
@@ -324,7 +326,7 @@ def test_a_stream_is_published_as_it_is_made(s3: Any, size: int) -> None:
 
 def test_a_stream_that_breaks_off_publishes_nothing(s3: Any) -> None:
     def send(write: Callable[[bytes], object]) -> None:
-        write(BIG[: 2 * PART + 5])
+        write(BIG[: FIRST + PART + 5])
         raise ReleaseError("A file changed while it was packed.")
 
     with pytest.raises(ReleaseError, match="changed while"):
@@ -332,7 +334,7 @@ def test_a_stream_that_breaks_off_publishes_nothing(s3: Any) -> None:
     assert releases.list_versions(s3, STORE) == []
     done = publish(s3, in_chunks(BIG, MIB))
     assert done.status == "resumed"
-    assert done.sent == len(BIG) - 2 * PART
+    assert done.sent == len(BIG) - FIRST - PART
     assert body_of(s3) == BIG
 
 
@@ -362,20 +364,58 @@ def test_the_next_run_goes_on_with_an_unfinished_upload(s3: Any, tmp_path: Path)
     counted: list[int] = []
     done = publish(s3, BIG, tmp_path, progress=counted.append)
     assert done.status == "resumed"
-    assert done.sent == len(BIG) - 2 * PART
+    assert done.sent == len(BIG) - FIRST - PART
     assert sum(counted) == len(BIG)
     assert body_of(s3) == BIG
     assert releases.unfinished_uploads(s3, STORE) == {}
 
 
+def record_of(s3: Any) -> releases.Record:
+    (record,) = releases.read_records(s3, STORE, releases.list_versions(s3, STORE))
+    return record
+
+
+def test_a_run_that_insists_goes_on_only_with_an_upload_of_its_own_author_and_notes(s3: Any, tmp_path: Path) -> None:
+    for author, notes, status in [("ada", "new", "resumed"), ("ada", "newer", "uploaded"), ("bob", "new", "uploaded")]:
+        with pytest.raises(Killed):
+            publish(stop_at_part(s3, 3, Killed()), BIG, tmp_path, notes="new")
+        done = publish(s3, BIG, tmp_path, author=author, notes=notes, insist=True)
+        assert done.status == status
+        assert (record_of(s3).author, record_of(s3).notes) == (author, notes)
+        assert body_of(s3) == BIG
+        assert releases.unfinished_uploads(s3, STORE) == {}
+        releases.delete(s3, STORE, TARGET)
+
+
+def test_a_run_that_does_not_insist_goes_on_with_whatever_is_there(s3: Any, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        publish(stop_at_part(s3, 3, Killed()), BIG, tmp_path, author="bob", notes="new")
+    assert publish(s3, BIG, tmp_path).status == "resumed"
+    assert (record_of(s3).author, record_of(s3).notes) == ("bob", "new")
+    assert body_of(s3) == BIG
+
+
+def test_an_upload_without_its_first_part_is_left_alone(s3: Any, tmp_path: Path) -> None:
+    """Its parts may end anywhere. Another run may be at work on it, so it is not given up either."""
+    begun = s3.create_multipart_upload(
+        Bucket=STORE.bucket, Key=f"models/{TARGET}", ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT"
+    )
+    s3.upload_part(
+        Bucket=STORE.bucket, Key=f"models/{TARGET}", UploadId=begun["UploadId"], PartNumber=2, Body=BIG[:PART]
+    )
+    assert publish(s3, BIG, tmp_path).status == "uploaded"
+    assert body_of(s3) == BIG
+    assert releases.unfinished_uploads(s3, STORE) == {TARGET: begun["UploadId"]}
+
+
 def test_parts_of_another_build_are_not_trusted(s3: Any, tmp_path: Path) -> None:
     other = bytearray(BIG)
-    other[PART + 1] ^= 1
+    other[FIRST + 1] ^= 1
     with pytest.raises(Killed):
         publish(stop_at_part(s3, 4, Killed()), bytes(other), tmp_path)
     done = publish(s3, BIG, tmp_path)
     assert done.status == "resumed"
-    assert done.sent == len(BIG) - 2 * PART  # the first and the third part are the same in both
+    assert done.sent == len(BIG) - FIRST - PART  # the first and the third part are the same in both
     assert body_of(s3) == BIG
 
 
@@ -469,6 +509,13 @@ def test_few_parts_are_in_memory_at_once(s3: Any, monkeypatch: pytest.MonkeyPatc
 
     publish(s3, Stream(send, 100 * MIB))
     assert 1 <= most <= 7
+
+
+def test_where_the_first_part_ends_tells_the_metadata_apart() -> None:
+    ends = {first_part(PART, {"mme-notes": str(number)}) - PART for number in range(200)}
+    assert len(ends) > 190
+    assert all(0 <= end < MIB for end in ends)
+    assert first_part(PART, {"a": "1", "b": "2"}) == first_part(PART, {"b": "2", "a": "1"})
 
 
 def test_parts_are_as_large_as_the_limit_on_their_number_asks() -> None:

@@ -8,26 +8,28 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from io import FileIO
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
-from isal.isal_zlib import crc32
+from isal.isal_zlib import crc32, crc32_combine
 
 from mme.aws import code_of, status_of
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
-    from types_boto3_s3.type_defs import CompletedPartTypeDef
 
 MIB = 1 << 20
 PART = 8 * MIB
 MAX_PARTS = 10_000
 SENDERS = 6
 
+Buffer = bytes | bytearray | memoryview
 Progress = Callable[[int], None]
 """Called with the number of bytes that are newly safe in S3."""
 
@@ -35,6 +37,15 @@ Progress = Callable[[int], None]
 def part_size(size: int) -> int:
     """The size of a part, in bytes, for an archive of ``size`` bytes, or up to 1 % more: S3 takes at most 10,000."""
     return max(PART, -(-size * 101 // (100 * MAX_PARTS * MIB)) * MIB)
+
+
+def first_part(size: int, metadata: Mapping[str, str]) -> int:
+    """The size of the first part, given that of the others, for an archive that is to carry ``metadata``.
+
+    S3 lists the parts of an unfinished upload, and not its metadata. So the first part is longer than the others by
+    up to 1 MiB, and its length tells whether an upload was begun with the same author and notes.
+    """
+    return size + crc32(json.dumps(metadata, sort_keys=True).encode()) % MIB
 
 
 class Gone(Exception):
@@ -46,9 +57,11 @@ class Damaged(Exception):
 
 
 class Upload:
-    """One archive on its way into the bucket: bytes come in by ``write``, and parts go out several at a time.
+    """One archive on its way into the bucket: bytes come in by ``write`` or ``read``, parts go out several at a time.
 
-    ``unfinished`` is an upload to go on with. ``expected`` is the CRC32 that the whole must have, where it is known.
+    ``size`` is that of the archive in bytes, to within 1 %. ``expected`` is the CRC32 that the whole must have, where
+    it is known. ``unfinished`` is an upload to go on with. It keeps the metadata that it was begun with; with
+    ``insist`` it is given up unless those are ``metadata``.
     """
 
     def __init__(
@@ -59,6 +72,7 @@ class Upload:
         unfinished: str | None = None,
         expected: int | None = None,
         progress: Progress = lambda count: None,
+        insist: bool = False,
     ) -> None:
         self.place = place
         self.metadata = metadata
@@ -66,28 +80,56 @@ class Upload:
         self.expected = expected
         self.progress = progress
         self.have = place.parts(unfinished) if unfinished else {}
-        self.upload = unfinished
-        self.pool = ThreadPoolExecutor(SENDERS)
-        self.sending: dict[Future[str], tuple[int, int, int]] = {}  # -> number, size, crc
-        self.done: dict[int, CompletedPartTypeDef] = {}
-        self.pending = bytearray()
+        self.first = first_part(self.part_size, metadata)
+        self.upload: str | None = None
+        begun = self.have[1].size if 1 in self.have else 0
+        if unfinished and 0 <= begun - self.part_size < MIB:
+            if begun == self.first or not insist:
+                self.upload, self.first = unfinished, begun
+            else:
+                place.abort(unfinished)
+        if self.upload is None:
+            self.have = {}
+        self.senders = max(1, min(SENDERS, -(-size // self.part_size)))
+        self.pool = ThreadPoolExecutor(self.senders)
+        self.sending: set[Future[_Sent]] = set()
+        self.done: dict[int, _Sent] = {}
+        self.buffer = bytearray(self.first)
+        self.filled = 0
         self.number = self.size = self.sent = self.crc = 0
         self.resumed = False
 
-    def write(self, data: bytes) -> None:
+    @property
+    def limit(self) -> int:
+        """The size of the part at hand."""
+        return self.part_size if self.number else self.first
+
+    def write(self, data: Buffer) -> None:
         """Take the next bytes of the archive; waits while enough parts are on their way."""
-        self.pending += data
-        # A full part waits for the byte after it: an archive of one part is one write, not an upload in parts.
-        while len(self.pending) > self.part_size:
-            part = bytes(memoryview(self.pending)[: self.part_size])
-            del self.pending[: self.part_size]
-            self._part(part)
+        view = memoryview(data)
+        while view:
+            # A full part waits for the byte after it: an archive of one part is one write, not an upload in parts.
+            if self.filled == self.limit:
+                self._part(bytes(memoryview(self.buffer)[: self.filled]))
+                self.filled = 0
+            size = min(len(view), self.limit - self.filled)
+            self.buffer[self.filled : self.filled + size] = view[:size]
+            self.filled += size
+            view = view[size:]
+
+    def read(self, file: FileIO) -> None:
+        """Take the whole archive from a file, without copying it. Raises OSError when it cannot be read."""
+        ahead = _read(file, self.first)
+        while following := _read(file, self.part_size):
+            self._part(ahead)
+            ahead = following
+        self.write(ahead)
 
     def close(self) -> None:
         """Send what is left and make the whole visible. Raises Damaged before that when it is not as expected."""
-        last = bytes(self.pending)
+        last = bytes(memoryview(self.buffer)[: self.filled])
         if self.number == 0:
-            self._count(last)
+            self.size, self.crc = len(last), crc32(last)
             self._compare()
             self.place.put(last, self.crc, self.metadata)
             self.sent += len(last)
@@ -96,8 +138,10 @@ class Upload:
         self._part(last)
         while self.sending:
             self._collect()
+        for number in range(1, self.number + 1):
+            self.crc = crc32_combine(self.crc, self.done[number].crc, self.done[number].size)
         self._compare()
-        self.place.complete(str(self.upload), [self.done[number] for number in sorted(self.done)], self.size, self.crc)
+        self.place.complete(str(self.upload), self.done, self.size, self.crc)
 
     def held(self) -> dict[str, str]:
         """The metadata of what S3 holds now; empty when that is not what was sent."""
@@ -117,36 +161,47 @@ class Upload:
 
     def _part(self, body: bytes) -> None:
         self.number += 1
-        crc = crc32(body)
-        self._count(body)
-        if _same(self.have.get(self.number), body, crc):
-            self.done[self.number] = _completed(self.number, self.have[self.number].etag, crc)
-            self.resumed = True
-            self.progress(len(body))
-            return
+        self.size += len(body)
         if self.upload is None:
             self.upload = self.place.create(self.metadata)
         # The pool would take every part at once; this keeps at most SENDERS + 1 of them in memory.
-        while len(self.sending) > SENDERS:
+        while len(self.sending) > self.senders:
             self._collect()
-        future = self.pool.submit(self.place.send, self.upload, self.number, body, crc)
-        self.sending[future] = (self.number, len(body), crc)
+        self.sending.add(self.pool.submit(self._deliver, self.upload, self.number, body))
+
+    def _deliver(self, upload: str, number: int, body: bytes) -> _Sent:
+        crc = crc32(body)
+        there = self.have.get(number)
+        if there is not None and _same(there, body, crc):
+            return _Sent(number, len(body), crc, there.etag, before=True)
+        return _Sent(number, len(body), crc, self.place.send(upload, number, body, crc), before=False)
 
     def _collect(self) -> None:
         finished, _ = wait(self.sending, return_when=FIRST_COMPLETED)
         for future in finished:
-            number, size, crc = self.sending.pop(future)
-            self.done[number] = _completed(number, future.result(), crc)
-            self.sent += size
-            self.progress(size)
+            self.sending.remove(future)
+            sent = future.result()
+            self.done[sent.number] = sent
+            if sent.before:
+                self.resumed = True
+            else:
+                self.sent += sent.size
+            self.progress(sent.size)
 
     def _compare(self) -> None:
         if self.expected is not None and self.crc != self.expected:
             raise Damaged
 
-    def _count(self, body: bytes) -> None:
-        self.crc = crc32(body, self.crc)
-        self.size += len(body)
+
+@dataclass(frozen=True)
+class _Sent:
+    """A part that S3 holds; ``before``: an earlier run sent it."""
+
+    number: int
+    size: int
+    crc: int
+    etag: str
+    before: bool
 
 
 @dataclass(frozen=True)
@@ -211,7 +266,7 @@ class Place:
                 raise Gone from error
             raise
 
-    def complete(self, upload: str, parts: list[CompletedPartTypeDef], size: int, crc: int) -> None:
+    def complete(self, upload: str, parts: Mapping[int, _Sent], size: int, crc: int) -> None:
         try:
             self.s3.complete_multipart_upload(
                 **self.where,
@@ -220,7 +275,12 @@ class Place:
                 ChecksumCRC32=crc_text(crc),
                 ChecksumType="FULL_OBJECT",
                 MpuObjectSize=size,
-                MultipartUpload={"Parts": parts},
+                MultipartUpload={
+                    "Parts": [
+                        {"PartNumber": number, "ETag": parts[number].etag, "ChecksumCRC32": crc_text(parts[number].crc)}
+                        for number in sorted(parts)
+                    ]
+                },
             )
         except ClientError as error:
             code = code_of(error)
@@ -246,9 +306,9 @@ class _Part:
     crc: str | None
 
 
-def _same(part: _Part | None, body: bytes, crc: int) -> bool:
+def _same(part: _Part, body: bytes, crc: int) -> bool:
     """Whether an earlier run sent exactly this part."""
-    if part is None or part.size != len(body):
+    if part.size != len(body):
         return False
     if part.crc:
         return part.crc == crc_text(crc)
@@ -257,8 +317,12 @@ def _same(part: _Part | None, body: bytes, crc: int) -> bool:
     return part.etag.strip('"') == hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
-def _completed(number: int, etag: str, crc: int) -> CompletedPartTypeDef:
-    return {"PartNumber": number, "ETag": etag, "ChecksumCRC32": crc_text(crc)}
+def _read(file: FileIO, size: int) -> bytes:
+    """So many bytes of the file; fewer only at its end."""
+    data = file.read(size) or b""
+    while 0 < len(data) < size and (more := file.read(size - len(data))):
+        data += more
+    return data
 
 
 def crc_text(crc: int) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote, unquote
@@ -25,7 +26,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mme import archive
 from mme.aws import CONNECTIONS, code_of, explain, explained, is_missing, status_of
 from mme.errors import ReleaseError, UsageError
-from mme.multipart import MIB, Damaged, Gone, Place, Progress, Upload
+from mme.multipart import Buffer, Damaged, Gone, Place, Progress, Upload
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -114,7 +115,7 @@ class Stream:
     may be called again, and gives the same archive then. ``size`` in bytes, to within 1 %, sets the size of the parts.
     """
 
-    send: Callable[[Callable[[bytes], object]], object]
+    send: Callable[[Callable[[Buffer], object]], object]
     size: int
 
 
@@ -234,13 +235,16 @@ def publish(
     crc32: int | None = None,
     present: Collection[str] | None = None,
     unfinished: Mapping[str, str] | None = None,
+    insist: bool = False,
     progress: Progress = lambda sent: None,
 ) -> Published:
     """Make ``content`` the version of ``name`` with this content digest (64 hex digits), unless it is there already.
 
     ``crc32`` is what the archive's bytes gave when they were written: a file that was damaged since is not published.
     ``present`` (targets) and ``unfinished`` (from ``unfinished_uploads``) spare calls when many are published after one
-    listing; left out, the bucket is asked. ``progress`` is called with the number of bytes that are newly safe.
+    listing; left out, the bucket is asked. An upload that an earlier run did not finish is gone on with, and keeps that
+    run's author and notes; with ``insist``, only where those are the same. ``progress`` is called with the number of
+    bytes that are newly safe.
     Raises ReleaseError; the version is then not visible, unless the error says otherwise.
     """
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
@@ -259,8 +263,8 @@ def publish(
     with explained(f"upload {store.uri(target)}", bucket=store.bucket):
         for _ in range(3):
             try:
-                with Upload(place, metadata, size, resume, crc32, progress) as upload:
-                    _send(content, upload.write)
+                with Upload(place, metadata, size, resume, crc32, progress, insist) as upload:
+                    _send(content, upload)
                     upload.close()
             except Damaged:
                 raise ReleaseError(
@@ -409,13 +413,12 @@ def _is_there(s3: S3Client, store: Store, target: str, digest: str) -> bool:
     return True
 
 
-def _send(content: Path | Stream, write: Callable[[bytes], object]) -> None:
+def _send(content: Path | Stream, upload: Upload) -> None:
     if isinstance(content, Stream):
-        content.send(write)
+        content.send(upload.write)
         return
     try:
-        with content.open("rb") as file:
-            while data := file.read(MIB):
-                write(data)
+        with FileIO(content) as file:
+            upload.read(file)
     except OSError as error:
         raise ReleaseError(f"Cannot read {content}: {error.strerror}.") from error
