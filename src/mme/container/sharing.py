@@ -35,8 +35,9 @@ MAX_READ = 64 * 1024 * 1024  # bytes of tokenizer and configuration files that a
 # Options under which a result depends on more than the folder.
 _REFUSED = {"trust_remote_code", "device_map", "subfolder", "revision", "output_loading_info", "gguf_file", "config"}
 _TOKENIZER_FILES = ("tokenizer", "vocab.", "merges.", "special_tokens_map", "added_tokens", "chat_template")
-# An adapter beside its base (docs/handlers.md): a handler reads it, from_pretrained does not.
-_ADAPTER_FILES = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
+# What every archive of ours has to say of itself, and an adapter beside its base (docs/handlers.md), which a handler
+# reads: from_pretrained looks at neither.
+_UNREAD = {"mme-manifest.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
 # What a classifier's head says of itself: fine-tuned models differ in it and have one tokenizer all the same.
 _NOT_FOR_TOKENIZERS = {"architectures", "dtype", "id2label", "label2id", "num_labels", "problem_type", "torch_dtype"}
 
@@ -97,7 +98,7 @@ def _digest(folder: str, kind: str) -> str | None:
             if kind == "model" and name.startswith(_TOKENIZER_FILES):
                 continue
             relative = path.relative_to(folder).as_posix()
-            if relative in _ADAPTER_FILES:
+            if relative in _UNREAD:
                 continue
             total.update(relative.encode() + b"\0")
             if suffix in WEIGHT_FILES:
