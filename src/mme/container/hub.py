@@ -27,6 +27,7 @@ from mme.container.gpu import Gpu, Gpus
 from mme.container.link import ParentLink, WorkerLink
 from mme.container.log import Log
 from mme.container.metrics import ModelMetrics, Totals
+from mme.container.sharing import foresee
 from mme.container.weightpool import WeightPool
 from mme.container.wire import Frame, Kind
 
@@ -144,7 +145,7 @@ class Hub:
             await self._bring_up(model, asyncio.create_task(self._spawn(model, wait_for_room=False)))
         except BaseException:
             del self.models[name]
-            self.pool.forget(model.number)
+            self._let_go(model)
             self.totals.failed_loads += 1
             raise
         model.state = State.ACTIVE
@@ -165,14 +166,16 @@ class Hub:
             )
         self._push(model)
 
-    def _look_at_files(self, model: Model) -> None:
-        """Sizes of the weights, after equal ones of loaded models have been made one. Runs in a thread."""
+    def _look_at_files(self, model: Model, alone: list[tuple[dict[str, Any], str]]) -> list[dict[str, Any]]:
+        """Note the sizes of the weights, after equal ones of loaded models have been made one; which of these recipes
+        the model will have too. Runs in a thread."""
         try:
             if self.settings.share_files:
                 self.totals.shared_bytes += self.pool.share(model.number, model.path)
             model.weights = memory.weights(model.path)
         except OSError as error:
             raise errors.internal(f"The files of model {model.name} cannot be read: {error}") from None
+        return foresee(alone, model.path)
 
     async def unload(self, name: str) -> None:
         """Answer what is under way, end the worker, and return once its memory is free."""
@@ -296,7 +299,8 @@ class Hub:
         """Fork a worker for the model and wait until it is ready."""
         async with self._loads:
             if model.state is State.LOADING:
-                await asyncio.to_thread(self._look_at_files, model)
+                recipes = await asyncio.to_thread(self._look_at_files, model, self.families.alone())
+                self.families.expected(model.number, recipes)
             await self.parent.warm.wait()
             await self._make_room(model, wait_for_room)
             worker = WorkerLink(self, model)
@@ -616,7 +620,7 @@ class Hub:
             worker.measured(frame.meta["private"])
             worker.loading = {"handler": frame.meta["seconds"], "cpu": frame.meta["cpu"]}
             worker.shared = frame.meta["shared"]
-            self.families.joined(worker.model.number, frame.meta["recipes"])
+            self.families.joined(worker.model.number, worker.model.path, frame.meta["recipes"])
             worker.ready.set_result(None)
         elif frame.kind == Kind.FAILED and not worker.ready.done():
             meta = frame.meta

@@ -5,7 +5,8 @@ the hundreds of Python objects of its layers: 30 MB and 100 ms. Models of one fa
 
 - a worker notes each plain ``from_pretrained(folder)`` of its handler as a :class:`Recipe`, with a digest of everything
   in the folder that can matter to the result except the weights' values;
-- once two loaded models have a recipe in common, the parent carries it out itself and keeps the result without weights;
+- as soon as two models have a recipe in common, the parent carries it out itself and keeps the result without weights:
+  mostly before the second one is loaded, for its files tell what its handler will ask for if it asks as the first did;
 - the same holds for the handler's source code, which the parent compiles once (it never runs it);
 - a worker forked after that finds the finished object in its memory, maps its own weights into it, and is done.
 
@@ -74,14 +75,47 @@ def recipe(kind: str, factory: str, arguments: tuple[Any, ...], options: dict[st
         else:
             return None
     folder = str(arguments[0])
+    content = _content(kind, folder)
+    return Recipe(kind, _key(kind, factory, written, content), factory, written, folder) if content else None
+
+
+def foresee(known: list[tuple[dict[str, Any], str]], root: str) -> list[dict[str, Any]]:
+    """Which of these plain recipes, each with the folder of its model, the model in the folder ``root`` will have too
+    if its handler asks for the same; as recipes of its own. Blocks: reads that model's files, weights apart."""
+    root = root.rstrip("/")
+    found: dict[str, dict[str, Any]] = {}
+    contents: dict[tuple[str, str], str | None] = {}
+    for plan, other in ((plan, folder.rstrip("/")) for plan, folder in known):
+        if plan["key"] in found or not plan["folder"].startswith(other):
+            continue
+        kind, folder = plan["kind"], root + plan["folder"][len(other) :]
+        if (kind, folder) not in contents:
+            contents[kind, folder] = _content(kind, folder)
+        content = contents[kind, folder]
+        if content is None:
+            continue
+        key = content if kind == "code" else _key(kind, plan["factory"], plan["options"], content)
+        if key == plan["key"]:
+            found[key] = {**plan, "folder": folder}
+    return list(found.values())
+
+
+def _key(kind: str, factory: str, options: dict[str, Any], content: str) -> str:
+    text = repr((kind, factory, sorted(options.items(), key=lambda item: item[0]), content))
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _content(kind: str, path: str) -> str | None:
+    """A digest of all that can matter to a recipe's result. None where there is no telling."""
     try:
-        content = _digest(folder, kind)
+        return code_key(Path(path).read_bytes()) if kind == "code" else _digest(path, kind)
     except (OSError, ValueError, struct.error):
         return None
-    if content is None:
-        return None
-    text = repr((kind, factory, sorted(written.items(), key=lambda item: item[0]), content))
-    return Recipe(kind, hashlib.blake2b(text.encode(), digest_size=16).hexdigest(), factory, written, folder)
+
+
+def code_key(source: bytes) -> str:
+    """What compiled source is kept under."""
+    return hashlib.blake2b(source, digest_size=16).hexdigest()
 
 
 def _digest(folder: str, kind: str) -> str | None:
@@ -189,7 +223,7 @@ class Shelf:
         def source_to_code(loader: Any, data: Any, path: str, **options: Any) -> Any:
             if self._inside or not isinstance(data, bytes) or not self.root or not path.startswith(self.root):
                 return original(loader, data, path, **options)
-            key = hashlib.blake2b(data, digest_size=16).hexdigest()
+            key = code_key(data)
             self.noted.append(Recipe("code", key, "", {}, path))
             code = self.code.get(key)
             if code is None:
