@@ -75,7 +75,7 @@ def test_in_words(made: Archive) -> None:
     )
     assert f"target       {made.target}" in text
     assert "licence      mit" in text
-    assert "0.0012 at worst; the same first choice after 99.1 % of tokens" in text
+    assert "against float32: 0.0012 at worst, 0 on average; the same first choice in 99.1 %" in text
     assert "code/inference.py" in text
 
 

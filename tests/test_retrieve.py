@@ -138,7 +138,7 @@ def test_a_checkpoint_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert len(list((tmp_path / "sharded").glob("*.safetensors"))) > 1
     assert not (tmp_path / "sharded" / "model.safetensors").exists()
     joined = retrieve.snapshot(spec(tmp_path / "sharded"), tmp_path / "joined").path
-    monkeypatch.setattr(retrieve, "MAX_SHARD", "15KB")
+    monkeypatch.setattr(retrieve, "MAX_SHARD", 15_000)
     kept = retrieve.snapshot(spec(tmp_path / "sharded"), tmp_path / "kept").path
     assert len(list(kept.glob("*.safetensors"))) > 1
     states = [AutoModel.from_pretrained(path).state_dict() for path in (folder, joined, kept)]
@@ -314,7 +314,7 @@ def test_a_disk_that_fills(bert: Path, tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: object) -> str:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "canonical", full)
+    monkeypatch.setattr(weights, "write", full)
     with pytest.raises(SourceError, match="No space left on device"):
         retrieve.snapshot(spec(bert), tmp_path / "snapshot")
     assert not list(tmp_path.glob("*.saved"))

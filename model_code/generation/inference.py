@@ -58,7 +58,11 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
     device = device_of(context)
     check_quantize(settings, device)
     tokenizer = load_tokenizer(folder)
-    model = AutoModelForCausalLM.from_pretrained(model_dir, **loading_options(settings["dtype"]))
+    options = loading_options(settings["dtype"])
+    if settings["quantize"]:
+        model = handler_int8.load(AutoModelForCausalLM, folder, options)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(model_dir, **options)
     model.to(device).eval().requires_grad_(False)
     handler_adapter.adapt(model, folder)
     if settings["quantize"]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,22 +124,48 @@ def merge(model: Any, folder: Path, what: str) -> int:
     """
     import torch
 
+    found = changes(model, folder, what)
+    with torch.no_grad():
+        for parameter in [*model.parameters(), *model.buffers()]:
+            if id(parameter) in found.by_id:
+                parameter.copy_(found.by_id[id(parameter)](parameter))
+    return found.count
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What merging does: from a parameter (its id) to what makes its new value of the old one. ``count`` is how many
+    layers the adapter changes."""
+
+    by_id: Mapping[int, Callable[[Any], Any]]
+    count: int
+
+
+def changes(model: Any, folder: Path, what: str) -> Changes:
+    """What merging the adapter in ``folder`` does to ``model``, which may be one without weights (torch's meta device).
+
+    Raises SourceError when it is of another kind, for another model, or cannot be told from it once it is merged.
+    """
     adapter = read(model, folder, what)
     tied = _tied(model)
-    with torch.no_grad():
-        for name, tensor in adapter.whole.items():
-            _replace(model, name, tensor, what)
-        for part in adapter.parts:
-            weight = part.module.weight
-            if id(weight) in tied:
-                raise SourceError(
-                    f"{what} changes {part.name}, whose weight is another layer's too, which must stay as it is.",
-                    "Keep it apart: adapter_merge = false.",
-                )
-            delta = (part.b.float() @ part.a.float()) * part.scale
-            delta = delta.T if _is_transposed(part.module) else delta
-            weight.copy_((weight.float() + delta).to(weight.dtype))
-    return len(adapter.parts) + len(adapter.whole)
+    made: dict[int, Callable[[Any], Any]] = {}
+    for name, tensor in adapter.whole.items():
+        made[id(_target(model, name, tensor, what))] = _replacing(tensor)
+    for part in adapter.parts:
+        place = id(part.module.weight)
+        if place in tied:
+            raise SourceError(
+                f"{what} changes {part.name}, whose weight is another layer's too, which must stay as it is.",
+                "Keep it apart: adapter_merge = false.",
+            )
+        made[place] = _summing(part, made.get(place))
+    return Changes(made, len(adapter.parts) + len(adapter.whole))
+
+
+def only_lora(folder: Path, what: str) -> bool:
+    """Whether the adapter in ``folder`` has nothing but its own parts: no layer of the model's. Raises SourceError."""
+    _config(folder, what)
+    return all(".lora_" in tensor.name for tensor in weights.read_header(folder / WEIGHTS))
 
 
 def fit(model: Any, folder: Path, what: str) -> Adapter:
@@ -288,10 +314,24 @@ def _adding(part: Part) -> Any:
     return add
 
 
-def _replace(model: Any, name: str, tensor: Any, what: str) -> None:
+def _replacing(tensor: Any) -> Callable[[Any], Any]:
+    return lambda weight: tensor.to(weight.dtype)
+
+
+def _summing(part: Part, before: Callable[[Any], Any] | None) -> Callable[[Any], Any]:
+    def add(weight: Any) -> Any:
+        weight = weight if before is None else before(weight)
+        delta = (part.b.float() @ part.a.float()) * part.scale
+        delta = delta.T if _is_transposed(part.module) else delta
+        return (weight.float() + delta).to(weight.dtype)
+
+    return add
+
+
+def _target(model: Any, name: str, tensor: Any, what: str) -> Any:
     """A layer that was trained whole (modules_to_save), or the base's own as PEFT copies it beside an embedding."""
     layer, _, attribute = name.replace(".modules_to_save.default", "").replace(".base_layer", "").rpartition(".")
     target = getattr(_module(model, layer, what), attribute, None)
     if target is None or target.shape != tensor.shape:
         raise SourceError(f"{what} brings {name}, which does not fit the model.", "Merge it with PEFT by hand.")
-    target.copy_(tensor.to(target.dtype))
+    return target

@@ -32,6 +32,7 @@ MAX_NAME = 200
 
 KINDS = ("hub", "folder", "package")
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZES = ("int8",)
 COMPRESSIONS = ("auto", "stored", "fast", "small")
 
 # Task -> the class of transformers that loads a checkpoint for it.
@@ -54,6 +55,9 @@ TASKS = {
 # says, unless the catalogue gives a task.
 HANDLER_TASKS = {"embedding": "feature-extraction", "generation": "text-generation"}
 
+# A handler with this file computes in int8 where its settings say so, and reads weights that are stored so.
+INT8_HANDLER = "handler_int8.py"
+
 # Tasks that the stock Hugging Face container can tell from the architecture's name when there is no handler.
 TASKS_WITHOUT_HANDLER = (
     "text-generation",
@@ -72,6 +76,7 @@ KEYS: dict[str, tuple[type, str]] = {
     "task": (str, "a string"),
     "settings": (dict, "a table"),
     "dtype": (str, "a string"),
+    "quantize": (str, "a string"),
     "max_error": (float, "a number"),
     "adapter": (str, "a string"),
     "adapter_revision": (str, "a string"),
@@ -108,10 +113,10 @@ class ModelSpec:
     """One table of the catalogue, checked.
 
     ``handler`` is the folder with inference.py, or None when the stock container is to find the task by the
-    architecture. ``max_error`` bounds 1 - cosine similarity between the outputs in the source's own dtype
-    and in ``dtype``. ``adapter_merge`` adds the adapter to the weights; without it, the archive holds both, and the
-    handler puts them together when it loads. ``python`` and ``platform`` are those of the container that the handler's
-    requirements are resolved for.
+    architecture. ``settings`` say ``quantize`` too, where it is set. ``max_error`` bounds how far ``dtype``,
+    ``quantize`` and a ``dtype`` among the settings may move the answers; see ``mme.accuracy``. ``adapter_merge`` adds
+    the adapter to the weights; without it, the archive holds both, and the handler puts them together when it loads.
+    ``python`` and ``platform`` are those of the container that the handler's requirements are resolved for.
     """
 
     name: str
@@ -121,7 +126,8 @@ class ModelSpec:
     task: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     dtype: str | None = None
-    max_error: float = 0.01
+    quantize: str | None = None
+    max_error: float | None = None
     adapter: Source | None = None
     adapter_revision: str | None = None
     adapter_merge: bool = True
@@ -247,15 +253,16 @@ class _Reader:
                 f"model {name!r} has settings but no handler to read them.",
                 "Give it a handler, or remove the settings.",
             )
-        for key, allowed in (("dtype", DTYPES), ("compression", COMPRESSIONS)):
+        for key, allowed in (("dtype", DTYPES), ("quantize", QUANTIZES), ("compression", COMPRESSIONS)):
             if key in table and table[key] not in allowed:
                 raise self.fail(
                     (*here, key),
                     f"{key} {table[key]!r} is not known.",
                     _did_you_mean(table[key], allowed, ", ".join(allowed)),
                 )
-        max_error = float(table.get("max_error", 0.01))
-        if not 0 < max_error <= 2:
+        settings = self.quantized(here, name, table, settings, handler)
+        max_error = float(table["max_error"]) if "max_error" in table else None
+        if max_error is not None and not 0 < max_error <= 2:
             raise self.fail((*here, "max_error"), "max_error must be above 0 and at most 2.", "0.01 is usual.")
         python = table.get("python", "3.12")
         if not re.fullmatch(r"3\.\d{1,2}", python):
@@ -268,6 +275,7 @@ class _Reader:
             task=task,
             settings=settings,
             dtype=table.get("dtype"),
+            quantize=table.get("quantize"),
             max_error=max_error,
             adapter=adapter,
             adapter_revision=adapter_revision,
@@ -344,6 +352,40 @@ class _Reader:
                 "an adapter that is not merged needs a handler that applies it.",
                 'Add handler = "embedding" or "generation", or one of your own; or remove adapter_merge.',
             )
+
+    def quantized(
+        self,
+        here: tuple[str, ...],
+        name: str,
+        table: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        handler: Path | None,
+    ) -> Mapping[str, Any]:
+        """The settings, with ``quantize`` among them where the model's table says it."""
+        able = handler is not None and (handler / INT8_HANDLER).is_file()
+        if able and "quantize" in settings:
+            table_name = json.dumps(name) if "/" in name else name
+            raise self.fail(
+                (*here, "settings", "quantize"),
+                "quantize is a key of the model, not of its settings: what it costs is measured at packaging.",
+                f'Write quantize = "int8" under [models.{table_name}], above [models.{table_name}.settings].',
+            )
+        quantize = table.get("quantize")
+        if quantize is None:
+            return settings
+        if not able:
+            raise self.fail(
+                (*here, "quantize"),
+                f"quantize needs a handler that computes in int8: one with {INT8_HANDLER}.",
+                'handler = "embedding" and "generation" do; one of your own does with a copy of that file.',
+            )
+        if settings.get("dtype", "float32") != "float32":
+            raise self.fail(
+                (*here, "settings", "dtype"),
+                f"quantize needs the setting dtype float32, not {settings['dtype']!r}.",
+                "Remove one of the two. (The model's own dtype goes with quantize: it is how the rest is stored.)",
+            )
+        return {**settings, "quantize": quantize}
 
     def task_and_handler(
         self, here: tuple[str, ...], name: str, table: Mapping[str, Any]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mme import archive, aws, console
+from mme import accuracy, archive, aws, console
 from mme.errors import ArchiveError
 from mme.settings import Settings
 
@@ -57,6 +57,7 @@ def text(manifest: Mapping[str, Any], with_files: bool) -> str:
         ("task", manifest.get("task")),
         ("parameters", f"{parameters:,}" if isinstance(parameters, int) else None),
         ("dtype", manifest.get("dtype")),
+        ("quantize", manifest.get("quantize")),
         ("accuracy", accuracy_text(manifest.get("accuracy"))),
         ("handler", f"{handler['name']} ({str(handler.get('digest'))[:12]})" if handler.get("name") else "none"),
         ("requires", ", ".join(manifest.get("requirements") or ()) or None),
@@ -88,10 +89,6 @@ def adapter_text(manifest: Mapping[str, Any]) -> str | None:
     )
 
 
-def accuracy_text(accuracy: Mapping[str, Any] | None) -> str | None:
-    """What the manifest says of a changed number format, in words."""
-    if not accuracy:
-        return None
-    text = f"1 - cosine similarity to {accuracy.get('against')}: {float(accuracy.get('worst', 0)):.2g} at worst"
-    choice = accuracy.get("same_choice")
-    return text if choice is None else f"{text}; the same first choice after {100 * float(choice):.1f} % of tokens"
+def accuracy_text(measured: Mapping[str, Any] | None) -> str | None:
+    """What the manifest says of what the model loses, in words."""
+    return accuracy.words(measured) if measured else None

@@ -134,7 +134,8 @@ def _gather(spec: ModelSpec, sources: Sources, work: Path, stage: Stage) -> _Par
                 spec.handler / handler.REQUIREMENTS, work / "libraries", spec.python, spec.platform
             )
     with stage("retrieving", 0):
-        taken = retrieve.snapshot(spec, work / "snapshot", sources.located)
+        folder = libraries.folder if libraries is not None else None
+        taken = retrieve.snapshot(spec, work / "snapshot", sources.located, folder)
     sources.still()
     if libraries is None:
         return _Parts(taken, None, taken.facts, True)

@@ -1,7 +1,7 @@
-"""A source's files -> a snapshot: the model, loaded by transformers and saved again in safetensors, ready to be packed.
+"""A source's files -> a snapshot: the model, saved again in safetensors, in one form for all readers, to be packed.
 
-``mme.sources`` finds the files. No code that comes with a model is run, and no pickle is opened, unless the
-catalogue says so.
+``mme.sources`` finds the files, and ``mme.streaming`` their tensors, which go from file to file one by one. No code
+that comes with a model is run, and no pickle is opened, unless the catalogue says so.
 """
 
 from __future__ import annotations
@@ -9,16 +9,18 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
+import math
 import shutil
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mme import accuracy, adapters, libraries, portable, weights
-from mme.catalog import TASKS, ModelSpec
+from mme import accuracy, adapters, libraries, portable, streaming, weights
+from mme.catalog import HANDLER_TASKS, INT8_HANDLER, TASKS, ModelSpec
 from mme.errors import MmeError, SourceError
 from mme.sources import LICENCES, PICKLES, Located, locate
+from mme.weights import Piece
 
 FOREIGN = {
     ".h5": "TensorFlow",
@@ -29,7 +31,7 @@ FOREIGN = {
     ".pth": "PyTorch, saved as a whole",
     ".ckpt": "a training checkpoint",
 }
-MAX_SHARD = "5GB"
+MAX_SHARD = 5_000_000_000  # bytes
 
 # Tasks whose input is text: without a tokenizer, no handler could use the model.
 TEXT_TASKS = frozenset(task for task in TASKS if not task.startswith(("image", "audio", "automatic")))
@@ -47,11 +49,15 @@ class Snapshot:
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
-def snapshot(spec: ModelSpec, into: Path, located: Located | None = None) -> Snapshot:
-    """Load the model of ``spec`` with transformers and save it into the new folder ``into``.
+def snapshot(
+    spec: ModelSpec, into: Path, located: Located | None = None, libraries_folder: Path | None = None
+) -> Snapshot:
+    """Save the model of ``spec`` anew into the new folder ``into``; where it is to lose accuracy, measure how much.
 
-    Memory: as much as the model's weights. Raises SourceError for a source that is no model, is broken, holds
-    pickles without leave, needs code of its own without leave, or would leave weights to chance.
+    Memory: that of the largest tensor, and a little. Where transformers has to load the model (see ``mme.streaming``),
+    all weights; and where accuracy is measured all weights too, in a process of its own. ``libraries_folder`` has what
+    the handler imports. Raises SourceError for a source that is no model, is broken, holds pickles without leave,
+    needs code of its own without leave, would leave weights to chance, or loses more than it may.
     """
     located = located or locate(spec.source, spec.revision, allow_pickle=spec.allow_pickle, code=spec.trust_remote_code)
     pickled = check_files(spec, located)
@@ -59,17 +65,14 @@ def snapshot(spec: ModelSpec, into: Path, located: Located | None = None) -> Sna
     _check_code(spec, config)
     scratch = into.with_name(into.name + ".saved")
     try:
+        scratch.mkdir(parents=True)
         with libraries.quiet(), _explained(spec):
             tokenizer = _load_tokenizer(spec, located.path)
-            absent, facts = _save_model(spec, located.path, scratch, config, pickled, tokenizer)
             if tokenizer is not None:
                 tokenizer.save_pretrained(scratch / "tokenizer")
-        into.mkdir(parents=True)
+            checkpoint = _checkpoint(spec, located.path, scratch, config, pickled)
         try:
-            taken = _assemble(spec, located, scratch, tokenizer is not None, absent, into)
-            if (scratch / adapters.FOLDER).is_dir():
-                (scratch / adapters.FOLDER).rename(into / adapters.FOLDER)
-            return replace(taken, facts={**taken.facts, **facts})
+            return _write(spec, located, scratch, checkpoint, into, libraries_folder)
         except BaseException:
             shutil.rmtree(into, ignore_errors=True)
             raise
@@ -183,31 +186,71 @@ def load_model(
     return model.eval(), absent
 
 
-def _save_model(
-    spec: ModelSpec, source: Path, scratch: Path, config: Mapping[str, Any], pickled: bool, tokenizer: Any | None
-) -> tuple[set[str], dict[str, Any]]:
-    """Save the model as the catalogue wants it; return the weights to leave out, and facts for the manifest."""
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A model's tensors, with an adapter merged where one is to be merged.
+
+    ``config`` is what save_pretrained writes. ``dtype`` is torch's name of the number format. ``skeleton`` is None when
+    transformers had to load the model. ``apart`` is an adapter that is not merged, and where it is.
+    """
+
+    config: Mapping[str, Any]
+    pieces: tuple[Piece, ...]
+    dtype: str
+    skeleton: streaming.Skeleton | None
+    apart: tuple[adapters.Adapter, Located] | None
+    facts: Mapping[str, Any]
+
+
+def _checkpoint(spec: ModelSpec, source: Path, scratch: Path, config: Mapping[str, Any], pickled: bool) -> _Checkpoint:
+    kind = _model_class(spec, config)
+    matched = None if spec.trust_remote_code else streaming.match(source, kind, pickled)
+    adapter = locate(spec.adapter, spec.adapter_revision) if spec.adapter is not None else None
+    what = f"The adapter {spec.adapter} of {spec.name}"
+    if adapter is not None and not spec.adapter_merge and not adapters.only_lora(adapter.path, what):
+        matched = None  # whether its other tensors are the model's own takes the model's
+    if matched is None:
+        return _loaded(spec, source, scratch, config, pickled, adapter)
+    model, pieces = matched.skeleton.model, matched.pieces
     facts: dict[str, Any] = {}
+    apart = None
+    if adapter is not None and spec.adapter_merge:
+        changes = adapters.changes(model, adapter.path, what)
+        facts["adapted"] = changes.count
+        pieces = tuple(_merged(piece, matched.skeleton, changes) for piece in pieces)
+    elif adapter is not None:
+        apart = adapters.fit(model, adapter.path, what), adapter
+    saved = {**model.config.to_diff_dict(), "architectures": [type(model).__name__], "torch_dtype": matched.dtype}
+    saved.pop("dtype", None)
+    return _Checkpoint(saved, pieces, matched.dtype, matched.skeleton, apart, facts)
+
+
+def _merged(piece: Piece, built: streaming.Skeleton, changes: adapters.Changes) -> Piece:
+    change = changes.by_id.get(id(built.tensors[piece.name]))
+    return piece if change is None else streaming.changed(piece, change)
+
+
+def _loaded(
+    spec: ModelSpec, source: Path, scratch: Path, config: Mapping[str, Any], pickled: bool, adapter: Located | None
+) -> _Checkpoint:
+    """The same by way of transformers, which takes as much memory as the weights, and twice their place on the disk."""
     model, absent = load_model(spec, source, config, pickled, "auto")
-    adapter: Located | None = None
-    apart: adapters.Adapter | None = None
-    if spec.adapter is not None:
-        adapter = locate(spec.adapter, spec.adapter_revision)
-        what = f"The adapter {spec.adapter} of {spec.name}"
-        if spec.adapter_merge:
-            facts["adapted"] = adapters.merge(model, adapter.path, what)
-        else:
-            apart = adapters.fit(model, adapter.path, what)
-    original = str(model.dtype).removeprefix("torch.")
-    if spec.dtype is not None and spec.dtype != original:
-        what = f"{spec.name} ({spec.source})"
-        with adapters.attached(apart):
-            model, measured = accuracy.convert(model, tokenizer, spec.dtype, spec.max_error, what)
-        facts["accuracy"] = {"against": original, **asdict(measured)}
-    model.save_pretrained(scratch, max_shard_size=MAX_SHARD)
-    if adapter is not None and apart is not None:
-        facts["adapter_apart"] = adapters.keep(apart, adapter, scratch / adapters.FOLDER)
-    return absent, facts
+    what = f"The adapter {spec.adapter} of {spec.name}"
+    facts: dict[str, Any] = {}
+    apart = None
+    if adapter is not None and spec.adapter_merge:
+        facts["adapted"] = adapters.merge(model, adapter.path, what)
+    elif adapter is not None:
+        apart = adapters.fit(model, adapter.path, what), adapter
+    dtype = str(model.dtype).removeprefix("torch.")
+    model.save_pretrained(scratch / "model", max_shard_size=MAX_SHARD)
+    pieces = tuple(
+        replace(piece, name=weights.modern(piece.name))
+        for shard in sorted((scratch / "model").glob("*.safetensors"))
+        for piece in weights.pieces(shard)
+        if piece.name not in absent
+    )
+    return _Checkpoint(portable.read_json(scratch / "model" / "config.json"), pieces, dtype, None, apart, facts)
 
 
 def _load_tokenizer(spec: ModelSpec, source: Path) -> Any | None:
@@ -224,17 +267,56 @@ def _load_tokenizer(spec: ModelSpec, source: Path) -> Any | None:
     return AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=spec.trust_remote_code)
 
 
-def _assemble(
-    spec: ModelSpec, located: Located, scratch: Path, has_tokenizer: bool, absent: set[str], into: Path
+def _write(
+    spec: ModelSpec,
+    located: Located,
+    scratch: Path,
+    checkpoint: _Checkpoint,
+    into: Path,
+    libraries_folder: Path | None,
 ) -> Snapshot:
+    facts = dict(checkpoint.facts)
+    dtype = spec.dtype or checkpoint.dtype
+    config = _write_files(spec, located, scratch, {**checkpoint.config, "torch_dtype": dtype}, into)
+    if checkpoint.apart is not None:
+        adapter, found = checkpoint.apart
+        facts["adapter_apart"] = adapters.keep(adapter, found, into / adapters.FOLDER)
+    digests = _write_weights(spec, checkpoint, dtype, into)
+    if spec.quantize is not None:
+        facts["quantize"] = spec.quantize
+    asked = _handler_to_ask(spec)
+    differs = dtype != checkpoint.dtype or spec.quantize is not None
+    if differs or (asked and spec.settings.get("dtype", "float32") != "float32"):
+        exact = into
+        if differs:
+            exact = scratch / "exact"
+            _write_files(spec, located, scratch, checkpoint.config, exact)
+            if checkpoint.apart is not None:
+                (exact / adapters.FOLDER).symlink_to(into.resolve() / adapters.FOLDER)
+            _write_whole(checkpoint.pieces, exact)
+        facts["accuracy"] = _measured(spec, exact, into, scratch, checkpoint, asked, config, libraries_folder).facts()
+    facts |= {
+        "architecture": (config.get("architectures") or [None])[0],
+        "dtype": config.get("torch_dtype"),
+        "parameters": sum(math.prod(piece.shape) for piece in checkpoint.pieces),
+        "libraries": library_versions(),
+        **({"licence": located.licence} if located.licence else {}),
+    }
+    return Snapshot(into, digests, facts)
+
+
+def _write_files(
+    spec: ModelSpec, located: Located, scratch: Path, saved: Mapping[str, Any], into: Path
+) -> dict[str, Any]:
+    """Write all but the weights; return the configuration."""
     source = located.path
-    saved = portable.read_json(scratch / "config.json")
+    into.mkdir(parents=True)
     config = portable.model_config(portable.read_json(source / "config.json"), saved, spec.trust_remote_code)
     portable.write_json(into / "config.json", config)
     if (source / "generation_config.json").is_file():
         generation = portable.generation_config(portable.read_json(source / "generation_config.json"))
         portable.write_json(into / "generation_config.json", generation)
-    portable.copy(source, scratch / "tokenizer" if has_tokenizer else None, into)
+    portable.copy(source, scratch / "tokenizer" if (scratch / "tokenizer").is_dir() else None, into)
     for found in located.files:
         if found.path in portable.SENTENCE_FILES or portable.POOLING.fullmatch(found.path):
             (into / found.path).parent.mkdir(exist_ok=True)
@@ -242,25 +324,73 @@ def _assemble(
         code = spec.trust_remote_code and found.path.endswith(".py")
         if "/" not in found.path and (code or found.path.upper().startswith(LICENCES)):
             shutil.copyfile(found.origin, into / found.path)
-    digests = {}
-    parameters = 0
-    for shard in sorted(scratch.glob("*.safetensors")):
-        digests[shard.name] = weights.canonical(shard, into / shard.name, frozenset(absent))
-        parameters += sum(tensor.elements for tensor in weights.read_header(into / shard.name))
-        shard.unlink()  # so that a large model is on the disk twice at most for one shard
-    if (scratch / weights.INDEX).is_file():
-        index = portable.read_json(scratch / weights.INDEX)
-        kept = {weights.modern(name): shard for name, shard in index["weight_map"].items() if name not in absent}
-        total = index.get("metadata", {}).get("total_size")
-        portable.write_json(into / weights.INDEX, {"metadata": {"total_size": total}, "weight_map": kept})
-    facts = {
-        "architecture": (config.get("architectures") or [None])[0],
-        "dtype": config.get("torch_dtype"),
-        "parameters": parameters,
-        "libraries": library_versions(),
-        **({"licence": located.licence} if located.licence else {}),
-    }
-    return Snapshot(into, digests, facts)
+    return config
+
+
+def _write_weights(spec: ModelSpec, checkpoint: _Checkpoint, dtype: str, into: Path) -> dict[str, str]:
+    """Write the weights as the catalogue wants them; return the files' sha256."""
+    pieces = [streaming.cast(piece, dtype) for piece in checkpoint.pieces]
+    # Beside an adapter that is kept apart, the base's file stays what it is elsewhere, and is quantised on loading; so
+    # is a model whose layers are not known by the names of their tensors.
+    if spec.quantize is None or checkpoint.skeleton is None or checkpoint.apart is not None:
+        return _write_whole(pieces, into)
+    layers = streaming.linear_layers(checkpoint.skeleton)
+    small: list[Piece] = []
+    for exact, piece in zip(checkpoint.pieces, pieces, strict=True):
+        if exact.name in layers and exact.dtype in streaming.FLOATS:
+            small += streaming.int8(exact, transposed=layers[exact.name])
+        else:
+            small.append(piece)
+    return {streaming.INT8: weights.write(into / streaming.INT8, small)}
+
+
+def _write_whole(pieces: Sequence[Piece], into: Path) -> dict[str, str]:
+    shards = weights.shared_out(pieces, MAX_SHARD)
+    digests = {name: weights.write(into / name, group) for name, group in shards.items()}
+    if len(shards) > 1:
+        size = sum(piece.size for piece in pieces)
+        places = {piece.name: name for name, group in shards.items() for piece in group}
+        portable.write_json(into / weights.INDEX, {"metadata": {"total_size": size}, "weight_map": places})
+    return digests
+
+
+def _handler_to_ask(spec: ModelSpec) -> Path | None:
+    """The model's handler, if it is one of those whose answers can be compared: ours, or one made after them."""
+    asks = spec.handler is not None and spec.task in HANDLER_TASKS.values()
+    return spec.handler if asks and spec.handler is not None and (spec.handler / INT8_HANDLER).is_file() else None
+
+
+def _measured(
+    spec: ModelSpec,
+    exact: Path,
+    changed: Path,
+    scratch: Path,
+    checkpoint: _Checkpoint,
+    asked: Path | None,
+    config: Mapping[str, Any],
+    libraries_folder: Path | None,
+) -> accuracy.Accuracy:
+    """What the changes cost. Raises SourceError when it is more than the catalogue allows."""
+    settings = {key: value for key, value in spec.settings.items() if key not in ("dtype", "quantize")}
+    found = accuracy.measure(
+        accuracy.Side(exact, settings),
+        accuracy.Side(changed, spec.settings),
+        handler=asked,
+        kind=TASKS[spec.task] if spec.task else str((config.get("architectures") or ["AutoModel"])[0]),
+        work=scratch / "measure",
+        against="float32" if asked else checkpoint.dtype,
+        max_error=spec.max_error,
+        trust=spec.trust_remote_code,
+        path=(libraries_folder,) if libraries_folder else (),
+    )
+    if found.too_far:
+        forms = [spec.quantize, spec.dtype if spec.dtype != checkpoint.dtype else None, spec.settings.get("dtype")]
+        raise SourceError(
+            f"{spec.name} ({spec.source}) in {' and '.join(str(form) for form in forms if form)} is too far from what "
+            f"it says in {found.against}: {accuracy.words(found.facts())}.",
+            "Keep more bits (leave out quantize, or choose another dtype), or raise max_error if it is good enough.",
+        )
+    return found
 
 
 def library_versions() -> dict[str, str]:

@@ -2,15 +2,16 @@
 
 Different versions of transformers write the same tensors in different order and with different headers. The
 canonical form depends on the tensors alone, so that a version's digest does not depend on who wrote the file.
-Nothing here holds more than 1 MiB of weights in memory.
+Tensors go from file to file as pieces, and nothing here holds more than 1 MiB of weights in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -32,6 +33,7 @@ BITS = {
     "F4": 4,
 }
 
+WHOLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
@@ -120,36 +122,91 @@ def modern(name: str) -> str:
     return name
 
 
-def canonical(source: Path, target: Path, leave_out: frozenset[str] = frozenset()) -> str:
-    """Write the tensors of ``source`` to ``target``, in the canonical form; return the sha256 of that file.
+@dataclass(frozen=True)
+class Piece:
+    """A tensor to be written. ``chunks`` gives its bytes, in order, when they are wanted and not before."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    chunks: Callable[[], Iterable[bytes | memoryview]]
+
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        return math.prod(self.shape) * BITS[self.dtype] // 8
+
+
+def pieces(path: Path) -> tuple[Piece, ...]:
+    """The tensors of the safetensors file at ``path``, to be written elsewhere. Raises SourceError."""
+    return tuple(
+        Piece(tensor.name, tensor.dtype, tensor.shape, span(path, tensor.begin, tensor.end))
+        for tensor in read_header(path)
+    )
+
+
+def span(path: Path, begin: int, end: int) -> Callable[[], Iterator[bytes]]:
+    """What reads the bytes from ``begin`` to ``end`` of a file, 1 MiB at a time."""
+
+    def chunks() -> Iterator[bytes]:
+        with path.open("rb", buffering=0) as file:
+            file.seek(begin)
+            left = end - begin
+            while left:
+                data = file.read(min(CHUNK, left))
+                if not data:
+                    raise SourceError(f"{path} was cut short while it was read.", "Run the command again.")
+                yield data
+                left -= len(data)
+
+    return chunks
+
+
+def shared_out(whole: Sequence[Piece], most: int) -> dict[str, list[Piece]]:
+    """Which pieces go into which file: one, or several of at most ``most`` bytes each, filled in order."""
+    groups: list[list[Piece]] = [[]]
+    size = 0
+    for piece in whole:
+        if groups[-1] and size + piece.size > most:
+            groups.append([])
+            size = 0
+        groups[-1].append(piece)
+        size += piece.size
+    if len(groups) == 1:
+        return {WHOLE: groups[0]}
+    return {
+        f"model-{number:05d}-of-{len(groups):05d}.safetensors": group for number, group in enumerate(groups, start=1)
+    }
+
+
+def write(target: Path, wanted: Iterable[Piece]) -> str:
+    """Write the pieces to ``target``, in the canonical form; return the sha256 of that file.
 
     Widest elements first, then by name, so that every tensor is aligned, as safetensors itself does.
     """
-    tensors = sorted(
-        (replace(tensor, name=modern(tensor.name)) for tensor in read_header(source) if tensor.name not in leave_out),
-        key=lambda tensor: (-BITS[tensor.dtype], tensor.name),
-    )
+    ordered = sorted(wanted, key=lambda piece: (-BITS[piece.dtype], piece.name))
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
-    for tensor in tensors:
-        size = tensor.end - tensor.begin
-        header[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [at, at + size]}
-        at += size
+    for piece in ordered:
+        header[piece.name] = {"dtype": piece.dtype, "shape": piece.shape, "data_offsets": [at, at + piece.size]}
+        at += piece.size
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
-    with source.open("rb", buffering=0) as read, target.open("wb", buffering=0) as write:
+    with target.open("wb", buffering=0) as file:
         start = len(text).to_bytes(8, "little") + text
-        write.write(start)
+        file.write(start)
         digest.update(start)
-        for tensor in tensors:
-            read.seek(tensor.begin)
-            left = tensor.end - tensor.begin
-            while left:
-                data = read.read(min(CHUNK, left))
-                if not data:
-                    raise SourceError(f"{source} was cut short while it was read.", "Run the command again.")
-                write.write(data)
+        for piece in ordered:
+            for data in piece.chunks():
+                file.write(data)
                 digest.update(data)
-                left -= len(data)
+        if file.tell() != len(start) + at:
+            raise SourceError(f"{target.name} did not become as long as its tensors are.", "Run the command again.")
     return digest.hexdigest()
+
+
+def canonical(source: Path, target: Path, leave_out: frozenset[str] = frozenset()) -> str:
+    """Write the tensors of ``source`` to ``target``, in the canonical form; return the sha256 of that file."""
+    kept = [replace(piece, name=modern(piece.name)) for piece in pieces(source) if piece.name not in leave_out]
+    return write(target, kept)
