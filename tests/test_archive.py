@@ -316,12 +316,16 @@ def test_built_finds_what_was_noted(snapshot: Path, spec: ModelSpec, tmp_path: P
     assert archive.built(out, spec.name) is None
     archive.note(out, made)
     assert archive.built(out, spec.name) == made
+    assert archive.latest(out, spec.name) == archive.Latest(spec.name, made.target, made.digest, made.size)
     assert made.path
     made.path.write_bytes(made.path.read_bytes() + b"x")
     with pytest.raises(ArchiveError, match="is not the archive that was built"):
         archive.built(out, spec.name)
     made.path.unlink()
     assert archive.built(out, spec.name) is None
+    assert archive.latest(out, spec.name) is None
+    made.path.mkdir()
+    assert archive.latest(out, spec.name) is None
 
 
 # --- what goes wrong -----------------------------------------------------------------------------------------

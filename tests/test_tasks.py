@@ -21,6 +21,8 @@ from typing import Any
 
 import boto3
 import pytest
+import yaml
+from botocore.exceptions import ClientError
 from invoke import Collection, Program
 from invoke.parser import Parser
 
@@ -29,7 +31,7 @@ from mme import archive, channels, errors, releases
 from mme.catalog import ModelSpec, Source
 from mme.errors import ConflictError
 from mme.local import LocalAws
-from mme.multipart import PART
+from mme.multipart import PART, Place, first_part
 from mme.releases import Store
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -86,6 +88,14 @@ class Shop:
         """Run ``invoke WORDS`` as a process."""
         given: dict[str, Any] = {"capture_output": True, "text": True, "cwd": self.folder, **more}
         return subprocess.run([sys.executable, "-m", "invoke", *words], **given)
+
+    def tasks_file(self, *, chained: bool = False) -> None:
+        """The two lines with which another repository takes the tasks, for ``invoke`` as a process."""
+        (self.folder / "tasks.py").write_text(
+            "from invoke import Collection\nimport mme.tasks; ns = Collection.from_module(mme.tasks)\n"
+        )
+        if chained:
+            (self.folder / "invoke.yaml").write_text("tasks: {executor_class: mme.chain.Executor}\n")
 
     def catalogue(self, *names: str) -> None:
         (self.folder / "source").mkdir(exist_ok=True)
@@ -189,9 +199,7 @@ def test_the_tasks_are_all_there() -> None:
 
 
 def test_another_repository_takes_the_tasks_with_two_lines(shop: Shop) -> None:
-    (shop.folder / "tasks.py").write_text(
-        "from invoke import Collection\nimport mme.tasks; ns = Collection.from_module(mme.tasks)\n"
-    )
+    shop.tasks_file()
     shop.catalogue("team-a/classifier")
     shop.build("team-a/classifier")
     listed = shop.process("--list")
@@ -643,9 +651,7 @@ def test_the_repositorys_own_tasks_file_has_them_all() -> None:
 
 def test_killed_while_uploading_the_next_run_goes_on(shop: Shop) -> None:
     """kill -9 in the middle: nothing is visible, and the next run sends only what is missing."""
-    (shop.folder / "tasks.py").write_text(
-        "import mme.tasks\nfrom invoke import Collection\nns = Collection.from_module(mme.tasks)\n"
-    )
+    shop.tasks_file()
     made = shop.build("bert", os.urandom(12 * PART))
     slow = (
         "import time, mme.multipart as m, invoke, sys\n"
@@ -676,10 +682,116 @@ def test_killed_while_uploading_the_next_run_goes_on(shop: Shop) -> None:
     assert releases.unfinished_uploads(shop.s3, shop.store) == {}
 
 
-def test_progress_is_for_a_terminal_only(shop: Shop) -> None:
-    (shop.folder / "tasks.py").write_text(
-        "import mme.tasks\nfrom invoke import Collection\nns = Collection.from_module(mme.tasks)\n"
+def test_the_notes_of_the_later_run_are_kept_although_an_earlier_one_began(shop: Shop) -> None:
+    made = shop.build("bert", os.urandom(3 * PART))
+    place = {"Bucket": shop.bucket, "Key": f"models/{made.target}"}
+
+    def killed_run() -> None:
+        """What kill -9 leaves: an upload without notes whose first part is there."""
+        metadata = {"mme-digest": made.digest, "mme-author": "ada"}
+        upload = shop.s3.create_multipart_upload(
+            **place, Metadata=metadata, ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT"
+        )["UploadId"]
+        body = (shop.folder / "dist" / made.target).read_bytes()[: first_part(PART, metadata)]
+        shop.s3.upload_part(**place, UploadId=upload, PartNumber=1, Body=body, ChecksumAlgorithm="CRC32")
+
+    for words, status, notes in [([], "resumed", ""), (["--notes", "better"], "uploaded", "better")]:
+        killed_run()
+        (done,) = shop("upload", "--model", "bert", *words, "--json").json["models"]
+        assert done["status"] == status
+        (record,) = releases.read_records(shop.s3, shop.store, releases.list_versions(shop.s3, shop.store))
+        assert (record.author, record.notes) == ("ada", notes)
+        assert releases.unfinished_uploads(shop.s3, shop.store) == {}
+        releases.delete(shop.s3, shop.store, made.target)
+
+
+def test_one_model_that_fails_does_not_keep_the_others_back(shop: Shop) -> None:
+    names = [f"model-{number}" for number in range(12)]
+    shop.catalogue(*names)
+    made = {name: shop.build(name, os.urandom(100_000)) for name in names}
+    for name in ("model-3", "model-7"):
+        path = shop.folder / "dist" / made[name].target
+        content = bytearray(path.read_bytes())
+        content[50_000] ^= 1
+        path.write_bytes(content)
+    done = shop("upload")
+    assert done.code == 8
+    assert done.err.count("changed or damaged since") == 2
+    assert "model-3: " in done.err
+    assert "2 of 12 models failed" in done.err
+    assert [line.split()[0] for line in done.out.splitlines()[2:]] == names
+    assert targets(shop) == {item.target for name, item in made.items() if name not in ("model-3", "model-7")}
+    again = shop("upload", "--json")
+    assert again.code == 8
+    told = {item["name"]: item for item in again.json["models"]}
+    assert told["model-0"]["status"] == "present"
+    assert told["model-3"]["status"] == "failed"
+    assert "damaged" in told["model-3"]["error"]
+    assert "invoke package --force" in told["model-3"]["hint"]
+
+
+def test_after_credentials_expire_the_rest_is_not_tried(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"model-{number}" for number in range(30)]
+    shop.catalogue(*names)
+    for name in names:
+        shop.build(name)
+
+    def expired(*_: Any) -> None:
+        answer: Any = {"Error": {"Code": "ExpiredToken"}, "ResponseMetadata": {"HTTPStatusCode": 400}}
+        raise ClientError(answer, "PutObject")
+
+    monkeypatch.setattr(Place, "put", expired)
+    done = shop("upload", "--json")
+    assert done.code == 8
+    assert "expired" in done.err
+    statuses = [item["status"] for item in done.json["models"]]
+    assert 1 <= statuses.count("failed") < 20
+    assert statuses.count("failed") + statuses.count("not tried") == 30
+    monkeypatch.undo()
+
+
+def test_interrupted_among_many_the_next_run_sends_the_rest(shop: Shop) -> None:
+    names = [f"model-{number}" for number in range(20)]
+    shop.catalogue(*names)
+    made = [shop.build(name, os.urandom(50_000)) for name in names]
+    slow = (
+        "import threading, mme.multipart as m, invoke, sys\n"
+        "real = m.Place.put\n"
+        "first = threading.Semaphore(3)\n"
+        "def put(self, *given):\n"
+        "    if not first.acquire(blocking=False):\n"
+        "        print('waiting', flush=True)\n"
+        "        sys.stdin.readline()\n"
+        "    real(self, *given)\n"
+        "m.Place.put = put\n"
+        "sys.exit(invoke.Program().run(['invoke', 'upload']))\n"
     )
+    shop.tasks_file()
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen([sys.executable, "-c", slow], text=True, cwd=shop.folder, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "waiting\n"
+        while len(targets(shop)) < 3:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        process.stdin.close()
+        assert "Interrupted" in process.stderr.read()
+    assert process.returncode == 130
+    there = targets(shop)
+    assert 3 <= len(there) < 20
+    done = shop("upload", "--json")
+    assert done.code == 0
+    assert [item["status"] == "present" for item in done.json["models"]] == [item.target in there for item in made]
+    assert targets(shop) == {item.target for item in made}
+    for item in made:
+        body = shop.s3.get_object(Bucket=shop.bucket, Key=f"models/{item.target}")["Body"].read()
+        assert body == (shop.folder / "dist" / item.target).read_bytes()
+
+
+def test_progress_is_for_a_terminal_only(shop: Shop) -> None:
+    shop.tasks_file()
     shop.build("bert", os.urandom(6 * PART))
     piped = shop.process("upload", "--model", "bert", "--prefix", "a/models/")
     assert (piped.returncode, piped.stderr) == (0, "")
@@ -694,9 +806,7 @@ def test_progress_is_for_a_terminal_only(shop: Shop) -> None:
 
 
 def test_a_reader_that_goes_away_is_no_error(shop: Shop) -> None:
-    (shop.folder / "tasks.py").write_text(
-        "import mme.tasks\nfrom invoke import Collection\nns = Collection.from_module(mme.tasks)\n"
-    )
+    shop.tasks_file()
     long = "a-model-with-a-long-name" * 2
     for number in range(250):  # more than a pipe holds
         shop.s3.put_object(Bucket=shop.bucket, Key=f"models/{long}/{long}/{long}-{number:012x}.tar.gz", Body=b"x")
@@ -708,9 +818,7 @@ def test_a_reader_that_goes_away_is_no_error(shop: Shop) -> None:
 
 
 def test_local_becomes_the_server_and_stops_when_interrupted(shop: Shop) -> None:
-    (shop.folder / "tasks.py").write_text(
-        "import mme.tasks\nfrom invoke import Collection\nns = Collection.from_module(mme.tasks)\n"
-    )
+    shop.tasks_file()
     command = [sys.executable, "-m", "invoke", "local", "--port", "0", "--data-dir", "aws", "--container", FAKE]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=shop.folder
@@ -725,9 +833,7 @@ def test_local_becomes_the_server_and_stops_when_interrupted(shop: Shop) -> None
 
 
 def test_bench_runs_each_script(shop: Shop) -> None:
-    (shop.folder / "tasks.py").write_text(
-        "import mme.tasks\nfrom invoke import Collection\nns = Collection.from_module(mme.tasks)\n"
-    )
+    shop.tasks_file()
     (shop.folder / "benchmarks").mkdir()
     (shop.folder / "benchmarks" / "one.py").write_text("import sys; print('one ran', *sys.argv[1:])")
     (shop.folder / "benchmarks" / "two.py").write_text("raise SystemExit(3)")
@@ -780,6 +886,50 @@ def test_a_streamed_model_that_does_not_answer_is_not_published(shop: Shop) -> N
     assert targets(shop) == set()
     assert shop("upload", "--stream", "--no-verify").code == 0
     assert len(targets(shop)) == 1
+
+
+@pytest.mark.slow
+def test_package_and_streamed_upload_in_a_row_put_no_archive_on_the_disk(shop: Shop) -> None:
+    tiny_gpt2(shop)
+    shop.tasks_file(chained=True)
+    words = ("package", "--no-verify", "upload", "--stream", "--notes", "in a row", "--json")
+    killed = (
+        "import mme.multipart as m, invoke, sys\n"
+        "def put(self, *given):\n"
+        "    print('about to send', flush=True)\n"
+        "    sys.stdin.readline()\n"
+        "m.Place.put = put\n"
+        f"sys.exit(invoke.Program().run({['invoke', *words]!r}))\n"
+    )
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", killed], text=True, cwd=shop.folder, **pipes) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "about to send\n"
+        assert not list((shop.folder / "dist").rglob("*.tar.gz"))
+        process.kill()
+    assert targets(shop) == set()
+    done = shop.process(*words)
+    assert done.returncode == 0, done.stderr
+    assert "written to disk" not in done.stderr
+    (streamed,) = json.loads(done.stdout)["models"]
+    assert streamed["status"] == "uploaded"
+    assert [path.name for path in (shop.folder / "dist").iterdir()] == ["gpt2.json"]
+    (record,) = releases.read_records(shop.s3, shop.store, releases.list_versions(shop.s3, shop.store))
+    assert record.notes == "in a row"
+    body = shop.s3.get_object(Bucket=shop.bucket, Key=f"models/{streamed['target']}")["Body"].read()
+
+    (shop.folder / "invoke.yaml").unlink()
+    apart = shop.process("package", "--no-verify", "upload", "--stream", "--prefix", "apart/models/")
+    assert apart.returncode == 0, apart.stderr
+    assert "written to disk" in apart.stderr
+    assert "mme.chain.Executor" in apart.stderr
+    assert (shop.folder / "dist" / streamed["target"]).read_bytes() == body
+
+
+def test_the_repositorys_own_tasks_stream_in_a_row() -> None:
+    assert yaml.safe_load((REPOSITORY / "invoke.yaml").read_text()) == {
+        "tasks": {"executor_class": "mme.chain.Executor"}
+    }
 
 
 def test_flags_that_go_with_streaming_alone(shop: Shop) -> None:

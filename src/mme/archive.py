@@ -23,6 +23,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -427,6 +428,32 @@ def recorded(out: Path, name: str) -> Mapping[str, Any] | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
+
+
+@dataclass(frozen=True)
+class Latest:
+    """The archive of a model that was built last; ``size`` in bytes is that of the file as it is now."""
+
+    name: str
+    target: str
+    digest: str
+    size: int
+
+
+def latest(out: Path, name: str) -> Latest | None:
+    """What was noted of the archive of ``name`` that was built last in ``out``; None when it is not there.
+
+    Nothing of the archive is read, and nothing compared: ``built`` does that.
+    """
+    record = recorded(out, name)
+    if record is None or not FILE_NAME.fullmatch(str(record.get("target"))):
+        return None
+    target = str(record["target"])
+    try:
+        status = os.stat(out / target)  # noqa: PTH116 - pathlib would look twice
+    except OSError:
+        return None
+    return Latest(name, target, str(record.get("digest")), status.st_size) if stat.S_ISREG(status.st_mode) else None
 
 
 def built(out: Path, name: str) -> Archive | None:

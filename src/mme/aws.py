@@ -95,6 +95,14 @@ def is_missing(s3: S3Client, bucket: str, key: str, error: boto.ClientError) -> 
     return not any(item["Key"] == key for item in found)
 
 
+def concerns_all(error: MmeError) -> bool:
+    """Whether what is wrong would be wrong for every other call too: the sign-in, the bucket, the connection."""
+    cause = error.__cause__
+    if isinstance(cause, boto.ClientError):
+        return code_of(cause) in _EXPIRED | _BAD_KEYS | {"NoSuchBucket"}
+    return isinstance(cause, (boto.BotoCoreError, boto.HTTPClientError))
+
+
 _EXPIRED = {
     "ExpiredToken",
     "ExpiredTokenException",

@@ -26,13 +26,15 @@ from botocore.exceptions import BotoCoreError, ClientError
 from mme import archive
 from mme.aws import CONNECTIONS, code_of, explain, explained, is_missing, status_of
 from mme.errors import ReleaseError, UsageError
-from mme.multipart import Buffer, Damaged, Gone, Place, Progress, Upload
+from mme.multipart import SENDERS, Buffer, Damaged, Gone, Place, Progress, Upload, part_size
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 MAX_NOTES = 1_400  # bytes once encoded; S3 keeps at most 2 KB of metadata with an object
 DELETE_AT_ONCE = 1000
+AT_ONCE = SENDERS + 2
+"""Parts that are in memory at once, of all archives that are being published together."""
 STALE = timedelta(days=7)
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -288,6 +290,11 @@ def publish(
         f"Cannot upload {store.uri(target)}: other runs keep changing the same upload.",
         "Let one run at a time publish this model, then run the same command again.",
     )
+
+
+def parts_in_memory(size: int) -> int:
+    """How many of AT_ONCE the upload of an archive of ``size`` bytes takes."""
+    return max(1, min(AT_ONCE, -(-size // part_size(size))))
 
 
 def check_notes(author: str, notes: str) -> None:

@@ -20,6 +20,7 @@ import json as jsonlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -29,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Context, Exit, task
 
-from mme import archive, aws, console, inspection, packaging
+from mme import abreast, archive, aws, console, inspection, packaging
 from mme import catalog as catalogs
 from mme import channels as channel_objects
 from mme import endpoint as endpoints
@@ -216,6 +217,7 @@ def package(
     if compression is not None and compression not in catalogs.COMPRESSIONS:
         raise UsageError(f"There is no compression {compression!r}.", f"Known: {', '.join(catalogs.COMPRESSIONS)}.")
     specs = catalogs.load(Path(catalog)).select(model)
+    context.config[PACKAGED] = not (check or dry_run)
     results: list[dict[str, Any]] = []
     failures: list[MmeError] = []
     with verification.maybe(not (no_verify or check or dry_run)) as verifier:
@@ -343,7 +345,7 @@ def upload(
         raise UsageError(f"There is no compression {compression!r}.", f"Known: {', '.join(catalogs.COMPRESSIONS)}.")
     folder = Path(out)
     specs = catalogs.load(Path(catalog)).select(model)
-    found = {} if stream else {spec.name: archive.built(folder, spec.name) for spec in specs}
+    found = {} if stream else {spec.name: archive.latest(folder, spec.name) for spec in specs}
     missing = [name for name, built in found.items() if built is None]
     if missing and (model or len(missing) == len(found)):
         raise ArchiveError(
@@ -351,22 +353,56 @@ def upload(
             "Build it first: invoke package" + "".join(f" --model {name}" for name in missing[:5] if model) + ".",
         )
     versions.check_notes(who(author), notes)
-    shop = Shop.open(settings, who(author), notes, dry_run)
+    shop = Shop.open(settings, who(author), notes, dry_run, insist=bool(author or notes))
     if stream:
+        if context.config.get(PACKAGED):
+            note(NOT_STREAMED)
         with verification.maybe(not (no_verify or dry_run)) as verifier:
-            results = [shop.stream(spec, folder, compression, not no_verify, verifier) for spec in specs]
+            results = shop.stream_all(specs, folder, compression, not no_verify, verifier)
     else:
-        results = [shop.publish(built, folder / built.target) for built in found.values() if built is not None]
-        results += [{"name": name, "target": None, "uri": None, "status": "not built", "sent": 0} for name in missing]
+        results = shop.publish_all([built for built in found.values() if built is not None], folder)
+        results += [_not_done(name, "not built") for name in missing]
+    failures = [item for item in results if isinstance(item, Failed)]
+    for item in failures if len(specs) > 1 else ():
+        note(f"{item.name}: {item.error}")
+    told = [item.told() if isinstance(item, Failed) else item for item in results]
     if json:
-        print_json({"bucket": shop.store.bucket, "prefix": shop.store.prefix, "models": results})
-        return
-    told = {"present": "already there, nothing sent", "resumed": "uploaded (went on with an earlier run)"}
-    rows = [
-        (item["name"], item["target"] or "-", told.get(item["status"], item["status"]), console.size(item["sent"]))
-        for item in results
-    ]
-    print(console.table(("model", "target", "what was done", "sent"), rows))
+        print_json({"bucket": shop.store.bucket, "prefix": shop.store.prefix, "models": told})
+    elif len(results) > len(failures):
+        words = {"present": "already there, nothing sent", "resumed": "uploaded (went on with an earlier run)"}
+        rows = [
+            (item["name"], item["target"] or "-", words.get(item["status"], item["status"]), console.size(item["sent"]))
+            for item in told
+        ]
+        print(console.table(("model", "target", "what was done", "sent"), rows))
+    if failures:
+        if len(specs) == 1:
+            raise failures[0].error
+        raise type(failures[0].error)(f"{len(failures)} of {len(specs)} models failed; see above.")
+
+
+PACKAGED = "mme_packaged"
+"""Set in Invoke's configuration, which lasts for one call of ``invoke``, once ``package`` has run."""
+
+NOT_STREAMED = (
+    "The archives were written to disk, since package ran first. To stream them, run invoke upload --stream alone, "
+    "or put this into invoke.yaml beside tasks.py:\n  tasks: {executor_class: mme.chain.Executor}"
+)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A model that was not published, and why."""
+
+    name: str
+    error: MmeError
+
+    def told(self) -> dict[str, Any]:
+        return {**_not_done(self.name, "failed"), "error": self.error.message, "hint": self.error.hint}
+
+
+def _not_done(name: str, status: str) -> dict[str, Any]:
+    return {"name": name, "target": None, "uri": None, "status": status, "sent": 0}
 
 
 @dataclass(frozen=True)
@@ -377,35 +413,85 @@ class Shop:
     store: versions.Store
     author: str
     notes: str
+    insist: bool
     dry_run: bool
     present: Collection[str]
     unfinished: Mapping[str, str]
 
     @staticmethod
-    def open(settings: Settings, author: str, notes: str, dry_run: bool) -> Shop:
+    def open(settings: Settings, author: str, notes: str, dry_run: bool, insist: bool) -> Shop:
         s3, store = open_store(settings)
         present = {version.target for version in versions.list_versions(s3, store)}
-        return Shop(s3, store, author, notes, dry_run, present, versions.unfinished_uploads(s3, store))
+        unfinished = versions.unfinished_uploads(s3, store)
+        return Shop(s3, store, author, notes, insist, dry_run, present, unfinished)
 
-    def publish(self, item: archive.Archive | archive.Plan, content: Path | versions.Stream) -> dict[str, Any]:
+    def publish_all(self, built: Sequence[archive.Latest], folder: Path) -> list[dict[str, Any] | Failed]:
+        """Publish archives from their files, several small ones at a time; what became of each, in their order."""
+        new = [item for item in built if item.target not in self.present]
+        stop, lock = threading.Event(), threading.Lock()
+        title = f"{new[0].name}: uploading" if len(new) == 1 else f"uploading {len(new)} models"
+        with console.progress(sys.stderr, title, sum(item.size for item in new)) as count:
+
+            def advance(size: int) -> None:
+                abreast.check(stop)
+                with lock:
+                    count(size)
+
+            def publish(item: archive.Latest) -> dict[str, Any]:
+                made = archive.built(folder, item.name)
+                if made is None or made.path is None:
+                    raise ArchiveError(f"{folder / item.target} is gone.", "Package the model again.")
+                return self.publish(made, made.path, advance)
+
+            jobs = [abreast.Job(functools.partial(publish, item), versions.parts_in_memory(item.size)) for item in new]
+            outcomes = abreast.run(jobs, versions.AT_ONCE, stop, aws.concerns_all)
+        done = {item.name: self._result(item.name, outcome) for item, outcome in zip(new, outcomes, strict=True)}
+        return [done.get(item.name) or self._present(item) for item in built]
+
+    def stream_all(
+        self,
+        specs: Sequence[catalogs.ModelSpec],
+        folder: Path,
+        compression: str | None,
+        verified: bool,
+        verifier: verification.Verifier | None,
+    ) -> list[dict[str, Any] | Failed]:
+        """Package and publish each model without its archive on disk; what became of each."""
+        results: list[dict[str, Any] | Failed] = []
+        hopeless = False
+        for spec in specs:
+            outcome: dict[str, Any] | MmeError | None = None
+            if not hopeless:
+                try:
+                    outcome = self.stream(spec, folder, compression, verified, verifier)
+                except MmeError as error:
+                    outcome, hopeless = error, aws.concerns_all(error)
+            results.append(self._result(spec.name, outcome))
+        return results
+
+    def publish(
+        self,
+        item: archive.Archive | archive.Plan,
+        content: Path | versions.Stream,
+        advance: Callable[[int], None],
+    ) -> dict[str, Any]:
         """Publish one archive, from a file or as it is made; what became of it."""
         if self.dry_run and item.target not in self.present:
             return self._told(item, "would go on" if item.target in self.unfinished else "would upload")
-        size = content.size if isinstance(content, versions.Stream) else content.stat().st_size
-        with console.progress(sys.stderr, f"{item.name}: uploading", size) as advance:
-            done = versions.publish(
-                self.s3,
-                self.store,
-                name=item.name,
-                digest=item.digest,
-                content=content,
-                author=self.author,
-                notes=self.notes,
-                crc32=item.crc32 if isinstance(item, archive.Archive) else None,
-                present=self.present,
-                unfinished=self.unfinished,
-                progress=advance,
-            )
+        done = versions.publish(
+            self.s3,
+            self.store,
+            name=item.name,
+            digest=item.digest,
+            content=content,
+            author=self.author,
+            notes=self.notes,
+            crc32=item.crc32 if isinstance(item, archive.Archive) else None,
+            present=self.present,
+            unfinished=self.unfinished,
+            insist=self.insist,
+            progress=advance,
+        )
         return asdict(done)
 
     def stream(
@@ -419,17 +505,30 @@ class Shop:
         """Package and publish one model without its archive on disk, unless it is there or nothing has changed."""
         kept = packaging.pending(spec, folder, compression=compression)
         if kept is not None:
-            return self.publish(kept, folder / kept.target)
+            with console.progress(sys.stderr, f"{spec.name}: uploading", kept.size) as advance:
+                return self.publish(kept, folder / kept.target, advance)
         digest = packaging.known(spec, folder, compression=compression, verified=verified)
         if digest is not None and (target := archive.target(spec.name, digest)) in self.present:
-            return {"name": spec.name, "target": target, "uri": self.store.uri(target), "status": "present", "sent": 0}
+            return {**_not_done(spec.name, "present"), "target": target, "uri": self.store.uri(target)}
         if self.dry_run:
-            return {"name": spec.name, "target": None, "uri": None, "status": "would package and upload", "sent": 0}
+            return _not_done(spec.name, "would package and upload")
         told = functools.partial(stage, spec.name)
         with packaging.prepared(spec, folder, compression=compression, verifier=verifier, stage=told) as made:
             if made.verified and made.verified.doubt:
                 note(f"{spec.name}: {made.verified.doubt}.")
-            return self.publish(made.planned, versions.Stream(made.send, made.planned.content_size))
+            size = made.planned.content_size
+            with console.progress(sys.stderr, f"{spec.name}: uploading", size) as advance:
+                return self.publish(made.planned, versions.Stream(made.send, size), advance)
+
+    @staticmethod
+    def _result(name: str, outcome: dict[str, Any] | MmeError | None) -> dict[str, Any] | Failed:
+        if isinstance(outcome, MmeError):
+            return Failed(name, outcome)
+        return _not_done(name, "not tried") if outcome is None else outcome
+
+    def _present(self, item: archive.Latest) -> dict[str, Any]:
+        uri = self.store.uri(item.target)
+        return asdict(versions.Published(item.name, item.target, uri, item.digest, "present", item.size, 0))
 
     def _told(self, item: archive.Archive | archive.Plan, status: str) -> dict[str, Any]:
         uri = self.store.uri(item.target)

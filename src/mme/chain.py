@@ -1,0 +1,57 @@
+"""`invoke package upload --stream` as one job, instead of writing every archive to disk before it is streamed.
+
+Invoke runs its tasks one after the other, and none knows of the next. This executor does. ``invoke.yaml`` beside
+``tasks.py`` names it:
+
+    tasks: {executor_class: mme.chain.Executor}
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from invoke.executor import Executor as Sequential
+
+from mme import tasks
+
+SHARED: dict[str, Any] = {
+    "model": [],
+    "catalog": "models.toml",
+    "out": "dist",
+    "compression": None,
+    "no_verify": False,
+    "json": False,
+}
+"""The flags that both tasks have and that mean the same, with what they are when they are not given."""
+
+ON_DISK = ("force", "check", "dry_run")
+"""With these, ``package`` is about what lies on the disk, and runs for itself."""
+
+
+class Executor(Sequential):  # type: ignore[misc]
+    """Invoke's own, but for ``package`` right before ``upload --stream``: upload does both, with the flags of both."""
+
+    def normalize(self, given: Any) -> list[Any]:
+        calls: list[Any] = []
+        for call in super().normalize(given):
+            flags = together(calls[-1], call) if calls else None
+            if flags is not None:
+                calls.pop()
+                call.kwargs = flags
+            calls.append(call)
+        return calls
+
+
+def together(first: Any, second: Any) -> dict[str, Any] | None:
+    """The flags for doing two calls as one, or None when they have to stay two."""
+    if first.task != tasks.package or second.task != tasks.upload or not second.kwargs.get("stream"):
+        return None
+    if any(first.kwargs.get(flag) for flag in ON_DISK):
+        return None
+    flags = dict(second.kwargs)
+    for flag, unset in SHARED.items():
+        one, other = (call.kwargs.get(flag) or unset for call in (first, second))
+        if one != other and unset not in (one, other):
+            return None  # not the same models, or not in the same place
+        flags[flag] = one if other == unset else other
+    return flags
