@@ -6,6 +6,7 @@ are read into memory; links are followed by later members), so headers are walke
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import shutil
@@ -29,6 +30,14 @@ MAX_BYTES = 512 << 30
 
 # What the decompressors raise for a stream that is cut or changed.
 _BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile, cast(Any, isal_zlib.error))
+
+
+# What the system says when there is no room for more: the disk, the quota or the largest size of a file is reached.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class NoRoom(ArchiveError):
+    """What an archive holds does not fit on the disk. The archive itself may be fine."""
 
 
 class Member:
@@ -178,29 +187,33 @@ def extract(path: Path, dest: Path, *, max_bytes: int = MAX_BYTES) -> None:
     """Unpack the archive at ``path`` into the folder ``dest``, which must be empty or not exist.
 
     ``dest`` appears whole or not at all. Files get mode 0644, folders 0755. Raises ArchiveError for an archive
-    that is broken or hostile, that holds more than ``max_bytes``, or more than fits on the disk.
+    that is broken or hostile or holds more than ``max_bytes``, NoRoom for one that does not fit on the disk.
     """
     dest = dest.absolute()
     if dest.exists() and (not dest.is_dir() or any(dest.iterdir())):
         raise ArchiveError(f"{dest} is not an empty folder.", "Unpack into a new one.")
-    dest.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", suffix=".partial", dir=dest.parent))
+    partial: Path | None = None
     try:
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{dest.name}.", suffix=".partial", dir=dest.parent))
         _extract(path, partial, max_bytes)
         partial.chmod(0o755)
         partial.rename(dest)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not path.exists():
             raise ArchiveError(f"There is no archive at {path}.", "Check the path.") from None
-        raise ArchiveError(
+        kind = NoRoom if error.errno in FULL else ArchiveError
+        raise kind(
             f"{path} cannot be unpacked into {dest}: {error.strerror or error}.", "Check the disk and the folder."
         ) from None
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _extract(path: Path, into: Path, max_bytes: int) -> None:
-    left = min(max_bytes, shutil.disk_usage(into).free)
+    free = shutil.disk_usage(into).free
+    left = min(max_bytes, free)
     for member in reading(path):
         # Names were checked, and nothing here ever makes a link, so no path can lead out of ``into``.
         target = into / member.path if member.path else into
@@ -209,7 +222,8 @@ def _extract(path: Path, into: Path, max_bytes: int) -> None:
             continue
         left -= member.size
         if left < 0:
-            raise ArchiveError(
+            kind = NoRoom if free < max_bytes else ArchiveError
+            raise kind(
                 f"{path}: what is inside is larger than the space for it.",
                 f"At most {min(max_bytes, shutil.disk_usage(into).free):,} bytes fit.",
             )

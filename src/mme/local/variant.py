@@ -384,14 +384,14 @@ class VariantHost:
         downloading = None
         if not (home / "model").is_dir():
             downloading = time.monotonic()
-            self._download(model, home)
+            self._download(model, home, deadline)
             size = sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
         else:
             size = self._on_disk[model.name]
         with self._lock:
             self._on_disk.pop(model.name, None)
             self._on_disk[model.name] = size
-        self._trim_disk()
+        self._trim_disk(self.spec.volume_bytes)
         if downloading is not None:
             observe(self.spec.name, "ModelDownloadingTime", (time.monotonic() - downloading) * 1e6, "Microseconds")
         loading = time.monotonic()
@@ -420,20 +420,41 @@ class VariantHost:
                 continue
             raise ModelFailed(reply.status, reply.body.decode("utf-8", "replace"))
 
-    def _trim_disk(self) -> None:
-        """Removes extracted archives that are not loaded, the oldest first, until the rest fits the volume."""
+    def _trim_disk(self, limit: int) -> bool:
+        """Removes extracted archives that are not loaded, the oldest first, until ``limit`` bytes or fewer are left.
+
+        Answers whether any was removed.
+        """
         with self._lock:
             in_use = {model.name for model in self._models.values()}
             total = sum(self._on_disk.values())
-            for name in [name for name in self._on_disk if name not in in_use]:
-                if total <= self.spec.volume_bytes:
-                    return
+            unused = [name for name in self._on_disk if name not in in_use]
+            for number, name in enumerate(unused):
+                if total <= limit:
+                    return number > 0
                 total -= self._on_disk.pop(name)
                 shutil.rmtree(self._folder / "models" / name, ignore_errors=True)
+            return bool(unused)
 
-    def _download(self, model: _Model, home: Path) -> None:
+    def _download(self, model: _Model, home: Path, deadline: float) -> None:
+        """Brings the archive and unpacks it. Where the disk is full, what is not loaded goes, then idle models."""
+        from mme.untar import FULL, NoRoom
+
+        while True:
+            try:
+                self._fetch_and_extract(model, home)
+                return
+            except (NoRoom, OSError) as problem:
+                if isinstance(problem, OSError) and problem.errno not in FULL:
+                    raise
+                room = self._trim_disk(0) or (self._make_room(model.target, deadline) and self._trim_disk(0))
+                if not room:
+                    words = f"There is no room on the disk for {model.target}, and nothing left to unload: {problem}"
+                    raise ModelFailed(507, words) from problem
+
+    def _fetch_and_extract(self, model: _Model, home: Path) -> None:
         from mme.errors import ArchiveError
-        from mme.untar import extract
+        from mme.untar import NoRoom, extract
 
         key = f"{self.spec.prefix}{model.target}"
         shutil.rmtree(home, ignore_errors=True)
@@ -449,6 +470,8 @@ class VariantHost:
                 "an object located at the URL and that the role passed to CreateModel has permissions to download the "
                 "model.",
             ) from problem
+        except NoRoom:
+            raise
         except ArchiveError as problem:
             raise BadTarget(
                 "MODEL_DATA_EXTRACTION_FAILED",
