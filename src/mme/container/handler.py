@@ -11,6 +11,7 @@ requests in one go; see docs/container.md.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import importlib.util
 import inspect
@@ -343,6 +344,8 @@ def client_error(error: BaseException) -> ServingError:
     name = type(error).__name__
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "out of memory" in text.lower():
         return ServingError(507, "InsufficientMemoryException", f"Out of memory: {text}")
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left on device" in text.lower():
+        return ServingError(507, "InsufficientStorageException", f"The disk is full: {text}")
     status = getattr(error, "status_code", None)
     if isinstance(status, int) and 400 <= status < 600:
         return ServingError(status, name, str(getattr(error, "message", text)))
