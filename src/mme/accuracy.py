@@ -11,6 +11,7 @@ Two models are loaded for it, one after the other, in a process of their own, so
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -45,7 +46,7 @@ TEXTS = (
     "truth is so well fixed in the minds of the surrounding families, that he is considered as the rightful property "
     "of some one or other of their daughters.",
 )
-MOST_TOKENS = 128
+MOST_TOKENS = 64  # of a text, where a model's outputs for each token are compared
 
 # What is compared -> how it is called, which figure is bounded, and the bound where the catalogue has none.
 VECTORS, OUTPUTS, CHOICES = "vectors", "outputs", "choices"
@@ -64,7 +65,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How far the answers are from the exact ones; 0 is the same.
+    """How far the answers of a model in ``form`` (such as "int8") are from the exact ones; 0 is the same.
 
     ``measure`` says what was compared. "vectors": the sentence vectors that the handler answers, and "outputs": the
     model's outputs for each token, as 1 - cosine similarity (2 is the opposite). "choices": the probabilities of the
@@ -73,6 +74,7 @@ class Accuracy:
     of first choices that stay the same; None where nothing is chosen.
     """
 
+    form: str
     against: str
     measure: str
     worst: float
@@ -92,13 +94,14 @@ class Accuracy:
 def words(accuracy: Mapping[str, Any]) -> str:
     """What a manifest says of a model's accuracy, for people."""
     measure = str(accuracy.get("measure", OUTPUTS))
+    form = f"{accuracy['form']}: " if "form" in accuracy else ""
     text = (
-        f"{WORDS.get(measure, measure)} against {accuracy.get('against')}: "
+        f"{form}{WORDS.get(measure, measure)} against {accuracy.get('against')}: "
         f"{float(accuracy.get('worst', 0)):.2g} at worst, {float(accuracy.get('mean', 0)):.2g} on average"
     )
     choice = accuracy.get("same_choice")
     text = text if choice is None else f"{text}; the same first choice in {100 * float(choice):.1f} %"
-    return f"{text} (at most {accuracy['bound']:g} {_figure(accuracy)})" if "bound" in accuracy else text
+    return f"{text} (bound: {accuracy['bound']:g} {_figure(accuracy)})" if "bound" in accuracy else text
 
 
 def _figure(accuracy: Mapping[str, Any]) -> str:
@@ -112,6 +115,7 @@ def measure(
     handler: Path | None,
     kind: str,
     work: Path,
+    form: str,
     against: str,
     max_error: float | None,
     trust: bool = False,
@@ -153,6 +157,7 @@ def measure(
         )
     name = answer["measure"]
     return Accuracy(
+        form=form,
         against=against,
         measure=name,
         worst=answer["worst"],
@@ -181,11 +186,9 @@ def main(request: Path, answer: Path) -> None:
     before, after = asked["sides"]
     try:
         with libraries.quiet():
-            measured = compare(
-                outputs(Path(before), asked["handler"], asked["kind"], asked["trust"]),
-                outputs(Path(after), asked["handler"], asked["kind"], asked["trust"]),
-            )
-        said = asdict(measured)
+            exact = outputs(Path(before), asked["handler"], asked["kind"], asked["trust"])
+            gc.collect()  # the first model goes before the second comes
+            said = asdict(compare(exact, outputs(Path(after), asked["handler"], asked["kind"], asked["trust"])))
     except Exception as error:
         said = {"error": libraries.first_line(error)}
     partial = answer.with_suffix(".partial")

@@ -372,22 +372,23 @@ def _measured(
 ) -> accuracy.Accuracy:
     """What the changes cost. Raises SourceError when it is more than the catalogue allows."""
     settings = {key: value for key, value in spec.settings.items() if key not in ("dtype", "quantize")}
+    forms = [spec.quantize, spec.dtype if spec.dtype != checkpoint.dtype else None, spec.settings.get("dtype")]
     found = accuracy.measure(
         accuracy.Side(exact, settings),
         accuracy.Side(changed, spec.settings),
         handler=asked,
         kind=TASKS[spec.task] if spec.task else str((config.get("architectures") or ["AutoModel"])[0]),
         work=scratch / "measure",
+        form=" and ".join(dict.fromkeys(form for form in forms if form)),
         against="float32" if asked else checkpoint.dtype,
         max_error=spec.max_error,
         trust=spec.trust_remote_code,
         path=(libraries_folder,) if libraries_folder else (),
     )
     if found.too_far:
-        forms = [spec.quantize, spec.dtype if spec.dtype != checkpoint.dtype else None, spec.settings.get("dtype")]
         raise SourceError(
-            f"{spec.name} ({spec.source}) in {' and '.join(str(form) for form in forms if form)} is too far from what "
-            f"it says in {found.against}: {accuracy.words(found.facts())}.",
+            f"{spec.name} ({spec.source}) is too far from what it says in {found.against}. "
+            f"In {accuracy.words(found.facts())}.",
             "Keep more bits (leave out quantize, or choose another dtype), or raise max_error if it is good enough.",
         )
     return found

@@ -242,7 +242,7 @@ def package(
                         note(f"{spec.name}: {made.verified.doubt}.")
                     measured = inspection.accuracy_text(made.archive.manifest.get("accuracy"))
                     if made.fresh and measured:
-                        note(f"{spec.name} in {spec.dtype}: {measured}.")
+                        note(f"{spec.name} in {measured}.")
             except MmeError as error:
                 failures.append(error)
                 done = {**_packaged(spec.name, "failed", None), "error": error.message, "hint": error.hint}
