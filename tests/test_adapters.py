@@ -82,6 +82,21 @@ def test_in_fewer_bits_too_and_measured_with_the_adapter(bert: Path, tmp_path: P
     assert measured[0] != measured[1], "it is the answers with the adapter that are compared"
 
 
+@pytest.mark.slow
+def test_int8_leaves_the_bases_file_as_it_is(bert: Path, tmp_path: Path) -> None:
+    """Nothing is won by storing a base in int8 that others hold in full; the handler makes it so when it loads."""
+    source = tiny_adapters.lora(tmp_path / "a", bert, LAYERS)
+    handler = Path(__file__).parents[1] / "model_code" / "embedding"
+    apart = retrieve.snapshot(
+        spec(bert, source, handler=handler, quantize="int8", settings={"quantize": "int8"}, max_error=0.5),
+        tmp_path / "apart",
+    )
+    plain = retrieve.snapshot(spec(bert), tmp_path / "plain")
+    assert {file.name for file in apart.path.glob("*.safetensors")} == {"model.safetensors"}
+    assert (apart.path / "model.safetensors").read_bytes() == (plain.path / "model.safetensors").read_bytes()
+    assert 0 < apart.facts["accuracy"]["worst"] < 0.5
+
+
 def test_the_same_adapter_gives_the_same_bytes_whoever_saved_it(bert: Path, tmp_path: Path) -> None:
     """The order of PEFT's sets, paths of the training machine, and how it was trained are no part of it."""
     notes = [

@@ -1,17 +1,17 @@
 """A LoRA adapter that lies beside its base in the model's folder, in PEFT's own form: `adapter/adapter_config.json` and
 `adapter/adapter_model.safetensors`. PEFT itself is not needed. A handler's folder must stand alone, so each has a copy
-of this file; a test keeps them the same.
+of this file, which needs no other; a test keeps them the same.
 
 Every layer that the adapter changes is wrapped: what it answers, and the product of two narrow matrices besides. The
 base's weights stay as they are, mapped from their file, so a container has them in memory once for all adapters.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
 
 import torch
-from handler_common import read_json
 from safetensors.torch import load_file
 from torch.nn.functional import embedding, linear
 from transformers.pytorch_utils import Conv1D
@@ -64,9 +64,9 @@ class AdaptedEmbedding(Adapted):
 def adapt(model: Any, folder: Path) -> int:
     """Apply the adapter in the model's folder, if there is one. Returns how many layers it changes. Raises ValueError
     for one that does not fit the model, or is not made of pairs of narrow matrices alone."""
-    config = read_json(folder / FOLDER / CONFIG)
-    if config is None:
+    if not (folder / FOLDER / CONFIG).is_file():
         return 0
+    config = json.loads((folder / FOLDER / CONFIG).read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
         raise ValueError(f"{FOLDER}/{CONFIG}: peft_type must be LORA, not {config.get('peft_type')!r}.")
     tensors = load_file(folder / FOLDER / WEIGHTS)
@@ -105,6 +105,8 @@ def _wrap(model: Any, name: str, a: torch.Tensor, b: torch.Tensor, scale: float)
         wrapper, given = AdaptedLinear, given[::-1]
     elif type(layer) is torch.nn.Embedding:
         wrapper, given = AdaptedEmbedding, given[::-1]
+    elif type(layer).__name__ == "Int8Linear":  # handler_int8.py's, whose weights are packed out of sight
+        wrapper, shape = AdaptedLinear, given
     else:
         raise ValueError(f"{FOLDER}: {name} is a {type(layer).__name__}, to which no adapter can be applied.")
     if shape != given:
