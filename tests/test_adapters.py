@@ -268,6 +268,8 @@ def load(folder: Path, *lines: str, handler: str | None = "embedding") -> ModelS
 
 
 def test_the_catalogue_says_which(tmp_path: Path) -> None:
+    tiny_models.handler(tmp_path / "mine", "def model_fn(d): return d  # with its adapter\n")
+    assert not load(tmp_path, 'adapter = "folder:y"', "adapter_merge = false", handler="./mine").adapter_merge
     assert load(tmp_path, 'adapter = "folder:y"').adapter_merge
     assert not load(tmp_path, 'adapter = "folder:y"', "adapter_merge = false").adapter_merge
     assert load(tmp_path, 'adapter = "folder:y"', handler=None).adapter_merge
@@ -275,6 +277,7 @@ def test_the_catalogue_says_which(tmp_path: Path) -> None:
 
 MISTAKES = {
     "no adapter": (["adapter_merge = false"], "embedding", 4, "Remove it"),
+    "a handler without": (['adapter = "folder:y"', "adapter_merge = false"], "./mine", 3, "docs/handlers.md"),
     "no handler": (['adapter = "folder:y"', "adapter_merge = false"], None, 5, 'handler = "embedding"'),
     "no truth": (['adapter = "folder:y"', 'adapter_merge = "no"'], "embedding", 5, "'no'"),
 }
@@ -284,6 +287,7 @@ MISTAKES = {
 def test_a_mistake_is_named_with_line_and_fix(
     tmp_path: Path, lines: list[str], handler: str | None, line: int, fix: str
 ) -> None:
+    tiny_models.handler(tmp_path / "mine")
     with pytest.raises(CatalogError) as caught:
         load(tmp_path, *lines, handler=handler)
     assert caught.value.message.startswith(f"{tmp_path / 'models.toml'}:{line}: ")

@@ -216,7 +216,7 @@ def keep(adapter: Adapter, located: Located, into: Path) -> dict[str, Any]:
     config = portable.read_json(located.path / CONFIG)
     kept = {key: config[key] for key in KEPT if key in config}
     if isinstance(kept.get("target_modules"), list):
-        kept["target_modules"] = sorted(kept["target_modules"])  # PEFT writes a set, in any order
+        kept["target_modules"] = sorted(kept["target_modules"], key=str)  # PEFT writes a set, in any order
     portable.write_json(into / CONFIG, {"peft_type": "LORA", "bias": "none", "inference_mode": True, **kept})
     names = {tensor.name for tensor in weights.read_header(located.path / WEIGHTS)}
     copies = frozenset(name for name in names if ".lora_" not in name)  # of the base's own weights

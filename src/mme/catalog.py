@@ -346,11 +346,19 @@ class _Reader:
         key = (*here, "adapter_merge")
         if "adapter_merge" in table and "adapter" not in table:
             raise self.fail(key, "adapter_merge is only for a model with an adapter.", "Remove it, or add the adapter.")
-        if not table.get("adapter_merge", True) and handler is None:
+        if table.get("adapter_merge", True):
+            return
+        if handler is None:
             raise self.fail(
                 key,
                 "an adapter that is not merged needs a handler that applies it.",
                 'Add handler = "embedding" or "generation", or one of your own; or remove adapter_merge.',
+            )
+        if not any(b"adapter" in script.read_bytes() for script in handler.rglob("*.py")):
+            raise self.fail(
+                (*here, "handler"),
+                f"the handler {table['handler']!r} knows of no adapter: it would answer as the base alone.",
+                "docs/handlers.md says how a handler applies one; or remove adapter_merge, and it is merged.",
             )
 
     def quantized(
