@@ -136,9 +136,7 @@ class _NoMemory(TorchFunctionMode):
 def _hollow(kind: Any, folder: Path) -> torch.nn.Module:
     """The model without its weights, but with all that it computes for itself, such as tables of positions."""
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    for name in ("dtype", "torch_dtype"):  # transformers 5 and 4
-        if getattr(config, name, None) is not None:
-            setattr(config, name, torch.float32)
+    setattr(config, "dtype" if hasattr(config, "dtype") else "torch_dtype", torch.float32)  # transformers 5 and 4
     with _NoMemory():
         model: torch.nn.Module = kind.from_config(config)
     if (folder / "generation_config.json").is_file() and model.can_generate():
