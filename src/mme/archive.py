@@ -213,21 +213,23 @@ def plan(
 
 def stream(
     planned: Plan,
-    write: Callable[[bytes], object],
+    write: Callable[[Buffer], object],
     *,
     compression: str = "auto",
     progress: Progress | None = None,
 ) -> Archive:
-    """Make the planned archive and hand its bytes to ``write``, in order, about 1 MiB at a time.
+    """Make the planned archive and hand its bytes to ``write``, in order, up to 1 MiB at a time.
 
-    ``write`` is called on this thread and may raise. Memory is bounded whatever the size. Raises ArchiveError
+    ``write`` is called on this thread and may raise. It must be done with the bytes when it returns: their place is
+    used again. Memory is bounded whatever the size. Raises ArchiveError
     when a file is no longer what was planned; what was written by then must be thrown away.
     """
 
     def sink(parts: Sequence[Buffer]) -> None:
-        write(b"".join(parts))
+        for part in parts:
+            write(part)
 
-    size, content = _write(planned.items, sink, compression, progress, lambda _: planned.manifest)
+    size, _, content = _write(planned.items, sink, compression, progress, lambda _: planned.manifest)
     if content != planned.files:
         changed = next(new.path for new, old in zip(content, planned.files, strict=True) if new != old)
         raise ArchiveError(f"{changed} of {planned.name} changed while it was packed.", "Run the command again.")
@@ -280,16 +282,7 @@ def build(
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # tells ``clean`` that somebody is at work here
-            write = file_sink(descriptor)
-            crc32 = 0
-
-            def sink(parts: Sequence[Buffer]) -> None:
-                nonlocal crc32
-                for part in parts:
-                    crc32 = isal_zlib.crc32(part, crc32)
-                write(parts)
-
-            size, content = _write(items, sink, compression, progress, manifest)
+            size, crc32, content = _write(items, file_sink(descriptor), compression, progress, manifest)
             os.fchmod(descriptor, 0o644)
             path = out / target(spec.name, found["digest"])
             partial.replace(path)
@@ -506,8 +499,8 @@ def _write(
     compression: str,
     progress: Progress | None,
     manifest: Callable[[Sequence[File]], Mapping[str, Any]],
-) -> tuple[int, tuple[File, ...]]:
-    """Write the whole gzip file; return its size and what was read into it."""
+) -> tuple[int, int, tuple[File, ...]]:
+    """Write the whole gzip file; return its size, its CRC32 and what was read into it."""
     with GzipStream(sink) as gzip:
         digests = []
         for item in items:
@@ -529,7 +522,7 @@ def _write(
         data = json.dumps(manifest(content), indent=1, ensure_ascii=False).encode() + b"\n"
         end = bytes(-len(data) % 512 + 1024)
         gzip.write(_header(MANIFEST, len(data)) + data + end, STORED)
-        return gzip.close(), content
+        return gzip.close(), gzip.crc, content
 
 
 def _fill(gzip: GzipStream, item: Item, how: str, watch: Callable[[memoryview], Any]) -> Iterator[int]:

@@ -29,6 +29,7 @@ from mme.archive import Archive, File
 from mme.catalog import ModelSpec, Source
 from mme.errors import ArchiveError, SourceError
 from mme.folder import Found
+from mme.gzipstream import Buffer
 from mme.sources import Located, locate
 from mme.verify import Verified, Verifier
 
@@ -205,7 +206,7 @@ class Streamed:
     compression: str
     verified: Verified | None
 
-    def send(self, write: Callable[[bytes], object]) -> None:
+    def send(self, write: Callable[[Buffer], object]) -> None:
         """Hand all bytes of the archive to ``write``, in order. Raises ArchiveError when a file has changed."""
         archive.stream(self.planned, write, compression=self.compression)
 
