@@ -91,12 +91,6 @@ def quantize(model: torch.nn.Module) -> None:
         _replace(model, _saturates())
 
 
-def quantize(model: torch.nn.Module) -> None:
-    """Put an Int8Linear in the place of every linear layer. Raises RuntimeError where torch cannot compute in int8."""
-    with _chosen_engine():
-        _replace(model, _saturates())
-
-
 def load(kind: Any, folder: Path, options: dict[str, Any]) -> torch.nn.Module:
     """A model of `kind` (one of transformers' Auto classes) whose linear layers compute in int8. `options` are those of
     from_pretrained. Raises RuntimeError where torch cannot compute in int8."""
