@@ -51,6 +51,26 @@ pooling = "cls"
     assert not model.trust_remote_code
 
 
+def test_quantize_reaches_the_handler_as_a_setting(tmp_path: Path) -> None:
+    (model,) = load(tmp_path, table('quantize = "int8"', "[models.bert.settings]", 'pooling = "cls"')).models
+    assert model.quantize == "int8"
+    assert dict(model.settings) == {"pooling": "cls", "quantize": "int8"}
+    assert model.max_error is None
+    (model,) = load(tmp_path, table()).models
+    assert model.quantize is None
+    assert dict(model.settings) == {}
+
+
+def test_a_strangers_handler_may_have_a_setting_of_that_name(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "inference.py").write_text("")
+    text = table("[models.bert.settings]", "quantize = 4").replace('"embedding"', '"./own"')
+    (model,) = load(tmp_path, text).models
+    assert (model.quantize, dict(model.settings)) == (None, {"quantize": 4})
+    with pytest.raises(CatalogError, match="quantize needs a handler that computes in int8"):
+        load(tmp_path, text.replace("[models.bert.settings]", 'quantize = "int8"').replace("quantize = 4", ""))
+
+
 def test_folders_are_relative_to_the_catalogue_and_kept_private(tmp_path: Path) -> None:
     text = f'[models.a]\nsource = "folder:{tmp_path}/secret/place"\nhandler = "embedding"\n'
     (model,) = load(tmp_path, text).models
@@ -143,6 +163,22 @@ WRONG = {
     ),
     "an unknown task": (table('task = "text-generaton"'), 4, "Did you mean 'text-generation'?"),
     "an unknown dtype": (table('dtype = "float8"'), 4, "float32"),
+    "an unknown quantize": (table('quantize = "int4"'), 4, "int8"),
+    "quantize among the settings": (
+        table("[models.bert.settings]", 'quantize = "int8"'),
+        5,
+        'quantize = "int8" under [models.bert], above [models.bert.settings]',
+    ),
+    "quantize and a setting against it": (
+        table('quantize = "int8"', "[models.bert.settings]", 'dtype = "bfloat16"'),
+        6,
+        "Remove one of the two",
+    ),
+    "quantize without a handler": (
+        '[models.a]\nsource = "folder:x"\ntask = "fill-mask"\nquantize = "int8"\n',
+        4,
+        'handler = "embedding"',
+    ),
     "a wrong type": (table("allow_pickle = 1"), 4, "It is 1 now"),
     "an error bound of nought": (table("max_error = 0"), 4, "0.01"),
     "settings that are no JSON": (table("[models.bert.settings]", "since = 2020-01-01"), 5, "as a string"),

@@ -42,5 +42,23 @@ def linked(source: Path, folder: Path, without: tuple[str, ...] = (), **settings
     return folder
 
 
+def stored_int8(source: Path, folder: Path, kind: str) -> Path:
+    """A model folder with the weights of `source` in int8, as packaging writes them. `kind` is its Auto class."""
+    import transformers
+
+    from mme import streaming, weights
+
+    matched = streaming.match(source, getattr(transformers, kind), pickled=False)
+    assert matched is not None
+    layers = streaming.linear_layers(matched.skeleton)
+    pieces = []
+    for piece in matched.pieces:
+        small = streaming.int8(piece, layers[piece.name]) if piece.name in layers else (piece,)
+        pieces += small
+    linked(source, folder, ("model.safetensors",), quantize="int8")
+    weights.write(folder / streaming.INT8, pieces)
+    return folder
+
+
 def request(handler: ModuleType, inputs: Any, **parameters: Any) -> Any:
     return handler.input_fn(json.dumps({"inputs": inputs, "parameters": parameters}), "application/json")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from handler_tools import ROOT, linked, request
+from handler_tools import ROOT, linked, request, stored_int8
 from sentences import SENTENCES
 
 
@@ -104,6 +104,32 @@ def test_a_torch_without_int8_says_so(
     assert torch.backends.quantized.engine == engine
     embedding.model_fn(folder)
     assert torch.backends.quantized.engine == engine
+
+
+def test_what_is_stored_as_int8_never_exists_in_float32(
+    embedding: ModuleType, int8: ModuleType, bert: Path, quantized: Any, tmp_path: Path
+) -> None:
+    from transformers import AutoModel
+
+    folder = stored_int8(bert, tmp_path / "m", "AutoModel")
+    hollow = int8._hollow(AutoModel, folder)
+    layers = [module for module in hollow.modules() if type(module) is torch.nn.Linear]
+    assert len(layers) == 6 * 6 + 1
+    assert all(layer.weight.is_meta for layer in layers)
+    assert torch.empty(1).device.type == "cpu", "only while the model is made"
+    assert torch.equal(hollow.embeddings.position_ids, torch.arange(512)[None])
+    stored = embedding.model_fn(str(folder))
+    assert np.array_equal(vectors(embedding, stored, SENTENCES), vectors(embedding, quantized, SENTENCES))
+
+
+def test_a_stored_file_of_another_model_is_refused(int8: ModuleType, bert: Path, tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+    from transformers import AutoModel
+
+    linked(bert, tmp_path / "m", ("model.safetensors",), quantize="int8")
+    save_file({"other.weight": torch.zeros(2)}, tmp_path / "m" / int8.STORED)
+    with pytest.raises(RuntimeError, match=r"model\.int8\.safetensors does not fit BertModel: "):
+        int8.load(AutoModel, tmp_path / "m", {})
 
 
 def test_bfloat16_keeps_the_vectors_too(embedding: ModuleType, embedder: Any, bert: Path, tmp_path: Path) -> None:

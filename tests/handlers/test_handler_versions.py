@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from handler_tools import ROOT, TINY_GPT2, linked, load, request
+from handler_tools import ROOT, TINY_GPT2, linked, load, request, stored_int8
 from sentences import SENTENCES
 
 VERSIONS = {
@@ -115,6 +115,27 @@ def test_int8_vectors_are_near_on_every_version(version: str, embedder: Any, ber
     exact = embedder_vectors(embedder)
     cosine = (int8 * exact).sum(1) / np.linalg.norm(int8, axis=1) / np.linalg.norm(exact, axis=1)
     assert cosine.min() >= 0.99
+
+
+@pytest.mark.slow
+def test_weights_stored_as_int8_are_read_on_every_version(
+    version: str, embedding: ModuleType, generation: ModuleType, bert: Path, tmp_path: Path
+) -> None:
+    folder = stored_int8(bert, tmp_path / "bert", "AutoModel")
+    asked = [json.dumps(SENTENCES), "application/json", "application/x-npy"]
+    theirs, ours = (
+        np.load(io.BytesIO(body))
+        for body in (
+            base64.b64decode(on(version, "embedding", folder, [asked])[0]["body"]),
+            here(embedding, embedding.model_fn(str(folder)), asked),
+        )
+        if isinstance(body, bytes)
+    )
+    assert np.abs(theirs - ours).max() < 1e-3
+    folder = stored_int8(TINY_GPT2, tmp_path / "gpt2", "AutoModelForCausalLM")
+    asked = ["It was", "text/plain", "application/json"]
+    [answer] = on(version, "generation", folder, [asked])
+    assert base64.b64decode(answer["body"]) == here(generation, generation.model_fn(str(folder)), asked)
 
 
 def embedder_vectors(embedder: Any) -> np.ndarray:
