@@ -1,10 +1,14 @@
-"""The serving container beside the stock one: multi-model-server with the Hugging Face toolkit. Same models, same
-handlers, same machine, one run.
+"""The serving container beside the stock one (multi-model-server with the Hugging Face toolkit) and beside MLServer's
+Hugging Face runtime. Same models, same machine, one run; the same handlers, except that MLServer knows none.
 
-    python -m benchmarks.serving [--json FILE] [--only load,memory,...] [--seconds 5] [--many 2000] [--without-stock]
+    python -m benchmarks.serving [--json FILE] [--only load,memory,...] [--seconds 5] [--many 2000] [--without PEER]
 
 Parts: load, memory, embeddings, precision, generation, unload, many. Targets take turns within each part, because a
-machine's speed drifts. The stock stack needs `make stock`; without it only ours is measured, and the table says so.
+machine's speed drifts. The stock stack needs `make stock`, MLServer `make mlserver`; where one is not there, this is
+said first and the figures are made without it.
+
+MLServer's pipeline answers an embedding request with a vector for every token, not with one for the text; the clients
+read it all and do no more with it.
 """
 
 from __future__ import annotations
@@ -12,36 +16,52 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import http.client
 import json
 import os
 import random
 import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks._servers import ROOT, MlServer, Server, Stock, missing
+
 PARTS = ("load", "memory", "embeddings", "precision", "generation", "unload", "many")
 SHORT = "The harbour lay quiet under a thin morning fog."  # 12 tokens with the special ones
 TEXT = (
     "the ship crossed a wide bay before sunrise while gulls followed its wake and the crew counted ropes barrels sails "
     "lamps and letters for every port along the northern coast where merchants waited with news of prices and weather"
 )
+PROMPT = "The ship crossed"
 NEW_TOKENS = 20
+PEERS = ("stock", "mlserver")
+# MLServer's settings that proved best: all in one process without batching for a single client, with it for several.
+MLSERVERS: list[dict[str, Any]] = [{}, {"batch": 8, "wait": 0.005}, {"workers": 2, "batch": 8, "wait": 0.005}]
+SETTINGS = {"bf16": {"dtype": "bfloat16"}, "int8": {"quantize": "int8"}}  # of the embedding handler
 
 
 def sentence(words: int, seed: int) -> str:
     choice = random.Random(seed)
     return " ".join(choice.choice(TEXT.split()) for _ in range(words))
+
+
+LOADS = {"short": [SHORT], "mixed": [sentence(n, n) for n in (4, 9, 17, 33, 60, 11, 24, 90)]}
+
+
+def real_sentences() -> list[str]:
+    """Sentences that people have written: those of this project's pages."""
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    prose = " ".join(row for page in pages for row in page.read_text().splitlines() if row[:1].isalpha())
+    found = [text.strip() for text in re.split(r"(?<=[.?]) (?=[A-Z])", prose)]
+    return [text for text in found if 30 < len(text) < 300 and text.endswith(".")][:200]
 
 
 # -- models ---------------------------------------------------------------------------------------------------------
@@ -84,11 +104,19 @@ def gpt2(folder: Path) -> Path:
         shutil.copyfile(ROOT / "demo/tiny-gpt2" / name, folder / name)
     handler("generation", folder)
     # Random weights may end a text at once; without an end every text has its full length.
-    for name in ("config.json", "generation_config.json"):
-        config = json.loads((folder / name).read_text())
-        config["eos_token_id"] = None
-        (folder / name).write_text(json.dumps(config))
+    update(folder / "config.json", eos_token_id=None)
+    # The rest is for MLServer: how many tokens where a request cannot say it, what to pad a batch with (it takes 0, the
+    # usual token's number, for none), and merges in the form that its older tokenizers library reads too.
+    update(folder / "generation_config.json", eos_token_id=None, max_new_tokens=NEW_TOKENS)
+    model = json.loads((folder / "tokenizer.json").read_text())["model"]
+    update(folder / "tokenizer_config.json", pad_token=next(token for token, n in model["vocab"].items() if n == 1))
+    update(folder / "tokenizer.json", model=model | {"merges": [" ".join(pair) for pair in model["merges"]]})
     return folder
+
+
+def update(path: Path, **fields: Any) -> None:
+    """Set fields of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
 
 
 def link(source: Path, folder: Path) -> Path:
@@ -99,127 +127,6 @@ def link(source: Path, folder: Path) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             os.link(path, target)
     return folder
-
-
-# -- servers --------------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    """Below 32767, because multi-model-server takes no other."""
-    while True:
-        port = random.randint(12_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-
-
-class Server:
-    """A container as a process, by SageMaker's contract."""
-
-    def __init__(self, name: str, command: Sequence[str], environ: dict[str, str], log: Path) -> None:
-        self.name = name
-        self.port = free_port()
-        words, extra = (list(command), environ) if command else self._stock(log, environ)
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MME_", "SAGEMAKER_", "OMP_"))}
-        settings = {"SAGEMAKER_BIND_TO_PORT": str(self.port), "SAGEMAKER_MULTI_MODEL": "true"}
-        began = time.perf_counter()
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                words, stdout=out, stderr=subprocess.STDOUT, env=inherited | settings | extra, start_new_session=True
-            )
-        self.loaded: set[str] = set()
-        while True:
-            with contextlib.suppress(OSError):
-                if self.call("GET", "/ping")[0] == 200:
-                    break
-            if self.process.poll() is not None or time.perf_counter() - began > 180:
-                raise SystemExit(f"{name} did not start; see {log}:\n{log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.05)
-        self.start_seconds = time.perf_counter() - began
-
-    def _stock(self, log: Path, environ: dict[str, str]) -> tuple[list[str], dict[str, str]]:
-        from mme.local import stock
-
-        work = log.with_suffix("")
-        work.mkdir(exist_ok=True)
-        words, extra = stock.command(self.port, work)
-        return words, extra | environ
-
-    def call(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=400)
-        try:
-            connection.request(method, path, body, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
-
-    def load(self, name: str, folder: Path) -> None:
-        status, body = self.call("POST", "/models", json.dumps({"model_name": name, "url": str(folder)}))
-        if status != 200:
-            raise SystemExit(f"{self.name}: LOAD of {folder} answered {status}: {body.decode()[:500]}")
-        self.loaded.add(name)
-
-    def invoke(self, name: str, body: str) -> Any:
-        status, answer = self.call("POST", f"/models/{name}/invoke", body)
-        if status != 200:
-            raise SystemExit(f"{self.name}: {name} answered {status}: {answer.decode()[:500]}")
-        return json.loads(answer)
-
-    def unload(self, name: str) -> None:
-        self.call("DELETE", f"/models/{name}")
-        self.loaded.discard(name)
-
-    def unload_all(self) -> None:
-        for name in list(self.loaded):
-            self.unload(name)
-
-    def pids(self) -> list[int]:
-        """This process and all its descendants."""
-        parents: dict[int, int] = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                with contextlib.suppress(OSError, IndexError):
-                    stat = (entry / "stat").read_text().rpartition(")")[2].split()
-                    parents[int(entry.name)] = int(stat[1])
-        found = {self.process.pid}
-        while more := {pid for pid, parent in parents.items() if parent in found} - found:
-            found |= more
-        return sorted(found)
-
-    def memory(self) -> float:
-        """Megabytes (10^6) of memory, proportional shares summed, weights' files left out."""
-        total = 0
-        for pid in self.pids():
-            weights = False
-            with contextlib.suppress(OSError):
-                for row in Path(f"/proc/{pid}/smaps").read_text().splitlines():
-                    if "-" in row.partition(" ")[0]:
-                        weights = row.endswith((".safetensors", ".bin"))
-                    elif row.startswith("Pss:") and not weights:
-                        total += int(row.split()[1]) * 1024
-        return total / 1e6
-
-    def cpu(self) -> float:
-        """Seconds of processor time that this process and its living descendants have taken."""
-        ticks = 0
-        for pid in self.pids():
-            with contextlib.suppress(OSError):
-                stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                ticks += int(stat[11]) + int(stat[12])
-        return ticks / os.sysconf("SC_CLK_TCK")
-
-    def stop(self) -> None:
-        pids = self.pids()
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(40)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        for pid in pids:  # the stock server leaves its Python workers behind
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
 
 
 # -- clients --------------------------------------------------------------------------------------------------------
@@ -262,13 +169,8 @@ def client_main() -> None:
 
 
 def drive(server: Server, model: str, bodies: list[str], clients: int, seconds: float) -> dict[str, Any]:
-    plan = {
-        "port": server.port,
-        "path": f"/models/{model}/invoke",
-        "bodies": bodies,
-        "clients": clients,
-        "seconds": seconds,
-    }
+    path = server.path(model)
+    plan = {"port": server.port, "path": path, "bodies": bodies, "clients": clients, "seconds": seconds}
     before = server.cpu()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.serving", "--client"],
@@ -295,78 +197,93 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
 # -- parts ----------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Target:
+    """A model on a server, under the name that it has in the table."""
+
+    name: str
+    server: Server
+    model: str = "m"
+
+
 class Bench:
-    def __init__(self, work: Path, seconds: float, many: int, with_stock: bool) -> None:
+    def __init__(self, work: Path, seconds: float, many: int, without: Container[str]) -> None:
         self.work = work
         self.seconds = seconds
         self.many = many
-        self.with_stock = with_stock
-        self.rows: list[tuple[str, str, str]] = []
+        self.without = without
         self.figures: dict[str, Any] = {}
         self._models: dict[str, Path] = {}
+        self._logs = 0
 
     def row(self, what: str, who: str, figure: str) -> None:
-        self.rows.append((what, who, figure))
-        print(f"  {what:<44} {who:<18} {figure}", flush=True)
+        print(f"  {what:<44} {who:<36} {figure}", flush=True)
 
     def model(self, name: str) -> Path:
         if name not in self._models:
             folder = self.work / "models" / name
             if name == "gpt2":
                 self._models[name] = gpt2(folder)
-            elif name.startswith("bf16"):
-                self._models[name] = minilm(folder, dtype="bfloat16")
+            elif name in SETTINGS:
+                self._models[name] = minilm(folder, **SETTINGS[name])
             else:
                 self._models[name] = minilm(folder, seed=int(name.removeprefix("bert")) or None)
         return self._models[name]
 
     @contextlib.contextmanager
-    def servers(self, stock_workers: Sequence[int] = (1,), **ours: str) -> Iterator[list[Server]]:
+    def servers(
+        self, stock_workers: Sequence[int] = (), mlservers: Sequence[dict[str, Any]] = (), **ours: str
+    ) -> Iterator[list[Server]]:
+        """Ours, with these settings, and the others that are wanted and are there. They end with the block."""
         made: list[Server] = []
         try:
-            log = self.work / f"ours-{len(list(self.work.glob('*.log')))}.log"
-            made.append(
-                Server("ours", [sys.executable, "-m", "mme.container"], {"MME_ACCESS_LOG": "false", **ours}, log)
-            )
-            for workers in stock_workers if self.with_stock else ():
-                log = self.work / f"s{workers}-{len(list(self.work.glob('*.log')))}.log"
-                environ = {"SAGEMAKER_MODEL_SERVER_WORKERS": str(workers)}
-                made.append(Server(f"stock, {workers} worker{'s' * (workers > 1)}", [], environ, log))
+            made.append(Server("ours", self._log(), **ours))
+            if "stock" not in self.without:
+                for workers in stock_workers:
+                    made.append(Stock(self._log(), workers))
+            if "mlserver" not in self.without:
+                for settings in mlservers:
+                    made.append(MlServer(self._log(), **settings))
             yield made
         finally:
             for server in made:
                 server.stop()
 
+    def _log(self) -> Path:
+        self._logs += 1
+        return self.work / f"{self._logs}.log"
+
     def load(self) -> None:
         """LOAD to the first answer."""
-        bodies = {
-            "bert": json.dumps(SHORT),
-            "gpt2": json.dumps({"inputs": "The ship", "parameters": {"max_new_tokens": 1}}),
-        }
-        with self.servers() as servers:
-            for kind, body in bodies.items():
+        with self.servers(stock_workers=(1,), mlservers=[{}]) as servers:
+            for kind in ("bert", "gpt2"):
                 folders = [self.model("gpt2")] if kind == "gpt2" else [self.model(f"bert{n}") for n in (1, 2, 3)]
                 result: dict[str, list[float]] = {server.name: [] for server in servers}
                 for turn in range(3):
                     for server in servers:
-                        others = (
-                            [link(folders[0], self.work / f"other-{kind}-{server.port}-{turn}")] if turn == 0 else []
-                        )
-                        for other in others:  # a model of the family is there already, as on any endpoint in use
-                            server.load(f"there-{kind}", other)
-                            server.invoke(f"there-{kind}", body)
-                        for step in range(1 if server.name != "ours" else 5):
-                            name = f"{kind}-{turn}-{step}"
+                        body = server.text(SHORT) if kind == "bert" else server.prompt("The ship", 1)
+
+                        def once(name: str, folder: Path, server: Server = server, body: str = body) -> float:
                             began = time.perf_counter()
-                            server.load(name, folders[turn % len(folders)])
+                            server.load(name, folder)
                             server.invoke(name, body)
-                            result[server.name].append(time.perf_counter() - began)
+                            return time.perf_counter() - began
+
+                        if turn == 0:  # a model of the family is there already, as on any endpoint in use
+                            other = link(folders[0], self.work / f"other-{kind}-{server.port}")
+                            first = once(f"there-{kind}", other)
+                            self.figures[f"load_{kind}_first_{server.name}_s"] = first
+                        for step in range(1 if isinstance(server, Stock) else 5):
+                            name = f"{kind}-{turn}-{step}"
+                            result[server.name].append(once(name, folders[turn % len(folders)]))
                             server.unload(name)
                 for server in servers:
-                    first = f" (the very first {result[server.name][0]:.3f} s)" if server.name == "ours" else ""
+                    first = self.figures[f"load_{kind}_first_{server.name}_s"]
                     middle = statistics.median(result[server.name])
                     self.figures[f"load_{kind}_{server.name}_s"] = middle
-                    self.row(f"LOAD to first answer, {kind}", server.name, f"{middle:.3f} s{first}")
+                    self.row(
+                        f"LOAD to first answer, {kind}", server.name, f"{middle:.3f} s (the very first {first:.3f} s)"
+                    )
                     server.unload_all()
             for server in servers:
                 self.figures[f"start_{server.name}_s"] = server.start_seconds
@@ -374,23 +291,21 @@ class Bench:
 
     def memory(self) -> None:
         """Memory per further model, weights' files apart, all models having answered."""
-        with self.servers() as servers:
+        with self.servers(stock_workers=(1,), mlservers=[{}]) as servers:
             for server in servers:
-                server.load("m1", self.model("bert1"))
-                server.invoke("m1", json.dumps(SHORT))
-                server.load("m2", self.model("bert2"))
-                server.invoke("m2", json.dumps(SHORT))
-                time.sleep(2)
-                before = server.memory()
-                for number in range(3, 9):
+                before = 0.0
+                for number in range(1, 9):
                     server.load(f"m{number}", self.model(f"bert{number}"))
-                    server.invoke(f"m{number}", json.dumps(SHORT))
+                    server.invoke(f"m{number}", server.text(SHORT))
+                    if number == 2:
+                        time.sleep(2)
+                        before = server.memory()
                 time.sleep(2)
                 each = (server.memory() - before) / 6
                 self.figures[f"memory_active_{server.name}_mb"] = each
                 self.row("memory per further model, active", server.name, f"{each:.1f} MB")
                 server.unload_all()
-        with self.servers(stock_workers=(), MME_PARK_AFTER="0.5") as (server,):
+        with self.servers(MME_PARK_AFTER="0.5") as (server,):
             for number in range(3):
                 server.load(f"m{number}", self.model(f"bert{number + 1}"))
             self._wait_parked(server, 3)
@@ -406,36 +321,41 @@ class Bench:
     def _wait_parked(server: Server, count: int) -> None:
         while f'mme_models{{state="parked"}} {count}\n' not in server.call("GET", "/metrics")[1].decode():
             time.sleep(0.1)
-        time.sleep(1)
+        while len(server.pids()) > 2:  # the front and the parent: the last of the models' processes are ending
+            time.sleep(0.1)
 
     def _rounds(
-        self, servers: list[Server], model: str, bodies: list[str], clients: int
+        self, targets: list[Target], bodies: Callable[[Server], list[str]], clients: int
     ) -> dict[str, dict[str, float]]:
-        runs: dict[str, list[dict[str, Any]]] = {server.name: [] for server in servers}
+        """Every target driven twice by this many clients, taking turns; what each has shown, by its name."""
+        runs: dict[str, list[dict[str, Any]]] = {target.name: [] for target in targets}
         for _ in range(2):
-            for server in servers:
-                runs[server.name].append(drive(server, model, bodies, clients, self.seconds / 2))
+            for target in targets:
+                run = drive(target.server, target.model, bodies(target.server), clients, self.seconds / 2)
+                runs[target.name].append(run)
         return {name: summary(run) for name, run in runs.items()}
+
+    def _embed(self, targets: list[Target]) -> None:
+        """Rows for each number of clients, with short sentences and with mixed lengths, once all are warm."""
+        for target in targets:
+            for text in LOADS["mixed"] * 3:
+                target.server.invoke(target.model, target.server.text(text))
+        for kind, texts in LOADS.items():
+            for clients in (1, 8, 32):
+                rounds = self._rounds(targets, lambda server, texts=texts: [server.text(t) for t in texts], clients)
+                for name, figures in rounds.items():
+                    self.figures[f"embed_{kind}_{clients}_{name}"] = figures
+                    self.row(f"embeddings, {kind}, {clients} clients", name, _speed(figures))
 
     def embeddings(self) -> None:
         """Warm embeddings by number of clients, short sentences and mixed lengths."""
         bare = self._bare()
         self.figures["bare_forward_p50_ms"] = bare
         self.row("one short sentence, bare forward pass", "in process", f"p50 {bare:.2f} ms")
-        loads = {
-            "short": [json.dumps(SHORT)],
-            "mixed": [json.dumps(sentence(n, n)) for n in (4, 9, 17, 33, 60, 11, 24, 90)],
-        }
-        with self.servers(stock_workers=(1, 2)) as servers:
+        with self.servers(stock_workers=(1, 2), mlservers=MLSERVERS) as servers:
             for server in servers:
                 server.load("m", self.model("bert1"))
-                for body in [*loads["mixed"], *loads["short"]] * 3:
-                    server.invoke("m", body)
-            for kind, bodies in loads.items():
-                for clients in (1, 8, 32):
-                    for name, figures in self._rounds(servers, "m", bodies, clients).items():
-                        self.figures[f"embed_{kind}_{clients}_{name}"] = figures
-                        self.row(f"embeddings, {kind}, {clients} clients", name, _speed(figures))
+            self._embed([Target(server.name, server) for server in servers])
 
     def _bare(self) -> float:
         """Median milliseconds of the forward pass alone, tokens ready, in a process of its own."""
@@ -451,42 +371,43 @@ class Bench:
         return float(subprocess.run(words, capture_output=True, text=True, check=True, env=environ).stdout)
 
     def precision(self) -> None:
-        """What bfloat16 (a setting of the handler) brings, and what it costs in accuracy on real sentences."""
+        """What bfloat16 and int8 (settings of the handler) bring, and what they cost in accuracy on real sentences."""
         import numpy as np
 
-        texts = [line for line in (ROOT / "README.md").read_text().splitlines() if len(line) > 40][:40] or [SHORT]
-        texts += [sentence(n, n) for n in range(3, 43)]
-        with self.servers(stock_workers=()) as (server,):
-            server.load("exact", self.model("bert0"))
-            server.load("bf16", self.model("bf16"))
-            pairs = [
-                [np.array(server.invoke(name, json.dumps(text))["embeddings"][0]) for name in ("exact", "bf16")]
-                for text in texts
-            ]
-            cosines = [float(a @ b / np.linalg.norm(a) / np.linalg.norm(b)) for a, b in pairs]
-            self.figures["bf16_cosine_min"], self.figures["bf16_cosine_mean"] = min(cosines), statistics.mean(cosines)
-            self.row(
-                f"cosine to fp32, {len(texts)} sentences",
-                "ours, bf16",
-                f"lowest {min(cosines):.5f}, mean {statistics.mean(cosines):.5f}",
-            )
-            for clients in (1, 8, 32):
-                figures = summary([drive(server, "bf16", [json.dumps(SHORT)], clients, self.seconds)])
-                self.figures[f"embed_short_{clients}_ours_bf16"] = figures
-                self.row(f"embeddings, short, {clients} clients", "ours, bf16", _speed(figures))
+        texts = real_sentences()
+        with self.servers(stock_workers=(1, 2)) as servers:
+            ours = servers[0]
+            for name in ("exact", *SETTINGS):
+                ours.load(name, self.model("bert0" if name == "exact" else name))
+
+            def vector(name: str, text: str) -> Any:
+                found = np.array(ours.invoke(name, ours.text(text))["embeddings"][0])
+                return found / np.linalg.norm(found)
+
+            exact = [vector("exact", text) for text in texts]
+            for name in SETTINGS:
+                cosines = [float(vector(name, text) @ wanted) for text, wanted in zip(texts, exact, strict=True)]
+                low, mean = min(cosines), statistics.mean(cosines)
+                self.figures[f"{name}_cosine_min"], self.figures[f"{name}_cosine_mean"] = low, mean
+                figure = f"lowest {low:.5f}, mean {mean:.5f}"
+                self.row(f"cosine to fp32, {len(texts)} real sentences", f"ours, {name}", figure)
+            targets = [Target(f"ours, {name}", ours, name) for name in SETTINGS]
+            for server in servers[1:]:
+                server.load("m", self.model("bert0"))
+                targets.append(Target(f"{server.name}, fp32", server))
+            self._embed(targets)
 
     def generation(self) -> None:
         """Tokens a second of a 124M GPT-2, 20 new tokens for each request."""
-        body = json.dumps(
-            {"inputs": "The ship crossed", "parameters": {"max_new_tokens": NEW_TOKENS, "min_new_tokens": NEW_TOKENS}}
-        )
-        with self.servers(stock_workers=(1, 2)) as servers:
+        with self.servers(stock_workers=(1, 2), mlservers=MLSERVERS) as servers:
             for server in servers:
-                server.load("g", self.model("gpt2"))
+                server.load("m", self.model("gpt2"))
                 for _ in range(3):
-                    server.invoke("g", body)
+                    server.invoke("m", server.prompt(PROMPT, NEW_TOKENS))
+            targets = [Target(server.name, server) for server in servers]
             for clients in (1, 8):
-                for name, figures in self._rounds(servers, "g", [body], clients).items():
+                rounds = self._rounds(targets, lambda server: [server.prompt(PROMPT, NEW_TOKENS)], clients)
+                for name, figures in rounds.items():
                     figures["tokens_per_second"] = round(figures["per_second"] * NEW_TOKENS, 1)
                     self.figures[f"generate_{clients}_{name}"] = figures
                     speed = f"{figures['tokens_per_second']:.0f} tokens/s"
@@ -499,11 +420,11 @@ class Bench:
 
     def unload(self) -> None:
         """A thousand loads and unloads: does the container grow?"""
-        with self.servers(stock_workers=()) as (server,):
+        with self.servers() as (server,):
 
             def turn(number: int) -> None:
                 server.load("m", self.model(f"bert{number % 2 + 1}"))
-                server.invoke("m", json.dumps(SHORT))
+                server.invoke("m", server.text(SHORT))
                 server.unload("m")
 
             for number in range(20):
@@ -520,7 +441,7 @@ class Bench:
 
     def many_models(self) -> None:
         """Thousands of MiniLM-size models in one container: does each answer, and how soon?"""
-        with self.servers(stock_workers=()) as (server,):
+        with self.servers() as (server,):
             for number in range(1, 9):
                 self.model(f"bert{number}")
             began = time.perf_counter()
@@ -535,7 +456,7 @@ class Bench:
             order = random.Random(0)
             for _ in range(200):
                 began = time.perf_counter()
-                server.invoke(f"m{order.randrange(self.many)}", json.dumps(SHORT))
+                server.invoke(f"m{order.randrange(self.many)}", server.text(SHORT))
                 times.append(time.perf_counter() - began)
             times.sort()
             text = server.call("GET", "/metrics")[1].decode()
@@ -567,24 +488,18 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(PARTS), help="parts to measure, with commas between")
     parser.add_argument("--seconds", type=float, default=6.0, help="how long each load is driven")
     parser.add_argument("--many", type=int, default=2000, help="models in the part called many")
-    parser.add_argument("--without-stock", action="store_true", help="measure ours alone")
+    parser.add_argument("--without", action="append", default=[], choices=PEERS, help="leave this one out")
     options = parser.parse_args()
     parts = [part for part in options.only.split(",") if part]
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"there is no part {unknown[0]}; there are {', '.join(PARTS)}")
-    with_stock = not options.without_stock
-    if with_stock:
-        from mme.local import stock
-
-        try:
-            stock.venv_python()
-            stock.find_java()
-        except stock.StockMissing as missing:
-            print(f"Ours alone: {missing}", flush=True)
-            with_stock = False
+    absent = missing()
+    for peer, reason in absent.items():
+        if peer not in options.without:
+            print(f"Without {peer}: {reason}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end with this process
     with tempfile.TemporaryDirectory(prefix="mme-bench-") as work:
-        bench = Bench(Path(work), options.seconds, options.many, with_stock)
+        bench = Bench(Path(work), options.seconds, options.many, {*options.without, *absent})
         for part in parts:
             print(f"{part}:", flush=True)
             function: Callable[[], None] = bench.many_models if part == "many" else getattr(bench, part)

@@ -1,0 +1,271 @@
+"""The servers that serving.py compares, each a process with the same few methods: load, invoke, unload, memory, cpu."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+MLSERVER = ROOT / ".venv-mlserver" / "bin" / "mlserver"
+
+
+def free_port() -> int:
+    """Below 32767, because multi-model-server takes no other."""
+    while True:
+        port = random.randint(12_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+class Server:
+    """One that keeps SageMaker's multi-model contract, or by a subclass another. Started with the object."""
+
+    ready = "/ping"
+
+    def __init__(self, name: str, log: Path, **environ: str) -> None:
+        self.name = name
+        self.port = free_port()
+        self.work = log.with_suffix("")
+        self.work.mkdir()
+        words, settings = self.command()
+        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MME_", "SAGEMAKER_", "OMP_"))}
+        began = time.perf_counter()
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                words,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                env=inherited | settings | environ,
+                cwd=ROOT,
+                start_new_session=True,
+            )
+        self.loaded: set[str] = set()
+        while True:
+            with contextlib.suppress(OSError):
+                if self.call("GET", self.ready)[0] == 200:
+                    break
+            if self.process.poll() is not None or time.perf_counter() - began > 180:
+                self.stop()
+                raise SystemExit(f"{name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.05)
+        self.start_seconds = time.perf_counter() - began
+
+    def command(self) -> tuple[list[str], dict[str, str]]:
+        """What to run, and the environment that it needs besides the usual."""
+        return [sys.executable, "-m", "mme.container"], {**self._contract(), "MME_ACCESS_LOG": "false"}
+
+    def _contract(self) -> dict[str, str]:
+        return {"SAGEMAKER_BIND_TO_PORT": str(self.port), "SAGEMAKER_MULTI_MODEL": "true"}
+
+    # What the protocol says: where and how to ask.
+
+    def path(self, model: str) -> str:
+        return f"/models/{model}/invoke"
+
+    def text(self, text: str) -> str:
+        """The body that asks an embedding model for a text's vector."""
+        return json.dumps(text)
+
+    def prompt(self, text: str, tokens: int) -> str:
+        """The body that asks a language model for exactly so many new tokens."""
+        return json.dumps({"inputs": text, "parameters": {"max_new_tokens": tokens, "min_new_tokens": tokens}})
+
+    def load(self, name: str, folder: Path) -> None:
+        self._check(f"LOAD of {folder}", "POST", "/models", json.dumps({"model_name": name, "url": str(folder)}))
+        self.loaded.add(name)
+
+    def unload(self, name: str) -> None:
+        self.call("DELETE", f"/models/{name}")
+        self.loaded.discard(name)
+
+    # The same for all.
+
+    def call(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=400)
+        try:
+            connection.request(method, path, body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def _check(self, what: str, method: str, path: str, body: str | None = None) -> bytes:
+        status, answer = self.call(method, path, body)
+        if status != 200:
+            raise SystemExit(f"{self.name}: {what} answered {status}: {answer.decode()[:500]}")
+        return answer
+
+    def invoke(self, name: str, body: str) -> Any:
+        return json.loads(self._check(name, "POST", self.path(name), body))
+
+    def unload_all(self) -> None:
+        for name in list(self.loaded):
+            self.unload(name)
+
+    def pids(self) -> list[int]:
+        """This process and all its descendants."""
+        parents: dict[int, int] = {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError, IndexError):
+                    stat = (entry / "stat").read_text().rpartition(")")[2].split()
+                    parents[int(entry.name)] = int(stat[1])
+        found = {self.process.pid}
+        while more := {pid for pid, parent in parents.items() if parent in found} - found:
+            found |= more
+        return sorted(found)
+
+    def memory(self) -> float:
+        """Megabytes (10^6) of memory, proportional shares summed, weights' files left out."""
+        total = 0
+        for pid in self.pids():
+            weights = False
+            with contextlib.suppress(OSError):
+                for row in Path(f"/proc/{pid}/smaps").read_text().splitlines():
+                    if "-" in row.partition(" ")[0]:
+                        weights = row.endswith((".safetensors", ".bin"))
+                    elif row.startswith("Pss:") and not weights:
+                        total += int(row.split()[1]) * 1024
+        return total / 1e6
+
+    def cpu(self) -> float:
+        """Seconds of processor time that this process and its living descendants have taken."""
+        ticks = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(stat[11]) + int(stat[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def stop(self) -> None:
+        pids = self.pids()  # before its end, for some servers leave workers behind
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(40)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+class Stock(Server):
+    """The real multi-model-server with the Hugging Face toolkit."""
+
+    def __init__(self, log: Path, workers: int) -> None:
+        super().__init__(
+            f"stock, {workers} worker{'s' * (workers > 1)}", log, SAGEMAKER_MODEL_SERVER_WORKERS=str(workers)
+        )
+
+    def command(self) -> tuple[list[str], dict[str, str]]:
+        from mme.local import stock
+
+        words, environ = stock.command(self.port, self.work)
+        return words, self._contract() | environ
+
+
+class MlServer(Server):
+    """MLServer with its Hugging Face runtime, by the V2 inference protocol and its model repository API.
+
+    It knows no handlers: a model is a transformers pipeline. All models are in one process (``workers`` 0), or each of
+    some worker processes has all of them. Its adaptive batching gathers up to ``batch`` requests for up to ``wait``
+    seconds; a request that is alone waits as long.
+    """
+
+    ready = "/v2/health/ready"
+
+    def __init__(self, log: Path, workers: int = 0, batch: int = 0, wait: float = 0.0) -> None:
+        self.workers, self.batch, self.wait = workers, batch, wait
+        name = "MLServer, " + (f"{workers} worker{'s' * (workers > 1)}" if workers else "in process")
+        super().__init__(name + (f", batches of {batch}" if batch else ""), log)
+
+    def command(self) -> tuple[list[str], dict[str, str]]:
+        settings = {
+            "host": "127.0.0.1",
+            "http_port": self.port,
+            "grpc_port": free_port(),
+            "metrics_endpoint": None,
+            "debug": False,
+            "parallel_workers": self.workers,
+            "load_models_at_startup": False,
+            "model_repository_root": str(self.work),
+            "environments_dir": str(self.work / "environments"),
+            "metrics_dir": str(self.work / "metrics"),
+        }
+        (self.work / "settings.json").write_text(json.dumps(settings))
+        # Without PYTHONPATH: it must find its own packages and none of ours.
+        environ = {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads(self.workers))}
+        return [str(MLSERVER), "start", str(self.work)], environ
+
+    def path(self, model: str) -> str:
+        return f"/v2/models/{model}/infer"
+
+    def text(self, text: str) -> str:
+        # By this name the runtime takes what its batching has put together as a list.
+        return json.dumps({"inputs": [{"name": "array_inputs", "shape": [1], "datatype": "BYTES", "data": [text]}]})
+
+    def prompt(self, text: str, tokens: int) -> str:
+        body = json.loads(self.text(text))
+        if not self.batch:  # its batching would make a list of the numbers; then the model's own configuration says it
+            kind = {"content_type": "hg_json"}
+            for name in ("max_new_tokens", "min_new_tokens"):
+                field = {"name": name, "shape": [1], "datatype": "BYTES", "parameters": kind, "data": [str(tokens)]}
+                body["inputs"].append(field)
+        return json.dumps(body)
+
+    def load(self, name: str, folder: Path) -> None:
+        language = (
+            "CausalLM" in (folder / "config.json").read_text() or "LMHead" in (folder / "config.json").read_text()
+        )
+        extra = {
+            "task": "text-generation" if language else "feature-extraction",
+            "pretrained_model": str(folder),
+            "framework": "pt",
+        }
+        settings = {
+            "name": name,
+            "implementation": "mlserver_huggingface.HuggingFaceRuntime",
+            "max_batch_size": self.batch,
+            "max_batch_time": self.wait,
+            "parameters": {"extra": extra},
+        }
+        (self.work / name).mkdir(exist_ok=True)
+        (self.work / name / "model-settings.json").write_text(json.dumps(settings))
+        self._check(f"load of {folder}", "POST", f"/v2/repository/models/{name}/load")
+        self.loaded.add(name)
+
+    def unload(self, name: str) -> None:
+        self.call("POST", f"/v2/repository/models/{name}/unload")
+        self.loaded.discard(name)
+
+
+def threads(workers: int) -> int:
+    """Each worker's part of the cores."""
+    return max(1, (os.cpu_count() or 1) // max(1, workers))
+
+
+def missing() -> dict[str, str]:
+    """Which of the others cannot be run here, and why."""
+    from mme.local import stock
+
+    found = {}
+    try:
+        stock.venv_python()
+        stock.find_java()
+    except stock.StockMissing as problem:
+        found["stock"] = str(problem)
+    if not MLSERVER.exists():
+        found["mlserver"] = f"MLServer is not installed: there is no {MLSERVER}. Run `make mlserver`."
+    return found
