@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 import socket
@@ -199,6 +200,44 @@ def test_sigterm_answers_what_is_under_way(start: Callable[..., Container], hand
     assert container.process.wait(30) == 0
 
 
+def test_while_draining_ping_says_so_and_nothing_new_begins(
+    start: Callable[..., Container], handler: Make, tmp_path: Path
+) -> None:
+    """On the connections that are open already, for nobody gets a new one."""
+    container = start()
+    source = f"""
+        import os, time
+        def model_fn(d): return None
+        def predict_fn(data, model):
+            open({str(tmp_path / "begun")!r}, "w").close()
+            while not os.path.exists({str(tmp_path / "go")!r}): time.sleep(0.01)
+            return "done"
+    """
+    folder = handler("slow", source)
+    assert container.load("slow", folder).status == 200
+    kept = [http.client.HTTPConnection("127.0.0.1", container.port, timeout=60) for _ in range(3)]
+    for connection in kept:
+        connection.request("GET", "/ping")
+        assert connection.getresponse().read() == b'{"status": "Healthy"}'
+    held = background(container.invoke, "slow")
+    wait_until((tmp_path / "begun").exists)
+    container.process.send_signal(signal.SIGTERM)
+    container.wait_for_log('"event": "draining"')
+    asked = [
+        ("GET", "/ping", None),
+        ("POST", "/models/slow/invoke", "{}"),
+        ("POST", "/models", json.dumps({"model_name": "late", "url": str(folder)})),
+    ]
+    answers = []
+    for connection, (method, path, body) in zip(kept, asked, strict=True):
+        connection.request(method, path, body)
+        answers.append(connection.getresponse().status)
+    assert answers == [503, 503, 503]
+    (tmp_path / "go").touch()
+    assert held.result().json() == "done"
+    assert container.process.wait(30) == 0
+
+
 def test_unload_answers_what_is_under_way(container: Container, handler: Make, tmp_path: Path) -> None:
     source = f"""
         import os, time
@@ -295,7 +334,10 @@ def test_a_setting_that_cannot_be_used_is_named(name: str, value: str) -> None:
 def test_metrics_count(container: Container, handler: Make) -> None:
     assert container.load("one", handler("first", NAMED)).status == 200
     for _ in range(3):
-        assert container.invoke("one").status == 200
+        reply = container.invoke("one")
+        assert reply.status == 200
+        stages = [part.partition(";dur=")[0] for part in reply.headers["server-timing"].split(", ")]
+        assert stages == ["queue", "decode", "predict", "encode", "total"]
     assert container.invoke("one", "{").status == 400
     assert container.metric('mme_model_answers_total{model="one",status="200"}') == 3
     assert container.metric('mme_model_answers_total{model="one",status="400"}') == 1

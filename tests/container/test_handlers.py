@@ -95,6 +95,54 @@ def test_another_program_name(start: Callable[..., Container], handler: Make) ->
     assert container.invoke("own").json() == 1
 
 
+def save_classifier(folder: Path) -> list[dict[str, object]]:
+    """A tiny sentiment model as transformers saves it; what its pipeline answers for "three one two"."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast, pipeline
+
+    torch.manual_seed(5)
+    small = {"vocab_size": 16, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    labels = {0: "good", 1: "bad"}
+    config = BertConfig(**small, intermediate_size=64, id2label=labels, label2id={v: k for k, v in labels.items()})
+    BertForSequenceClassification(config).save_pretrained(folder)
+    words = {word: n for n, word in enumerate(("[PAD]", "[UNK]", "one", "two", "three"))}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
+    found: list[dict[str, object]] = pipeline("text-classification", model=str(folder))("three one two")
+    return found
+
+
+def test_no_handler_at_all(container: Container, handler: Make) -> None:
+    """The task follows from the architecture; parameters go to the pipeline's call."""
+    folder = handler("plain", None)
+    expected = save_classifier(folder)
+    assert container.load("plain", folder).status == 200
+    for body in ({"inputs": "three one two"}, "three one two"):
+        answer = container.invoke("plain", json.dumps(body)).json()
+        assert answer == [{**expected[0], "score": pytest.approx(expected[0]["score"], abs=1e-6)}]
+    both = container.invoke("plain", json.dumps({"inputs": "three one two", "parameters": {"top_k": 2}})).json()
+    assert sorted(row["label"] for row in both) == ["bad", "good"]
+
+
+def test_no_handler_and_the_task_by_name(start: Callable[..., Container], handler: Make) -> None:
+    container = start(HF_TASK="feature-extraction", MME_PRELOAD="torch,transformers")
+    folder = handler("plain", None)
+    save_classifier(folder)
+    assert container.load("plain", folder).status == 200
+    vectors = container.invoke("plain", json.dumps({"inputs": "three one two"})).json()
+    assert np.shape(vectors) == (1, 3, 32)
+
+
+def test_some_of_the_functions_and_the_task_of_the_model(container: Container, handler: Make) -> None:
+    """A handler may leave out model_fn: its predict_fn gets the pipeline."""
+    folder = handler("some", "def predict_fn(data, model): return [type(model).__name__, model(data)[0]['label']]")
+    label = save_classifier(folder)[0]["label"]
+    assert container.load("some", folder).status == 200
+    assert container.invoke("some", '"three one two"').json() == ["TextClassificationPipeline", label]
+
+
 VALUES = """
     import datetime
     import numpy as np

