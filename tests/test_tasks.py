@@ -27,7 +27,7 @@ from invoke import Collection, Program
 from invoke.parser import Parser
 
 import mme.tasks
-from mme import archive, channels, errors, releases
+from mme import archive, catalog, channels, errors, packaging, releases
 from mme.catalog import ModelSpec, Source
 from mme.errors import ConflictError
 from mme.local import LocalAws
@@ -251,6 +251,17 @@ def test_what_is_not_built_is_said(shop: Shop) -> None:
     assert "invoke package --model gpt2" in named.err
     rest = shop("upload", "--json")
     assert {item["name"]: item["status"] for item in rest.json["models"]} == {"bert": "uploaded", "gpt2": "not built"}
+
+
+def test_tasks_in_a_row_read_the_catalogue_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Path] = []
+    real = catalog.load
+    monkeypatch.setattr(catalog, "load", lambda path: read.append(path) or real(path))
+    shop.build("bert")
+    assert shop("package", "--dry-run", "upload", "--dry-run").code == 0
+    assert read == [Path("models.toml")]
+    assert shop("upload", "--dry-run").code == 0
+    assert len(read) == 2
 
 
 def test_the_newest_build_is_uploaded(shop: Shop) -> None:
@@ -870,6 +881,15 @@ def test_a_streamed_archive_is_the_one_that_package_builds(shop: Shop) -> None:
     assert packaged["target"] == streamed["target"]
     assert (shop.folder / "dist" / streamed["target"]).read_bytes() == body
     assert shop("upload", "--json").json["models"][0]["status"] == "present"
+
+
+def test_streaming_reads_a_source_once_to_tell_what_it_is(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    real = packaging._sha256
+    monkeypatch.setattr(packaging, "_sha256", lambda path: read.append(path.name) or real(path))
+    shop.catalogue("bert")
+    assert "would package and upload" in shop("upload", "--stream", "--dry-run").out
+    assert read.count("config.json") == 1
 
 
 @pytest.mark.slow

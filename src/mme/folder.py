@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import os
+import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from mme.errors import SourceError
 # What editors, notebooks, version control and Python leave behind. Names that start with a dot are left out
 # altogether: that covers .git, .ipynb_checkpoints, .DS_Store and, not least, .env.
 STRAY = ("__pycache__", "__MACOSX", "*.pyc", "*.pyo", "*.egg-info", "*~", "#*#", "Thumbs.db", "desktop.ini")
+_STRAY = re.compile("|".join(fnmatch.translate(pattern) for pattern in STRAY))
+_ODD = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 @dataclass(frozen=True)
@@ -27,19 +30,12 @@ class Found:
 
 def is_stray(name: str) -> bool:
     """Whether a file or folder of this name is nobody's model or code."""
-    return name.startswith(".") or any(fnmatch.fnmatchcase(name, pattern) for pattern in STRAY)
+    return name.startswith(".") or _STRAY.match(name) is not None
 
 
 def is_safe(path: str) -> bool:
     """Whether ``path``, relative and with slashes, stays inside whatever folder it is put in."""
-    parts = path.split("/")
-    return (
-        bool(path)
-        and not path.startswith("/")
-        and "\\" not in path
-        and all(part not in ("", ".", "..") for part in parts)
-        and all(ord(character) >= 32 and character != "\x7f" for character in path)
-    )
+    return not _ODD.search(path) and not {"", ".", ".."} & set(path.split("/"))
 
 
 def files(folder: Path) -> list[Found]:
@@ -76,7 +72,7 @@ def _walk(folder: Path, at: Path, inside: str, allowed: list[Path], above: froze
                     f"{folder} holds a file with the name {path!r}, which is not safe to pack.", "Rename it."
                 )
             try:
-                status = real.stat()
+                status = real.stat() if entry.is_symlink() else entry.stat()
             except OSError as error:
                 raise SourceError(f"{path} in {folder} cannot be read: {error.strerror}.", "Check it.") from None
             if stat.S_ISDIR(status.st_mode):

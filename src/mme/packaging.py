@@ -81,7 +81,7 @@ def package(
     start = time.monotonic()
     how = spec.compression or compression or "auto"
     code = handler.check(spec.handler) if spec.handler else ()
-    sources = Sources(spec, archive.recorded(out, spec.name) or {})
+    sources = look(spec, out)
     key = _key(spec, how, code, sources)
     if not force:
         kept = _kept(out, spec, key)
@@ -144,22 +144,34 @@ def _gather(spec: ModelSpec, sources: Sources, work: Path, stage: Stage) -> _Par
     return _Parts(taken, libraries.folder, facts, vendor.runs_here(libraries, spec.python, spec.platform))
 
 
-def pending(spec: ModelSpec, out: Path, *, compression: str | None = None) -> Archive | None:
-    """The archive that ``package`` would keep, or None when it would build. Changes nothing. Raises MmeError."""
+def pending(
+    spec: ModelSpec, out: Path, *, compression: str | None = None, sources: Sources | None = None
+) -> Archive | None:
+    """The archive that ``package`` would keep, or None when it would build. Changes nothing. Raises MmeError.
+
+    ``sources`` are those of ``look``, for whoever asks more than one thing about a model.
+    """
     code = handler.check(spec.handler) if spec.handler else ()
-    sources = Sources(spec, archive.recorded(out, spec.name) or {})
+    sources = sources or look(spec, out)
     kept = _kept(out, spec, _key(spec, spec.compression or compression or "auto", code, sources))
     return kept.archive if kept else None
 
 
-def known(spec: ModelSpec, out: Path, *, compression: str | None = None, verified: bool = True) -> str | None:
+def known(
+    spec: ModelSpec,
+    out: Path,
+    *,
+    compression: str | None = None,
+    verified: bool = True,
+    sources: Sources | None = None,
+) -> str | None:
     """The digest of what ``spec`` gives, when an earlier run found it out and nothing has changed since; else None.
 
     With ``verified``, only when the handler answered then. Reads no weights, and needs no archive in ``out``.
     """
     record = archive.recorded(out, spec.name) or {}
     code = handler.check(spec.handler) if spec.handler else ()
-    key = _key(spec, spec.compression or compression or "auto", code, Sources(spec, record))
+    key = _key(spec, spec.compression or compression or "auto", code, sources or look(spec, out))
     if record.get("key") != key or (verified and record.get("verified") is not True):
         return None
     return str(record["digest"])
@@ -173,6 +185,7 @@ def prepared(
     compression: str | None = None,
     verifier: Verifier | None = None,
     stage: Stage = silent,
+    sources: Sources | None = None,
 ) -> Iterator[Streamed]:
     """What ``spec`` gives, retrieved, hashed and verified, but not packed: its bytes are made while they are sent.
 
@@ -180,7 +193,7 @@ def prepared(
     """
     how = spec.compression or compression or "auto"
     code = handler.check(spec.handler) if spec.handler else ()
-    sources = Sources(spec, archive.recorded(out, spec.name) or {})
+    sources = sources or look(spec, out)
     key = _key(spec, how, code, sources)
     if verifier is not None:
         verifier.start()
@@ -241,6 +254,11 @@ def check(spec: ModelSpec, out: Path, *, compression: str | None = None, stage: 
 
 
 # --- has anything changed? -----------------------------------------------------------------------------------
+
+
+def look(spec: ModelSpec, out: Path) -> Sources:
+    """Find out what the model's source is now; reads it only where ``out`` does not tell that it is unchanged."""
+    return Sources(spec, archive.recorded(out, spec.name) or {})
 
 
 class Sources:

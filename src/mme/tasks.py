@@ -156,6 +156,15 @@ def who(author: str | None) -> str:
         return "unknown"
 
 
+def load_catalog(context: Context, path: str) -> catalogs.Catalog:
+    """The catalogue, read once for all tasks of one call of ``invoke``. Raises CatalogError."""
+    kept = f"mme_catalog_{path}"
+    if kept not in context.config:
+        context.config[kept] = catalogs.load(Path(path))
+    loaded: catalogs.Catalog = context.config[kept]
+    return loaded
+
+
 def open_store(settings: Settings) -> tuple[S3Client, versions.Store]:
     """The client and the place of the releases, after one call that shows they can be used."""
     store = versions.Store(settings.bucket, settings.prefix)
@@ -216,7 +225,7 @@ def package(
     """
     if compression is not None and compression not in catalogs.COMPRESSIONS:
         raise UsageError(f"There is no compression {compression!r}.", f"Known: {', '.join(catalogs.COMPRESSIONS)}.")
-    specs = catalogs.load(Path(catalog)).select(model)
+    specs = load_catalog(context, catalog).select(model)
     context.config[PACKAGED] = not (check or dry_run)
     results: list[dict[str, Any]] = []
     failures: list[MmeError] = []
@@ -344,7 +353,7 @@ def upload(
     if compression is not None and compression not in catalogs.COMPRESSIONS:
         raise UsageError(f"There is no compression {compression!r}.", f"Known: {', '.join(catalogs.COMPRESSIONS)}.")
     folder = Path(out)
-    specs = catalogs.load(Path(catalog)).select(model)
+    specs = load_catalog(context, catalog).select(model)
     found = {} if stream else {spec.name: archive.latest(folder, spec.name) for spec in specs}
     missing = [name for name, built in found.items() if built is None]
     if missing and (model or len(missing) == len(found)):
@@ -503,17 +512,20 @@ class Shop:
         verifier: verification.Verifier | None,
     ) -> dict[str, Any]:
         """Package and publish one model without its archive on disk, unless it is there or nothing has changed."""
-        kept = packaging.pending(spec, folder, compression=compression)
+        sources = packaging.look(spec, folder)
+        kept = packaging.pending(spec, folder, compression=compression, sources=sources)
         if kept is not None:
             with console.progress(sys.stderr, f"{spec.name}: uploading", kept.size) as advance:
                 return self.publish(kept, folder / kept.target, advance)
-        digest = packaging.known(spec, folder, compression=compression, verified=verified)
+        digest = packaging.known(spec, folder, compression=compression, verified=verified, sources=sources)
         if digest is not None and (target := archive.target(spec.name, digest)) in self.present:
             return {**_not_done(spec.name, "present"), "target": target, "uri": self.store.uri(target)}
         if self.dry_run:
             return _not_done(spec.name, "would package and upload")
         told = functools.partial(stage, spec.name)
-        with packaging.prepared(spec, folder, compression=compression, verifier=verifier, stage=told) as made:
+        with packaging.prepared(
+            spec, folder, compression=compression, verifier=verifier, stage=told, sources=sources
+        ) as made:
             if made.verified and made.verified.doubt:
                 note(f"{spec.name}: {made.verified.doubt}.")
             size = made.planned.content_size
