@@ -1,9 +1,11 @@
 """Publishing, beside what one would use instead: `aws s3 cp` and boto3's upload_file. All in one run, one machine.
 
-    python -m benchmarks.releases [--megabytes 498] [--rounds 3] [--models 1000] [--versions 10000] [--json FILE]
+    python -m benchmarks.releases [--megabytes 498] [--rounds 3] [--models 1000] [--versions 10000] [--small 500]
+                                  [--json FILE]
 
 The bucket is that of the local AWS on this machine, so the figures compare clients; they say nothing about a network.
-What is compared takes turns, round by round; every figure is the median of the rounds.
+What is compared takes turns, round by round; every figure is the median of the rounds. Beside the seconds by the clock
+stand the seconds of processor time, of the command and of the local AWS: those hold on a busy machine too.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,10 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     del sys.path[0]  # its packaging.py is not the library of that name, which transformers needs
 
 import boto3
+import psutil
 
-from mme import releases
+from mme import archive, releases
+from mme.catalog import ModelSpec, Source
 from mme.local import LocalAws
 from mme.releases import Store
 
@@ -64,13 +69,36 @@ def make_tiny(folder: Path) -> None:
     (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nword\n")
 
 
+@dataclass(frozen=True)
+class Taken:
+    """Seconds: by the clock, and of processor time in the client and in the local AWS."""
+
+    seconds: float
+    client_cpu: float
+    server_cpu: float
+
+    @classmethod
+    def median(cls, rounds: list[Taken]) -> Taken:
+        return cls(
+            *(statistics.median(values) for values in zip(*(asdict(one).values() for one in rounds), strict=True))
+        )
+
+
+def cpu_of_clients() -> float:
+    """Of this process and of its children that have ended; the local AWS has not."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
 class Bench:
     def __init__(self, folder: Path, aws: LocalAws, rounds: int) -> None:
         self.folder = folder
+        self.server = psutil.Process(aws.pid)
         self.rounds = rounds
         self.env = {**aws.client_env(), "MME_BUCKET": STORE.bucket}
         self.s3: Any = boto3.client("s3")
         (folder / "tasks.py").write_text(TASKS)
+        (folder / "invoke.yaml").write_text("tasks: {executor_class: mme.chain.Executor}\n")
 
     def run(self, *words: str | Path) -> str:
         done = subprocess.run(
@@ -90,43 +118,51 @@ class Bench:
             if objects:
                 self.s3.delete_objects(Bucket=STORE.bucket, Delete={"Objects": objects})
 
-    def turns(self, works: dict[str, Callable[[], object]], before: Callable[[str], None]) -> dict[str, float]:
-        """Median seconds of each, taken in turns."""
-        seconds: dict[str, list[float]] = {name: [] for name in works}
+    def take(self, work: Callable[[], object]) -> Taken:
+        def cpu_of_server() -> float:
+            used = self.server.cpu_times()
+            return float(used.user + used.system)
+
+        before = time.perf_counter(), cpu_of_clients(), cpu_of_server()
+        work()
+        after = time.perf_counter(), cpu_of_clients(), cpu_of_server()
+        return Taken(*(new - old for old, new in zip(before, after, strict=True)))
+
+    def turns(self, works: dict[str, Callable[[], object]], before: Callable[[str], None]) -> dict[str, Taken]:
+        """The medians of each, taken in turns."""
+        taken: dict[str, list[Taken]] = {name: [] for name in works}
         for _ in range(self.rounds):
             for name, work in works.items():
                 before(name)
-                start = time.perf_counter()
-                work()
-                seconds[name].append(time.perf_counter() - start)
-        return {name: statistics.median(values) for name, values in seconds.items()}
+                taken[name].append(self.take(work))
+        return {name: Taken.median(rounds) for name, rounds in taken.items()}
 
     # ---- what is measured -----------------------------------------------------------------------------------------
 
-    def uploads(self) -> dict[str, float]:
+    def uploads(self) -> dict[str, Taken]:
         """One archive from the disk to the bucket."""
-        (archive,) = (self.folder / "dist").glob("*.tar.gz")
+        (made,) = (self.folder / "dist").glob("*.tar.gz")
 
         def publish() -> None:
-            digest = hashlib.sha256(archive.name.encode()).hexdigest()
-            releases.publish(self.s3, STORE, name="library", digest=digest, content=archive, author="benchmark")
+            digest = hashlib.sha256(made.name.encode()).hexdigest()
+            releases.publish(self.s3, STORE, name="library", digest=digest, content=made, author="benchmark")
 
         return self.turns(
             {
-                "aws s3 cp": lambda: self.run(BIN / "aws", "s3", "cp", "--quiet", archive, f"{STORE.uri()}cp.tar.gz"),
+                "aws s3 cp": lambda: self.run(BIN / "aws", "s3", "cp", "--quiet", made, f"{STORE.uri()}cp.tar.gz"),
                 "invoke upload": lambda: self.invoke("upload"),
-                "boto3 upload_file": lambda: self.s3.upload_file(str(archive), STORE.bucket, "models/file.tar.gz"),
+                "boto3 upload_file": lambda: self.s3.upload_file(str(made), STORE.bucket, "models/file.tar.gz"),
                 "mme.releases.publish": publish,
             },
             lambda _: self.empty(),
         )
 
-    def stages(self) -> dict[str, float]:
+    def stages(self) -> dict[str, Taken]:
         """From weights to a released version: the two stages, one after the other and at once."""
 
         def before(name: str) -> None:
             self.empty()
-            if name != "invoke upload":
+            if name != "invoke upload":  # the archive of the line before
                 shutil.rmtree(self.folder / "dist", ignore_errors=True)
 
         return self.turns(
@@ -134,12 +170,34 @@ class Bench:
                 "invoke package": lambda: self.invoke("package", "--no-verify"),
                 "invoke upload": lambda: self.invoke("upload"),
                 "invoke package upload": lambda: self.invoke("package", "--no-verify", "upload"),
-                "invoke upload --stream": lambda: self.invoke("upload", "--stream", "--no-verify"),
+                "invoke package upload --stream": lambda: self.invoke("package", "--no-verify", "upload", "--stream"),
             },
             before,
         )
 
-    def nothing_to_do(self, models: int) -> dict[str, float]:
+    def small_ones(self, count: int) -> dict[str, Taken]:
+        """Many new archives of 1 MB."""
+        folder, out = self.folder / "snapshot", self.folder / "small"
+        folder.mkdir()
+        (folder / "config.json").write_text("{}")
+        for number in range(count):
+            (folder / "model.safetensors").write_bytes(os.urandom(1_000_000))
+            spec = ModelSpec(f"small-{number}", Source("folder", "tiny"))
+            archive.note(out, archive.build(spec, folder, out))
+        tables = [
+            f'[models.small-{number}]\nsource = "folder:tiny"\nhandler = "embedding"\n' for number in range(count)
+        ]
+        (self.folder / "small.toml").write_text("\n".join(tables))
+        copy = (BIN / "aws", "s3", "cp", "--quiet", "--recursive", "--exclude", "*.json", out, STORE.uri())
+        return self.turns(
+            {
+                "aws s3 cp --recursive": lambda: self.run(*copy),
+                "invoke upload": lambda: self.invoke("upload", "--catalog", "small.toml", "--out", "small"),
+            },
+            lambda _: self.empty(),
+        )
+
+    def nothing_to_do(self, models: int) -> dict[str, Taken]:
         """A catalogue of unchanged models, packaged and uploaded before."""
         make_tiny(self.folder / "tiny")
         tables = [
@@ -148,16 +206,14 @@ class Bench:
         ]
         (self.folder / "many.toml").write_text("\n".join(tables))
         words = ("--catalog", "many.toml", "--out", "many")
-        start = time.perf_counter()
-        self.invoke("package", *words, "--no-verify", "upload", *words)
-        first = time.perf_counter() - start
+        first = self.take(lambda: self.invoke("package", *words, "--no-verify", "upload", *words))
         work = {
             "package upload": lambda: self.invoke("package", *words, "--no-verify", "upload", *words),
             "upload": lambda: self.invoke("upload", *words),
         }
         return {"the first time": first, **self.turns(work, lambda _: None)}
 
-    def listing(self, versions: int) -> float:
+    def listing(self, versions: int) -> Taken:
         """All versions, listed once."""
 
         def put(number: int) -> None:
@@ -176,6 +232,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", type=int, default=1000)
     parser.add_argument("--versions", type=int, default=10_000)
+    parser.add_argument("--small", type=int, default=500)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mme-bench-") as temporary:
@@ -192,40 +249,48 @@ def main() -> None:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
 
+def show(title: str, taken: dict[str, Taken], last: str = "", figure: Callable[[Taken], str] = lambda one: "") -> None:
+    print(f"\n{title:<32}{'s':>8}{'client cpu':>12}{'server cpu':>12}{last:>22}")
+    for name, one in taken.items():
+        print(f"{name:<32}{one.seconds:>8.2f}{one.client_cpu:>12.2f}{one.server_cpu:>12.2f}{figure(one):>22}".rstrip())
+
+
 def measure(bench: Bench, options: argparse.Namespace) -> dict[str, Any]:
     bench.invoke("package", "--no-verify")
     size = next((bench.folder / "dist").glob("*.tar.gz")).stat().st_size
-    print(f"An archive of {size / 1e6:.0f} MB, {os.cpu_count()} cores, medians of {options.rounds}\n")
+    print(f"An archive of {size / 1e6:.0f} MB, {os.cpu_count()} cores, medians of {options.rounds}")
     uploads = bench.uploads()
-    print(f"{'uploading it':<28}{'s':>8}{'MB/s':>8}{'x aws s3 cp':>13}")
-    for name, seconds in uploads.items():
-        print(f"{name:<28}{seconds:>8.2f}{size / 1e6 / seconds:>8.0f}{uploads['aws s3 cp'] / seconds:>13.2f}")
+    yardstick = uploads["aws s3 cp"].seconds
+    show("uploading it", uploads, "times aws s3 cp", lambda one: f"{yardstick / one.seconds:.2f}")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20 if sys.platform == "darwin" else 1024)
 
     stages = bench.stages()
-    slower = max(stages["invoke package"], stages["invoke upload"])
-    print(f"\n{'from weights to a version':<28}{'s':>8}{'of the slower stage':>21}")
-    for name, seconds in stages.items():
-        print(f"{name:<28}{seconds:>8.2f}{seconds / slower:>21.2f}")
+    slower = max(stages["invoke package"].seconds, stages["invoke upload"].seconds)
+    show("from weights to a version", stages, "of the slower stage", lambda one: f"{one.seconds / slower:.2f}")
+
+    bench.empty()
+    small = bench.small_ones(options.small)
+    show(f"{options.small:,} archives of 1 MB", small)
 
     bench.empty()
     unchanged = bench.nothing_to_do(options.models)
-    print(f"\n{f'{options.models:,} models':<28}{'s':>8}")
-    for name, seconds in unchanged.items():
-        print(f"{name if name == 'the first time' else f'unchanged: {name}':<28}{seconds:>8.2f}")
+    names = {name: name if name == "the first time" else f"unchanged: {name}" for name in unchanged}
+    show(f"{options.models:,} models", {names[name]: one for name, one in unchanged.items()})
 
     bench.empty()
     listing = bench.listing(options.versions)
-    print(f"\n{f'listing {options.versions:,} versions':<28}{listing:>8.2f} s")
+    show(f"{options.versions:,} versions", {"listing them": listing})
     return {
         "bytes": size,
-        "upload_s": uploads,
+        "upload": {name: asdict(one) for name, one in uploads.items()},
         "peak_mb": peak,
-        "stages_s": stages,
+        "stages": {name: asdict(one) for name, one in stages.items()},
+        "small_archives": options.small,
+        "small": {name: asdict(one) for name, one in small.items()},
         "models": options.models,
-        "unchanged_s": unchanged,
+        "unchanged": {name: asdict(one) for name, one in unchanged.items()},
         "versions": options.versions,
-        "listing_s": listing,
+        "listing": asdict(listing),
     }
 
 

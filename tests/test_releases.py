@@ -270,7 +270,21 @@ def test_s3_holding_something_else_is_noticed(s3: Any, tmp_path: Path) -> None:
 
     watched.before["head_object"] = flip
     with pytest.raises(ReleaseError, match="does not hold what was sent"):
-        publish(watched, b"small", tmp_path, present=())
+        publish(watched, BIG, tmp_path, present=())
+
+
+@pytest.mark.parametrize("says", [None, "AAAAAA=="], ids=["no checksum", "another checksum"])
+def test_a_small_object_is_looked_at_when_the_answer_does_not_confirm_it(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str | None
+) -> None:
+    watched = Watched(s3)
+    assert publish(watched, b"small", tmp_path, present=(), unfinished={}).status == "uploaded"
+    assert watched.calls == ["put_object"]
+    real = s3.put_object
+    monkeypatch.setattr(s3, "put_object", lambda **given: {**real(**given), "ChecksumCRC32": says})
+    again = Watched(s3)
+    assert publish(again, b"small", tmp_path, name="other", present=(), unfinished={}).status == "uploaded"
+    assert again.calls == ["put_object", "head_object"]
 
 
 @pytest.mark.parametrize("content", [b"small", BIG], ids=len)

@@ -94,8 +94,10 @@ class Upload:
         self.pool = ThreadPoolExecutor(self.senders)
         self.sending: set[Future[_Sent]] = set()
         self.done: dict[int, _Sent] = {}
-        self.buffer = bytearray(self.first)
+        self.buffer = bytearray()
         self.filled = 0
+        self.last: bytes | None = None  # what is left to send, where that is known already
+        self.answered: dict[str, str] | None = None
         self.number = self.size = self.sent = self.crc = 0
         self.resumed = False
 
@@ -107,6 +109,8 @@ class Upload:
     def write(self, data: Buffer) -> None:
         """Take the next bytes of the archive; waits while enough parts are on their way."""
         view = memoryview(data)
+        if not self.buffer:
+            self.buffer = bytearray(self.first)
         while view:
             # A full part waits for the byte after it: an archive of one part is one write, not an upload in parts.
             if self.filled == self.limit:
@@ -123,15 +127,16 @@ class Upload:
         while following := _read(file, self.part_size):
             self._part(ahead)
             ahead = following
-        self.write(ahead)
+        self.last = ahead
 
     def close(self) -> None:
         """Send what is left and make the whole visible. Raises Damaged before that when it is not as expected."""
-        last = bytes(memoryview(self.buffer)[: self.filled])
+        last = bytes(memoryview(self.buffer)[: self.filled]) if self.last is None else self.last
         if self.number == 0:
             self.size, self.crc = len(last), crc32(last)
             self._compare()
-            self.place.put(last, self.crc, self.metadata)
+            if self.place.put(last, self.crc, self.metadata):
+                self.answered = self.metadata
             self.sent += len(last)
             self.progress(len(last))
             return
@@ -145,6 +150,8 @@ class Upload:
 
     def held(self) -> dict[str, str]:
         """The metadata of what S3 holds now; empty when that is not what was sent."""
+        if self.answered is not None:
+            return self.answered
         head = self.place.s3.head_object(**self.place.where, ChecksumMode="ENABLED")
         same = head["ContentLength"] == self.size and head.get("ChecksumCRC32", crc_text(self.crc)) == crc_text(
             self.crc
@@ -216,9 +223,10 @@ class Place:
     def where(self) -> dict[str, Any]:
         return {"Bucket": self.bucket, "Key": self.key}
 
-    def put(self, body: bytes, crc: int, metadata: dict[str, str]) -> None:
+    def put(self, body: bytes, crc: int, metadata: dict[str, str]) -> bool:
+        """Write the object in one call; whether S3's answer has the checksum of what it holds now, and it is right."""
         try:
-            self.s3.put_object(
+            answer = self.s3.put_object(
                 **self.where,
                 Body=body,
                 IfNoneMatch="*",
@@ -231,6 +239,7 @@ class Place:
             if status_of(error) in (409, 412):
                 raise Gone from error
             raise
+        return answer.get("ChecksumCRC32") == crc_text(crc)
 
     def create(self, metadata: dict[str, str]) -> str:
         answer = self.s3.create_multipart_upload(
