@@ -214,6 +214,20 @@ def test_a_model_whose_layers_have_other_names_is_quantised_on_loading(
     assert taken.facts["accuracy"]["mean"] > 0
 
 
+def test_a_model_that_stays_the_same_is_refused(
+    specs: dict[str, ModelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one whose linear layers are of a class of its own."""
+    from mme import streaming
+
+    handler = Path(shutil.copytree(ROOT / "model_code" / "generation", tmp_path / "handler"))
+    with (handler / "handler_int8.py").open("a") as file:
+        file.write("\n\ndef quantize(model):\n    pass\n")
+    monkeypatch.setattr(streaming, "linear_layers", lambda *_: {})
+    with pytest.raises(SourceError, match="no layer of it computes in int8"):
+        retrieve.snapshot(dataclasses.replace(specs["gpt2"], dtype=None, handler=handler), tmp_path / "out")
+
+
 def test_a_handler_that_fails_says_why(specs: dict[str, ModelSpec], tmp_path: Path) -> None:
     handler = Path(shutil.copytree(ROOT / "model_code" / "embedding", tmp_path / "handler"))
     code = (handler / "inference.py").read_text()

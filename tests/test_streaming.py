@@ -99,7 +99,7 @@ def pickled(folder: Path) -> Path:
 
 
 def mixed(folder: Path) -> Path:
-    """What its configuration says of the number format is not what its tensors are: loading makes them so."""
+    """Its configuration says another number format than its tensors have: it is the one that counts."""
     tiny_models.bert(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
@@ -139,9 +139,9 @@ STREAMED: dict[str, tuple[Make, str]] = {
     "the body of a GPT-2": (tiny_models.gpt2, FEATURES),
     "a Llama in bfloat16": (llama, TEXT),
     "a pickle": (pickled, FEATURES),
+    "another format than its configuration says": (mixed, FEATURES),
 }
 LOADED: dict[str, tuple[Make, str]] = {
-    "another format than it says": (mixed, FEATURES),
     "experts": (mixtral, TEXT),
     "an old pickle": (legacy, FEATURES),
 }

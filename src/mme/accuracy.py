@@ -25,7 +25,7 @@ from typing import Any
 from mme import adapters, libraries
 from mme.errors import SourceError
 from mme.portable import VOCABULARIES
-from mme.verify import SECRETS
+from mme.verify import GUARD, SECRETS
 
 # Prose of several lengths, questions, numbers, code, other languages and scripts: what a tokenizer treats differently.
 TEXTS = (
@@ -137,8 +137,14 @@ def measure(
     (work / "request.json").write_text(json.dumps(request), encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(SECRETS)}
     environment.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", PYTHONDONTWRITEBYTECODE="1")
+    environment["CUDA_VISIBLE_DEVICES"] = ""  # the same figures wherever it is packaged; and int8 is for the CPU alone
+    if trust:
+        environment["HF_TRUST_REMOTE_CODE"] = "true"
+    command = [sys.executable, "-m", __spec__.name, str(work / "request.json"), str(work / "answer.json")]
+    if sys.platform == "linux":  # it ends with this process, however that ends
+        command = [sys.executable, "-c", GUARD, str(os.getpid()), *command]
     done = subprocess.run(
-        [sys.executable, "-m", __spec__.name, str(work / "request.json"), str(work / "answer.json")],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -335,6 +335,8 @@ def _write_weights(spec: ModelSpec, checkpoint: _Checkpoint, dtype: str, into: P
     if spec.quantize is None or checkpoint.skeleton is None or checkpoint.apart is not None:
         return _write_whole(pieces, into)
     layers = streaming.linear_layers(checkpoint.skeleton)
+    if not layers:
+        return _write_whole(pieces, into)
     small: list[Piece] = []
     for exact, piece in zip(checkpoint.pieces, pieces, strict=True):
         if exact.name in layers and exact.dtype in streaming.FLOATS:
@@ -385,6 +387,11 @@ def _measured(
         trust=spec.trust_remote_code,
         path=(libraries_folder,) if libraries_folder else (),
     )
+    if spec.quantize is not None and found.worst == 0:
+        raise SourceError(
+            f"{spec.name} ({spec.source}) answers the same with quantize and without: no layer of it computes in int8.",
+            "Leave quantize out.",
+        )
     if found.too_far:
         raise SourceError(
             f"{spec.name} ({spec.source}) is too far from what it says in {found.against}. "

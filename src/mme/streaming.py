@@ -58,7 +58,8 @@ class Skeleton:
 
 @dataclass(frozen=True)
 class Matched:
-    """``pieces`` are the model's tensors, in its own order. ``dtype`` is torch's name of its number format."""
+    """``pieces`` are the model's tensors, in its own order. ``dtype`` is torch's name of its number format, which they
+    are cast to where the checkpoint has another."""
 
     skeleton: Skeleton
     pieces: tuple[Piece, ...]
@@ -139,12 +140,19 @@ def match(path: Path, kind: Any, pickled: bool) -> Matched | None:
     config = built.model.config
     stated = config.dtype if hasattr(config, "dtype") else config.torch_dtype  # transformers 5 and 4
     dtype = str(stated).removeprefix("torch.") if stated is not None else TORCH[min(formats, default="F32")]
-    if len(formats) > 1 or formats - {SAFETENSORS.get(dtype)}:
+    as_it_is = formats == {SAFETENSORS.get(dtype)}
+    if dtype not in SAFETENSORS or len(formats) > 1 or (not as_it_is and _has_float_buffers(built)):
         return None
-    kept_in_float32 = getattr(built.model, "_keep_in_fp32_modules", None)
-    if kept_in_float32 and dtype != "float32":
+    if getattr(built.model, "_keep_in_fp32_modules", None) and dtype != "float32":
         return None
-    return Matched(built, tuple(placed[name] for name in built.tensors if name in placed), dtype)
+    pieces = (placed[name] for name in built.tensors if name in placed)
+    return Matched(built, tuple(cast(piece, dtype) for piece in pieces), dtype)
+
+
+def _has_float_buffers(built: Skeleton) -> bool:
+    """Whether some of the tensors with fractions are none of its parameters, which may keep a format of their own."""
+    buffers = {id(buffer) for buffer in built.model.buffers()}
+    return any(id(held) in buffers and held.is_floating_point() for held in built.tensors.values())
 
 
 def _name(stored: str, built: Skeleton) -> str | None:
@@ -278,11 +286,14 @@ def cast(piece: Piece, dtype: str) -> Piece:
 def linear_layers(built: Skeleton) -> dict[str, bool]:
     """The weights that handler_int8.py computes with in int8, by name; and whether they have a row for each input.
 
-    Not those that another layer shares, such as a table of words: they are needed as they are, too.
+    Not those that another layer shares, such as a table of words: they are needed as they are, too. None of a model
+    with layers of experts: versions of transformers name and stack these in different ways.
     """
     import torch
     from transformers.pytorch_utils import Conv1D
 
+    if any(".experts." in name for name in built.tensors):
+        return {}
     owners: dict[int, int] = {}
     for _, parameter in built.model.named_parameters(remove_duplicate=False):
         owners[id(parameter)] = owners.get(id(parameter), 0) + 1
