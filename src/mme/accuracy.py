@@ -52,6 +52,8 @@ MOST_TOKENS = 64  # of a text, where a model's outputs for each token are compar
 VECTORS, OUTPUTS, CHOICES = "vectors", "outputs", "choices"
 BOUNDED = {VECTORS: "worst", OUTPUTS: "worst", CHOICES: "mean"}
 DEFAULT_BOUND = {VECTORS: 0.01, OUTPUTS: 0.01, CHOICES: 0.05}
+# What float32 itself loses where the same is computed in another order. int8 loses much more.
+ROUNDING = {VECTORS: 1e-9, OUTPUTS: 1e-9, CHOICES: 1e-6}
 WORDS = {VECTORS: "1 - cosine of the vectors", OUTPUTS: "1 - cosine of the outputs", CHOICES: "probability that moved"}
 
 
@@ -86,6 +88,11 @@ class Accuracy:
     @property
     def too_far(self) -> bool:
         return not getattr(self, self.bounded) <= self.bound
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is no difference."""
+        return self.worst < ROUNDING[self.measure]
 
     def facts(self) -> dict[str, Any]:
         return asdict(self)

@@ -387,7 +387,7 @@ def _measured(
         trust=spec.trust_remote_code,
         path=(libraries_folder,) if libraries_folder else (),
     )
-    if spec.quantize is not None and found.worst == 0:
+    if spec.quantize is not None and found.nothing:
         raise SourceError(
             f"{spec.name} ({spec.source}) answers the same with quantize and without: no layer of it computes in int8.",
             "Leave quantize out.",
