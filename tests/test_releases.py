@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 from moto import mock_aws
 
-from mme import channels, releases
+from mme import aws, channels, releases
 from mme.errors import ReleaseError, UsageError
 from mme.multipart import MAX_PARTS, MIB, PART, Upload, first_part, part_size
 from mme.releases import Store, Stream, Version
@@ -216,6 +216,22 @@ def test_every_write_is_conditional_and_carries_checksums(s3: Any, tmp_path: Pat
     parts = complete["MultipartUpload"]["Parts"]
     assert [part["PartNumber"] for part in parts] == [1, 2, 3, 4]
     assert parts[0]["ChecksumCRC32"] == crc_of(BIG[:FIRST])
+
+
+def test_bodies_go_out_at_once_and_without_asking_first(s3: Any, tmp_path: Path) -> None:
+    """boto3 would ask with Expect: 100-continue for each part, and send 16 KiB at a time."""
+    ours = aws.s3_client("us-east-1")
+    sent: list[tuple[str, Any, Any]] = []
+    ours.meta.events.register(
+        "before-send.s3",
+        lambda request, **_: sent.append((request.method, request.body, request.headers.get("Expect"))),
+    )
+    publish(ours, b"small", tmp_path)
+    publish(ours, BIG, tmp_path, name="big")
+    bodies = [(body, expect) for method, body, expect in sent if method == "PUT"]
+    assert sorted(len(body) for body, _ in bodies) == [5, 12345, PART, PART, FIRST]
+    assert all(isinstance(body, bytes) and expect is None for body, expect in bodies)
+    assert body_of(s3) == b"small"
 
 
 @pytest.mark.parametrize("content", [b"small", BIG], ids=len)

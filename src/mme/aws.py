@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import boto3
 from botocore import exceptions as boto
+from botocore import handlers
 from botocore.config import Config
 
 from mme import __version__
@@ -31,7 +32,14 @@ PREDICT_READ_TIMEOUT_S = 70
 def s3_client(region: str | None) -> S3Client:
     """An S3 client for ``region`` (None: as boto3 is configured)."""
     with explained("prepare an S3 client"):
-        return boto3.client("s3", region_name=region, config=_config(read_timeout=60))
+        client = boto3.client("s3", region_name=region, config=_config(read_timeout=60))
+    # boto3 turns a body of bytes into a stream, which waits for the server's leave and goes out 16 KiB at a time.
+    # Without this handler it goes out at once; a boto3 that has no such handler is fine too.
+    to_stream = getattr(handlers, "convert_body_to_file_like_object", None)
+    if to_stream is not None:
+        for operation in ("PutObject", "UploadPart"):
+            client.meta.events.unregister(f"before-parameter-build.s3.{operation}", to_stream)
+    return client
 
 
 def sagemaker_client(region: str | None) -> SageMakerClient:
