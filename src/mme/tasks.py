@@ -249,7 +249,8 @@ def package(
                     done["verified"] = asdict(made.verified) if made.verified else None
                     if made.verified and made.verified.doubt:
                         note(f"{spec.name}: {made.verified.doubt}.")
-                    measured = inspection.accuracy_text(made.archive.manifest.get("accuracy"))
+                    done["accuracy"] = made.archive.manifest.get("accuracy")
+                    measured = inspection.accuracy_text(done["accuracy"])
                     if made.fresh and measured:
                         note(f"{spec.name} in {measured}.")
             except MmeError as error:
@@ -528,6 +529,8 @@ class Shop:
         ) as made:
             if made.verified and made.verified.doubt:
                 note(f"{spec.name}: {made.verified.doubt}.")
+            if measured := inspection.accuracy_text(made.planned.manifest.get("accuracy")):
+                note(f"{spec.name} in {measured}.")
             size = made.planned.content_size
             with console.progress(sys.stderr, f"{spec.name}: uploading", size) as advance:
                 return self.publish(made.planned, versions.Stream(made.send, size), advance)
