@@ -660,8 +660,9 @@ def test_the_repositorys_own_tasks_file_has_them_all() -> None:
     assert all(f"  {name} " in listed.stdout for name in NAMES)
 
 
-def test_killed_while_uploading_the_next_run_goes_on(shop: Shop) -> None:
-    """kill -9 in the middle: nothing is visible, and the next run sends only what is missing."""
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_ended_while_uploading_the_next_run_goes_on(shop: Shop, end: signal.Signals) -> None:
+    """kill -9 or Ctrl-C in the middle: nothing is visible, and the next run sends only what is missing."""
     shop.tasks_file()
     made = shop.build("bert", os.urandom(12 * PART))
     slow = (
@@ -680,9 +681,9 @@ def test_killed_while_uploading_the_next_run_goes_on(shop: Shop) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             if line == "part 4\n":
-                process.send_signal(signal.SIGKILL)
+                process.send_signal(end)
                 break
-    assert process.returncode == -signal.SIGKILL
+    assert process.returncode == (-signal.SIGKILL if end == signal.SIGKILL else 130)
     assert targets(shop) == set()
     assert list(releases.unfinished_uploads(shop.s3, shop.store)) == [made.target]
     (done,) = shop("upload", "--model", "bert", "--json").json["models"]
