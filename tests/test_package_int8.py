@@ -237,3 +237,14 @@ def test_a_handler_that_fails_says_why(specs: dict[str, ModelSpec], tmp_path: Pa
     with pytest.raises(SourceError, match="The accuracy cannot be measured: no such thing"):
         retrieve.snapshot(dataclasses.replace(specs["minilm"], handler=handler), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the guard is for Linux")
+def test_a_process_without_memory_says_so(
+    specs: dict[str, ModelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel kills it; it leaves no word."""
+    monkeypatch.setattr(accuracy, "GUARD", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    with pytest.raises(SourceError, match="cannot be measured: there is not enough memory to load the model"):
+        retrieve.snapshot(specs["minilm"], tmp_path / "out")
+    assert not list(tmp_path.iterdir())

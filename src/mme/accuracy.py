@@ -15,6 +15,7 @@ import gc
 import importlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -162,7 +163,9 @@ def measure(
         answer = json.loads((work / "answer.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        answer = {"error": said[-1] if said else f"the process ended with {done.returncode}"}
+        killed = done.returncode == -signal.SIGKILL  # as the kernel does where memory runs out
+        reason = "there is not enough memory to load the model" if killed else f"its process ended ({done.returncode})"
+        answer = {"error": said[-1] if said and not killed else reason}
     if "error" in answer:
         raise SourceError(
             f"The accuracy cannot be measured: {answer['error']}.",
