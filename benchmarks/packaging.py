@@ -3,8 +3,8 @@
     python benchmarks/packaging.py [--megabytes 498] [--rounds 3] [--json FILE]
 
 The input is float32 weights of a real model's spread (they compress as real ones do), warm in the page cache.
-Every figure is the median of the rounds; each measured thing runs in a process of its own, so that peak memory
-is its own. What is not installed (pigz, busybox, java) is left out.
+Every figure is the median of the rounds; each measured thing runs in a process of its own, so that peak memory and
+processor time (which holds on a busy machine too) are its own. What is not installed (pigz, busybox, java) is left out.
 """
 
 from __future__ import annotations
@@ -59,8 +59,11 @@ def make_model(folder: Path, megabytes: int) -> None:
             layer += 1
 
 
-def measured(work: Callable[[], None]) -> tuple[float, float]:
-    """Run ``work`` in a child; return its seconds and its peak memory (and that of its own children) in MB."""
+def measured(work: Callable[[], None]) -> tuple[float, float, float]:
+    """Run ``work`` in a child; return its seconds, its peak memory in MB and its seconds of processor time.
+
+    Those of its own children count.
+    """
     read, write = os.pipe()
     child = os.fork()
     if child == 0:
@@ -69,8 +72,9 @@ def measured(work: Callable[[], None]) -> tuple[float, float]:
             start = time.perf_counter()
             work()
             seconds = time.perf_counter() - start
-            usage = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-            os.write(write, json.dumps([seconds, max(usage) / 1024]).encode())
+            usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+            peak = max(used.ru_maxrss for used in usage) / 1024
+            os.write(write, json.dumps([seconds, peak, sum(used.ru_utime + used.ru_stime for used in usage)]).encode())
             code = 0
         finally:
             os._exit(code)
@@ -79,8 +83,8 @@ def measured(work: Callable[[], None]) -> tuple[float, float]:
         said = pipe.read()
     if os.waitpid(child, 0)[1] != 0:
         raise SystemExit(f"{work} failed")
-    seconds, peak = json.loads(said)
-    return seconds, peak
+    seconds, peak, cpu = json.loads(said)
+    return seconds, peak, cpu
 
 
 def run(*command: str, **more: object) -> None:
@@ -164,14 +168,13 @@ def compiled(folder: Path) -> Path | None:
     return folder if has("javac", "-d", str(folder), str(folder / "Inflate.java")) else None
 
 
-def median(work: Callable[[], None], rounds: int, before: Callable[[], object]) -> tuple[float, float]:
-    seconds, peaks = [], []
+def median(work: Callable[[], None], rounds: int, before: Callable[[], object]) -> tuple[float, float, float]:
+    taken = []
     for _ in range(rounds):
         before()
-        took, peak = measured(work)
-        seconds.append(took)
-        peaks.append(peak)
-    return statistics.median(seconds), max(peaks)
+        taken.append(measured(work))
+    seconds, peaks, cpu = zip(*taken, strict=True)
+    return statistics.median(seconds), max(peaks), statistics.median(cpu)
 
 
 def main() -> None:
@@ -188,15 +191,16 @@ def main() -> None:
         print(f"{size / 1e6:.0f} MB of float32 weights, {os.cpu_count()} cores, medians of {options.rounds}\n")
         packing: dict[str, dict[str, float]] = {}
         kept: dict[str, Path] = {}
-        print(f"{'packing':<24}{'s':>8}{'MB/s':>8}{'ratio':>8}{'peak MB':>9}{'x tar -czf':>12}")
+        print(f"{'packing':<24}{'s':>8}{'cpu s':>8}{'MB/s':>8}{'ratio':>8}{'peak MB':>9}{'x tar -czf':>12}")
         for name, work in packers(folder / "model", folder / "out.tar.gz").items():
             # The slow ones take no more time than they need: their spread is small against their size.
             rounds = 1 if name in ("tar -czf", "pigz -6", "Python tarfile w:gz") else options.rounds
-            seconds, peak = median(work, rounds, lambda: (folder / "out.tar.gz").unlink(missing_ok=True))
+            seconds, peak, cpu = median(work, rounds, lambda: (folder / "out.tar.gz").unlink(missing_ok=True))
             ratio = (folder / "out.tar.gz").stat().st_size / size
-            packing[name] = {"seconds": seconds, "ratio": ratio, "peak_mb": peak}
+            packing[name] = {"seconds": seconds, "cpu_seconds": cpu, "ratio": ratio, "peak_mb": peak}
             times = f"{packing['tar -czf']['seconds'] / seconds:.1f}" if "tar -czf" in packing else ""
-            print(f"{name:<24}{seconds:>8.2f}{size / 1e6 / seconds:>8.0f}{ratio:>8.4f}{peak:>9.0f}{times:>12}")
+            rate = size / 1e6 / seconds
+            print(f"{name:<24}{seconds:>8.2f}{cpu:>8.2f}{rate:>8.0f}{ratio:>8.4f}{peak:>9.0f}{times:>12}")
             if name in ("tar -czf", "mme stored", "mme fast"):
                 kept[name] = (folder / "out.tar.gz").rename(folder / f"{len(kept)}.tar.gz")
         extracting: dict[str, dict[str, float]] = {}

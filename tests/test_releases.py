@@ -555,6 +555,11 @@ def test_parts_are_as_large_as_the_limit_on_their_number_asks() -> None:
         assert 1.01 * size <= part_size(size) * MAX_PARTS < 1.01 * size + MAX_PARTS * MIB
 
 
+def test_small_archives_share_the_room_and_a_large_one_takes_it_all() -> None:
+    assert [releases.room_for(size) for size in (0, 1, PART, PART + 1, 3 * PART)] == [1, 1, 1, 2, 3]
+    assert releases.room_for(10**9) == releases.room_for(10**12) == releases.AT_ONCE
+
+
 # ---- unfinished uploads -------------------------------------------------------------------------------------------
 
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 MAX_NOTES = 1_400  # bytes once encoded; S3 keeps at most 2 KB of metadata with an object
 DELETE_AT_ONCE = 1000
 AT_ONCE = SENDERS + 2
-"""Parts that are in memory at once, of all archives that are being published together."""
+"""The room for archives that are published together, counted in parts: a large one takes all of it."""
 STALE = timedelta(days=7)
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -292,8 +292,8 @@ def publish(
     )
 
 
-def parts_in_memory(size: int) -> int:
-    """How many of AT_ONCE the upload of an archive of ``size`` bytes takes."""
+def room_for(size: int) -> int:
+    """How much of AT_ONCE the upload of an archive of ``size`` bytes takes."""
     return max(1, min(AT_ONCE, -(-size // part_size(size))))
 
 

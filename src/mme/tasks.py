@@ -453,7 +453,7 @@ class Shop:
                     raise ArchiveError(f"{folder / item.target} is gone.", "Package the model again.")
                 return self.publish(made, made.path, advance)
 
-            jobs = [abreast.Job(functools.partial(publish, item), versions.parts_in_memory(item.size)) for item in new]
+            jobs = [abreast.Job(functools.partial(publish, item), versions.room_for(item.size)) for item in new]
             outcomes = abreast.run(jobs, versions.AT_ONCE, stop, aws.concerns_all)
         done = {item.name: self._result(item.name, outcome) for item, outcome in zip(new, outcomes, strict=True)}
         return [done.get(item.name) or self._present(item) for item in built]
