@@ -148,6 +148,7 @@ class Verifier:
             HF_HUB_OFFLINE="1",
             TRANSFORMERS_OFFLINE="1",
             PYTHONUNBUFFERED="1",
+            CUDA_VISIBLE_DEVICES="",  # the same wherever it is packaged; and int8 is for the CPU alone
         )
         command = self.command
         if sys.platform == "linux":
