@@ -272,11 +272,10 @@ def _embed(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.n
     else:
         threads = torch.get_num_threads()
         shares = max(1, min(threads, len(rows), sum(map(len, rows)) // SHARE_TOKENS))
-        # Every share gets texts of all lengths, so that they are done at about the same time.
         batches = [
             batch
-            for share in range(shares)
-            for batch in _batches(order[share::shares], rows, max(1, most // shares), packed=True)
+            for share in _shares(order, rows, shares)
+            for batch in _batches(share, rows, max(1, most // shares), packed=True)
         ]
 
         def compute(batch: list[int]) -> np.ndarray:
@@ -289,6 +288,18 @@ def _embed(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.n
     for batch, part in zip(batches, pooled, strict=True):
         vectors[batch] = part
     return vectors
+
+
+def _shares(order: list[int], rows: list[list[int]], count: int) -> list[list[int]]:
+    """Split `order` (longest row first) into shares that are done at about the same time: each row goes to the one that
+    has the least."""
+    shares: list[list[int]] = [[] for _ in range(count)]
+    tokens = [0] * count
+    for row in order:
+        least = tokens.index(min(tokens))
+        shares[least].append(row)
+        tokens[least] += len(rows[row])
+    return shares
 
 
 @functools.cache

@@ -123,3 +123,10 @@ def test_threads_share_a_batch_and_leave_torchs_setting_as_it_was(embedding: Mod
     finally:
         torch.set_num_threads(before)
     assert np.abs(shared - alone).max() < 1e-5
+
+
+def test_threads_get_shares_of_like_size(embedding: ModuleType) -> None:
+    rows = [[0] * length for length in (94, 66, 35, 27, 19, 13, 11, 6)]
+    shares = embedding._shares(list(range(8)), rows, 2)
+    assert sorted(row for share in shares for row in share) == list(range(8))
+    assert [sum(len(rows[row]) for row in share) for share in shares] == [138, 133]
