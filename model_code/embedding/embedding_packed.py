@@ -167,15 +167,22 @@ def _lengths(rows: list[list[int]]) -> list[tuple[int, int]]:
 
 
 def _block(block: Block, hidden: torch.Tensor, lengths: list[tuple[int, int]], heads: int) -> torch.Tensor:
-    query, key, value = block.query(hidden), block.key(hidden), block.value(hidden)
+    queries, keys, values = (
+        part(hidden).view(1, len(hidden), heads, -1).transpose(1, 2) for part in (block.query, block.key, block.value)
+    )
     parts = []
     start = 0
     for length, count in lengths:
-        rows = slice(start, start + length * count)
-        start = rows.stop
-        shaped = [part[rows].view(count, length, heads, -1).transpose(1, 2) for part in (query, key, value)]
-        attended = torch.nn.functional.scaled_dot_product_attention(*shaped)
-        parts.append(attended.transpose(1, 2).reshape(length * count, -1))
-    attended = parts[0] if len(parts) == 1 else torch.cat(parts)
+        tokens = length * count
+        pieces = [part.narrow(2, start, tokens) for part in (queries, keys, values)]
+        start += tokens
+        if count > 1:
+            pieces = [piece.view(heads, count, length, -1).transpose(0, 1) for piece in pieces]
+        attended = torch.nn.functional.scaled_dot_product_attention(*pieces)
+        if count > 1:
+            attended = attended.transpose(1, 2).reshape(1, tokens, heads, -1).transpose(1, 2)
+        parts.append(attended)
+    attended = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
+    attended = attended.transpose(1, 2).reshape(len(hidden), -1)
     hidden = block.attention_norm(block.out(attended) + hidden)
     return block.norm(block.down(block.activation(block.up(hidden))) + hidden)

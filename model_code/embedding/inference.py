@@ -54,9 +54,11 @@ POOLINGS = ("mean", "cls")
 # length, and padding costs as much as text. Texts are sorted by length, and a batch that is not small ends before more
 # than a quarter of it would be padding.
 SMALL_BATCH_TOKENS = 256
-# A batch is shared among the threads, text by text, where each gets this much: with every layer shared among them, they
-# would wait for each other after each layer, and all but the matrix products would be one thread's work.
-SHARE_TOKENS = 48
+# Tokens, in a model whose vectors have 384 numbers (where they have more, a token is more work, and fewer will do). Below
+# the first, one thread is done sooner than several that wait for each other after every layer. The second is what each
+# thread must have to do, where each gets texts of its own.
+ALONE_TOKENS = {"float32": 32, "bfloat16": 96, "float16": 96, "int8": 256}
+SHARE_TOKENS = {"float32": 24, "bfloat16": 24, "float16": 24, "int8": 96}
 # Used where neither the model's configuration nor its tokenizer says how much text it can read.
 FALLBACK_MAX_LENGTH = 512
 # These models number positions from padding_idx + 1, so they read that many tokens less than the table has rows.
@@ -271,7 +273,7 @@ def _embed(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.n
         pooled = [_padded([rows[row] for row in batch], [cls_rows[row] for row in batch], model) for batch in batches]
     else:
         threads = torch.get_num_threads()
-        shares = max(1, min(threads, len(rows), sum(map(len, rows)) // SHARE_TOKENS))
+        shares, each = _threads(threads, rows, model)
         batches = [
             batch
             for share in _shares(order, rows, shares)
@@ -279,15 +281,29 @@ def _embed(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.n
         ]
 
         def compute(batch: list[int]) -> np.ndarray:
-            if shares > 1:
-                torch.set_num_threads(threads // shares)
+            if torch.get_num_threads() != each:  # which is a setting of the thread
+                torch.set_num_threads(each)
             return _packed([rows[row] for row in batch], [cls_rows[row] for row in batch], model)
 
-        pooled = [compute(batch) for batch in batches] if shares == 1 else list(_executor().map(compute, batches))
+        try:
+            pooled = list((map if shares == 1 else _executor().map)(compute, batches))
+        finally:
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)
     vectors = np.empty((len(rows), pooled[0].shape[1]), np.float32)
     for batch, part in zip(batches, pooled, strict=True):
         vectors[batch] = part
     return vectors
+
+
+def _threads(threads: int, rows: list[list[int]], model: Embedder) -> tuple[int, int]:
+    """Into how many shares to split the rows, and how many threads each gets."""
+    kind = model.settings["quantize"] or model.settings["dtype"]
+    tokens = sum(map(len, rows)) * (model.model.config.hidden_size / 384) ** 2
+    shares = max(1, min(threads, len(rows), int(tokens / SHARE_TOKENS[kind])))
+    if shares == 1 and tokens < ALONE_TOKENS[kind]:
+        return 1, 1
+    return shares, max(1, threads // shares)
 
 
 def _shares(order: list[int], rows: list[list[int]], count: int) -> list[list[int]]:

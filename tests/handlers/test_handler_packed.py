@@ -130,3 +130,19 @@ def test_threads_get_shares_of_like_size(embedding: ModuleType) -> None:
     shares = embedding._shares(list(range(8)), rows, 2)
     assert sorted(row for share in shares for row in share) == list(range(8))
     assert [sum(len(rows[row]) for row in share) for share in shares] == [138, 133]
+
+
+@pytest.mark.parametrize(
+    ("threads", "lengths", "expected"),
+    [
+        (2, [12], (1, 1)),  # a short text
+        (2, [300], (1, 2)),  # a long one
+        (2, [12, 12, 12, 12], (2, 1)),
+        (8, [300, 300], (2, 4)),
+        (1, [300, 300], (1, 1)),
+    ],
+)
+def test_threads_are_used_where_there_is_work_for_them(
+    embedding: ModuleType, embedder: Any, threads: int, lengths: list[int], expected: tuple[int, int]
+) -> None:
+    assert embedding._threads(threads, [[0] * length for length in lengths], embedder) == expected
