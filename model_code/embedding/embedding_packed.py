@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import handler_int8
 import torch
 
 Function = Callable[[torch.Tensor], torch.Tensor]
@@ -23,6 +24,7 @@ ROBERTA_LIKE = ("roberta", "xlm-roberta", "camembert")
 
 @dataclass(frozen=True)
 class Block:
+    together: Function | None  # queries, keys and values side by side; None where each is computed apart
     query: Function
     key: Function
     value: Function
@@ -69,7 +71,7 @@ def _bert(model: Any, kind: str) -> Plan:
     roberta = kind in ROBERTA_LIKE
     padding = embeddings.padding_idx if roberta else None
     blocks = tuple(
-        Block(
+        _joined_block(
             layer.attention.self.query,
             layer.attention.self.key,
             layer.attention.self.value,
@@ -98,7 +100,7 @@ def _bert(model: Any, kind: str) -> Plan:
 def _distilbert(model: Any) -> Plan:
     embeddings = model.embeddings
     blocks = tuple(
-        Block(
+        _joined_block(
             layer.attention.q_lin,
             layer.attention.k_lin,
             layer.attention.v_lin,
@@ -123,6 +125,10 @@ def _distilbert(model: Any) -> Plan:
         heads,
         None,
     )
+
+
+def _joined_block(query: Function, key: Function, value: Function, *others: Any) -> Block:
+    return Block(handler_int8.joined([query, key, value]), query, key, value, *others)
 
 
 def can_run(found: Plan, rows: list[list[int]]) -> bool:
@@ -167,9 +173,11 @@ def _lengths(rows: list[list[int]]) -> list[tuple[int, int]]:
 
 
 def _block(block: Block, hidden: torch.Tensor, lengths: list[tuple[int, int]], heads: int) -> torch.Tensor:
-    queries, keys, values = (
-        part(hidden).view(1, len(hidden), heads, -1).transpose(1, 2) for part in (block.query, block.key, block.value)
-    )
+    if block.together is not None:
+        inputs = block.together(hidden).chunk(3, dim=1)
+    else:
+        inputs = block.query(hidden), block.key(hidden), block.value(hidden)
+    queries, keys, values = (part.view(1, len(hidden), heads, -1).transpose(1, 2) for part in inputs)
     parts = []
     start = 0
     for length, count in lengths:

@@ -54,9 +54,9 @@ POOLINGS = ("mean", "cls")
 # length, and padding costs as much as text. Texts are sorted by length, and a batch that is not small ends before more
 # than a quarter of it would be padding.
 SMALL_BATCH_TOKENS = 256
-# Tokens, in a model whose vectors have 384 numbers (where they have more, a token is more work, and fewer will do). Below
-# the first, one thread is done sooner than several that wait for each other after every layer. The second is what each
-# thread must have to do, where each gets texts of its own.
+# Tokens, in a model whose vectors have 384 numbers; where they have more, a token is more work, and fewer will do.
+# Below the first, one thread is done sooner than several that wait for each other after every layer. The second is what
+# each thread must have to do, where each gets texts of its own.
 ALONE_TOKENS = {"float32": 32, "bfloat16": 96, "float16": 96, "int8": 256}
 SHARE_TOKENS = {"float32": 24, "bfloat16": 24, "float16": 24, "int8": 96}
 # Used where neither the model's configuration nor its tokenizer says how much text it can read.

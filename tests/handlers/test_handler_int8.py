@@ -139,3 +139,15 @@ def test_bfloat16_keeps_the_vectors_too(embedding: ModuleType, embedder: Any, be
     alone = np.concatenate([vectors(embedding, half, [text]) for text in SENTENCES])
     assert cosines(exact, together).min() >= 0.999
     assert cosines(exact, alone).min() >= 0.999
+
+
+def test_layers_that_read_the_same_values_are_joined(int8: ModuleType) -> None:
+    torch.manual_seed(0)
+    plain = [torch.nn.Linear(64, outputs).requires_grad_(False) for outputs in (16, 24, 32)]
+    stack = torch.nn.ModuleList(plain)
+    int8.quantize(stack)
+    layers = list(stack)
+    values = torch.randn(10, 64)
+    apart = torch.cat([layer(values) for layer in layers], dim=1)
+    assert torch.equal(int8.joined(layers)(values), apart)
+    assert int8.joined([*layers[:2], plain[2]]) is None
