@@ -21,16 +21,6 @@ QUERY = "base_model.model.encoder.layer.0.attention.self.query"  # 8 in, 8 out
 COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.bert(tmp_path_factory.mktemp("models") / "bert")
-
-
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.gpt2(tmp_path_factory.mktemp("models") / "gpt2")
-
-
 def spec(base: Path, adapter: Source | None = None, name: str = "model", **more: object) -> ModelSpec:
     fields = {"task": "feature-extraction", "adapter_merge": False, **more}
     return ModelSpec(name, Source("folder", base.name, base), adapter=adapter, **fields)  # type: ignore[arg-type]

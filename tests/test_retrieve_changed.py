@@ -16,16 +16,6 @@ from mme.errors import SourceError
 from mme.inspection import accuracy_text
 
 
-@pytest.fixture(scope="module")
-def gpt2(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.gpt2(tmp_path_factory.mktemp("models") / "gpt2")
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_models.bert(tmp_path_factory.mktemp("models") / "bert")
-
-
 def spec(folder: Path, task: str = "text-generation", **more: object) -> ModelSpec:
     return ModelSpec("model", Source("folder", "model", folder), task=task, **more)  # type: ignore[arg-type]
 

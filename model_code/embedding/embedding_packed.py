@@ -113,7 +113,6 @@ def _distilbert(model: Any) -> Plan:
         )
         for layer in model.transformer.layer
     )
-    heads = model.config.n_heads
     return Plan(
         embeddings.word_embeddings,
         embeddings.position_embeddings,
@@ -122,7 +121,7 @@ def _distilbert(model: Any) -> Plan:
         embeddings.LayerNorm,
         None,
         blocks,
-        heads,
+        model.config.n_heads,
         None,
     )
 
@@ -140,7 +139,7 @@ def run(found: Plan, rows: list[list[int]], device: torch.device) -> torch.Tenso
     """The last hidden states of all tokens of all texts, one after the other: (tokens, dimensions). Texts of the same
     length stand beside each other in `rows`."""
     ids = torch.tensor([token for row in rows for token in row], device=device)
-    lengths = _lengths(rows)
+    groups = _groups(rows)
     longest = torch.arange(found.first_position, found.first_position + max(map(len, rows)), device=device)
     places = found.positions(longest)
     hidden = found.words(ids)
@@ -151,39 +150,41 @@ def run(found: Plan, rows: list[list[int]], device: torch.device) -> torch.Tenso
     if found.project is not None:
         hidden = found.project(hidden)
     for block in found.blocks:
-        hidden = _block(block, hidden, lengths, found.heads)
+        hidden = _block(block, hidden, groups, found.heads)
     return hidden
 
 
 def pool(hidden: torch.Tensor, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
     """Of every text the mean of its tokens and its first token, in float32: two of (texts, dimensions)."""
     means, firsts = [], []
-    start = 0
-    for length, count in _lengths(rows):
+    for start, length, count in _groups(rows):
         texts = hidden[start : start + length * count].view(count, length, -1).float()
-        start += length * count
         means.append(texts.mean(dim=1))
         firsts.append(texts[:, 0])
     return torch.cat(means), torch.cat(firsts)
 
 
-def _lengths(rows: list[list[int]]) -> list[tuple[int, int]]:
-    """The texts' lengths, each with the number of texts in a row that have it."""
-    return [(length, len(list(same))) for length, same in groupby(map(len, rows))]
+def _groups(rows: list[list[int]]) -> list[tuple[int, int, int]]:
+    """Texts of one length that stand beside each other: where their tokens begin, the length, and how many texts."""
+    groups = []
+    start = 0
+    for length, same in groupby(map(len, rows)):
+        count = len(list(same))
+        groups.append((start, length, count))
+        start += length * count
+    return groups
 
 
-def _block(block: Block, hidden: torch.Tensor, lengths: list[tuple[int, int]], heads: int) -> torch.Tensor:
+def _block(block: Block, hidden: torch.Tensor, groups: list[tuple[int, int, int]], heads: int) -> torch.Tensor:
     if block.together is not None:
         inputs = block.together(hidden).chunk(3, dim=1)
     else:
         inputs = block.query(hidden), block.key(hidden), block.value(hidden)
     queries, keys, values = (part.view(1, len(hidden), heads, -1).transpose(1, 2) for part in inputs)
     parts = []
-    start = 0
-    for length, count in lengths:
+    for start, length, count in groups:
         tokens = length * count
         pieces = [part.narrow(2, start, tokens) for part in (queries, keys, values)]
-        start += tokens
         if count > 1:
             pieces = [piece.view(heads, count, length, -1).transpose(0, 1) for piece in pieces]
         attended = torch.nn.functional.scaled_dot_product_attention(*pieces)

@@ -127,8 +127,6 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
         model = AutoModel.from_pretrained(model_dir, **options)
     model.to(device).eval().requires_grad_(False)
     handler_adapter.adapt(model, folder)
-    if settings["quantize"]:
-        handler_int8.quantize(model)
     limit = _readable_tokens(model.config, tokenizer)
     if settings["max_length"] is None:
         settings["max_length"] = min(noted.get("max_length", limit), limit)

@@ -65,9 +65,7 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
         model = AutoModelForCausalLM.from_pretrained(model_dir, **options)
     model.to(device).eval().requires_grad_(False)
     handler_adapter.adapt(model, folder)
-    if settings["quantize"]:
-        handler_int8.quantize(model)
-    else:
+    if not settings["quantize"]:
         quicken(model)
     return Generator(
         model=model,

@@ -24,6 +24,18 @@ NAMED = """
 """
 
 
+def waiting(folder: Path) -> str:
+    """A handler that says in this folder that it has begun, and waits there for leave to go on."""
+    return f"""
+        import os, time
+        def model_fn(d): return None
+        def predict_fn(data, model):
+            open({str(folder / "begun")!r}, "w").close()
+            while not os.path.exists({str(folder / "go")!r}): time.sleep(0.01)
+            return "done"
+    """
+
+
 def test_load_list_get_invoke_unload(container: Container, handler: Make) -> None:
     folder = handler("first", NAMED)
     assert container.load("one", folder).status == 200
@@ -179,23 +191,14 @@ def test_ping_and_list_answer_before_the_libraries_are_imported(start: Callable[
 
 def test_sigterm_answers_what_is_under_way(start: Callable[..., Container], handler: Make, tmp_path: Path) -> None:
     container = start()
-    flag = tmp_path / "go"
-    source = f"""
-        import os, time
-        def model_fn(d): return None
-        def predict_fn(data, model):
-            open({str(tmp_path / "begun")!r}, "w").close()
-            while not os.path.exists({str(flag)!r}): time.sleep(0.01)
-            return "done"
-    """
-    assert container.load("slow", handler("slow", source)).status == 200
+    assert container.load("slow", handler("slow", waiting(tmp_path))).status == 200
     answer = background(container.invoke, "slow")
     wait_until((tmp_path / "begun").exists)
     container.process.send_signal(signal.SIGTERM)
     container.wait_for_log('"event": "draining"')
     with pytest.raises(OSError), socket.create_connection(("127.0.0.1", container.port), 5):
         pass  # nothing new is taken
-    flag.touch()
+    (tmp_path / "go").touch()
     assert answer.result().json() == "done"
     assert container.process.wait(30) == 0
 
@@ -205,15 +208,7 @@ def test_while_draining_ping_says_so_and_nothing_new_begins(
 ) -> None:
     """On the connections that are open already, for nobody gets a new one."""
     container = start()
-    source = f"""
-        import os, time
-        def model_fn(d): return None
-        def predict_fn(data, model):
-            open({str(tmp_path / "begun")!r}, "w").close()
-            while not os.path.exists({str(tmp_path / "go")!r}): time.sleep(0.01)
-            return "done"
-    """
-    folder = handler("slow", source)
+    folder = handler("slow", waiting(tmp_path))
     assert container.load("slow", folder).status == 200
     kept = [http.client.HTTPConnection("127.0.0.1", container.port, timeout=60) for _ in range(3)]
     for connection in kept:
@@ -239,15 +234,7 @@ def test_while_draining_ping_says_so_and_nothing_new_begins(
 
 
 def test_unload_answers_what_is_under_way(container: Container, handler: Make, tmp_path: Path) -> None:
-    source = f"""
-        import os, time
-        def model_fn(d): return None
-        def predict_fn(data, model):
-            open({str(tmp_path / "begun")!r}, "w").close()
-            while not os.path.exists({str(tmp_path / "go")!r}): time.sleep(0.01)
-            return "done"
-    """
-    folder = handler("slow", source)
+    folder = handler("slow", waiting(tmp_path))
     assert container.load("slow", folder).status == 200
     answers = [background(container.invoke, "slow") for _ in range(3)]
     wait_until((tmp_path / "begun").exists)

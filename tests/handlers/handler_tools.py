@@ -7,6 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[2]
 TINY_GPT2 = ROOT / "demo" / "tiny-gpt2"
 
@@ -62,3 +64,13 @@ def stored_int8(source: Path, folder: Path, kind: str) -> Path:
 
 def request(handler: ModuleType, inputs: Any, **parameters: Any) -> Any:
     return handler.input_fn(json.dumps({"inputs": inputs, "parameters": parameters}), "application/json")
+
+
+def vectors(embedding: ModuleType, model: Any, texts: list[str]) -> np.ndarray:
+    found: np.ndarray = embedding.predict_fn(request(embedding, texts), model)["embeddings"]
+    return found
+
+
+def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    found: np.ndarray = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    return found

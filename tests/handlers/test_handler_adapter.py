@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_adapters
 import torch
-from handler_tools import ROOT, TINY_GPT2, linked, request
+from handler_tools import ROOT, TINY_GPT2, cosines, linked, request, vectors
 from safetensors.torch import load_file, save_file
 from sentences import SENTENCES
 from test_handler_versions import on, version  # noqa: F401 (a fixture)
@@ -52,16 +52,6 @@ def gpt2s(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = linked(base, root / "apart")
     tiny_adapters.lora(folder / "adapter", folder, GPT2_LAYERS, **SCALES)
     return folder, merged(base, folder / "adapter", root / "merged", AutoModelForCausalLM)
-
-
-def vectors(embedding: ModuleType, model: Any, texts: list[str]) -> np.ndarray:
-    found: np.ndarray = embedding.predict_fn(request(embedding, texts), model)["embeddings"]
-    return found
-
-
-def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    found: np.ndarray = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
-    return found
 
 
 def texts(generation: ModuleType, model: Any, **parameters: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from handler_tools import ROOT, linked, request, stored_int8
+from handler_tools import ROOT, cosines, linked, stored_int8, vectors
 from sentences import SENTENCES
 
 
@@ -21,16 +21,6 @@ def int8(embedding: ModuleType) -> ModuleType:
 def quantized(embedding: ModuleType, bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("int8") / "model"
     return embedding.model_fn(str(linked(bert, folder, quantize="int8")))
-
-
-def vectors(embedding: ModuleType, model: Any, texts: list[str]) -> np.ndarray:
-    found: np.ndarray = embedding.predict_fn(request(embedding, texts), model)["embeddings"]
-    return found
-
-
-def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    found: np.ndarray = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
-    return found
 
 
 def test_the_copies_of_the_shared_file_are_the_same() -> None:

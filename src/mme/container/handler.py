@@ -165,19 +165,7 @@ class Handler:
         code_dir = str(Path(model_dir, "code"))
         sys.path.insert(0, code_dir)
         module = _import(code_dir, program)
-        found = {
-            key: getattr(module, key, None)
-            for key in (
-                "model_fn",
-                "input_fn",
-                "predict_fn",
-                "output_fn",
-                "transform_fn",
-                "batch_fn",
-                "tokens_fn",
-                "decoder_fn",
-            )
-        }
+        found = {key: getattr(module, key, None) for key in FUNCTIONS}
         if found["transform_fn"] and (found["input_fn"] or found["predict_fn"] or found["output_fn"]):
             raise HandlerError(
                 "transform_fn cannot stand beside input_fn, predict_fn or output_fn; keep one or the others"
