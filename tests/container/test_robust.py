@@ -391,6 +391,49 @@ def test_load_unload_and_invoke_of_the_same_models_raced(start: Callable[..., Co
         assert container.invoke(name, "1").json() == [name, 1]
 
 
+@linux
+def test_unload_waits_for_the_request_that_woke_the_model(start: Callable[..., Container], handler: Make) -> None:
+    """Also where the process that was parked has not ended yet, and the new one has to wait for another load."""
+    container = start(MME_PARK_AFTER="0.3", MME_MAX_LOADS="1")
+    slow = handler("slow", "import time\ndef model_fn(d): time.sleep(1)")
+    assert container.load("m", handler("m", HOLD)).status == 200
+    parent = next(iter(processes(container.process.pid) - {pid_of(container, "m")}))
+    os.kill(parent, signal.SIGSTOP)
+    try:
+        wait_until(lambda: container.metric('mme_models{state="parked"}') == 1)
+        other = background(container.load, "slow", slow)
+        wait_until(lambda: container.metric('mme_models{state="loading"}') == 1)
+        asked = background(container.invoke, "m", "x")
+        wait_until(lambda: container.metric('mme_models{state="waking"}') == 1)
+        unloaded = background(container.unload, "m")
+        wait_until(lambda: container.metric('mme_models{state="unloading"}') == 1)
+    finally:
+        os.kill(parent, signal.SIGCONT)
+    assert (asked.result().status, asked.result().body) == (200, b'"x"')
+    assert [reply.result().status for reply in (unloaded, other)] == [200, 200]
+    assert container.names() == ["slow"]
+
+
+@linux
+def test_unload_waits_for_a_request_that_outlives_the_parent(start: Callable[..., Container], handler: Make) -> None:
+    container = start()
+    folder = handler("m", HOLD)
+    assert container.load("m", folder).status == 200
+    parent = next(iter(processes(container.process.pid) - {pid_of(container, "m")}))
+    begun = background(container.invoke, "m", "hold")
+    wait_until((folder / "hold").exists)
+    waiting = background(container.invoke, "m", "x")
+    wait_until(lambda: container.metric('mme_model_open_requests{model="m"}') == 2)
+    unloaded = background(container.unload, "m")
+    wait_until(lambda: container.metric('mme_models{state="unloading"}') == 1)
+    os.kill(parent, signal.SIGKILL)
+    assert begun.result().status == 500
+    assert (waiting.result().status, waiting.result().body) == (200, b'"x"')
+    assert unloaded.result().status == 200
+    assert container.names() == []
+    wait_until(lambda: len(processes(container.process.pid)) == 1)
+
+
 def test_a_slow_model_does_not_starve_the_others(start: Callable[..., Container], handler: Make) -> None:
     """With a single core to give, four models that hold it for good do not stop a fifth from answering."""
     container = start(MME_CPUS="1")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +164,35 @@ def test_a_container_that_keeps_dying_is_started_again_and_again(
         wait_for(lambda: recorder.lines.count("fake container starts") >= 4)
     finally:
         host.stop()
+
+
+@pytest.mark.parametrize("die", ["load", "invoke"])
+def test_what_ended_a_container_is_not_sent_to_the_next_one(tmp_path: Path, shelf: Shelf, die: str) -> None:
+    """Also on a connection that was kept open."""
+    recorder = Recorder()
+    shelf.archives["deadly"] = archive(die=die)
+    host = VariantHost("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, recorder)
+    host.start()
+    try:
+        host.invoke("quick", b"1", {})
+        with pytest.raises(ModelFailed, match="The container ended"):
+            host.invoke("deadly", b"1", {})
+        assert b'"result": 2.0' in host.invoke("quick", b"1", {}).body
+        loads = [line for line in recorder.lines if line.startswith("load ") and '"die"' in line]
+        assert len(loads) == 1
+    finally:
+        host.stop()
+
+
+def test_a_connection_that_the_container_closed_meanwhile_is_no_failure(host: VariantHost) -> None:
+    host.invoke("quick", b"1", {})
+    container = host._container
+    assert container is not None
+    kept = container._idle.get_nowait()
+    kept.sock.shutdown(socket.SHUT_WR)  # the container reads its end and closes it
+    wait_for(lambda: select.select([kept.sock], [], [], 0)[0])
+    container._idle.put(kept)
+    assert b'"result": 2.0' in host.invoke("quick", b"1", {}).body
 
 
 def test_a_container_gets_nothing_that_may_be_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -148,7 +148,6 @@ class Hub:
             self._let_go(model)
             self.totals.failed_loads += 1
             raise
-        model.state = State.ACTIVE
         model.load_seconds = time.monotonic() - began
         model.metrics.loads += 1
         self.totals.loads += 1
@@ -164,7 +163,7 @@ class Hub:
                 private=model.private,
                 **{f"{stage}_seconds": round(seconds, 4) for stage, seconds in model.worker.loading.items()},
             )
-        self._push(model)
+        self._came_up(model)
 
     def _look_at_files(self, model: Model, alone: list[tuple[dict[str, Any], str]]) -> list[dict[str, Any]]:
         """Note the sizes of the weights, after equal ones of loaded models have been made one; which of these recipes
@@ -189,7 +188,8 @@ class Hub:
                 await asyncio.sleep(0.01)
             return
         model.state = State.UNLOADING
-        if model.open:
+        while model.open:
+            model.drained.clear()
             await model.drained.wait()
         if model.task is not None:  # it was just coming back, and nobody waits for it any more
             model.task.cancel()
@@ -344,8 +344,9 @@ class Hub:
         await asyncio.shield(worker.exited)
 
     def _wake(self, model: Model) -> None:
-        """Bring a parked model back for the requests in its queue."""
-        model.state = State.WAKING
+        """Bring a model without a process back for the requests in its queue; one that is being unloaded, too."""
+        if model.state is not State.UNLOADING:
+            model.state = State.WAKING
         model.task = asyncio.create_task(self._spawn(model, wait_for_room=True))
         self._background(self._waken(model, model.task))
 
@@ -364,9 +365,16 @@ class Hub:
         model.metrics.wakes += 1
         self.totals.wakes += 1
         self.totals.wake_seconds.add(time.monotonic() - began)
-        if model.state is State.WAKING:
-            model.state = State.ACTIVE
-        self._push(model)
+        self._came_up(model)
+
+    def _came_up(self, model: Model) -> None:
+        """The model's process is ready, unless it has ended again in the same moment."""
+        if model.state is not State.UNLOADING:
+            model.state = State.ACTIVE if model.worker is not None else State.PARKED
+        if model.worker is not None:
+            self._push(model)
+        elif model.queue and not self.stopping:
+            self._wake(model)
 
     def _background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
@@ -445,13 +453,11 @@ class Hub:
             for invocation in list(model.queue.values()):
                 self._answer_error(invocation, errors.internal(f"The process of model {model.name} ended ({why})"))
             self._forget(model)
-        elif model.state in (State.ACTIVE, State.PARKED):
-            model.state = State.PARKED
-            if model.queue and not self.stopping:
+        elif model.state in (State.ACTIVE, State.PARKED, State.UNLOADING):
+            if model.state is State.ACTIVE:
+                model.state = State.PARKED
+            if model.queue and model.task is None and not self.stopping:
                 self._wake(model)
-        elif model.state is State.UNLOADING:
-            for invocation in list(model.queue.values()):
-                self._answer_error(invocation, errors.unavailable(f"Model {model.name} is being unloaded"))
         if not worker.exited.done():
             worker.exited.set_result(None)
         self._drained(model)
@@ -469,18 +475,21 @@ class Hub:
             told = errors.out_of_memory(f"Model {model.name} was ended: the container's memory ran out")
         else:
             told = errors.internal(f"The process of model {model.name} ended while it worked on the request ({why})")
-        again: dict[int, Invocation] = {}
-        for invocation in list(worker.sent.values()):
-            begun = invocation.id in worker.started or (not worker.started and worker.doomed == "timeout")
-            if begun or worker.doomed is None:
-                del worker.sent[invocation.id]
-                self._answer_error(invocation, told)
-            else:
-                again[invocation.id] = invocation
+        held = list(worker.sent.values())
+        lost = [
+            invocation
+            for invocation in held
+            if worker.doomed is None
+            or invocation.id in worker.started
+            or (not worker.started and worker.doomed == "timeout")
+        ]
+        # Those that can still be answered go back first: an unload must not find the model without requests.
+        again = {invocation.id: invocation for invocation in held if invocation not in lost}
+        model.queue = {**again, **model.queue}
         worker.sent.clear()
         worker.started.clear()
-        if again:
-            model.queue = {**again, **model.queue}
+        for invocation in lost:
+            self._answer_error(invocation, told)
 
     # -- memory -------------------------------------------------------------------------------------------------
 

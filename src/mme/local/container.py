@@ -11,6 +11,7 @@ import importlib.util
 import os
 import queue
 import random
+import selectors
 import shlex
 import shutil
 import socket
@@ -205,42 +206,45 @@ class Container:
         headers: Mapping[str, str] | None = None,
         timeout: float,
     ) -> Reply:
-        """One HTTP exchange. Raises ContainerTimeout after ``timeout`` seconds of silence, else ContainerError."""
-        while True:
-            try:
-                connection, reused = self._idle.get_nowait(), True
-            except queue.Empty:
-                connection, reused = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout), False
-            try:
-                if connection.sock is None:
-                    self._connect(connection)
-                connection.sock.settimeout(timeout)
-                connection.request(method, path, body=body, headers=dict(headers or {}))
-                answer = connection.getresponse()
-                reply = Reply(
-                    answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-                )
-            except TimeoutError as problem:
-                connection.close()
-                raise ContainerTimeout(f"The container did not answer within {timeout:.0f} s.") from problem
-            except (OSError, http.client.HTTPException) as problem:
-                connection.close()
-                # A kept connection may have been closed by the container meanwhile: that is no failure yet.
-                if reused and isinstance(problem, (ConnectionError, http.client.BadStatusLine)) and self.alive:
-                    continue
-                raise ContainerError(f"The container broke off: {problem or type(problem).__name__}") from problem
-            if answer.will_close or self._idle.qsize() >= _POOL:
-                connection.close()
-            else:
-                self._idle.put(connection)
-            return reply
+        """One HTTP exchange. Raises ContainerTimeout after ``timeout`` seconds of silence, else ContainerError.
 
-    @staticmethod
-    def _connect(connection: http.client.HTTPConnection) -> None:
+        What was sent is never sent a second time: a model that ends its container would end the next one too.
+        """
+        connection = self._connection(timeout)
+        try:
+            connection.request(method, path, body=body, headers=dict(headers or {}))
+            answer = connection.getresponse()
+            reply = Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+        except TimeoutError as problem:
+            connection.close()
+            raise ContainerTimeout(f"The container did not answer within {timeout:.0f} s.") from problem
+        except (OSError, http.client.HTTPException) as problem:
+            connection.close()
+            raise ContainerError(f"The container broke off: {problem or type(problem).__name__}") from problem
+        if answer.will_close or self._idle.qsize() >= _POOL:
+            connection.close()
+        else:
+            self._idle.put(connection)
+        return reply
+
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+        """An open connection: a kept one that the container has not closed meanwhile, else a new one."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                kept = self._idle.get_nowait()
+                with selectors.DefaultSelector() as selector:
+                    selector.register(kept.sock, selectors.EVENT_READ)
+                    closed = bool(selector.select(0))  # nothing is due, so what can be read is its end
+                if not closed:
+                    kept.sock.settimeout(timeout)
+                    return kept
+                kept.close()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.connect()
         except OSError as problem:
             raise ContainerRefused(f"The container does not accept connections: {problem}") from problem
+        return connection
 
     def stop(self) -> None:
         """Ends the process and everything that it started; returns when it is gone. Never fails."""
