@@ -29,6 +29,7 @@ GRACE_SECONDS = 5.0
 
 _GUARD = Path(__file__).with_name("guard.py")
 _POOL = 32
+_ENDING_SECONDS = 2.0
 
 
 class ContainerError(Exception):
@@ -220,6 +221,10 @@ class Container:
             raise ContainerTimeout(f"The container did not answer within {timeout:.0f} s.") from problem
         except (OSError, http.client.HTTPException) as problem:
             connection.close()
+            # Most likely the process is ending. Whoever is told so must not meet it again: for a moment some of its
+            # connections are still open.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_ENDING_SECONDS)
             raise ContainerError(f"The container broke off: {problem or type(problem).__name__}") from problem
         if answer.will_close or self._idle.qsize() >= _POOL:
             connection.close()
@@ -259,11 +264,9 @@ class Container:
         self._reader.join(timeout=1.0)
         if self._process.stdout is not None and not self._reader.is_alive():
             self._process.stdout.close()
-        while True:
-            try:
+        with contextlib.suppress(queue.Empty):
+            while True:
                 self._idle.get_nowait().close()
-            except queue.Empty:
-                return
 
 
 _recent_ports: deque[int] = deque(maxlen=64)
