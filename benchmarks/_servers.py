@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,22 @@ class Server:
                 ticks += int(stat[11]) + int(stat[12])
         return ticks / os.sysconf("SC_CLK_TCK")
 
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within the block this server does nothing at all: no timers, no threads that wait by turning in circles."""
+        pids = self.pids()
+        self._signal(pids, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._signal(pids, signal.SIGCONT)
+
+    @staticmethod
+    def _signal(pids: list[int], number: signal.Signals) -> None:
+        for pid in pids:
+            with contextlib.suppress(OSError):
+                os.kill(pid, number)
+
     def stop(self) -> None:
         pids = self.pids()  # before its end, for some servers leave workers behind
         self.process.send_signal(signal.SIGTERM)
@@ -156,9 +173,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-        for pid in pids:
-            with contextlib.suppress(OSError):
-                os.kill(pid, signal.SIGKILL)
+        self._signal(pids, signal.SIGKILL)
 
 
 class Stock(Server):

@@ -4,8 +4,9 @@ Hugging Face runtime. Same models, same machine, one run; the same handlers, exc
     python -m benchmarks.serving [--json FILE] [--only load,memory,...] [--seconds 5] [--many 2000] [--without PEER]
 
 Parts: load, memory, embeddings, precision, generation, unload, many. Targets take turns within each part, because a
-machine's speed drifts. The stock stack needs `make stock`, MLServer `make mlserver`; where one is not there, this is
-said first and the figures are made without it.
+machine's speed drifts, and while one of them is driven with requests the processes of the others are stopped. The stock
+stack needs `make stock`, MLServer `make mlserver`; where one is not there, this is said first and the figures are made
+without it.
 
 MLServer's pipeline answers an embedding request with a vector for every token, not with one for the text; the clients
 read it all and do no more with it.
@@ -331,7 +332,10 @@ class Bench:
         runs: dict[str, list[dict[str, Any]]] = {target.name: [] for target in targets}
         for _ in range(2):
             for target in targets:
-                run = drive(target.server, target.model, bodies(target.server), clients, self.seconds / 2)
+                with contextlib.ExitStack() as pauses:
+                    for server in {other.server for other in targets} - {target.server}:
+                        pauses.enter_context(server.paused())
+                    run = drive(target.server, target.model, bodies(target.server), clients, self.seconds / 2)
                 runs[target.name].append(run)
         return {name: summary(run) for name, run in runs.items()}
 
