@@ -180,7 +180,8 @@ def _block(block: Block, hidden: torch.Tensor, groups: list[tuple[int, int, int]
         inputs = block.together(hidden).chunk(3, dim=1)
     else:
         inputs = block.query(hidden), block.key(hidden), block.value(hidden)
-    queries, keys, values = (part.view(1, len(hidden), heads, -1).transpose(1, 2) for part in inputs)
+    # On the processor, attention over texts of this length is sooner done in float32, the conversions included.
+    queries, keys, values = (part.float().view(1, len(hidden), heads, -1).transpose(1, 2) for part in inputs)
     parts = []
     for start, length, count in groups:
         tokens = length * count
@@ -192,6 +193,6 @@ def _block(block: Block, hidden: torch.Tensor, groups: list[tuple[int, int, int]
             attended = attended.transpose(1, 2).reshape(1, tokens, heads, -1).transpose(1, 2)
         parts.append(attended)
     attended = parts[0] if len(parts) == 1 else torch.cat(parts, 2)
-    attended = attended.transpose(1, 2).reshape(len(hidden), -1)
+    attended = attended.transpose(1, 2).reshape(len(hidden), -1).to(hidden.dtype)
     hidden = block.attention_norm(block.out(attended) + hidden)
     return block.norm(block.down(block.activation(block.up(hidden))) + hidden)

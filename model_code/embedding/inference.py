@@ -54,11 +54,9 @@ POOLINGS = ("mean", "cls")
 # length, and padding costs as much as text. Texts are sorted by length, and a batch that is not small ends before more
 # than a quarter of it would be padding.
 SMALL_BATCH_TOKENS = 256
-# Tokens, in a model whose vectors have 384 numbers; where they have more, a token is more work, and fewer will do.
-# Below the first, one thread is done sooner than several that wait for each other after every layer. The second is what
-# each thread must have to do, where each gets texts of its own.
-ALONE_TOKENS = {"float32": 32, "bfloat16": 96, "float16": 96, "int8": 256}
-SHARE_TOKENS = {"float32": 24, "bfloat16": 24, "float16": 24, "int8": 96}
+# Tokens, in a model whose vectors have 384 numbers; where they have more, a token is more work, and fewer will do. What
+# each thread must have to do before every one of them gets texts of its own; with less they share each product.
+SHARE_TOKENS = {"float32": 32, "bfloat16": 100, "float16": 100, "int8": 100}
 # Used where neither the model's configuration nor its tokenizer says how much text it can read.
 FALLBACK_MAX_LENGTH = 512
 # These models number positions from padding_idx + 1, so they read that many tokens less than the table has rows.
@@ -299,8 +297,6 @@ def _threads(threads: int, rows: list[list[int]], model: Embedder) -> tuple[int,
     kind = model.settings["quantize"] or model.settings["dtype"]
     tokens = sum(map(len, rows)) * (model.model.config.hidden_size / 384) ** 2
     shares = max(1, min(threads, len(rows), int(tokens / SHARE_TOKENS[kind])))
-    if shares == 1 and tokens < ALONE_TOKENS[kind]:
-        return 1, 1
     return shares, max(1, threads // shares)
 
 

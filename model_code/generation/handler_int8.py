@@ -22,6 +22,8 @@ from transformers import AutoConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 SMALLEST = 1e-30  # stands in for the largest value of a row of zeros, which has none to divide by
+TOLD_SCALE = ("x86", "fbgemm")  # the engines of torch that can be told the scale of activations
+_product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 ROWS_AT_ONCE = 1 << 22  # numbers; it bounds the memory
 
 # A model's tensors, with the weights of linear layers as int8, a row for each output, and beside each of them, under
@@ -52,18 +54,23 @@ class Int8Linear(torch.nn.Module):
         self.bias = None if bias is None else bias.detach()
         self.reduce_range = reduce_range
         self.weight = torch.empty(0)  # some models ask for its type
+        # Activations become whole numbers from -largest to largest, with this one added, since they have no sign.
+        self.zero = 64 if reduce_range else 128
+        self.scale = 1 / (self.zero - 1)
+        self.told_scale = torch.backends.quantized.engine in TOLD_SCALE
         self.ends = torch.zeros(weight.shape[1])
         self.ends[0], self.ends[1] = -1.0, 1.0
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         rows = values.reshape(-1, values.shape[-1])
         peaks = rows.abs().amax(dim=1, keepdim=True).clamp_(min=SMALLEST)
-        # The operator takes its scale from the smallest and the largest value of all rows. With every row divided by
-        # its own largest, and one more row that holds -1 and 1, that scale is always the same.
-        scaled = rows.new_empty((len(rows) + 1, rows.shape[1]))
-        torch.div(rows, peaks, out=scaled[:-1])
-        scaled[-1] = self.ends
-        product = torch.ops.quantized.linear_dynamic(scaled, self.packed, reduce_range=self.reduce_range)[:-1]
+        # With every row divided by its own largest number, all have the same scale.
+        if self.told_scale:
+            product = _product(rows * peaks.reciprocal(), self.scale, self.zero, self.packed)
+        else:
+            # The operator takes its scale from the smallest and the largest value of all rows: one more row holds them.
+            scaled = torch.cat((rows * peaks.reciprocal(), self.ends[None]))
+            product = torch.ops.quantized.linear_dynamic(scaled, self.packed, reduce_range=self.reduce_range)[:-1]
         product.mul_(peaks)
         if self.bias is not None:
             product.add_(self.bias)

@@ -67,7 +67,9 @@ def test_a_row_is_computed_by_itself_whatever_its_size(int8: ModuleType) -> None
     assert layer(rows.view(2, 3, 40)).shape == (2, 3, 24)
 
 
-def test_a_layer_is_near_its_float32(int8: ModuleType) -> None:
+@pytest.mark.parametrize("engine", sorted({*torch.backends.quantized.supported_engines} - {"none", "onednn"}))
+def test_a_layer_is_near_its_float32(int8: ModuleType, engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.quantized, "engine", engine)
     torch.manual_seed(4)
     for bias in (True, False):
         linear = torch.nn.Linear(64, 48, bias=bias).requires_grad_(False)

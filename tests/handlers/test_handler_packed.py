@@ -133,9 +133,9 @@ def test_threads_get_shares_of_like_size(embedding: ModuleType) -> None:
 @pytest.mark.parametrize(
     ("threads", "lengths", "expected"),
     [
-        (2, [12], (1, 1)),  # a short text
-        (2, [300], (1, 2)),  # a long one
-        (2, [12, 12, 12, 12], (2, 1)),
+        (2, [300], (1, 2)),
+        (2, [12, 12, 12, 12], (1, 2)),  # too little for shares
+        (2, [12, 12, 12, 12, 12, 12], (2, 1)),
         (8, [300, 300], (2, 4)),
         (1, [300, 300], (1, 1)),
     ],

@@ -30,7 +30,10 @@ ENVIRONMENT = {
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",  # threads of a tokenizer fight with those that compute
     "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would start at import, before the forks
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait must not burn the cores of other models
+    # Threads that wait must not burn the cores of other models, as they would for milliseconds. But to sleep and be
+    # woken takes longer than the pause between two layers, so they watch for as long as that: about 50 microseconds.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "5000",
     "MALLOC_ARENA_MAX": "2",
     "OBJC_DISABLE_INITIALIZE_FORK_SAFETY": "YES",  # macOS: the parent uses none of what this would protect
 }
