@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,13 @@ from mme.local import LocalAws
 
 FAKE_CONTAINER = shlex.join([sys.executable, str(Path(__file__).parent / "local" / "fake_container.py")])
 """The command of a container that keeps the contract, hosts anything and starts at once (see its docstring)."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interrupts() -> None:
+    """A shell that runs this in the background has interrupts ignored, which programs inherit; some tests send them."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
