@@ -54,7 +54,7 @@ VECTORS, OUTPUTS, CHOICES = "vectors", "outputs", "choices"
 BOUNDED = {VECTORS: "worst", OUTPUTS: "worst", CHOICES: "mean"}
 DEFAULT_BOUND = {VECTORS: 0.01, OUTPUTS: 0.01, CHOICES: 0.05}
 # What float32 itself loses where the same is computed in another order. int8 loses much more.
-ROUNDING = {VECTORS: 1e-9, OUTPUTS: 1e-9, CHOICES: 1e-5}
+ROUNDING = {VECTORS: 1e-11, OUTPUTS: 1e-11, CHOICES: 1e-5}
 WORDS = {VECTORS: "1 - cosine of the vectors", OUTPUTS: "1 - cosine of the outputs", CHOICES: "probability that moved"}
 
 
