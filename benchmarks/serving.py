@@ -28,7 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -195,6 +195,15 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
+@contextlib.contextmanager
+def paused(servers: Iterable[Server]) -> Iterator[None]:
+    """Within the block none of these servers does anything."""
+    with contextlib.ExitStack() as pauses:
+        for server in servers:
+            pauses.enter_context(server.paused())
+        yield
+
+
 # -- parts ----------------------------------------------------------------------------------------------------------
 
 
@@ -332,9 +341,7 @@ class Bench:
         runs: dict[str, list[dict[str, Any]]] = {target.name: [] for target in targets}
         for _ in range(2):
             for target in targets:
-                with contextlib.ExitStack() as pauses:
-                    for server in {other.server for other in targets} - {target.server}:
-                        pauses.enter_context(server.paused())
+                with paused({other.server for other in targets} - {target.server}):
                     for body in bodies(target.server)[:2]:  # the first ones after a stop find cold caches
                         target.server.invoke(target.model, body)
                     run = drive(target.server, target.model, bodies(target.server), clients, self.seconds / 2)
@@ -358,9 +365,7 @@ class Bench:
         with self.servers(stock_workers=(1, 2), mlservers=MLSERVERS) as servers:
             for server in servers:
                 server.load("m", self.model("bert1"))
-            with contextlib.ExitStack() as pauses:
-                for server in servers:
-                    pauses.enter_context(server.paused())
+            with paused(servers):
                 bare = self._bare()
             self.figures["bare_forward_p50_ms"] = bare
             self.row("one short sentence, bare forward pass", "in process", f"p50 {bare:.2f} ms")

@@ -64,12 +64,12 @@ class Int8Linear(torch.nn.Module):
     def forward(self, values: torch.Tensor) -> torch.Tensor:
         rows = values.reshape(-1, values.shape[-1])
         peaks = rows.abs().amax(dim=1, keepdim=True).clamp_(min=SMALLEST)
-        # With every row divided by its own largest number, all have the same scale.
+        scaled = rows * peaks.reciprocal()  # so that all rows have the same scale
         if self.told_scale:
-            product = _product(rows * peaks.reciprocal(), self.scale, self.zero, self.packed)
+            product = _product(scaled, self.scale, self.zero, self.packed)
         else:
             # The operator takes its scale from the smallest and the largest value of all rows: one more row holds them.
-            scaled = torch.cat((rows * peaks.reciprocal(), self.ends[None]))
+            scaled = torch.cat((scaled, self.ends[None]))
             product = torch.ops.quantized.linear_dynamic(scaled, self.packed, reduce_range=self.reduce_range)[:-1]
         product.mul_(peaks)
         if self.bias is not None:

@@ -475,16 +475,15 @@ class Hub:
             told = errors.out_of_memory(f"Model {model.name} was ended: the container's memory ran out")
         else:
             told = errors.internal(f"The process of model {model.name} ended while it worked on the request ({why})")
-        held = list(worker.sent.values())
-        lost = [
-            invocation
-            for invocation in held
-            if worker.doomed is None
-            or invocation.id in worker.started
-            or (not worker.started and worker.doomed == "timeout")
-        ]
+        lost: list[Invocation] = []
+        again: dict[int, Invocation] = {}
+        for invocation in worker.sent.values():
+            begun = invocation.id in worker.started or (not worker.started and worker.doomed == "timeout")
+            if begun or worker.doomed is None:
+                lost.append(invocation)
+            else:
+                again[invocation.id] = invocation
         # Those that can still be answered go back first: an unload must not find the model without requests.
-        again = {invocation.id: invocation for invocation in held if invocation not in lost}
         model.queue = {**again, **model.queue}
         worker.sent.clear()
         worker.started.clear()
