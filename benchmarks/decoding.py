@@ -81,7 +81,7 @@ def main() -> None:
     arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--new-tokens", type=int, default=20)
     options = arguments.parse_args()
-    sys.path.insert(0, str(ROOT / "model_code" / "generation"))
+    sys.path[:0] = [str(ROOT / "model_code" / name) for name in ("generation", "common")]
     import torch
 
     torch.set_num_threads(options.threads)

@@ -74,7 +74,7 @@ def main() -> None:
     arguments.add_argument("--seconds", type=float, default=5.0, help="for each row")
     arguments.add_argument("--threads", type=int, default=1)
     options = arguments.parse_args()
-    sys.path[:0] = [str(ROOT / "model_code" / "embedding"), str(ROOT / "tests" / "handlers")]
+    sys.path[:0] = [str(ROOT / folder) for folder in ("model_code/embedding", "model_code/common", "tests/handlers")]
     import torch
     from sentences import SENTENCES
 

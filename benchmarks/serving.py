@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._servers import ROOT, MlServer, Server, Stock, missing
+from mme import handler_files
 
 PARTS = ("load", "memory", "embeddings", "precision", "generation", "unload", "many")
 SHORT = "The harbour lay quiet under a thin morning fog."  # 12 tokens with the special ones
@@ -91,8 +92,7 @@ def minilm(folder: Path, seed: int | None = None, **settings: Any) -> Path:
 
 
 def handler(name: str, folder: Path) -> None:
-    for path in (ROOT / "model_code" / name).glob("*.py"):
-        shutil.copyfile(path, folder / "code" / path.name)
+    handler_files.lay_out(ROOT / "model_code" / name, folder / "code")
 
 
 def gpt2(folder: Path) -> Path:

@@ -17,7 +17,7 @@ import pytest
 import tiny_models
 import torch
 
-from mme import accuracy, archive, catalog, inspection, packaging, retrieve, verify, weights
+from mme import accuracy, archive, catalog, handler_files, inspection, packaging, retrieve, verify, weights
 from mme.catalog import ModelSpec
 from mme.errors import SourceError
 
@@ -62,12 +62,14 @@ def dist(tmp_path_factory: pytest.TempPathFactory, specs: dict[str, ModelSpec]) 
 def handler(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     """A handler as it lies in the repository; its modules are gone afterwards, since others have the same names."""
     folder = ROOT / "model_code" / request.param
+    names = {Path(item.path).stem for item in handler_files.collect(folder) if item.path.endswith(".py")}
     before = dict(sys.modules)
-    for path in folder.glob("*.py"):
-        monkeypatch.delitem(sys.modules, path.stem, raising=False)
-    monkeypatch.syspath_prepend(folder)
+    for name in names:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    for path in (folder.with_name("common"), folder):
+        monkeypatch.syspath_prepend(path)
     yield importlib.import_module("inference")
-    for name in {path.stem for path in folder.glob("*.py")}:
+    for name in names:
         sys.modules.pop(name, None)
         if name in before:
             sys.modules[name] = before[name]
@@ -221,8 +223,8 @@ def test_a_model_that_stays_the_same_is_refused(
     from mme import streaming
 
     handler = Path(shutil.copytree(ROOT / "model_code" / "generation", tmp_path / "handler"))
-    with (handler / "handler_int8.py").open("a") as file:
-        file.write("\n\ndef quantize(model):\n    pass\n")
+    own = (ROOT / "model_code" / "common" / "handler_int8.py").read_text(encoding="utf-8")
+    (handler / "handler_int8.py").write_text(own + "\n\ndef quantize(model):\n    pass\n", encoding="utf-8")
     monkeypatch.setattr(streaming, "linear_layers", lambda *_: {})
     with pytest.raises(SourceError, match="no layer of it computes in int8"):
         retrieve.snapshot(dataclasses.replace(specs["gpt2"], dtype=None, handler=handler), tmp_path / "out")

@@ -228,7 +228,7 @@ def test_numbers_are_cast_wherever_the_bytes_are_cut(step: int) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_int8_rows_are_the_same_everywhere(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """NumPy's, the handler's and packaging's, to the bit; with a row of noughts, and a few rows at a time."""
-    sys.path.insert(0, str(ROOT / "model_code" / "embedding"))
+    sys.path.insert(0, str(ROOT / "model_code" / "common"))
     try:
         import handler_int8
     finally:

@@ -25,6 +25,7 @@ from typing import Any
 
 from mme import adapters, libraries
 from mme.errors import SourceError
+from mme.handler_files import lay_out
 from mme.portable import VOCABULARIES
 from mme.verify import GUARD, SECRETS
 
@@ -134,13 +135,17 @@ def measure(
     meanwhile. ``path`` has further folders to import from. Raises SourceError when a side cannot be loaded or asked.
     """
     work.mkdir()
+    code = work / "code"
+    if handler is not None:  # as the archive will hold it
+        code.mkdir()
+        lay_out(handler, code)
     sides = [_laid_out(side, work / name) for side, name in ((before, "before"), (after, "after"))]
     request = {
         "sides": [str(side) for side in sides],
-        "handler": str(handler) if handler else None,
+        "handler": handler is not None,
         "kind": kind,
         "trust": trust,
-        "path": [str(folder) for folder in ([handler] if handler else []) + list(path)],
+        "path": [str(folder) for folder in ([code] if handler else []) + list(path)],
     }
     (work / "request.json").write_text(json.dumps(request), encoding="utf-8")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(SECRETS)}
@@ -228,11 +233,12 @@ class Difference:
     same_choice: float | None
 
 
-def outputs(folder: Path, handler: str | None, kind: str, trust: bool) -> Outputs:
-    """What the model in ``folder`` says to each of the texts. It is loaded, and gone afterwards."""
+def outputs(folder: Path, handler: bool, kind: str, trust: bool) -> Outputs:
+    """What the model in ``folder`` says to each of the texts: through the handler that can be imported, or as
+    transformers loads it. It is loaded, and gone afterwards."""
     import torch
 
-    if handler is None:
+    if not handler:
         return _plain(folder, kind, trust)
     module = importlib.import_module("inference")
     loaded = module.model_fn(str(folder))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mme import handler_files
 from mme.errors import CatalogError
 
 if sys.version_info >= (3, 11):
@@ -54,9 +55,6 @@ TASKS = {
 # What the handlers that ship with mme load. A model for another handler is loaded as its own configuration
 # says, unless the catalogue gives a task.
 HANDLER_TASKS = {"embedding": "feature-extraction", "generation": "text-generation"}
-
-# A handler with this file computes in int8 where its settings say so, and reads weights that are stored so.
-INT8_HANDLER = "handler_int8.py"
 
 # Tasks that the stock Hugging Face container can tell from the architecture's name when there is no handler.
 TASKS_WITHOUT_HANDLER = (
@@ -184,11 +182,9 @@ def load(path: Path) -> Catalog:
 def handler_roots(catalog: Path) -> tuple[Path, ...]:
     """The folders in which a handler's name is looked up, first match wins.
 
-    model_code/ beside the catalogue, then the handlers that ship with mme: inside the installed package, or
-    at the root of the repository when mme is installed from there in editable mode.
+    model_code/ beside the catalogue, then the handlers that ship with mme.
     """
-    package = Path(__file__).resolve().parent
-    return (catalog.resolve().parent / "model_code", package / "model_code", package.parents[1] / "model_code")
+    return catalog.resolve().parent / "model_code", *handler_files.shipped_roots()
 
 
 def _toml_hint(text: str, line: int) -> str:
@@ -354,7 +350,8 @@ class _Reader:
                 "an adapter that is not merged needs a handler that applies it.",
                 'Add handler = "embedding" or "generation", or one of your own; or remove adapter_merge.',
             )
-        if not any(b"adapter" in script.read_bytes() for script in handler.rglob("*.py")):
+        scripts = [item.origin for item in handler_files.collect(handler) if item.path.endswith(".py")]
+        if not any(b"adapter" in script.read_bytes() for script in scripts):
             raise self.fail(
                 (*here, "handler"),
                 f"the handler {table['handler']!r} knows of no adapter: it would answer as the base alone.",
@@ -370,7 +367,9 @@ class _Reader:
         handler: Path | None,
     ) -> Mapping[str, Any]:
         """The settings, with ``quantize`` among them where the model's table says it."""
-        able = handler is not None and (handler / INT8_HANDLER).is_file()
+        if "quantize" not in table and "quantize" not in settings:
+            return settings
+        able = handler is not None and handler_files.computes_in_int8(handler)
         if able and "quantize" in settings:
             table_name = json.dumps(name) if "/" in name else name
             raise self.fail(
@@ -384,8 +383,8 @@ class _Reader:
         if not able:
             raise self.fail(
                 (*here, "quantize"),
-                f"quantize needs a handler that computes in int8: one with {INT8_HANDLER}.",
-                'handler = "embedding" and "generation" do; one of your own does with a copy of that file.',
+                f"quantize needs a handler that computes in int8: one with {handler_files.INT8_HANDLER}.",
+                'handler = "embedding" and "generation" do; one of your own does where it imports that module.',
             )
         if settings.get("dtype", "float32") != "float32":
             raise self.fail(

@@ -10,8 +10,9 @@ import difflib
 import functools
 from pathlib import Path
 
+from mme import handler_files
 from mme.errors import HandlerError
-from mme.folder import Found, files
+from mme.folder import Found
 
 # Function -> how many arguments it is called with. Those of the toolkit may take a trailing ``context`` too.
 TOOLKIT = {"model_fn": 1, "input_fn": 2, "predict_fn": 2, "output_fn": 2, "transform_fn": 4}
@@ -23,11 +24,13 @@ SETTINGS = "settings.json"
 
 
 def check(folder: Path) -> tuple[Found, ...]:
-    """The files of the handler in ``folder``. Raises HandlerError when a container could not use it."""
+    """The files that the handler in ``folder`` needs, the modules it imports from ``common`` among them.
+
+    Raises HandlerError when a container could not use it."""
     script = folder / "inference.py"
     if not script.is_file():
         raise HandlerError(f"There is no inference.py in {folder}.", "A handler is a folder with that file.")
-    found = tuple(files(folder))
+    found = handler_files.collect(folder)
     if any(item.path == SETTINGS for item in found):
         raise HandlerError(
             f"{folder / SETTINGS} would be overwritten by the model's settings.",

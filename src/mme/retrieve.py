@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from mme import accuracy, adapters, libraries, portable, streaming, weights
-from mme.catalog import HANDLER_TASKS, INT8_HANDLER, TASKS, ModelSpec
+from mme.catalog import HANDLER_TASKS, TASKS, ModelSpec
 from mme.errors import MmeError, SourceError
+from mme.handler_files import computes_in_int8
 from mme.sources import LICENCES, PICKLES, Located, locate
 from mme.weights import Piece
 
@@ -358,8 +359,9 @@ def _write_whole(pieces: Sequence[Piece], into: Path) -> dict[str, str]:
 
 def _handler_to_ask(spec: ModelSpec) -> Path | None:
     """The model's handler, if it is one of those whose answers can be compared: ours, or one made after them."""
-    asks = spec.handler is not None and spec.task in HANDLER_TASKS.values()
-    return spec.handler if asks and spec.handler is not None and (spec.handler / INT8_HANDLER).is_file() else None
+    if spec.handler is None or spec.task not in HANDLER_TASKS.values():
+        return None
+    return spec.handler if computes_in_int8(spec.handler) else None
 
 
 def _measured(

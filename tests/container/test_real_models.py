@@ -10,6 +10,8 @@ import pytest
 import torch
 from container_process import Container, Reply, background, wait_until
 
+from mme import handler_files
+
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = [
     "The house is quiet.",
@@ -23,7 +25,7 @@ TEXTS = [
 
 def model(folder: Path, source: Path, handler: str) -> Path:
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.py", "README*", "code"))
-    shutil.copytree(ROOT / "model_code" / handler, folder / "code", ignore=shutil.ignore_patterns("__pycache__"))
+    handler_files.lay_out(ROOT / "model_code" / handler, folder / "code")
     return folder
 
 

@@ -9,6 +9,7 @@ token later; an error stands as null.
 import base64
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -16,7 +17,7 @@ def main() -> None:
     handler_folder, model_folder = sys.argv[1:]
     requests = json.load(sys.stdin)
     out, sys.stdout = sys.stdout, sys.stderr
-    sys.path.insert(0, handler_folder)
+    sys.path[:0] = [handler_folder, str(Path(handler_folder).with_name("common"))]
     import inference
     import transformers
 

@@ -17,8 +17,8 @@ def load(kind: str) -> ModuleType:
     """The handler's module, under a name of its own: every handler's file is called inference.py."""
     name = f"{kind}_inference"
     if name not in sys.modules:
-        # So that it finds what lies beside it. The files of all handlers have different names, or are the same.
-        sys.path.insert(0, str(ROOT / "model_code" / kind))
+        # So that it finds what an archive has beside it. The files of all handlers have different names.
+        sys.path[:0] = [str(ROOT / "model_code" / folder) for folder in (kind, "common")]
         spec = importlib.util.spec_from_file_location(name, ROOT / "model_code" / kind / "inference.py")
         assert spec is not None
         assert spec.loader is not None

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tiny_adapters
 import torch
-from handler_tools import ROOT, TINY_GPT2, cosines, linked, request, vectors
+from handler_tools import TINY_GPT2, cosines, linked, request, vectors
 from safetensors.torch import load_file, save_file
 from sentences import SENTENCES
 from test_handler_versions import on, version  # noqa: F401 (a fixture)
@@ -56,12 +56,6 @@ def gpt2s(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def texts(generation: ModuleType, model: Any, **parameters: Any) -> Any:
     return generation.predict_fn(request(generation, PROMPTS, max_new_tokens=24, **parameters), model)
-
-
-def test_the_copies_of_the_shared_file_are_the_same() -> None:
-    copies = [path.read_text() for path in (ROOT / "model_code").glob("*/handler_adapter.py")]
-    assert len(copies) == 2
-    assert len(set(copies)) == 1
 
 
 def test_vectors_are_those_of_the_merged_model(embedding: ModuleType, embedder: Any, berts: tuple[Path, Path]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from handler_tools import ROOT, cosines, linked, stored_int8, vectors
+from handler_tools import cosines, linked, stored_int8, vectors
 from sentences import SENTENCES
 
 
@@ -21,12 +21,6 @@ def int8(embedding: ModuleType) -> ModuleType:
 def quantized(embedding: ModuleType, bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("int8") / "model"
     return embedding.model_fn(str(linked(bert, folder, quantize="int8")))
-
-
-def test_the_copies_of_the_shared_file_are_the_same() -> None:
-    copies = [path.read_text() for path in (ROOT / "model_code").glob("*/handler_int8.py")]
-    assert copies
-    assert len(set(copies)) == 1
 
 
 def test_real_sentences_keep_their_vectors(embedding: ModuleType, embedder: Any, quantized: Any) -> None:

@@ -24,14 +24,9 @@ def handler(request: pytest.FixtureRequest) -> ModuleType:
     return load(request.param)
 
 
-def test_the_copies_of_the_shared_file_are_the_same() -> None:
-    copies = {(ROOT / "model_code" / kind / "handler_common.py").read_text() for kind in KINDS}
-    assert len(copies) == 1
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_handler_imports_nothing_of_this_project(kind: str) -> None:
-    for script in (ROOT / "model_code" / kind).glob("*.py"):
+@pytest.mark.parametrize("folder", [*KINDS, "common"])
+def test_a_handler_imports_nothing_of_this_project(folder: str) -> None:
+    for script in (ROOT / "model_code" / folder).glob("*.py"):
         assert not re.search(r"^\s*(import|from) mme\b", script.read_text(), re.MULTILINE), script
 
 

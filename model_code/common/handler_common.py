@@ -1,5 +1,6 @@
-"""What every handler here needs: reading requests and settings, checking values, loading. A handler's folder must stand
-alone, so each has a copy of this file; a test keeps the copies the same.
+"""What every handler here needs: reading requests and settings, checking values, loading.
+
+Packaging lays the modules of this folder that a handler imports beside its inference.py, so an archive stands alone.
 """
 
 import json

@@ -1,6 +1,5 @@
 """A LoRA adapter that lies beside its base in the model's folder, in PEFT's own form: `adapter/adapter_config.json` and
-`adapter/adapter_model.safetensors`. PEFT itself is not needed. A handler's folder must stand alone, so each has a copy
-of this file, which needs no other; a test keeps them the same.
+`adapter/adapter_model.safetensors`. PEFT itself is not needed.
 
 Every layer that the adapter changes is wrapped: what it answers, and the product of two narrow matrices besides. The
 base's weights stay as they are, mapped from their file, so a container has them in memory once for all adapters.

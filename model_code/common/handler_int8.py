@@ -1,5 +1,5 @@
 """A model's linear layers in int8, on the CPU: a quarter of the weights to read for every answer, and the processor's
-int8 instructions. A handler's folder must stand alone, so each has a copy of this file; a test keeps them the same.
+int8 instructions.
 
 Weights have one scale for each output, and activations one for each token. torch's own `quantize_dynamic` has one for
 all activations of a batch: a single large value takes the precision from all others, and what a text gets depends on
