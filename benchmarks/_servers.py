@@ -185,7 +185,7 @@ class Stock(Server):
         )
 
     def command(self) -> tuple[list[str], dict[str, str]]:
-        from mme.local import stock
+        from mme.runner import stock
 
         words, environ = stock.command(self.port, self.work)
         return words, self._contract() | environ
@@ -273,7 +273,7 @@ def threads(workers: int) -> int:
 
 def missing() -> dict[str, str]:
     """Which of the others cannot be run here, and why."""
-    from mme.local import stock
+    from mme.runner import stock
 
     found = {}
     try:

@@ -30,8 +30,9 @@ def packaged(base: Path, root: Path, models: int, rank: int, merge: bool) -> tup
     """The models' folders, unpacked, and seconds and bytes of packaging one."""
     import tiny_adapters
 
-    from mme import archive, packaging
-    from mme.catalog import ModelSpec, Source
+    from mme.archive import write
+    from mme.catalog.spec import ModelSpec, Source
+    from mme.packaging import build
 
     folders = []
     seconds, sizes = [], []
@@ -46,19 +47,19 @@ def packaged(base: Path, root: Path, models: int, rank: int, merge: bool) -> tup
             adapter_merge=merge,
         )
         began = time.process_time()
-        made = packaging.package(spec, root / "dist")
+        made = build.package(spec, root / "dist")
         seconds.append(time.process_time() - began)
         assert made.archive.path is not None
         sizes.append(made.archive.size)
         folders.append(root / "models" / f"m{number}")
-        archive.extract(made.archive.path, folders[-1])
+        write.extract(made.archive.path, folders[-1])
         made.archive.path.unlink()
     return folders, {"package_seconds": statistics.median(seconds[1:]), "archive_bytes": statistics.median(sizes)}
 
 
 def served(folders: list[Path], root: Path) -> dict[str, float]:
     """Load them all into the serving container, and see what each further one takes."""
-    from mme.local.container import Container
+    from mme.runner.process import Container
 
     log: list[str] = []
     container = Container("ours", root, {}, log.append)

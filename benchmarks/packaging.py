@@ -146,7 +146,7 @@ def readers(archive: Path, into: Path, java: Path | None) -> dict[str, Callable[
             tar.extractall(into, filter="data")
 
     def own() -> None:
-        from mme.archive import extract
+        from mme.archive.write import extract
 
         into.rmdir()
         extract(archive, into)

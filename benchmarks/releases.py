@@ -33,9 +33,11 @@ if Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 import boto3
 import psutil
 
-from mme import archive, releases
-from mme.catalog import ModelSpec, Source
+from mme import releases
+from mme.archive import write
+from mme.catalog.spec import ModelSpec, Source
 from mme.local import LocalAws
+from mme.packaging import records
 from mme.releases import Store
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -183,7 +185,7 @@ class Bench:
         for number in range(count):
             (folder / "model.safetensors").write_bytes(os.urandom(1_000_000))
             spec = ModelSpec(f"small-{number}", Source("folder", "tiny"))
-            archive.note(out, archive.build(spec, folder, out))
+            records.note(out, write.build(spec, folder, out))
         tables = [
             f'[models.small-{number}]\nsource = "folder:tiny"\nhandler = "embedding"\n' for number in range(count)
         ]

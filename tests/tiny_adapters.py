@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from mme.catalog import Source
+from mme.catalog.spec import Source
 
 PREFIX = "base_model.model."
 

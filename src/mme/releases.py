@@ -23,7 +23,7 @@ from urllib.parse import quote, unquote
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from mme import archive
+from mme.archive import contents
 from mme.aws import CONNECTIONS, code_of, explain, explained, is_missing, status_of
 from mme.errors import ReleaseError, UsageError
 from mme.multipart import SENDERS, Buffer, Damaged, Gone, Place, Progress, Upload, part_size
@@ -95,7 +95,7 @@ class Version:
     @property
     def target(self) -> str:
         """What InvokeEndpoint takes as TargetModel."""
-        return archive.target(self.name, self.digest)
+        return contents.target(self.name, self.digest)
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Published:
 
 def parse_target(target: str) -> tuple[str, str] | None:
     """The name and the 12 digits of a target model, or None for an object that is no version of ours."""
-    match = archive.FILE_NAME.fullmatch(target)
+    match = contents.FILE_NAME.fullmatch(target)
     return (match["name"], match["digest"]) if match else None
 
 
@@ -251,7 +251,7 @@ def publish(
     """
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
         raise ReleaseError(f"{digest!r} is not a sha256 digest of 64 hex digits.")
-    target = archive.target(name, digest)
+    target = contents.target(name, digest)
     metadata = _metadata(digest, author, notes)
     is_there = _is_there(s3, store, target, digest) if present is None else target in present
     if is_there:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from container_process import Container
 
-from mme.container.weightpool import SMALLEST
+from mme.container.front.weightpool import SMALLEST
 
 Make = Callable[..., Path]
 

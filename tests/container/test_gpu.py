@@ -9,9 +9,9 @@ import pytest
 from mme.container import memory
 from mme.container.config import MiB, read
 from mme.container.errors import ServingError
-from mme.container.gpu import Gpu, Gpus
-from mme.container.hub import GPU_CONTEXT, Hub, Model
-from mme.container.log import Log
+from mme.container.front.gpu import Gpu, Gpus
+from mme.container.front.hub import GPU_CONTEXT, Hub, Model
+from mme.container.front.log import Log
 
 
 class MadeUp(Gpus):

@@ -55,7 +55,8 @@ def test_the_front_starts_without_torch_or_the_toolchains_libraries() -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'transformers', 'numpy', 'boto3', 'invoke', 'isal', 'moto'): sys.modules[name] = None\n"
-        "import mme.container.front, mme.container.parent, mme.container.worker, mme.container.__main__\n"
+        "import mme.container.front.routes, mme.container.workers.parent\n"
+        "import mme.container.workers.worker, mme.container.__main__\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(ROOT / "src")})
 

@@ -13,8 +13,10 @@ import torch
 from container_process import Container, InBackground, background, processes, wait_until
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from mme import adapters, archive, packaging
-from mme.catalog import ModelSpec, Source
+from mme.archive import write
+from mme.catalog.spec import ModelSpec, Source
+from mme.packaging import build
+from mme.snapshot import adapters
 
 ROOT = Path(__file__).resolve().parents[2]
 BERTS, GPTS = (tuple(f"{kind}-{number}" for number in range(5)) for kind in ("bert", "gpt"))  # 0: the base alone
@@ -38,10 +40,10 @@ def unpacked(names: tuple[str, ...], base: Path, root: Path, layers: tuple[str, 
             adapter=adapter,
             adapter_merge=False,
         )
-        made = packaging.package(spec, root / "dist").archive
+        made = build.package(spec, root / "dist").archive
         assert made.path
         folders[name] = root / "models" / name
-        archive.extract(made.path, folders[name])
+        write.extract(made.path, folders[name])
     return folders
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from container_process import Container
 
-from mme.container.weightpool import SMALLEST, WeightPool
+from mme.container.front.weightpool import SMALLEST, WeightPool
 
 Make = Callable[..., Path]
 

@@ -48,17 +48,17 @@ def stored_int8(source: Path, folder: Path, kind: str) -> Path:
     """A model folder with the weights of `source` in int8, as packaging writes them. `kind` is its Auto class."""
     import transformers
 
-    from mme import streaming, weights
+    from mme.snapshot import checkpoint, tensors, weights
 
-    matched = streaming.match(source, getattr(transformers, kind), pickled=False)
+    matched = checkpoint.match(source, getattr(transformers, kind), pickled=False)
     assert matched is not None
-    layers = streaming.linear_layers(matched.skeleton)
+    layers = checkpoint.linear_layers(matched.skeleton)
     pieces = []
     for piece in matched.pieces:
-        small = streaming.int8(piece, layers[piece.name]) if piece.name in layers else (piece,)
+        small = tensors.int8(piece, layers[piece.name]) if piece.name in layers else (piece,)
         pieces += small
     linked(source, folder, ("model.safetensors",), quantize="int8")
-    weights.write(folder / streaming.INT8, pieces)
+    weights.write(folder / tensors.INT8, pieces)
     return folder
 
 

@@ -17,7 +17,7 @@ from sentences import SENTENCES
 from test_handler_versions import on, version  # noqa: F401 (a fixture)
 from transformers import AutoModel, AutoModelForCausalLM
 
-from mme import adapters
+from mme.snapshot import adapters
 
 BERT_LAYERS = ("query", "value", "output.dense", "word_embeddings", "token_type_embeddings")
 GPT2_LAYERS = ("c_attn", "c_fc", "c_proj")

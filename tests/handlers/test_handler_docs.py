@@ -9,7 +9,7 @@ import torch
 from handler_tools import ROOT
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from mme.handler import check
+from mme.archive.handler import check
 
 DOCS = (ROOT / "docs" / "handlers.md").read_text()
 

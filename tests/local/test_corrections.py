@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from local_tools import IMAGE, Cloud, error_of
 
-from mme.local import corrections
+from mme.local.corrections import apply
 
 
 def test_the_corrections_fit_the_moto_that_is_installed() -> None:
     """A newer minor version of moto may need other corrections: look at each before raising MOTO_VERSION."""
     installed = importlib.metadata.version("moto").split(".")[:2]
-    assert installed == corrections.MOTO_VERSION.split(".")[:2]
+    assert installed == apply.MOTO_VERSION.split(".")[:2]
 
 
 # -- SageMaker

@@ -19,7 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from local_tools import Cloud, error_of
 
-from mme.local.objects import IN_MEMORY, Blob, Joined, Received, Refused, is_upload, own, receive
+from mme.local.s3.blobs import IN_MEMORY, Blob, Joined, Received, own
+from mme.local.s3.receive import Refused, is_upload, receive
 
 MIB = 1 << 20
 

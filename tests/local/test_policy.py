@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mme.local.policy import Request, judge
+from mme.local.iam.policy import Request, judge
 
 BUCKET = "arn:aws:s3:::models"
 

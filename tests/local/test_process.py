@@ -18,9 +18,10 @@ from local_tools import FAKE_CONTAINER, Cloud, wait_for
 
 from mme.errors import UsageError
 from mme.local import LocalAws
+from mme.runner import guard
 
 COMMAND = [sys.executable, "-m", "mme.local"]
-GUARD = Path(sys.modules["mme.local"].__file__ or "").with_name("guard.py")
+GUARD = Path(guard.__file__)
 
 
 def alive(pid: int) -> bool:

@@ -7,7 +7,7 @@ import importlib.metadata
 import pytest
 
 from mme.errors import UsageError
-from mme.local import server
+from mme.local import requests, server
 
 
 def test_another_moto_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,4 +36,4 @@ def test_a_missing_moto_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_region_is_the_one_that_was_signed_for(header: str, expected: str) -> None:
-    assert server.region_of({"HTTP_AUTHORIZATION": header}, "us-east-1") == expected
+    assert requests.region_of({"HTTP_AUTHORIZATION": header}, "us-east-1") == expected

@@ -12,9 +12,13 @@ from typing import Any
 import pytest
 from local_tools import FAKE_CONTAINER, archive, wait_for
 
-from mme.local import variant
-from mme.local.container import ContainerError, base_environment
-from mme.local.variant import ArchiveUnavailable, ModelFailed, NotReady, Unavailable, VariantHost, VariantSpec
+from mme.local.sagemaker import errors, variant
+from mme.local.sagemaker import variant as sagemaker_variant
+from mme.local.sagemaker.errors import ArchiveUnavailable, ModelFailed, NotReady, Unavailable
+from mme.local.sagemaker.spec import INVOKE_SECONDS, LOAD_SECONDS, VariantSpec
+from mme.local.sagemaker.variant import VariantHost
+from mme.runner.errors import ContainerError
+from mme.runner.process import base_environment
 
 
 class Recorder:
@@ -120,7 +124,7 @@ def test_stopping_leaves_no_file_and_no_waiting_caller(tmp_path: Path, shelf: Sh
     def ask() -> None:
         try:
             host.invoke("slow", b"1", {})
-        except variant.InvokeFailed as problem:
+        except errors.InvokeFailed as problem:
             problems.append(problem)
 
     asking = threading.Thread(target=ask)
@@ -151,7 +155,7 @@ def test_a_command_that_does_not_exist(tmp_path: Path, shelf: Shelf) -> None:
 def test_a_container_that_keeps_dying_is_started_again_and_again(
     tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(variant, "_RESTART_PAUSES", (0.0, 0.05))
+    monkeypatch.setattr(sagemaker_variant, "_RESTART_PAUSES", (0.0, 0.05))
     recorder = Recorder()
     shelf.archives["deadly"] = archive(die="invoke")
     host = VariantHost("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, recorder)
@@ -207,4 +211,4 @@ def test_a_container_gets_nothing_that_may_be_secret(monkeypatch: pytest.MonkeyP
 
 
 def test_the_limits_are_sagemakers() -> None:
-    assert (variant.INVOKE_SECONDS, variant.LOAD_SECONDS) == (60.0, 360.0)
+    assert (INVOKE_SECONDS, LOAD_SECONDS) == (60.0, 360.0)

@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 from local_tools import FAKE_CONTAINER, archive
 
-from mme.local.variant import ModelFailed, VariantHost, VariantSpec
-from mme.untar import NoRoom, extract
+from mme.archive.untar import NoRoom, extract
+from mme.local.sagemaker.errors import ModelFailed
+from mme.local.sagemaker.spec import VariantSpec
+from mme.local.sagemaker.variant import VariantHost
 
 LARGE = os.urandom(1_200_000).hex()  # 2.4 MB, half of it packed
 
@@ -93,7 +95,7 @@ def test_a_file_may_not_grow_any_more(tmp_path: Path) -> None:
     """Where no small disk can be made: a limit on the size of files stops a write in its middle just the same."""
     (tmp_path / "a.tar.gz").write_bytes(archive(padding=LARGE))
     code = (
-        "import sys\nfrom pathlib import Path\nfrom mme.untar import NoRoom, extract\n"
+        "import sys\nfrom pathlib import Path\nfrom mme.archive.untar import NoRoom, extract\n"
         "try:\n  extract(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "except NoRoom as problem:\n  print(problem)\n"
     )

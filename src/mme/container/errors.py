@@ -50,3 +50,7 @@ def timed_out(message: str) -> ServingError:
 def out_of_memory(message: str) -> ServingError:
     """507 tells the platform to unload a model that is not in use and to try again."""
     return ServingError(507, "InsufficientMemoryException", message)
+
+
+class HandlerError(Exception):
+    """The handler cannot be used as it is; the message says why."""

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mme.errors import MmeError
-from mme.local.server import Settings, exports, serve
+from mme.local.server import serve
+from mme.local.settings import Settings, exports
 
 
 def parse(argv: Sequence[str]) -> Settings:

@@ -15,14 +15,16 @@ from moto.moto_server.werkzeug_app import (
 from moto.sagemaker.models import sagemaker_backends
 from werkzeug.serving import ThreadedWSGIServer
 
-from mme.local import corrections
-from mme.local.access import Access, Directory
-from mme.local.archives import Archives
-from mme.local.endpoints import Endpoints, container_of
-from mme.local.hosting import Hosting
-from mme.local.invoke import EndpointFacts, Runtime
-from mme.local.observer import CloudWatch
-from mme.local.server import ACCESS_KEY, App, Settings
+from mme.local.app import App
+from mme.local.corrections import apply
+from mme.local.iam.access import Access
+from mme.local.iam.directory import Directory
+from mme.local.sagemaker.cloudwatch import CloudWatch
+from mme.local.sagemaker.endpoints import Endpoints, container_of
+from mme.local.sagemaker.fetch import Archives
+from mme.local.sagemaker.hosting import Hosting
+from mme.local.sagemaker.runtime import EndpointFacts, Runtime
+from mme.local.settings import ACCESS_KEY, Settings
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def build(settings: Settings, folder: Path) -> Built:
     archives = Archives(settings.account, access.role_may_read)
     hosting = Hosting(folder / "endpoints", settings.container, archives)
     observer = CloudWatch(settings.account).of
-    corrections.apply(Endpoints(hosting, observer), access.role_for_sagemaker, folder / "objects")
+    apply.apply(Endpoints(hosting, observer), access.role_for_sagemaker, folder / "objects")
 
     def find(region: str, name: str) -> EndpointFacts | None:
         backend = sagemaker_backends[settings.account][region]

@@ -1,0 +1,71 @@
+"""What an archive is: its files, its name, and the digest of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mme.archive.untar import extract as extract
+from mme.catalog.spec import NAME
+
+MANIFEST = "mme-manifest.json"
+FORMAT = 1
+DIGITS = 12
+SUFFIX = ".tar.gz"
+FILE_NAME = re.compile(rf"(?P<name>{NAME.pattern})-(?P<digest>[0-9a-f]{{{DIGITS}}}){re.escape(SUFFIX)}")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of an archive: its path, its size in bytes, the sha256 of its content in hexadecimal."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A finished archive. ``digest`` is of the content (64 hexadecimal digits), ``size`` of the gzip file in bytes.
+
+    ``path`` is None when it was streamed and never written here. ``files`` leaves the manifest out. ``crc32`` is of
+    the gzip file as it was written, where that is known: whoever reads the file later can tell whether it still is.
+    """
+
+    path: Path | None
+    name: str
+    digest: str
+    size: int
+    files: tuple[File, ...]
+    manifest: Mapping[str, Any]
+    crc32: int | None = field(default=None, compare=False)
+
+    @property
+    def target(self) -> str:
+        """The target model: the archive's path below the model prefix, and below the folder it is built in."""
+        return target(self.name, self.digest)
+
+
+def target(name: str, digest: str) -> str:
+    return f"{name}-{digest[:DIGITS]}{SUFFIX}"
+
+
+def content_digest(content: Sequence[File]) -> str:
+    """The digest that names a version: of every file's path, size and sha256, in order of path."""
+    digest = hashlib.sha256(b"mme archive 1\n")
+    for file in sorted(content, key=lambda file: file.path.encode()):
+        digest.update(f"{file.sha256} {file.size} {file.path}\n".encode())
+    return digest.hexdigest()
+
+
+def load_manifest(data: bytes) -> Mapping[str, Any] | None:
+    try:
+        manifest = json.loads(data)
+    except ValueError:
+        return None
+    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None

@@ -1,0 +1,156 @@
+"""What a catalogue says of a model, as plain values; and which values it may have."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mme.errors import CatalogError
+
+if sys.version_info >= (3, 11):
+    pass
+else:  # pragma: no cover - the tests run on 3.11 and later
+    pass
+
+SEGMENT = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+NAME = re.compile(rf"{SEGMENT}(?:/{SEGMENT})*")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+PACKAGE = re.compile(r"[A-Za-z_]\w*(?:/[\w.-]+)*")
+
+# A TargetModel has at most 1,024 characters. The digest, the suffix and a bucket prefix want their share.
+MAX_NAME = 200
+
+KINDS = ("hub", "folder", "package")
+DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZES = ("int8",)
+COMPRESSIONS = ("auto", "stored", "fast", "small")
+
+# Task -> the class of transformers that loads a checkpoint for it.
+TASKS = {
+    "feature-extraction": "AutoModel",
+    "text-generation": "AutoModelForCausalLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+    "summarization": "AutoModelForSeq2SeqLM",
+    "translation": "AutoModelForSeq2SeqLM",
+    "fill-mask": "AutoModelForMaskedLM",
+    "text-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "image-classification": "AutoModelForImageClassification",
+    "audio-classification": "AutoModelForAudioClassification",
+    "automatic-speech-recognition": "AutoModelForSpeechSeq2Seq",
+}
+
+# What the handlers that ship with mme load. A model for another handler is loaded as its own configuration
+# says, unless the catalogue gives a task.
+HANDLER_TASKS = {"embedding": "feature-extraction", "generation": "text-generation"}
+
+# A handler with this file computes in int8 where its settings say so, and reads weights that are stored so.
+INT8_HANDLER = "handler_int8.py"
+
+# Tasks that the stock Hugging Face container can tell from the architecture's name when there is no handler.
+TASKS_WITHOUT_HANDLER = (
+    "text-generation",
+    "text2text-generation",
+    "fill-mask",
+    "text-classification",
+    "token-classification",
+    "question-answering",
+)
+
+# Key -> the TOML type it must have, in words.
+KEYS: dict[str, tuple[type, str]] = {
+    "source": (str, "a string"),
+    "revision": (str, "a string"),
+    "handler": (str, "a string"),
+    "task": (str, "a string"),
+    "settings": (dict, "a table"),
+    "dtype": (str, "a string"),
+    "quantize": (str, "a string"),
+    "max_error": (float, "a number"),
+    "adapter": (str, "a string"),
+    "adapter_revision": (str, "a string"),
+    "adapter_merge": (bool, "true or false"),
+    "compression": (str, "a string"),
+    "allow_pickle": (bool, "true or false"),
+    "trust_remote_code": (bool, "true or false"),
+    "python": (str, "a string"),
+    "platform": (str, "a string"),
+    "notes": (str, "a string"),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's files are: ``kind`` is hub, folder or package; ``location`` is what follows the colon.
+
+    ``folder`` is the folder made absolute, for kind folder alone.
+    """
+
+    kind: str
+    location: str
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        """The source as it may be published: an absolute folder is cut down to its own name."""
+        if self.kind == "folder" and (Path(self.location).is_absolute() or self.location.startswith("~")):
+            return f"folder:{Path(self.location).name}"
+        return f"{self.kind}:{self.location}"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One table of the catalogue, checked.
+
+    ``handler`` is the folder with inference.py, or None when the stock container is to find the task by the
+    architecture. ``settings`` say ``quantize`` too, where it is set. ``max_error`` bounds how far ``dtype``,
+    ``quantize`` and a ``dtype`` among the settings may move the answers; see ``mme.snapshot.accuracy``.
+    ``adapter_merge`` adds the adapter to the weights; without it, the archive holds both, and the handler puts them
+    together when it loads.
+    ``python`` and ``platform`` are those of the container that the handler's requirements are resolved for.
+    """
+
+    name: str
+    source: Source
+    revision: str | None = None
+    handler: Path | None = None
+    task: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    dtype: str | None = None
+    quantize: str | None = None
+    max_error: float | None = None
+    adapter: Source | None = None
+    adapter_revision: str | None = None
+    adapter_merge: bool = True
+    compression: str | None = None
+    allow_pickle: bool = False
+    trust_remote_code: bool = False
+    python: str = "3.12"
+    platform: str = "manylinux_2_28_x86_64"
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Catalog:
+    path: Path
+    models: tuple[ModelSpec, ...]
+
+    def select(self, names: Iterable[str] = ()) -> tuple[ModelSpec, ...]:
+        """The models named, in the catalogue's order; all of them when no name is given."""
+        wanted = list(dict.fromkeys(names))
+        known = {model.name: model for model in self.models}
+        for name in wanted:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"Did you mean {close[0]!r}? " if close else ""
+                raise CatalogError(
+                    f"{self.path}: there is no model named {name!r}.",
+                    f"{hint}The catalogue has: {', '.join(known) or 'no models at all'}.",
+                )
+        return tuple(model for model in self.models if not wanted or model.name in wanted)

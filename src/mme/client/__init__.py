@@ -1,0 +1,1 @@
+"""A model's name and an input in, a prediction out."""

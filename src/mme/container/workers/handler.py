@@ -1,0 +1,193 @@
+"""A model's handler: the functions of ``code/inference.py``, with defaults for those that are not there.
+
+The rules are the Hugging Face inference toolkit's, so that a handler written for it runs here unchanged:
+``model_fn``, ``input_fn``, ``predict_fn``, ``output_fn``, each optional and each with an optional trailing ``context``;
+``transform_fn`` instead of the middle three; no handler at all is a transformers pipeline for the task that
+``HF_TASK`` or the architecture in config.json names.
+
+Beyond the toolkit, a handler may define ``batch_fn(inputs, model)`` (and ``tokens_fn(data, model)``) to answer several
+requests in one go; see docs/container.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from mme.container.errors import HandlerError, ServingError
+from mme.container.workers import codec
+from mme.container.workers.context import Context
+from mme.container.workers.pipeline import default_pipeline, pipeline_predict
+
+FUNCTIONS = (
+    *("model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"),  # the toolkit's
+    *("batch_fn", "tokens_fn", "decoder_fn"),  # ours (docs/handlers.md)
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An encoded answer."""
+
+    body: bytes
+    content_type: str
+    status: int = 200
+
+
+class Steps(Protocol):
+    """What decoder_fn returns: a batch that requests join and leave between steps (docs/handlers.md)."""
+
+    def add(self, key: int, data: Any) -> None: ...
+
+    def step(self) -> list[tuple[int, Any]]: ...
+
+    def drop(self, key: int) -> None: ...
+
+    def __len__(self) -> int: ...
+
+
+class Handler:
+    """A loaded model with its functions. Every method may raise whatever the handler raises."""
+
+    def __init__(self, name: str, model_dir: str, program: str, device: int) -> None:
+        self.context = Context(name, model_dir, device if device >= 0 else None)
+        self._device = device
+        code_dir = str(Path(model_dir, "code"))
+        sys.path.insert(0, code_dir)
+        module = _import(code_dir, program)
+        found = {key: getattr(module, key, None) for key in FUNCTIONS}
+        if found["transform_fn"] and (found["input_fn"] or found["predict_fn"] or found["output_fn"]):
+            raise HandlerError(
+                "transform_fn cannot stand beside input_fn, predict_fn or output_fn; keep one or the others"
+            )
+        self._input = _bind(found["input_fn"], 2, self.context) or codec.decode
+        self._predict = _bind(found["predict_fn"], 2, self.context) or pipeline_predict
+        self._output = _bind(found["output_fn"], 2, self.context) or codec.encode
+        self._transform = _bind(found["transform_fn"], 4, self.context)
+        self.batch_fn: Callable[[list[Any], Any], Sequence[Any]] | None = found["batch_fn"]
+        self._tokens_fn: Callable[[Any, Any], int] | None = found["tokens_fn"]
+        self._decoder_fn: Callable[[Any], Steps] | None = found["decoder_fn"]
+        if (self.batch_fn or self._decoder_fn) and self._transform:
+            raise HandlerError(
+                "batch_fn and decoder_fn cannot stand beside transform_fn: they need input_fn and output_fn around them"
+            )
+        load = _bind(found["model_fn"], 1, self.context) or (lambda path: default_pipeline(path, device))
+        self.model = load(model_dir)
+
+    @property
+    def whole(self) -> bool:
+        """True where one function does it all (transform_fn)."""
+        return self._transform is not None
+
+    def decode(self, body: bytes, headers: dict[str, str]) -> Any:
+        self.context.begin(headers)
+        content_type = codec.media_type(headers.get("Content-Type"))
+        return self._input(_text(body, content_type), content_type)
+
+    def tokens(self, data: Any) -> int:
+        return max(1, int(self._tokens_fn(data, self.model))) if self._tokens_fn else 1
+
+    def predict(self, data: Any) -> Any:
+        return self._predict(data, self.model)
+
+    def batch(self, inputs: list[Any]) -> list[Any]:
+        """One result for each input, in order; an exception instance as a result fails that one alone."""
+        assert self.batch_fn is not None
+        results = list(self.batch_fn(inputs, self.model))
+        if len(results) != len(inputs):
+            raise HandlerError(f"batch_fn returned {len(results)} results for {len(inputs)} inputs")
+        return results
+
+    @property
+    def stepwise(self) -> bool:
+        """True where requests join and leave the work in hand (decoder_fn)."""
+        return self._decoder_fn is not None
+
+    def steps(self) -> Steps:
+        """A new object that works on requests a step at a time."""
+        assert self._decoder_fn is not None
+        return self._decoder_fn(self.model)
+
+    def encode(self, prediction: Any, headers: dict[str, str]) -> Answer:
+        self.context.headers = headers
+        accept = codec.accepted(headers.get("Accept"))
+        return self._answer(self._output(prediction, accept), accept)
+
+    def transform(self, body: bytes, headers: dict[str, str]) -> Answer:
+        assert self._transform is not None
+        self.context.begin(headers)
+        content_type = codec.media_type(headers.get("Content-Type"))
+        accept = codec.accepted(headers.get("Accept"))
+        result = self._transform(self.model, _text(body, content_type), content_type, accept)
+        return self._answer(result, accept)
+
+    def _answer(self, result: Any, accept: str) -> Answer:
+        content_type = accept
+        if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str) and "/" in result[1]:
+            result, content_type = result
+        content_type = self.context.response_content_type or content_type
+        status = self.context.response_status or 200
+        self.context.response_content_type = self.context.response_status = None
+        if isinstance(result, bytes):
+            body = result
+        elif isinstance(result, str):
+            body = result.encode()
+        elif isinstance(result, (bytearray, memoryview)):
+            body = bytes(result)
+        else:
+            body = codec.encode(result, codec.JSON)
+            content_type = codec.JSON
+        return Answer(body, content_type, status)
+
+
+def _text(body: bytes, content_type: str) -> bytes | str:
+    """JSON and CSV reach a handler as text, everything else as bytes (as the toolkit does it)."""
+    return body.decode("utf-8") if content_type in codec.TEXT_TYPES else body
+
+
+def _import(code_dir: str, program: str) -> Any:
+    """The handler's module, or None where the model has none. Other models' modules are in other processes."""
+    if not Path(code_dir, f"{program}.py").is_file() and not Path(code_dir, program, "__init__.py").is_file():
+        return None
+    return importlib.import_module(program)
+
+
+def _bind(function: Callable[..., Any] | None, needs: int, context: Context) -> Callable[..., Any] | None:
+    """The function with its context, where it takes one."""
+    if function is None:
+        return None
+    count = len(inspect.signature(function).parameters)
+    if count == needs:
+        return function
+    if count == needs + 1:
+        return lambda *arguments: function(*arguments, context)
+    raise HandlerError(
+        f"{function.__name__} takes {count} arguments; it must take {needs}, or {needs + 1} with context"
+    )
+
+
+def client_error(error: BaseException) -> ServingError:
+    """What the client is told about an exception of the handler's."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, ServingError):
+        return error
+    name = type(error).__name__
+    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "out of memory" in text.lower():
+        return ServingError(507, "InsufficientMemoryException", f"Out of memory: {text}")
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left on device" in text.lower():
+        return ServingError(507, "InsufficientStorageException", f"The disk is full: {text}")
+    status = getattr(error, "status_code", None)
+    if isinstance(status, int) and 400 <= status < 600:
+        return ServingError(status, name, str(getattr(error, "message", text)))
+    if isinstance(error, ValueError):
+        return ServingError(400, "BadRequestException", text)
+    if isinstance(error, HandlerError):
+        return ServingError(500, "HandlerException", text)
+    return ServingError(500, "PredictionException", f"{name}: {text}")

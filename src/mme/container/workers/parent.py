@@ -1,0 +1,236 @@
+"""The parent of all workers: torch and transformers imported once, then one fork per model.
+
+It has a single thread and computes nothing after it is warm, because a fork of a process with threads is a copy
+with locks that nobody will ever open. It speaks to the front in lines of JSON over a Unix socket:
+
+- ``{"op": "fork", "id", …}`` with a socket attached is answered by ``{"op": "forked", "id", "pid"}`` or
+  ``{"op": "failed", "id", …}``
+- ``{"op": "share", "recipe"}`` makes something before the fork that models have in common (see sharing.py) and is
+  answered by ``{"op": "shared", "key", "error"}``; ``{"op": "unshare", "key"}`` lets go of it
+- ``{"op": "kill", "pid"}`` ends a worker and whatever it started
+- ``{"op": "exit", "pid", "code", "signal"}`` tells the front that a worker has ended and its memory is free
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import errno
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from mme.container import memory, system
+from mme.container.wire import Lines, line
+from mme.container.workers import templates
+from mme.container.workers.worker import Spec, main
+
+NICE = 1  # workers give way a little to the front, so that pings and other answers do not wait for arithmetic
+
+
+# Names that transformers resolves lazily; looking them up imports their modules.
+TRANSFORMERS_NAMES = (
+    "AutoConfig",
+    "AutoModel",
+    "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
+    "AutoTokenizer",
+    "BertModel",
+    "GPT2LMHeadModel",
+    "GenerationConfig",
+    "PreTrainedTokenizerFast",
+    "pipeline",
+)
+
+
+def warm(modules: Sequence[str]) -> None:
+    """Import what models need, once. A module that is not installed is left to the handlers that want it."""
+    for module in modules:
+        try:
+            imported = importlib.import_module(module)
+        except ImportError as error:
+            sys.stderr.write(f"MME_PRELOAD: {module} cannot be imported ({error}); models go without it\n")
+            continue
+        if module == "torch":
+            imported.set_num_threads(1)  # more than one would start threads, which do not survive a fork
+        elif module == "transformers":
+            for name in TRANSFORMERS_NAMES:
+                with contextlib.suppress(ImportError, AttributeError):
+                    getattr(imported, name)
+            try:
+                templates.exercise()
+            except (
+                Exception
+            ) as error:  # no room for temporary files, say: models then make for themselves what it makes
+                sys.stderr.write(f"The tiny models that warm up transformers could not be run: {error!r}\n")
+
+
+class Parent:
+    def __init__(self, control: socket.socket, shelf: templates.Shelf) -> None:
+        self._control = control
+        self._shelf = shelf
+        self._lines = Lines()
+        self._sockets: list[socket.socket] = []
+        self._workers: set[int] = set()
+        self._wake_read, self._wake_write = os.pipe()
+        for fd in (self._wake_read, self._wake_write):
+            os.set_blocking(fd, False)
+
+    def run(self) -> None:
+        """Serve the front's commands until it closes the socket; then end every worker."""
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._tell(op="warm", pid=os.getpid())
+        while True:
+            ready = select.select([self._control.fileno(), self._wake_read], [], [])[0]
+            if self._wake_read in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._wake_read, 4096)
+                self._reap()
+            if self._control.fileno() in ready and not self._commands():
+                break
+        for pid in self._workers:
+            _kill_group(pid)
+
+    def _tell(self, **message: Any) -> None:
+        self._control.sendall(line(message))
+
+    def _commands(self) -> bool:
+        """Carry out what has arrived. False once the front is gone."""
+        try:
+            data, ancillary, _, _ = self._control.recvmsg(65536, socket.CMSG_SPACE(256 * array.array("i").itemsize))
+        except ConnectionError:
+            return False
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+                self._sockets += [socket.socket(fileno=fd) for fd in fds]
+        if not data:
+            return False
+        for message in self._lines.feed(data):
+            if message["op"] == "fork":
+                self._fork(message)
+            elif message["op"] == "share":
+                self._share(message["recipe"])
+            elif message["op"] == "unshare":
+                self._shelf.drop(message["key"])
+            elif message["op"] == "kill" and message["pid"] in self._workers:
+                _kill_group(message["pid"])
+        return True
+
+    def _fork(self, message: dict[str, Any]) -> None:
+        sock = self._sockets.pop(0)
+        parent = os.getpid()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        try:
+            pid = os.fork()
+        except OSError as error:
+            sock.close()
+            kind = "memory" if error.errno in (errno.ENOMEM, errno.EAGAIN) else "system"
+            self._tell(op="failed", id=message["id"], kind=kind, message=os.strerror(error.errno or 0))
+            return
+        if pid == 0:
+            self._become_worker(sock, parent, message)
+        with contextlib.suppress(OSError):
+            os.setpgid(pid, pid)  # here as well as in the child: whoever is first
+        self._workers.add(pid)
+        sock.close()
+        self._tell(op="forked", id=message["id"], pid=pid)
+
+    def _become_worker(self, sock: socket.socket, parent: int, message: dict[str, Any]) -> None:
+        """In the child: let go of everything of the parent's, then be a worker until the end."""
+        try:
+            with contextlib.suppress(OSError):
+                os.setpgid(0, 0)
+            signal.set_wakeup_fd(-1)
+            for number in (signal.SIGCHLD, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
+            system.die_with_parent(parent)
+            system.prefer_for_oom()
+            system.name_process("mme-model")
+            with contextlib.suppress(OSError):
+                os.nice(NICE)
+            self._control.close()
+            os.close(self._wake_read)
+            os.close(self._wake_write)
+            for other in self._sockets:
+                other.close()
+            for key, value in message.get("env", {}).items():
+                os.environ[key] = value
+            main(sock, Spec(**message["spec"]), self._shelf)
+        finally:
+            os._exit(70)
+
+    def _share(self, recipe: dict[str, Any]) -> None:
+        error = self._shelf.make(recipe)
+        gc.collect()
+        gc.freeze()
+        self._tell(op="shared", key=recipe["key"], error=error, private=memory.private())
+        if templates.threads() > 1:  # forks would not be clean any more; the front starts a fresh parent
+            os._exit(71)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                # Look first and reap last: while a worker is unreaped nothing else can get its number, so that the kill
+                # reaches only what it left behind. (macOS had no waitid for long; there the kill comes after.)
+                if hasattr(os, "waitid"):
+                    ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+                    if ended is None:
+                        return
+                    if ended.si_pid in self._workers:
+                        _kill_group(ended.si_pid)
+                    pid, status = os.waitpid(ended.si_pid, 0)
+                else:
+                    pid, status = os.waitpid(-1, os.WNOHANG)
+                    if pid == 0:
+                        return
+                    _kill_group(pid)
+            except ChildProcessError:
+                return
+            if pid not in self._workers:  # an orphan of a worker's, left to this process
+                continue
+            self._workers.discard(pid)
+            by_signal = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+            code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
+            self._tell(op="exit", pid=pid, code=code, signal=by_signal)
+
+
+def _kill_group(pid: int) -> None:
+    """End a worker and every process that it started and left in its group."""
+    for kill in (os.killpg, os.kill):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            kill(pid, signal.SIGKILL)
+
+
+def run(fd: int, front: int, modules: Sequence[str]) -> None:
+    """The parent's whole life. ``fd`` is its end of the socket to the front, ``front`` the front's process id."""
+    system.die_with_parent(front)
+    system.name_process("mme-parent")
+    system.adopt_orphans()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the front drains, then closes the socket
+    control = socket.socket(fileno=fd)
+    began = time.monotonic()
+    warm(modules)
+    shelf = templates.Shelf()
+    shelf.install()
+    gc.collect()
+    gc.freeze()  # the collector must not touch, and so copy, the pages that all workers share
+    with contextlib.suppress(OSError):
+        control.sendall(line({"op": "imported", "seconds": time.monotonic() - began}))
+    with contextlib.suppress(BrokenPipeError, ConnectionError):
+        Parent(control, shelf).run()
+
+
+if __name__ == "__main__":
+    run(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -1,0 +1,396 @@
+"""One model in one process: reads requests, gathers batches, runs the handler, sends results.
+
+A handler with ``decoder_fn`` works a step at a time (in generation, a token), and requests join and leave in between.
+
+The process has one thread. While it computes, further requests gather in the socket's buffer (and behind it in the
+front); before each batch it takes all that are there. It computes only while it holds a grant from the front, which
+is how the models of a machine share its cores.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from mme.container import memory, system
+from mme.container.errors import ServingError, internal
+from mme.container.wire import Decoder, Frame, Kind, pack
+from mme.container.workers.handler import Answer, Handler, Steps, client_error
+from mme.container.workers.templates import Shelf
+
+IDLE_SECONDS = 1.0
+RECEIVE_BYTES = 256 * 1024
+# Clients that were answered together mostly ask again together. After a batch of several, the next one waits for as
+# many, for a tenth of the time that the last one took, and never longer than this. A single client never waits.
+COMPANY_SECONDS = 0.005
+
+
+@dataclass
+class Pending:
+    """A request that waits in the worker. ``data`` is what input_fn made of it, once it has."""
+
+    id: int
+    headers: dict[str, str]
+    body: bytes
+    data: Any = None
+    tokens: int = 0
+    began: float = 0.0  # monotonic seconds: when decoding began
+    decoded: float = 0.0
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What to load and how to run it."""
+
+    name: str
+    model_dir: str
+    program: str
+    device: int
+    threads: int
+    batch_requests: int
+    batch_tokens: int
+
+
+class Worker:
+    def __init__(self, sock: socket.socket, spec: Spec, shelf: Shelf) -> None:
+        self._sock = sock
+        self._spec = spec
+        self._shelf = shelf
+        self._pid = os.getpid()
+        self._decoder = Decoder()
+        self._pending: deque[Pending] = deque()
+        self._granted = False
+        self._yield = False
+        self._worked = False
+        self._threads = 0
+        self._idle_reported = False
+        self._expected = 1  # requests in the next batch, going by the last one
+        self._wait_until = 0.0  # monotonic seconds
+        self._handler: Handler | None = None
+        self._steps: Steps | None = None
+        self._joined: dict[int, Pending] = {}  # in work, a step at a time
+        self._told: list[int] = []  # the requests in work that the front knows of
+
+    def run(self) -> None:
+        """Load the model, then serve until the front closes the socket."""
+        began = time.monotonic()
+        self._set_threads(self._spec.threads)
+        try:
+            spec = self._spec
+            self._shelf.root = spec.model_dir + os.sep
+            self._handler = Handler(spec.name, spec.model_dir, spec.program, spec.device)
+        except (Exception, SystemExit) as error:
+            self._only_here()
+            traceback.print_exc()
+            told = client_error(error)
+            if told.status == 400:  # the fault is the model's, not the caller's
+                told = ServingError(500, "ModelLoadException", told.message)
+            self._send(Kind.FAILED, meta={"status": told.status, "type": told.kind, "message": told.message})
+            return
+        self._only_here()
+        self._shelf.templates.clear()
+        self._shelf.root = ""
+        system.trim_heap()
+        meta = {
+            "seconds": time.monotonic() - began,
+            "cpu": time.process_time(),
+            "private": memory.private(),
+            "recipes": [found.plain() for found in self._shelf.noted],
+            "shared": sorted(self._shelf.used),
+        }
+        self._send(Kind.READY, meta=meta)
+        self._serve(self._handler)
+
+    def _serve(self, handler: Handler) -> None:
+        while True:
+            if not self._receive(wait=not (self._granted and (self._pending or self._joined))):
+                return
+            if not self._granted:
+                continue
+            if (self._pending or self._joined) and not (self._yield and self._worked):
+                self._worked = True  # each grant is good for one batch, or one step, at least
+                if handler.stepwise:
+                    self._step(handler)
+                else:
+                    if self._wait_until and not self._await_company():
+                        return
+                    self._batch(handler)
+                if not self._receive(wait=False):
+                    return
+            left = len(self._pending) + len(self._joined)
+            if not left or self._yield:
+                self._granted = self._yield = False
+                self._told = []
+                self._send(Kind.RELEASED, meta={"left": left})
+
+    # -- the socket ---------------------------------------------------------------------------------------------
+
+    def _send(self, kind: Kind, number: int = 0, meta: dict[str, Any] | None = None, body: bytes = b"") -> None:
+        self._sock.sendall(pack(kind, number, meta, body))
+
+    def _receive(self, wait: bool) -> bool:
+        """Take in what has arrived. False once the front is gone."""
+        while True:
+            timeout = None if self._idle_reported else IDLE_SECONDS
+            if not select.select([self._sock], [], [], timeout if wait else 0)[0]:
+                if wait:
+                    self._report_idle()
+                    continue
+                return True
+            data = self._sock.recv(RECEIVE_BYTES)
+            if not data:
+                return False
+            for frame in self._decoder.feed(data):
+                self._take(frame)
+                wait = False
+            self._idle_reported = False
+
+    def _await_company(self) -> bool:
+        """Give those who were answered together a moment to ask again. False once the front is gone."""
+        while len(self._pending) < self._expected:
+            left = self._wait_until - time.monotonic()
+            if left <= 0:
+                break
+            if select.select([self._sock], [], [], left)[0] and not self._receive(wait=False):
+                return False
+        self._wait_until = 0.0
+        return True
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind == Kind.REQUEST:
+            self._pending.append(Pending(frame.id, frame.meta, frame.body))
+        elif frame.kind == Kind.CANCEL:
+            self._pending = deque(entry for entry in self._pending if entry.id != frame.id)
+            if self._joined.pop(frame.id, None) and self._steps is not None:
+                self._steps.drop(frame.id)
+                self._tell()  # or the front would think that all this process does is work that nobody wants
+        elif frame.kind == Kind.GRANT:
+            if not self._granted:
+                self._worked = False
+            self._granted = True
+            self._yield = False
+            self._set_threads(frame.id)
+        elif frame.kind == Kind.YIELD:
+            self._yield = self._granted
+
+    def _report_idle(self) -> None:
+        self._idle_reported = True
+        system.trim_heap()
+        self._send(Kind.MEMORY, meta={"private": memory.private()})
+
+    def _set_threads(self, count: int) -> None:
+        if count != self._threads and "torch" in sys.modules:
+            sys.modules["torch"].set_num_threads(count)
+            self._threads = count
+
+    def _only_here(self) -> None:
+        """End a copy of this process that the handler forked and that came back from the handler's code."""
+        if os.getpid() != self._pid:
+            os._exit(0)
+
+    # -- computing ----------------------------------------------------------------------------------------------
+
+    def _batch(self, handler: Handler) -> None:
+        """Answer the next request, or as many as fit one batch."""
+        batch = self._gather(handler)
+        if not batch:
+            return
+        self._send(Kind.STARTED, meta={"ids": [entry.id for entry in batch]})
+        if handler.whole:
+            self._transform(handler, batch[0])
+            return
+        started = time.monotonic()
+        results = self._predict(handler, batch)
+        predicted = time.monotonic()
+        tokens = sum(entry.tokens for entry in batch)
+        for entry, result in zip(batch, results, strict=True):
+            times = [entry.began, entry.decoded, predicted]
+            self._answer(handler, entry, result, times, len(batch), tokens)
+        self._expected = len(batch)
+        if len(batch) > 1:
+            now = time.monotonic()
+            self._wait_until = now + min(COMPANY_SECONDS, (now - started) / 10)
+
+    def _step(self, handler: Handler) -> None:
+        """Take in every request that has come, do one step for all, and answer those that are done."""
+        results: list[tuple[int, Any]] = []
+        try:
+            if self._steps is None:
+                self._steps = handler.steps()
+            while self._pending:
+                self._join(handler, self._steps, self._pending.popleft())
+            self._tell()
+            if len(self._steps):
+                results = list(self._steps.step())
+            self._only_here()
+        except (Exception, SystemExit) as error:
+            self._only_here()
+            results = [(key, error) for key in self._joined]
+            self._steps = None  # who knows what state it is in; the next request gets a new one
+        size = len(self._joined)
+        tokens = sum(entry.tokens for entry in self._joined.values())
+        for key, result in results:
+            entry = self._joined.pop(key, None)
+            if entry is not None:
+                self._answer(handler, entry, result, [entry.began, entry.decoded, time.monotonic()], size, tokens)
+        if self._joined and self._steps is not None and not len(self._steps):
+            lost = internal("The object of the handler's decoder_fn forgot the request")
+            for entry in self._joined.values():
+                self._fail(entry, lost)
+            self._joined.clear()
+
+    def _join(self, handler: Handler, steps: Steps, entry: Pending) -> None:
+        entry.began = time.monotonic()
+        if not self._decode(handler, entry):
+            return
+        try:
+            steps.add(entry.id, entry.data)
+            self._only_here()
+        except (Exception, SystemExit) as error:
+            self._only_here()
+            self._fail(entry, error)
+            return
+        entry.decoded = time.monotonic()
+        self._joined[entry.id] = entry
+
+    def _tell(self) -> None:
+        """Tell the front what is in work, where that is not what it knows."""
+        ids = list(self._joined)
+        if ids != self._told:
+            self._told = ids
+            self._send(Kind.STARTED, meta={"ids": ids})
+
+    def _gather(self, handler: Handler) -> list[Pending]:
+        batch: list[Pending] = []
+        longest = 0
+        limit = self._spec.batch_requests if handler.batch_fn else 1
+        while self._pending and len(batch) < limit:
+            entry = self._pending[0]
+            if entry.began == 0.0:
+                entry.began = time.monotonic()
+                if not handler.whole and not self._decode(handler, entry):
+                    self._pending.popleft()
+                    continue
+                entry.decoded = time.monotonic()
+            # Padding makes every request of a batch cost as much as the longest one.
+            if batch and max(longest, entry.tokens) * (len(batch) + 1) > self._spec.batch_tokens:
+                break
+            longest = max(longest, entry.tokens)
+            batch.append(self._pending.popleft())
+        return batch
+
+    def _decode(self, handler: Handler, entry: Pending) -> bool:
+        try:
+            entry.data = handler.decode(entry.body, entry.headers)
+            entry.tokens = handler.tokens(entry.data)
+        except (Exception, SystemExit) as error:
+            self._only_here()
+            self._fail(entry, error)
+            return False
+        self._only_here()
+        return True
+
+    def _predict(self, handler: Handler, batch: list[Pending]) -> list[Any]:
+        """Results in order; an exception instance stands for a request that failed."""
+        if handler.batch_fn is None:
+            return [self._one(handler.predict, batch[0].data)]
+        try:
+            results = handler.batch([entry.data for entry in batch])
+            self._only_here()
+            return results
+        except (Exception, SystemExit) as error:
+            self._only_here()
+            if len(batch) == 1:
+                return [error]
+        # Something in the batch spoiled it: let each request stand for itself.
+        return [self._one(lambda data: handler.batch([data])[0], entry.data) for entry in batch]
+
+    def _one(self, function: Any, data: Any) -> Any:
+        try:
+            result = function(data)
+            self._only_here()
+            return result
+        except (Exception, SystemExit) as error:
+            self._only_here()
+            return error
+
+    def _answer(
+        self, handler: Handler, entry: Pending, result: Any, times: list[float], size: int, tokens: int
+    ) -> None:
+        if isinstance(result, BaseException):
+            self._fail(entry, result)
+            return
+        try:
+            answer = handler.encode(result, entry.headers)
+        except (Exception, SystemExit) as error:
+            self._only_here()
+            self._fail(entry, error)
+            return
+        self._only_here()
+        self._result(entry, answer, times, size, tokens)
+
+    def _transform(self, handler: Handler, entry: Pending) -> None:
+        try:
+            answer = handler.transform(entry.body, entry.headers)
+        except (Exception, SystemExit) as error:
+            self._only_here()
+            self._fail(entry, error)
+            return
+        self._only_here()
+        self._result(entry, answer, [entry.began, entry.began, time.monotonic()], 1, 1)
+
+    def _result(self, entry: Pending, answer: Answer, times: list[float], size: int, tokens: int) -> None:
+        meta = {
+            "status": answer.status,
+            "type": answer.content_type,
+            "times": [*times, time.monotonic()],
+            "batch": size,
+            "tokens": tokens,
+            "own": entry.tokens,
+        }
+        self._send(Kind.RESULT, entry.id, meta, answer.body)
+
+    def _fail(self, entry: Pending, error: BaseException) -> None:
+        told = client_error(error)
+        if told.status >= 500 and not isinstance(error, ServingError):
+            traceback.print_exception(error)
+        now = time.monotonic()
+        meta = {
+            "status": told.status,
+            "type": "application/json",
+            "times": [entry.began, entry.decoded or now, now, now],
+            "batch": 1,
+            "tokens": entry.tokens,
+            "own": entry.tokens,
+            "error": told.kind,
+        }
+        self._send(Kind.RESULT, entry.id, meta, told.body())
+
+
+def main(sock: socket.socket, spec: Spec, shelf: Shelf) -> None:
+    """Run as a freshly forked process. Never returns."""
+    code = 0
+    try:
+        sys.dont_write_bytecode = True  # the model's folder is the platform's, not ours to write in
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        Worker(sock, spec, shelf).run()
+    except (BrokenPipeError, ConnectionError):
+        pass  # the front is gone: nobody waits for an answer
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (OSError, ValueError):
+                continue
+        os._exit(code)

@@ -1,0 +1,85 @@
+"""The WSGI application: every request passes here on its way to moto or to our own services."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+from xml.sax.saxutils import escape
+
+from mme.local.answers import unknown_operation
+from mme.local.requests import region_of
+from mme.local.s3 import blobs, receive
+from mme.local.settings import Settings
+
+_LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
+
+
+class App:
+    """The WSGI application: guards the door, then moto or the runtime."""
+
+    def __init__(self, settings: Settings, objects_folder: Path, moto: Any, runtime: Any, access: Any) -> None:
+        self._settings = settings
+        self._objects = objects_folder
+        self._moto = moto
+        self._runtime = runtime
+        self._access = access
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        from mme.local import requests
+        from mme.local.sagemaker.runtime import drop, matches
+
+        refusal = _not_for_browsers(environ)
+        if refusal is not None:
+            start_response("403 Forbidden", [("Content-Type", "text/plain")])
+            return [refusal.encode()]
+        region = region_of(environ, self._settings.region)
+        answer: Iterable[bytes]
+        if matches(environ):
+            answer = self._runtime(environ, start_response, region)
+            return answer
+        try:
+            refused = self._access.gate(environ, region)
+            if refused is not None:
+                drop(environ)
+                answer = refused(start_response)
+                return answer
+            if requests.signed_service(environ) in ("s3", None) and receive.is_upload(environ):
+                return self._upload(environ, start_response)
+            answer = self._moto(environ, start_response)
+        except NotImplementedError as problem:
+            return unknown_operation(environ, start_response, "UnknownOperationException", str(problem))
+        except Exception as problem:  # a fault of ours or of moto's: say it to the client, and keep serving
+            traceback.print_exc()
+            words = f"{type(problem).__name__}: {problem}"
+            # Not a 500: it would fail again in the same way, and clients retry a 500 for minutes.
+            return unknown_operation(environ, start_response, "LocalAwsFault", words)
+        return answer
+
+    def _upload(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """The content of an object goes to a file here; moto sees a request without a body."""
+        try:
+            received = receive.receive(environ, self._objects)
+        except receive.Refused as problem:
+            body = f"<Error><Code>{problem.code}</Code><Message>{escape(str(problem))}</Message></Error>".encode()
+            headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+            start_response("400 Bad Request", headers)
+            return [body]
+        try:
+            answer: Iterable[bytes] = self._moto(receive.without_body(environ, received), start_response)
+            return answer
+        finally:
+            blobs.discard(received)
+
+
+def _not_for_browsers(environ: Mapping[str, Any]) -> str | None:
+    """A web page that the user has open must not reach the local AWS; AWS clients send no Origin."""
+    host = str(environ.get("HTTP_HOST", "")).rpartition(":")[0] or str(environ.get("HTTP_HOST", ""))
+    if host not in _LOCAL_HOSTS:
+        return f"The local AWS answers on 127.0.0.1 only, not for the host {host!r}. Use http://127.0.0.1:PORT.\n"
+    origin = environ.get("HTTP_ORIGIN")
+    if origin and (urlsplit(origin).hostname or "") not in ("127.0.0.1", "localhost", "::1"):
+        return "The local AWS does not answer web pages.\n"
+    return None

@@ -1,0 +1,1 @@
+"""Where moto is wrong for this job, put right."""

@@ -1,0 +1,32 @@
+"""Apply every correction, to the version of moto that they were written for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from mme.local.corrections.others import autoscaling_tags, composite_alarms
+from mme.local.corrections.s3 import bucket_policies, composite_checksums, delete_markers, lifecycle_rules, object_bytes
+from mme.local.corrections.sagemaker import endpoint_configurations, endpoint_lifecycle, models, sagemaker_tags
+from mme.local.sagemaker.endpoints import Endpoints
+
+MOTO_VERSION = "5.2.5"
+"""The version that the corrections were written against."""
+
+
+def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folder: Path) -> None:
+    """Puts every correction in place.
+
+    ``role_problem`` answers why SageMaker may not use a role, or None; ``folder`` is where objects' bytes go.
+    """
+    models(role_problem)
+    endpoint_configurations()
+    endpoint_lifecycle(endpoints)
+    sagemaker_tags()
+    autoscaling_tags()
+    bucket_policies()
+    lifecycle_rules()
+    composite_alarms()
+    delete_markers()
+    object_bytes(folder)
+    composite_checksums()

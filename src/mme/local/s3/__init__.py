@@ -1,0 +1,1 @@
+"""Objects received, checked and kept as files."""

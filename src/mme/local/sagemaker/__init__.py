@@ -1,0 +1,1 @@
+"""Endpoints of the local AWS: variants, their containers, and the runtime API."""

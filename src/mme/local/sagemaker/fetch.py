@@ -1,0 +1,40 @@
+"""How an endpoint gets at its archives: read from moto's S3 in this process, with the rights of the execution role."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mme.local.s3 import blobs
+from mme.local.sagemaker.errors import ArchiveUnavailable
+
+
+class Archives:
+    """A ``variant.Fetch`` over moto's S3."""
+
+    def __init__(self, account: str, may_read: Callable[[str, str, str], str | None]) -> None:
+        """``may_read(role_arn, bucket, key)`` answers None, or why the role may not read the object."""
+        self._account = account
+        self._may_read = may_read
+
+    def __call__(self, *, bucket: str, key: str, role_arn: str, into: Path) -> Path:
+        denied = self._may_read(role_arn, bucket, key)
+        if denied is not None:
+            raise ArchiveUnavailable(denied)
+        found = self._find(bucket, key)
+        if found is None:
+            raise ArchiveUnavailable(f"There is no object s3://{bucket}/{key}.")
+        archive = into / "archive.tar.gz"
+        blobs.place(found.mme_blob or found.value, archive)
+        return archive
+
+    def _find(self, bucket: str, key: str) -> Any:
+        from moto.s3.exceptions import S3ClientError
+        from moto.s3.models import s3_backends
+
+        backend = s3_backends[self._account]["aws"]
+        try:
+            return backend.get_object(bucket, key)
+        except S3ClientError:
+            return None

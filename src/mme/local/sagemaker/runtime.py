@@ -1,0 +1,269 @@
+"""The SageMaker runtime: ``POST /endpoints/NAME/invocations``, answered by the endpoint's container.
+
+Speaks WSGI. Every refusal has the status, the code and the text that SageMaker's own has, so that boto3 raises the
+same exception for it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote
+
+from mme.local.sagemaker.errors import BadTarget, InvokeFailed, ModelFailed, NotReady, Unavailable
+from mme.local.sagemaker.hosting import Hosting
+from mme.local.sagemaker.spec import Observer
+from mme.local.sagemaker.variant import VariantHost
+
+MAX_BODY = 6_291_456
+"""Bytes. SageMaker refuses a larger request before any container sees it."""
+
+_PATH = re.compile(r"^/endpoints/([^/]+)/(invocations|invocations-response-stream|async-invocations)$")
+_TARGET = re.compile(r"\A\S[ -~]*\Z")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A finished HTTP response."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+@dataclass(frozen=True)
+class EndpointFacts:
+    """What the records say about an endpoint at this moment."""
+
+    name: str
+    status: str
+    multi_model: bool
+
+
+def matches(environ: Mapping[str, Any]) -> bool:
+    """Whether this request is for the SageMaker runtime (and not for a bucket that is called ``endpoints``)."""
+    if environ.get("REQUEST_METHOD") != "POST" or not _PATH.match(str(environ.get("PATH_INFO", ""))):
+        return False
+    return "/s3/aws4_request" not in str(environ.get("HTTP_AUTHORIZATION", ""))
+
+
+class Runtime:
+    """Answers invocations."""
+
+    def __init__(
+        self,
+        hosting: Hosting,
+        account: str,
+        find: Callable[[str, str], EndpointFacts | None],
+        authorize: Callable[[Mapping[str, Any], str, str, str | None], str | None],
+        observer: Callable[[str, str], Observer],
+    ) -> None:
+        """``find`` looks an endpoint up by (region, name).
+
+        ``authorize(environ, region, endpoint, target)`` answers None, or the message of AccessDeniedException.
+        """
+        self._hosting = hosting
+        self._account = account
+        self._find = find
+        self._authorize = authorize
+        self._observer = observer
+
+    def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., Any], region: str) -> Iterable[bytes]:
+        answer = self.answer(environ, region)
+        headers = [
+            *answer.headers,
+            ("x-amzn-RequestId", str(uuid.uuid4())),
+            ("Content-Length", str(len(answer.body))),
+        ]
+        start_response(f"{answer.status} {_REASONS.get(answer.status, 'Error')}", headers)
+        return [answer.body]
+
+    def answer(self, environ: Mapping[str, Any], region: str) -> Answer:
+        """One request from start to end; never raises for what the client or the model did."""
+        match = _PATH.match(environ["PATH_INFO"])
+        if match is None:
+            return _error(404, "UnknownOperationException", {})
+        name, operation = unquote(match[1]), match[2]
+        target = environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_MODEL")
+        body = _read(environ)
+
+        denied = self._authorize(environ, region, name, target)
+        if denied is not None:
+            return _error(403, "AccessDeniedException", {"Message": denied})
+        if body is None:
+            return Answer(
+                413,
+                (("Content-Type", "application/json"),),
+                json.dumps({"message": f"HTTP content length exceeded {MAX_BODY} bytes."}).encode(),
+            )
+        endpoint = self._find(region, name)
+        if endpoint is None or endpoint.status == "Deleting":
+            return _invalid(None, f"Endpoint {name} of account {self._account} not found.")
+        if operation != "invocations":
+            return _invalid(None, f"Endpoint {name} is a multi-model endpoint and supports InvokeEndpoint only.")
+        if not endpoint.multi_model and target is not None:
+            return _invalid(
+                "TARGET_MODEL_HEADER_NOT_SUPPORTED",
+                f"Endpoint {name} is not a multi-model endpoint and does not support target model header.",
+            )
+        if endpoint.status in ("Creating", "Failed"):
+            return _error(
+                503,
+                "ServiceUnavailable",
+                {"Message": f"Endpoint {name} is not in service; its status is {endpoint.status}."},
+            )
+        if target is None:
+            return _invalid("TARGET_MODEL_HEADER_MISSING", f"Request {uuid.uuid4()} is missing a target model header.")
+        if len(target) > 1024 or not _TARGET.match(target):
+            shown = target if len(target) <= 80 else f"{target[:80]}…"
+            return _invalid(
+                None,
+                f"1 validation error detected: Value '{shown}' at 'targetModel' failed to satisfy constraint: "
+                r"Member must have length less than or equal to 1024 and satisfy regular expression pattern: "
+                r"\A\S[\p{Print}]*\z",
+            )
+        return self._invoke(environ, region, name, target, body)
+
+    def _invoke(self, environ: Mapping[str, Any], region: str, name: str, target: str, body: bytes) -> Answer:
+        wanted = environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_VARIANT")
+        with self._hosting.chosen(region, name, wanted) as host:
+            if host is None and wanted is not None:
+                return _invalid(None, f"Variant {wanted} of endpoint {name} not found.")
+            if host is None:
+                words = f"No variant of endpoint {name} takes traffic."
+                return _error(503, "ServiceUnavailable", {"Message": words})
+            return self._ask(host, environ, region, name, target, body)
+
+    def _ask(
+        self, host: VariantHost, environ: Mapping[str, Any], region: str, name: str, target: str, body: bytes
+    ) -> Answer:
+        variant = host.spec.name
+        try:
+            reply = host.invoke(target, body, _container_headers(environ, target))
+        except InvokeFailed as problem:
+            answer = self._failure(problem, region, name, variant)
+        else:
+            headers = [
+                ("Content-Type", reply.headers.get("content-type", "application/octet-stream")),
+                ("x-Amzn-Invoked-Production-Variant", variant),
+            ]
+            custom = reply.headers.get("x-amzn-sagemaker-custom-attributes")
+            if custom is not None:
+                headers.append(("X-Amzn-SageMaker-Custom-Attributes", custom))
+            answer = Answer(200, tuple(headers), reply.body)
+        _count(self._observer(region, name), variant, answer.status)
+        return answer
+
+    def _failure(self, problem: InvokeFailed, region: str, name: str, variant: str) -> Answer:
+        if isinstance(problem, BadTarget):
+            return _invalid(problem.code, str(problem))
+        if isinstance(problem, NotReady):
+            return _error(429, "ModelNotReadyException", {"Message": str(problem)})
+        if isinstance(problem, Unavailable):
+            return _error(503, "ServiceUnavailable", {"Message": str(problem)})
+        status = problem.status if isinstance(problem, ModelFailed) else 500
+        side = "client" if 400 <= status < 500 else "server"
+        group = f"/aws/sagemaker/Endpoints/{name}"
+        message = (
+            f'Received {side} error ({status}) from primary with message "{problem}". See https://{region}.console.aws.'
+            f"amazon.com/cloudwatch/home?region={region}#logEventViewer:group={group} in account {self._account} for "
+            "more information."
+        )
+        return _error(
+            424,
+            "ModelError",
+            {
+                "ErrorCode": "CLIENT_ERROR_FROM_MODEL" if side == "client" else "INTERNAL_FAILURE_FROM_MODEL",
+                "LogStreamArn": f"arn:aws:logs:{region}:{self._account}:log-group:{group}",
+                "Message": message,
+                "OriginalMessage": str(problem),
+                "OriginalStatusCode": status,
+            },
+        )
+
+
+def _count(observer: Observer, variant: str, status: int) -> None:
+    """The request as CloudWatch counts it."""
+    observer.metric(variant, "Invocations", 1.0, "None")
+    observer.metric(variant, "InvocationsPerInstance", 1.0, "None")
+    observer.metric(variant, "Invocation4XXErrors", float(400 <= status < 500), "None")
+    observer.metric(variant, "Invocation5XXErrors", float(status >= 500), "None")
+    observer.metric(variant, "InvocationModelErrors", float(status == 424), "None")
+
+
+def _container_headers(environ: Mapping[str, Any], target: str) -> dict[str, str]:
+    headers = {"X-Amzn-SageMaker-Target-Model": target}
+    for key, header in (
+        ("CONTENT_TYPE", "Content-Type"),
+        ("HTTP_ACCEPT", "Accept"),
+        ("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES", "X-Amzn-SageMaker-Custom-Attributes"),
+        ("HTTP_X_AMZN_SAGEMAKER_INFERENCE_ID", "X-Amzn-SageMaker-Inference-Id"),
+    ):
+        if environ.get(key):
+            headers[header] = environ[key]
+    return headers
+
+
+def _read(environ: Mapping[str, Any]) -> bytes | None:
+    """The request's body; None when it is too large (it is then read and dropped, so that the answer arrives)."""
+    stream = environ["wsgi.input"]
+    length = environ.get("CONTENT_LENGTH")
+    left = int(length) if length else (2**62 if environ.get("wsgi.input_terminated") else 0)
+    if left > MAX_BODY and length:
+        _drop(stream, left)
+        return None
+    chunks = []
+    total = 0
+    while left > 0:
+        chunk = stream.read(min(left, 1 << 20))
+        if not chunk:
+            break
+        total += len(chunk)
+        left -= len(chunk)
+        if total > MAX_BODY:
+            _drop(stream, left)
+            return None
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def drop(environ: Mapping[str, Any]) -> None:
+    """Reads what is left of a refused request, so that its sender gets to see the answer."""
+    length = environ.get("CONTENT_LENGTH")
+    _drop(environ["wsgi.input"], int(length) if length else 0)
+
+
+def _drop(stream: Any, left: int) -> None:
+    left = min(left, 1 << 30)
+    while left > 0:
+        chunk = stream.read(min(left, 1 << 20))
+        if not chunk:
+            return
+        left -= len(chunk)
+
+
+def _invalid(code: str | None, message: str) -> Answer:
+    return _error(400, "ValidationError", {"ErrorCode": code, "Message": message} if code else {"Message": message})
+
+
+def _error(status: int, kind: str, body: Mapping[str, Any]) -> Answer:
+    return Answer(
+        status,
+        (("Content-Type", "application/json"), ("x-amzn-ErrorType", kind)),
+        json.dumps(body).encode(),
+    )
+
+
+_REASONS = {
+    200: "OK",
+    400: "Bad Request",
+    403: "Forbidden",
+    413: "Request Entity Too Large",
+    424: "Failed Dependency",
+    429: "Too Many Requests",
+    503: "Service Unavailable",
+}

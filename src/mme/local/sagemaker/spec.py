@@ -1,0 +1,43 @@
+"""What a variant is given by its endpoint: plain values and the functions that it calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+INVOKE_SECONDS = 60.0
+"""How long a caller waits: for a model to load, and for the container to answer."""
+LOAD_SECONDS = 360.0
+"""How long the platform gives the download, the extraction and LOAD together."""
+
+
+class Fetch(Protocol):
+    def __call__(self, *, bucket: str, key: str, role_arn: str, into: Path) -> Path:
+        """Brings the object to a file below ``into`` as the role would. Raises ArchiveUnavailable."""
+
+
+@dataclass(frozen=True)
+class VariantSpec:
+    """A production variant, as far as hosting needs it."""
+
+    name: str
+    model_name: str
+    image: str
+    role_arn: str
+    environment: Mapping[str, str]
+    bucket: str
+    prefix: str
+    weight: float = 1.0
+    startup_seconds: float = 600.0
+    volume_bytes: int = 30 << 30
+    """How much room extracted archives may take before those that are not loaded go."""
+
+
+class Observer(Protocol):
+    """Who wants to know what happens: metrics and logs."""
+
+    def metric(self, variant: str, name: str, value: float, unit: str) -> None: ...
+
+    def output(self, variant: str, line: str) -> None: ...

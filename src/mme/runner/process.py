@@ -1,0 +1,236 @@
+"""One container of one endpoint variant: a process on this machine that keeps SageMaker's multi-model contract.
+
+Starts the process behind ``guard.py``, waits until it is healthy, and speaks HTTP to it. Knows nothing of models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import queue
+import random
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mme.runner.errors import ContainerError, ContainerRefused, ContainerTimeout
+from mme.runner.kinds import command_for
+
+GRACE_SECONDS = 5.0
+"""How long a container has after SIGTERM. SageMaker gives 30 s; nobody wants to wait that long for Ctrl-C."""
+
+_GUARD = Path(__file__).with_name("guard.py")
+_POOL = 32
+_ENDING_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the container answered; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+def base_environment() -> dict[str, str]:
+    """What of this process's environment a container gets: what programs need to run, and nothing that may be secret.
+
+    On SageMaker it gets the model's Environment alone, so what it really needs belongs there.
+    """
+    names = set(_PASSED) | {name for name in os.environ if name.startswith(_PASSED_PREFIXES)}
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+_PASSED = (
+    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM"),
+    *("VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"),
+    *("JAVA_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "MALLOC_ARENA_MAX"),
+)
+_PASSED_PREFIXES = ("LC_", "PYTHON", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH_", "CUDA_", "NVIDIA_", "COVERAGE_")
+
+
+class Container:
+    """One running (or ended) container process. Started once; a new one takes its place when it dies."""
+
+    def __init__(
+        self,
+        container: str,
+        work_dir: Path,
+        environment: Mapping[str, str],
+        on_output: Callable[[str], None],
+    ) -> None:
+        self.port = _free_port()
+        scratch = work_dir / "tmp"
+        scratch.mkdir(parents=True, exist_ok=True)
+        words, extra = command_for(container, self.port, work_dir)
+        env = {
+            **base_environment(),
+            "TMPDIR": str(scratch),
+            "XDG_CACHE_HOME": str(scratch),
+            "HF_HOME": str(scratch / "huggingface"),
+            **extra,
+            **environment,
+            "SAGEMAKER_MULTI_MODEL": "true",
+            "SAGEMAKER_BIND_TO_PORT": str(self.port),
+            "SAGEMAKER_SAFE_PORT_RANGE": f"{self.port}-{self.port}",
+        }
+        self._tail: deque[str] = deque(maxlen=20)
+        self._on_output = on_output
+        self._idle: queue.LifoQueue[http.client.HTTPConnection] = queue.LifoQueue()
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(_GUARD), str(GRACE_SECONDS), *words],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                cwd=work_dir,
+                env=env,
+                start_new_session=True,
+            )
+        except OSError as problem:
+            raise ContainerError(f"The container cannot be started: {problem}") from problem
+        self._reader = threading.Thread(target=self._read_output, name="container-output", daemon=True)
+        self._reader.start()
+
+    def _read_output(self) -> None:
+        stream = self._process.stdout
+        if stream is None:
+            return
+        for raw in stream:
+            line = raw.decode("utf-8", "replace").rstrip("\n")
+            self._tail.append(line)
+            self._on_output(line)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self) -> None:
+        """Returns when the process has ended."""
+        self._process.wait()
+
+    def wait_healthy(self, timeout: float) -> None:
+        """Returns once ``GET /ping`` answers 200. Raises ContainerError when it ends first, or after ``timeout`` s."""
+        deadline = time.monotonic() + timeout
+        pause = 0.02
+        while True:
+            if not self.alive:
+                raise ContainerError(self.epitaph())
+            try:
+                if self.request("GET", "/ping", timeout=2.0).status == 200:
+                    return
+            except ContainerError:
+                pass
+            if time.monotonic() > deadline:
+                raise ContainerError(
+                    f"The container did not answer GET /ping with 200 within {timeout:.0f} s.{self._last_words()}"
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.25)
+
+    def epitaph(self) -> str:
+        """What is known about a container that has ended."""
+        self._reader.join(timeout=1.0)
+        code = self._process.poll()
+        return f"The container ended with exit code {code}.{self._last_words()}"
+
+    def _last_words(self) -> str:
+        words = "\n".join(self._tail).strip()
+        return f" Its last output:\n{words[-1500:]}" if words else " It printed nothing."
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float,
+    ) -> Reply:
+        """One HTTP exchange. Raises ContainerTimeout after ``timeout`` seconds of silence, else ContainerError.
+
+        What was sent is never sent a second time: a model that ends its container would end the next one too.
+        """
+        connection = self._connection(timeout)
+        try:
+            connection.request(method, path, body=body, headers=dict(headers or {}))
+            answer = connection.getresponse()
+            reply = Reply(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+        except TimeoutError as problem:
+            connection.close()
+            raise ContainerTimeout(f"The container did not answer within {timeout:.0f} s.") from problem
+        except (OSError, http.client.HTTPException) as problem:
+            connection.close()
+            # Most likely the process is ending. Whoever is told so must not meet it again: for a moment some of its
+            # connections are still open.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_ENDING_SECONDS)
+            raise ContainerError(f"The container broke off: {problem or type(problem).__name__}") from problem
+        if answer.will_close or self._idle.qsize() >= _POOL:
+            connection.close()
+        else:
+            self._idle.put(connection)
+        return reply
+
+    def _connection(self, timeout: float) -> http.client.HTTPConnection:
+        """An open connection: a kept one that the container has not closed meanwhile, else a new one."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                kept = self._idle.get_nowait()
+                with selectors.DefaultSelector() as selector:
+                    selector.register(kept.sock, selectors.EVENT_READ)
+                    closed = bool(selector.select(0))  # nothing is due, so what can be read is its end
+                if not closed:
+                    kept.sock.settimeout(timeout)
+                    return kept
+                kept.close()
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        try:
+            connection.connect()
+        except OSError as problem:
+            raise ContainerRefused(f"The container does not accept connections: {problem}") from problem
+        return connection
+
+    def stop(self) -> None:
+        """Ends the process and everything that it started; returns when it is gone. Never fails."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()  # the guard sees it and ends the container
+        try:
+            self._process.wait(GRACE_SECONDS + 5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._reader.join(timeout=1.0)
+        if self._process.stdout is not None and not self._reader.is_alive():
+            self._process.stdout.close()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
+
+
+_recent_ports: deque[int] = deque(maxlen=64)
+_ports_lock = threading.Lock()
+
+
+def _free_port() -> int:
+    # From below the range that the system hands out: multi-model-server refuses a port of 32767 and up, and no outgoing
+    # connection can take the port before the container does. Two containers that start at once must not share one.
+    with _ports_lock:
+        while True:
+            port = random.randint(12_000, 32_000)  # noqa: S311 (no secret)
+            if port in _recent_ports:
+                continue
+            with socket.socket() as probe, contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                _recent_ports.append(port)
+                return port

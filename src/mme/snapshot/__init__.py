@@ -1,0 +1,1 @@
+"""A source becomes a pinned folder that every container reads."""

@@ -1,0 +1,124 @@
+"""Tensors of a checkpoint one at a time: read, cast to another number format, quantized."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any
+
+from mme.errors import SourceError
+from mme.snapshot import weights
+from mme.snapshot.weights import Piece
+
+# As safetensors writes a number format -> as torch calls it.
+TORCH = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+}
+SAFETENSORS = {torch: name for name, torch in TORCH.items()}
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+
+# The form in which handler_int8.py reads weights; see there.
+INT8 = "model.int8.safetensors"
+SCALES = "_scale"
+SMALLEST = 1e-30
+ROWS_AT_ONCE = 1 << 22  # numbers; it bounds the memory
+
+
+# --- pieces that are changed on their way ------------------------------------------------------------------------
+
+
+def content(tensor: Any) -> memoryview:
+    """A tensor's bytes, as they lie in memory."""
+    import torch
+
+    return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def whole(piece: Piece) -> Any:
+    """The piece as a tensor of its own."""
+    import torch
+
+    if not piece.size:
+        return torch.zeros(piece.shape, dtype=getattr(torch, TORCH[piece.dtype]))
+    return torch.frombuffer(read_exactly(piece.chunks), dtype=getattr(torch, TORCH[piece.dtype])).reshape(piece.shape)
+
+
+def read_exactly(chunks: Callable[[], Iterable[bytes | memoryview]]) -> bytearray:
+    data = bytearray()
+    for chunk in chunks():
+        data += chunk
+    return data
+
+
+def changed(piece: Piece, change: Callable[[Any], Any]) -> Piece:
+    """The piece with ``change`` done to its tensor, which keeps its shape and its number format."""
+
+    def chunks() -> Iterator[memoryview]:
+        import torch
+
+        with torch.no_grad():
+            tensor = change(whole(piece))
+        if tuple(tensor.shape) != piece.shape:
+            raise SourceError(f"{piece.name} would change its shape to {tuple(tensor.shape)}.")
+        yield content(tensor.to(getattr(torch, TORCH[piece.dtype])))
+
+    return replace(piece, chunks=chunks)
+
+
+def cast(piece: Piece, dtype: str) -> Piece:
+    """The piece in torch's number format ``dtype``, if it holds numbers with a fraction at all. A MiB at a time."""
+    if piece.dtype not in FLOATS or piece.dtype == SAFETENSORS[dtype]:
+        return piece
+
+    def chunks() -> Iterator[memoryview]:
+        import torch
+
+        width = weights.BITS[piece.dtype] // 8
+        left = b""
+        for chunk in piece.chunks():
+            data = bytearray(left) + chunk
+            usable = len(data) - len(data) % width
+            left = bytes(data[usable:])
+            if usable:
+                numbers = torch.frombuffer(data, dtype=getattr(torch, TORCH[piece.dtype]), count=usable // width)
+                yield content(numbers.to(getattr(torch, dtype)))
+
+    return Piece(piece.name, SAFETENSORS[dtype], piece.shape, chunks)
+
+
+def int8(piece: Piece, transposed: bool) -> tuple[Piece, Piece]:
+    """The layer's weight as int8, a row for each output, and the float32 scale of each row."""
+    rows, columns = piece.shape[::-1] if transposed else piece.shape
+
+    def numbers() -> Iterator[memoryview]:
+        for whole_numbers, _ in _rows_to_int8(piece, transposed):
+            yield content(whole_numbers)
+
+    def scales() -> Iterator[memoryview]:
+        for _, scale in _rows_to_int8(piece, transposed):
+            yield content(scale)
+
+    return Piece(piece.name, "I8", (rows, columns), numbers), Piece(piece.name + SCALES, "F32", (rows,), scales)
+
+
+def _rows_to_int8(piece: Piece, transposed: bool) -> Iterator[tuple[Any, Any]]:
+    """Some rows at a time. As rows_to_int8 of handler_int8.py: the same bits on every processor, since every step is
+    one operation that IEEE 754 defines to the last bit."""
+    import torch
+
+    weight = whole(piece).T if transposed else whole(piece)
+    step = max(1, ROWS_AT_ONCE // max(1, weight.shape[1]))
+    for first in range(0, len(weight), step):
+        rows = weight[first : first + step].float()
+        peaks = rows.abs().amax(dim=1)
+        scale = torch.div(peaks, torch.full_like(peaks, 127.0)).clamp_(min=SMALLEST)
+        yield torch.div(rows, scale[:, None]).round_().clamp_(-127, 127).to(torch.int8), scale

@@ -1,0 +1,187 @@
+"""Unpacking: whatever is in an archive, nothing is written outside the folder, and nothing half."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mme.archive.untar import extract
+from mme.errors import ArchiveError
+
+
+def member(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    info.type = kind
+    info.linkname = link
+    info.size = len(content)
+    info.mode = 0o4777
+    return info
+
+
+def archive(path: Path, *members: tuple[tarfile.TarInfo, bytes], format: int = tarfile.PAX_FORMAT) -> Path:
+    with tarfile.open(path, "w:gz", format=format) as tar:
+        for info, content in members:
+            tar.addfile(info, io.BytesIO(content))
+    return path
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_kind_of_tar(tmp_path: Path, format: int) -> None:
+    long = (
+        "/".join(["a-long-name-of-a-folder"] * 6) + "/file" if format == tarfile.USTAR_FORMAT else "ü" * 70 + "/ß" * 90
+    )
+    path = archive(
+        tmp_path / "x.tar.gz",
+        (member("./", kind=tarfile.DIRTYPE), b""),
+        (member("./config.json", b"{}"), b"{}"),
+        (member("code/", kind=tarfile.DIRTYPE), b""),
+        (member(long, b"x" * 1000), b"x" * 1000),
+        (member("empty"), b""),
+        format=format,
+    )
+    extract(path, tmp_path / "out")
+    assert files(tmp_path / "out") == {"config.json": b"{}", long: b"x" * 1000, "empty": b""}
+    assert (tmp_path / "out" / "config.json").stat().st_mode & 0o7777 == 0o644
+    assert (tmp_path / "out" / "code").stat().st_mode & 0o7777 == 0o755
+
+
+def test_what_tar_itself_makes(tmp_path: Path) -> None:
+    """As in the notebooks that people start from: tar over the whole folder, which gives ./ before every name."""
+    (tmp_path / "model" / "code").mkdir(parents=True)
+    (tmp_path / "model" / "code" / "inference.py").write_text("x = 1\n")
+    with tarfile.open(tmp_path / "m.tar.gz", "w:gz") as tar:
+        tar.add(tmp_path / "model", arcname=".")
+    extract(tmp_path / "m.tar.gz", tmp_path / "out")
+    assert files(tmp_path / "out") == {"code/inference.py": b"x = 1\n"}
+
+
+HOSTILE: dict[str, tuple[Callable[[], list[tuple[tarfile.TarInfo, bytes]]], str]] = {
+    "an absolute path": (lambda: [(member("/etc/owned", b"x"), b"x")], "not a path inside"),
+    "a path that climbs": (lambda: [(member("a/../../owned", b"x"), b"x")], "not a path inside"),
+    "a path of dots": (lambda: [(member("..", kind=tarfile.DIRTYPE), b"")], "not a path inside"),
+    "a backslash": (lambda: [(member("..\\owned", b"x"), b"x")], "not a path inside"),
+    "a line break": (lambda: [(member("a\nb", b"x"), b"x")], "not a path inside"),
+    "a link": (lambda: [(member("a", kind=tarfile.SYMTYPE, link="/etc"), b"")], "is a link"),
+    "a link, then a file through it": (
+        lambda: [(member("a", kind=tarfile.SYMTYPE, link="/tmp"), b""), (member("a/owned", b"x"), b"x")],
+        "is a link",
+    ),
+    "a hard link": (lambda: [(member("a", kind=tarfile.LNKTYPE, link="/etc/passwd"), b"")], "is a hard link"),
+    "a device": (lambda: [(member("a", kind=tarfile.CHRTYPE), b"")], "is a device"),
+    "a pipe": (lambda: [(member("a", kind=tarfile.FIFOTYPE), b"")], "is a pipe"),
+    "a name twice": (lambda: [(member("a", b"x"), b"x"), (member("./a", b"y"), b"y")], "in the archive twice"),
+    "a file where a folder was": (lambda: [(member("a/b", b"x"), b"x"), (member("a", b"y"), b"y")], "twice"),
+    "a file below a file": (lambda: [(member("a", b"x"), b"x"), (member("a/b", b"y"), b"y")], "twice"),
+}
+
+
+@pytest.mark.parametrize(("members", "message"), HOSTILE.values(), ids=HOSTILE.keys())
+def test_a_hostile_archive_leaves_nothing(
+    tmp_path: Path, members: Callable[[], list[tuple[tarfile.TarInfo, bytes]]], message: str
+) -> None:
+    path = archive(tmp_path / "x.tar.gz", (member("first", b"1"), b"1"), *members())
+    inside = tmp_path / "inside"
+    with pytest.raises(ArchiveError, match=message):
+        extract(path, inside / "out")
+    assert list(inside.iterdir()) == []
+    assert not (tmp_path / "owned").exists()
+
+
+def test_more_than_allowed(tmp_path: Path) -> None:
+    """Ten megabytes of nothing compress to ten thousand bytes: the sizes claimed are added up before writing."""
+    path = archive(tmp_path / "x.tar.gz", *[(member(str(n), bytes(1 << 20)), bytes(1 << 20)) for n in range(10)])
+    assert path.stat().st_size < 20_000
+    with pytest.raises(ArchiveError, match="larger than the space"):
+        extract(path, tmp_path / "out", max_bytes=5 << 20)
+    assert not (tmp_path / "out").exists()
+    assert not list(tmp_path.glob(".out*"))
+
+
+def test_a_size_far_beyond_what_is_there(tmp_path: Path) -> None:
+    info = member("a")
+    info.size = 1 << 40
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + b"little"))
+    with pytest.raises(ArchiveError, match=r"larger than the space|ends in the middle"):
+        extract(tmp_path / "x.tar.gz", tmp_path / "out")
+
+
+def test_an_extended_header_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    info = member("a", kind=tarfile.XHDTYPE)
+    info.size = 1 << 33
+    (tmp_path / "x.tar.gz").write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(1024)))
+    with pytest.raises(ArchiveError, match="too large"):
+        extract(tmp_path / "x.tar.gz", tmp_path / "out")
+
+
+def test_too_many_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mme.archive.untar.MAX_FILES", 3)
+    path = archive(tmp_path / "x.tar.gz", *[(member(str(n)), b"") for n in range(4)])
+    with pytest.raises(ArchiveError, match="more than 3 members"):
+        extract(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("cut", [0.1, 0.5, 0.9, 0.999])
+def test_an_archive_cut_short(tmp_path: Path, cut: float) -> None:
+    path = archive(tmp_path / "x.tar.gz", (member("a", b"x" * 5000), bytes(range(250)) * 20))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * cut)])
+    with pytest.raises(ArchiveError, match=r"x\.tar\.gz"):
+        extract(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_changed_byte_is_noticed(tmp_path: Path) -> None:
+    path = archive(tmp_path / "x.tar.gz", (member("a", b"x" * 5000), b"x" * 5000))
+    data = bytearray(path.read_bytes())
+    data[-6] ^= 1  # in the checksum
+    path.write_bytes(data)
+    with pytest.raises(ArchiveError, match="not a whole gzip file"):
+        extract(path, tmp_path / "out")
+
+
+def test_neither_gzip_nor_there(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"hello")
+    with pytest.raises(ArchiveError, match="not a whole gzip file"):
+        extract(tmp_path / "x", tmp_path / "out")
+    with pytest.raises(ArchiveError, match="no archive"):
+        extract(tmp_path / "y", tmp_path / "out")
+
+
+def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
+    path = archive(tmp_path / "x.tar.gz", (member("a", b"x"), b"x"))
+    (tmp_path / "out").mkdir()
+    extract(path, tmp_path / "out")
+    with pytest.raises(ArchiveError, match="not an empty folder"):
+        extract(path, tmp_path / "out")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.integers(0, 3000), with_=st.binary(min_size=1, max_size=30))
+def test_no_change_to_the_tar_gets_out_of_the_folder(
+    tmp_path_factory: pytest.TempPathFactory, at: int, with_: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        tar.addfile(member("ü" * 60, b"x" * 600), io.BytesIO(b"x" * 600))
+        tar.addfile(member("code/inference.py", b"pass"), io.BytesIO(b"pass"))
+    data = bytearray(buffer.getvalue()[:4096])
+    data[at : at + len(with_)] = with_
+    (folder / "x.tar.gz").write_bytes(gzip.compress(data, 1))
+    try:
+        extract(folder / "x.tar.gz", folder / "inside" / "out")
+    except ArchiveError:
+        assert not (folder / "inside" / "out").exists()
+    assert {path.name for path in folder.iterdir()} <= {"x.tar.gz", "inside"}
+    assert {path.name for path in (folder / "inside").iterdir()} <= {"out"}

@@ -1,0 +1,213 @@
+"""The catalogue: what it means, and that every mistake is named with its line and its fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mme.catalog import reader, spec
+from mme.errors import CatalogError
+
+COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
+
+
+def load(folder: Path, text: str) -> spec.Catalog:
+    path = folder / "models.toml"
+    path.write_text(text, encoding="utf-8")
+    return reader.load(path)
+
+
+def table(*lines: str) -> str:
+    return "\n".join(["[models.bert]", 'source = "folder:bert"', 'handler = "embedding"', *lines]) + "\n"
+
+
+def test_the_repositorys_own_catalogue_pins_its_models() -> None:
+    models = reader.load(Path(__file__).parents[2] / "models.toml").models
+    assert [model.name for model in models] == ["bert", "gpt2"]
+    assert all(model.revision and model.handler for model in models)
+    assert [model.task for model in models] == ["feature-extraction", "text-generation"]
+
+
+def test_a_whole_table(tmp_path: Path) -> None:
+    text = f'''
+[models."team-a/bert"]
+source = "hub:google-bert/bert-base-uncased"
+revision = "{COMMIT}"
+handler = "embedding"
+dtype = "bfloat16"
+max_error = 1
+compression = "fast"
+allow_pickle = true
+[models."team-a/bert".settings]
+pooling = "cls"
+'''
+    (model,) = load(tmp_path, text).models
+    assert (model.name, str(model.source)) == ("team-a/bert", "hub:google-bert/bert-base-uncased")
+    assert model.revision == COMMIT
+    assert dict(model.settings) == {"pooling": "cls"}
+    assert (model.dtype, model.max_error, model.compression) == ("bfloat16", 1.0, "fast")
+    assert model.allow_pickle
+    assert not model.trust_remote_code
+
+
+def test_quantize_reaches_the_handler_as_a_setting(tmp_path: Path) -> None:
+    (model,) = load(tmp_path, table('quantize = "int8"', "[models.bert.settings]", 'pooling = "cls"')).models
+    assert model.quantize == "int8"
+    assert dict(model.settings) == {"pooling": "cls", "quantize": "int8"}
+    assert model.max_error is None
+    (model,) = load(tmp_path, table()).models
+    assert model.quantize is None
+    assert dict(model.settings) == {}
+
+
+def test_a_strangers_handler_may_have_a_setting_of_that_name(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "inference.py").write_text("")
+    text = table("[models.bert.settings]", "quantize = 4").replace('"embedding"', '"./own"')
+    (model,) = load(tmp_path, text).models
+    assert (model.quantize, dict(model.settings)) == (None, {"quantize": 4})
+    with pytest.raises(CatalogError, match="quantize needs a handler that computes in int8"):
+        load(tmp_path, text.replace("[models.bert.settings]", 'quantize = "int8"').replace("quantize = 4", ""))
+
+
+def test_folders_are_relative_to_the_catalogue_and_kept_private(tmp_path: Path) -> None:
+    text = f'[models.a]\nsource = "folder:{tmp_path}/secret/place"\nhandler = "embedding"\n'
+    (model,) = load(tmp_path, text).models
+    assert str(model.source) == "folder:place"
+    (model,) = load(tmp_path, '[models.a]\nsource = "folder:sub/place"\nhandler = "embedding"\n').models
+    assert str(model.source) == "folder:sub/place"
+    assert model.source.folder == tmp_path / "sub" / "place"
+
+
+def test_a_handler_beside_the_catalogue_comes_before_one_that_ships(tmp_path: Path) -> None:
+    own = tmp_path / "model_code" / "embedding"
+    own.mkdir(parents=True)
+    (own / "inference.py").write_text("")
+    (model,) = load(tmp_path, table()).models
+    assert model.handler == own
+    (own / "inference.py").unlink()
+    (model,) = load(tmp_path, table()).models
+    assert model.handler is not None
+    assert model.handler != own
+    assert (model.handler / "inference.py").is_file()
+
+
+def test_a_handler_by_path(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "inference.py").write_text("")
+    text = '[models.a]\nsource = "folder:x"\nhandler = "./mine"\n'
+    (model,) = load(tmp_path, text).models
+    assert model.handler is not None
+    assert model.handler.resolve() == (tmp_path / "mine").resolve()
+    assert model.task is None
+
+
+def test_no_handler_where_the_stock_container_has_one(tmp_path: Path) -> None:
+    (model,) = load(tmp_path, '[models.a]\nsource = "folder:x"\ntask = "text-classification"\n').models
+    assert model.handler is None
+
+
+def test_selecting(tmp_path: Path) -> None:
+    text = "".join(f'[models.{name}]\nsource = "folder:x"\nhandler = "embedding"\n' for name in ("a", "b", "c"))
+    loaded = load(tmp_path, text)
+    assert [model.name for model in loaded.select()] == ["a", "b", "c"]
+    assert [model.name for model in loaded.select(["c", "a", "c"])] == ["a", "c"]
+    with pytest.raises(CatalogError, match="no model named 'd'"):
+        loaded.select(["d"])
+
+
+WRONG = {
+    "an unknown key, with a guess": (table("sorce = 1"), 4, "Did you mean 'source'"),
+    "an unknown top key": ("[model.bert]\n", 1, "Did you mean 'models'"),
+    "no models": ("\n\n", 1, "[models.NAME]"),
+    "not TOML": ('[models.bert]\nsource = "x\n', 2, "Correct this line"),
+    "an unquoted name with a slash": ("\n[models.team-a/bert]\n", 2, '[models."team-a/bert"]'),
+    "a dotted name that should be quoted": (
+        '[models.team]\nsource="folder:x"\nhandler="embedding"\n[models.team.bert]\nsource="folder:x"\n',
+        4,
+        '[models."team/bert"]',
+    ),
+    "a name with capitals": ('[models.MyBERT]\nsource = "folder:x"\n', 1, "'mybert'"),
+    "a name that ends in a hyphen": ('[models.bert-]\nsource = "folder:x"\n', 1, "'bert'"),
+    "a name too long": (f'[models."{"/".join(["a" * 60] * 4)}"]\nsource = "folder:x"\n', 1, "200 characters"),
+    "no source": ('[models.bert]\nhandler = "embedding"\n', 1, 'source = "hub:OWNER/NAME"'),
+    "a source without its kind": (
+        '[models.bert]\nsource = "google-bert/bert-base-uncased"\n',
+        2,
+        'Did you mean "hub:google-bert/bert-base-uncased"?',
+    ),
+    "a package that climbs": ('[models.bert]\nsource = "package:a/../b"\n', 2, "package:NAME"),
+    "the Hub without a revision": (
+        '[models.bert]\nsource = "hub:a/b"\nhandler = "embedding"\n',
+        2,
+        "40 hexadecimal digits",
+    ),
+    "a branch for a revision": (
+        '[models.bert]\nsource = "hub:a/b"\nrevision = "main"\nhandler = "embedding"\n',
+        3,
+        "can move",
+    ),
+    "a revision of a folder": (table(f'revision = "{COMMIT}"'), 4, "Remove it"),
+    "an unknown handler, with a guess": (
+        '[models.bert]\nsource = "folder:x"\nhandler = "embeding"\n',
+        3,
+        "Did you mean 'embedding'?",
+    ),
+    "a handler path without inference.py": ('[models.bert]\nsource = "folder:x"\nhandler = "./x"\n', 3, "looked for"),
+    "neither handler nor task": ('[models.bert]\nsource = "folder:x"\n', 1, "handler ="),
+    "a task that needs a handler": (
+        '[models.bert]\nsource = "folder:x"\ntask = "feature-extraction"\n',
+        3,
+        'handler = "embedding"',
+    ),
+    "an unknown task": (table('task = "text-generaton"'), 4, "Did you mean 'text-generation'?"),
+    "an unknown dtype": (table('dtype = "float8"'), 4, "float32"),
+    "an unknown quantize": (table('quantize = "int4"'), 4, "int8"),
+    "quantize among the settings": (
+        table("[models.bert.settings]", 'quantize = "int8"'),
+        5,
+        'quantize = "int8" under [models.bert], above [models.bert.settings]',
+    ),
+    "quantize and a setting against it": (
+        table('quantize = "int8"', "[models.bert.settings]", 'dtype = "bfloat16"'),
+        6,
+        "Remove one of the two",
+    ),
+    "quantize without a handler": (
+        '[models.a]\nsource = "folder:x"\ntask = "fill-mask"\nquantize = "int8"\n',
+        4,
+        'handler = "embedding"',
+    ),
+    "a wrong type": (table("allow_pickle = 1"), 4, "It is 1 now"),
+    "an error bound of nought": (table("max_error = 0"), 4, "0.01"),
+    "settings that are no JSON": (table("[models.bert.settings]", "since = 2020-01-01"), 5, "as a string"),
+    "settings with no number": (table("[models.bert.settings]", "x = nan"), 5, "as a string"),
+    "settings without a handler": (
+        '[models.a]\nsource = "folder:x"\ntask = "fill-mask"\n[models.a.settings]\nx = 1\n',
+        4,
+        "remove the settings",
+    ),
+    "a wrong Python": (table('python = "312"'), 4, '"3.12"'),
+    "a key after a long string": (table('notes = """', "source = 1", '"""', "unknown = 1"), 7, "Known:"),
+}
+
+
+@pytest.mark.parametrize(("text", "line", "fix"), WRONG.values(), ids=WRONG.keys())
+def test_a_mistake_is_named_with_line_and_fix(tmp_path: Path, text: str, line: int, fix: str) -> None:
+    with pytest.raises(CatalogError) as caught:
+        load(tmp_path, text)
+    assert caught.value.message.startswith(f"{tmp_path / 'models.toml'}:{line}: ")
+    assert fix in (caught.value.hint or "")
+
+
+def test_no_catalogue(tmp_path: Path) -> None:
+    with pytest.raises(CatalogError, match="no catalogue") as caught:
+        reader.load(tmp_path / "models.toml")
+    assert "--catalog" in (caught.value.hint or "")
+
+
+def test_a_catalogue_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "models.toml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CatalogError, match="cannot be read"):
+        reader.load(tmp_path / "models.toml")
