@@ -121,7 +121,7 @@ class ParentLink:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         environment = {**ENVIRONMENT, **os.environ}
-        package_root = str(Path(__file__).resolve().parents[2])
+        package_root = str(Path(__file__).resolve().parents[3])
         paths = [package_root, *filter(None, [os.environ.get("PYTHONPATH")])]
         environment["PYTHONPATH"] = os.pathsep.join(paths)
         command = [sys.executable, "-m", "mme.container.workers.parent", str(theirs.fileno()), str(os.getpid())]
