@@ -30,7 +30,7 @@ def packaged(base: Path, root: Path, models: int, rank: int, merge: bool) -> tup
     """The models' folders, unpacked, and seconds and bytes of packaging one."""
     import tiny_adapters
 
-    from mme.archive import write
+    from mme.archive import untar
     from mme.catalog.spec import ModelSpec, Source
     from mme.packaging import build
 
@@ -52,7 +52,7 @@ def packaged(base: Path, root: Path, models: int, rank: int, merge: bool) -> tup
         assert made.archive.path is not None
         sizes.append(made.archive.size)
         folders.append(root / "models" / f"m{number}")
-        write.extract(made.archive.path, folders[-1])
+        untar.extract(made.archive.path, folders[-1])
         made.archive.path.unlink()
     return folders, {"package_seconds": statistics.median(seconds[1:]), "archive_bytes": statistics.median(sizes)}
 

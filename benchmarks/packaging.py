@@ -121,10 +121,11 @@ def packers(model: Path, out: Path) -> dict[str, Callable[[], None]]:
 
     def ours(how: str) -> Callable[[], None]:
         code = (
-            "import sys; from pathlib import Path; from mme import archive; from mme.catalog import ModelSpec, Source\n"
+            "import sys; from pathlib import Path\n"
+            "from mme.archive import write; from mme.catalog.spec import ModelSpec, Source\n"
             "spec = ModelSpec('gpt2', Source('folder', 'gpt2'), task='text-generation')\n"
             "import time; start = time.perf_counter()\n"
-            "made = archive.build(spec, Path(sys.argv[1]), Path(sys.argv[2]), compression=sys.argv[3])\n"
+            "made = write.build(spec, Path(sys.argv[1]), Path(sys.argv[2]), compression=sys.argv[3])\n"
             "print(time.perf_counter() - start)\n"
             "made.path.rename(sys.argv[4])"
         )

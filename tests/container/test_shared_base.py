@@ -13,7 +13,7 @@ import torch
 from container_process import Container, InBackground, background, processes, wait_until
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from mme.archive import write
+from mme.archive import untar
 from mme.catalog.spec import ModelSpec, Source
 from mme.packaging import build
 from mme.snapshot import adapters
@@ -43,7 +43,7 @@ def unpacked(names: tuple[str, ...], base: Path, root: Path, layers: tuple[str, 
         made = build.package(spec, root / "dist").archive
         assert made.path
         folders[name] = root / "models" / name
-        write.extract(made.path, folders[name])
+        untar.extract(made.path, folders[name])
     return folders
 
 

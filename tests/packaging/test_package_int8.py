@@ -18,7 +18,7 @@ import tiny_models
 import torch
 
 from mme import handler_files
-from mme.archive import write
+from mme.archive import untar, write
 from mme.catalog import reader
 from mme.catalog.spec import ModelSpec
 from mme.errors import SourceError
@@ -58,7 +58,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory, specs: dict[str, ModelSpec]) 
             done = build.package(spec, out, verifier=verifier)
             assert done.verified
             assert done.archive.path
-            write.extract(done.archive.path, out / f"{name}-unpacked")
+            untar.extract(done.archive.path, out / f"{name}-unpacked")
             made[name] = (out / f"{name}-unpacked", done.archive.manifest)
     return made
 
@@ -212,9 +212,8 @@ def test_a_model_whose_layers_have_other_names_is_quantised_on_loading(
     specs: dict[str, ModelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where transformers has to load the model, the archive holds its weights, and what is served is measured."""
-    from mme.snapshot import checkpoint
 
-    monkeypatch.setattr(checkpoint, "match", lambda *_: None)
+    monkeypatch.setattr(retrieve, "match", lambda *_: None)
     taken = retrieve.snapshot(dataclasses.replace(specs["gpt2"], dtype=None), tmp_path / "out")
     assert [path.name for path in taken.path.glob("*.safetensors")] == ["model.safetensors"]
     assert taken.facts["accuracy"]["form"] == "int8"
@@ -225,12 +224,11 @@ def test_a_model_that_stays_the_same_is_refused(
     specs: dict[str, ModelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one whose linear layers are of a class of its own."""
-    from mme.snapshot import checkpoint
 
     handler = Path(shutil.copytree(ROOT / "model_code" / "generation", tmp_path / "handler"))
     own = (ROOT / "model_code" / "common" / "handler_int8.py").read_text(encoding="utf-8")
     (handler / "handler_int8.py").write_text(own + "\n\ndef quantize(model):\n    pass\n", encoding="utf-8")
-    monkeypatch.setattr(checkpoint, "linear_layers", lambda *_: {})
+    monkeypatch.setattr(retrieve, "linear_layers", lambda *_: {})
     with pytest.raises(SourceError, match="no layer of it computes in int8"):
         retrieve.snapshot(dataclasses.replace(specs["gpt2"], dtype=None, handler=handler), tmp_path / "out")
 

@@ -11,7 +11,7 @@ import tiny_models
 import torch
 from safetensors.torch import load_file
 
-from mme.archive import write
+from mme.archive import untar
 from mme.archive.contents import Archive
 from mme.catalog import reader
 from mme.catalog.spec import ModelSpec, Source
@@ -51,10 +51,10 @@ def test_the_base_is_the_same_file_in_every_archive(bert: Path, tmp_path: Path) 
     assert one.keys() - plain.keys() == new
     assert {path for path in plain if plain[path] != one[path]} == set()
     assert {path for path in one if one[path] != two[path]} == {"adapter/adapter_model.safetensors"}
-    assert len({write.digest for archive in made}) == 3
+    assert len({archive.digest for archive in made}) == 3
     folder = tmp_path / "unpacked"
     assert made[1].path
-    write.extract(made[1].path, folder)
+    untar.extract(made[1].path, folder)
     stored, given = (load_file(at / "adapter_model.safetensors") for at in (folder / "adapter", tmp_path / "0"))
     assert stored.keys() == given.keys()
     assert all(torch.equal(stored[name], given[name]) for name in given)

@@ -326,9 +326,9 @@ def hub() -> Iterator[hub_server.Hub]:
 
 LOCATE = """
 import json, sys
-from mme import sources
-from mme.catalog import Source
+from mme.catalog.spec import Source
 from mme.errors import SourceError
+from mme.snapshot import sources
 try:
     located = sources.locate(Source("hub", sys.argv[1]), sys.argv[2], allow_pickle="pickle" in sys.argv)
     print(json.dumps({"files": [found.path for found in located.files], "licence": located.licence}))

@@ -163,7 +163,7 @@ def test_the_same_bytes_as_by_way_of_transformers(
     with monkeypatch.context() as patch:
         patch.setattr(retrieve, "load_model", never)
         streamed = retrieve.snapshot(wanted, tmp_path / "streamed")
-    monkeypatch.setattr(checkpoint, "match", lambda *_: None)
+    monkeypatch.setattr(retrieve, "match", lambda *_: None)
     loaded = retrieve.snapshot(wanted, tmp_path / "loaded")
     assert streamed.facts == loaded.facts
     assert streamed.digests == loaded.digests
@@ -258,8 +258,8 @@ def test_int8_rows_are_the_same_everywhere(dtype: torch.dtype, monkeypatch: pyte
 GROWTH = """
 import re, sys
 from pathlib import Path
-from mme import retrieve
-from mme.catalog import ModelSpec, Source
+from mme.catalog.spec import ModelSpec, Source
+from mme.snapshot import retrieve
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

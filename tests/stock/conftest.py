@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from stock_tools import Server, skip_without_stock
 
-from mme.archive import write
+from mme.archive import untar
 from mme.catalog import reader
 from mme.packaging import build
 from mme.runner.process import Container
@@ -54,7 +54,7 @@ def models(archives: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
     folders = {}
     for name, path in archives.items():
         folders[name] = tmp_path_factory.mktemp(name) / "model"
-        write.extract(path, folders[name])
+        untar.extract(path, folders[name])
     return folders
 
 

@@ -9,7 +9,7 @@ import pytest
 import tiny_adapters
 from stock_tools import Server, close
 
-from mme.archive import write
+from mme.archive import untar
 from mme.catalog.spec import ModelSpec, Source
 from mme.packaging import build
 
@@ -42,7 +42,7 @@ def test_both_containers_apply_it(serve: Callable[[str], Server], tmp_path: Path
         spec = ModelSpec(name, source, handler=handler, task=task, adapter=given, adapter_merge=False)
         path = build.package(spec, tmp_path / "dist").archive.path
         assert path is not None
-        write.extract(path, tmp_path / name)
+        untar.extract(path, tmp_path / name)
         for server in ("stock", "ours"):
             assert serve(server).load(f"{kind}-{name}", tmp_path / name).status == 200
             reply = serve(server).invoke(f"{kind}-{name}", body, "application/json")

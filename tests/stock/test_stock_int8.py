@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from stock_tools import Server, close
 
-from mme.archive import write
+from mme.archive import untar
 from mme.catalog import reader
 from mme.packaging import build
 
@@ -40,7 +40,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for spec in reader.load(folder / "models.toml").models:
         made = build.package(spec, folder / "dist").archive
         assert made.path is not None
-        write.extract(made.path, folder / spec.name)
+        untar.extract(made.path, folder / spec.name)
     return folder
 
 

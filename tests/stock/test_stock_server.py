@@ -14,7 +14,7 @@ import psutil
 import pytest
 from stock_tools import Server, close, skip_without_stock
 
-from mme.archive import write
+from mme.archive import untar
 from mme.runner import stock
 from mme.runner.errors import ContainerError
 from mme.runner.process import Container
@@ -107,7 +107,7 @@ def test_a_strangers_archives_load_and_answer(
     """A model_fn that returns a dict, an output_fn that returns a Python str, the weights in a folder of their own."""
     server = serve(kind)
     for name, path in notebook_archives.items():
-        write.extract(path, tmp_path / name)
+        untar.extract(path, tmp_path / name)
         assert server.load(f"stranger-{name}", tmp_path / name).status == 200
     bert = server.invoke("stranger-bert", b'{"inputs": "The house is quiet."}', "application/json")
     assert bert.status == 200, bert.body

@@ -30,10 +30,9 @@ from typing import Any
 
 from isal import isal_zlib
 
-from mme.archive.contents import FILE_NAME, MANIFEST, SUFFIX, Archive, File, content_digest, target
+from mme.archive.contents import MANIFEST, Archive, File, content_digest, target
 from mme.archive.gzipstream import FAST, SMALL, STORED, Buffer, GzipStream, Sink, file_sink
 from mme.archive.plan import Item, Plan, Progress, check_size, collect, manifest_of, open_item
-from mme.archive.untar import extract as extract
 from mme.catalog.spec import COMPRESSIONS, ModelSpec
 from mme.errors import ArchiveError, CatalogError
 
@@ -43,16 +42,6 @@ PAYS = 0.6
 # Smaller files are stored: there is nothing to win, and stored bytes are the same on every kind of processor.
 WORTH = 16 << 20
 SAMPLE_SIZE = 256 * 1024
-
-
-def parse_target(text: str) -> tuple[str, str]:
-    """NAME-DIGEST12.tar.gz -> (name, digest12). Raises ArchiveError for anything else."""
-    match = FILE_NAME.fullmatch(text)
-    if not match:
-        raise ArchiveError(
-            f"{text!r} is not the name of an archive.", f"It should look like bert-0123456789ab{SUFFIX}."
-        )
-    return match["name"], match["digest"]
 
 
 def stream(

@@ -25,7 +25,8 @@ from types import TracebackType
 from mme.archive.contents import Archive
 from mme.archive.handler import SAMPLE
 from mme.archive.plan import Plan
-from mme.archive.write import extract, lay_out
+from mme.archive.untar import extract
+from mme.archive.write import lay_out
 from mme.errors import VerifyError
 
 START_S = 60.0
