@@ -18,7 +18,7 @@ import tiny_models
 import torch
 
 from mme import handler_files
-from mme.archive import untar, write
+from mme.archive import untar
 from mme.catalog import reader
 from mme.catalog.spec import ModelSpec
 from mme.errors import SourceError

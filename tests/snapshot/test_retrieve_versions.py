@@ -133,8 +133,8 @@ def test_older_versions_read_the_same(
 MAKE = """
 import hashlib, json, sys
 from pathlib import Path
-from mme import retrieve
-from mme.catalog import ModelSpec, Source
+from mme.catalog.spec import ModelSpec, Source
+from mme.snapshot import retrieve
 import transformers
 made = {}
 for number, (kind, location, task) in enumerate(json.loads(sys.argv[1])):

@@ -25,7 +25,6 @@ from mme.catalog.spec import (
     COMPRESSIONS,
     DTYPES,
     HANDLER_TASKS,
-    INT8_HANDLER,
     KEYS,
     KINDS,
     MAX_NAME,

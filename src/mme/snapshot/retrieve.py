@@ -16,9 +16,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mme.handler_files import computes_in_int8
 from mme.catalog.spec import HANDLER_TASKS, TASKS, ModelSpec
 from mme.errors import MmeError, SourceError
+from mme.handler_files import computes_in_int8
 from mme.snapshot import accuracy, adapters, libraries, portable, tensors, weights
 from mme.snapshot.checkpoint import Skeleton, linear_layers, match
 from mme.snapshot.sources import LICENCES, PICKLES, Located, locate

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from mme import archive, catalog, handler, handler_files, packaging
-from mme.catalog import ModelSpec, Source
-from mme.errors import HandlerError
+from mme import handler_files
+from mme.archive import handler, untar
+from mme.catalog import reader
+from mme.catalog.spec import ModelSpec, Source
+from mme.errors import CatalogError, HandlerError
+from mme.packaging import build, unchanged
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHARED = {"handler_adapter.py", "handler_common.py", "handler_int8.py"}
 SCRIPT = "def model_fn(model_dir):\n    return 1\n\n\ndef predict_fn(data, model):\n    return data\n"
 
@@ -129,20 +132,20 @@ def test_the_archive_stands_alone_and_notices_every_change(bert: Path, tmp_path:
     mine = write(tmp_path / "code" / "mine", inference=f"import shared\nfrom deeper import VALUE\n{SCRIPT}")
     write(tmp_path / "code" / "common", shared="import deeper\n", deeper="VALUE = 3\n", unused="")
     spec = ModelSpec("bert", Source("folder", "model", bert), handler=mine, task="feature-extraction")
-    made = packaging.package(spec, tmp_path / "dist").archive
+    made = build.package(spec, tmp_path / "dist").archive
     assert made.path is not None
-    assert packaging.pending(spec, tmp_path / "dist") == made
+    assert unchanged.pending(spec, tmp_path / "dist") == made
     shutil.move(tmp_path / "code" / "common" / "unused.py", tmp_path / "unused.py")
-    assert packaging.pending(spec, tmp_path / "dist") == made, "what is not imported is no part of it"
-    archive.extract(made.path, tmp_path / "unpacked")
+    assert unchanged.pending(spec, tmp_path / "dist") == made, "what is not imported is no part of it"
+    untar.extract(made.path, tmp_path / "unpacked")
     write(tmp_path / "code" / "common", deeper="VALUE = 4\n")
-    assert packaging.pending(spec, tmp_path / "dist") is None
-    again = packaging.package(spec, tmp_path / "dist").archive
+    assert unchanged.pending(spec, tmp_path / "dist") is None
+    again = build.package(spec, tmp_path / "dist").archive
     assert again.digest != made.digest
     assert again.manifest["handler"]["digest"] != made.manifest["handler"]["digest"]
     own = Path(shutil.copytree(tmp_path / "unpacked" / "code", tmp_path / "own"))
     (own / "settings.json").unlink()
-    same = packaging.package(dataclasses.replace(spec, handler=own), tmp_path / "other").archive
+    same = build.package(dataclasses.replace(spec, handler=own), tmp_path / "other").archive
     assert same.digest == made.digest, "with copies of its own it is the same archive"
     shutil.rmtree(tmp_path / "code")
     code = str(tmp_path / "unpacked" / "code")
@@ -158,14 +161,14 @@ def test_a_handler_of_ones_own_computes_in_int8_where_it_has_the_module(tmp_path
     text = '[models.a]\nsource = "folder:x"\ntask = "feature-extraction"\nhandler = "./mine"\nquantize = "int8"\n'
     (tmp_path / "models.toml").write_text(text, encoding="utf-8")
     if where == "nowhere":
-        with pytest.raises(catalog.CatalogError, match=r"one with handler_int8\.py"):
-            catalog.load(tmp_path / "models.toml")
+        with pytest.raises(CatalogError, match=r"one with handler_int8\.py"):
+            reader.load(tmp_path / "models.toml")
     else:
-        (model,) = catalog.load(tmp_path / "models.toml").models
+        (model,) = reader.load(tmp_path / "models.toml").models
         assert (model.handler, model.quantize) == (mine, "int8")
 
 
 def test_common_is_not_a_handler(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text('[models.a]\nsource = "folder:x"\nhandler = "common"\n', encoding="utf-8")
-    with pytest.raises(catalog.CatalogError, match="there is no handler 'common'"):
-        catalog.load(tmp_path / "models.toml")
+    with pytest.raises(CatalogError, match="there is no handler 'common'"):
+        reader.load(tmp_path / "models.toml")
