@@ -1,0 +1,126 @@
+"""What the models are and what each of them needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mme.capacity.engine import Floats, Longs
+from mme.errors import UsageError
+
+MiB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Serving:
+    """How a container serves: ours, or the stock one. See docs/capacity.md for where each figure is from.
+
+    ``batch_limit`` requests of one model are answered in one go, and ``batch_shared`` of the seconds of an answer is
+    paid once for a batch (0: nothing, 1: all). ``grants``: models that compute at a time, in cores of the instance; 0
+    for no limit. ``base_bytes``: what the container takes with no model loaded.
+    """
+
+    name: str
+    parking: bool
+    park_after: float
+    grants: bool
+    spawns_per_core: bool
+    batch_limit: int
+    batch_shared: float
+    max_queue: int
+    base_bytes: int
+
+
+OURS = Serving("ours", True, 900.0, True, True, 32, 0.5, 1000, 450 * MiB)
+STOCK = Serving("stock", False, float("inf"), False, False, 1, 0.0, 100, 450 * MiB)
+SERVINGS = {"ours": OURS, "stock": STOCK}
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models and what each needs, one row for each. Bytes and seconds, on the processor that was measured.
+
+    ``disk``: of the extracted archive; ``archive``: of the object that is downloaded. ``active``: memory with a
+    process, weights included; ``parked``: without. ``load``: from LOAD to callable; ``wake``: from parked to callable.
+    ``answer``: for one request on an idle machine, and ``cores``: how many it keeps busy then. ``answer_spread`` and
+    ``load_spread`` are factors, each as likely as the others, that single answers and loads vary by.
+    """
+
+    names: Sequence[str]
+    disk: Longs
+    archive: Longs
+    active: Longs
+    parked: Longs
+    load: Floats
+    wake: Floats
+    answer: Floats
+    cores: Floats
+    answer_spread: tuple[float, ...] = (1.0,)
+    load_spread: tuple[float, ...] = (1.0,)
+    overhead: float = 0.0
+    origin: str = "given"
+    serving: str = "ours"
+    index: Mapping[str, int] = field(default_factory=dict, compare=False, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def faster(self, factor: float) -> Models:
+        """The same on a processor whose cores take ``factor`` times the seconds."""
+        return replace(self, load=self.load * factor, wake=self.wake * factor, answer=self.answer * factor)
+
+
+def models(
+    names: Sequence[str],
+    *,
+    disk: Sequence[float] | Longs | float,
+    active: Sequence[float] | Longs | float,
+    archive: Sequence[float] | Longs | float | None = None,
+    parked: Sequence[float] | Longs | float = 0,
+    load: Sequence[float] | Floats | float = 0.0,
+    wake: Sequence[float] | Floats | float = 0.0,
+    answer: Sequence[float] | Floats | float = 0.0,
+    cores: Sequence[float] | Floats | float = 1.0,
+    answer_spread: Sequence[float] = (1.0,),
+    load_spread: Sequence[float] = (1.0,),
+    overhead: float = 0.0,
+    origin: str = "given",
+    serving: str = "ours",
+) -> Models:
+    """Models from plain values: one for all, or one for each. Raises UsageError for what cannot be."""
+    count = len(names)
+
+    def row(what: str, value: object, kind: type) -> np.ndarray:
+        made = np.broadcast_to(np.asarray(value, dtype=np.float64), (count,))
+        if not np.all(np.isfinite(made)) or np.any(made < 0):
+            worst = int(np.argmax(~(np.isfinite(made) & (made >= 0))))
+            raise UsageError(f"Model {names[worst]}: {what} is {made[worst]:g}; it must be a number, 0 or more.")
+        return np.ascontiguousarray(made).astype(kind)
+
+    index: dict[str, int] = {}
+    for at, name in enumerate(names):
+        if name in index:
+            raise UsageError(f"Model {name} is there twice.", "Each name may stand for one model only.")
+        index[name] = at
+    for what, spread in (("answer_spread", answer_spread), ("load_spread", load_spread)):
+        if not spread or min(spread) < 0:
+            raise UsageError(f"{what} needs factors of 0 or more.")
+    return Models(
+        tuple(names),
+        row("disk", disk, np.int64),
+        row("archive", disk if archive is None else archive, np.int64),
+        row("active", active, np.int64),
+        row("parked", parked, np.int64),
+        row("load", load, np.float64),
+        row("wake", wake, np.float64),
+        row("answer", answer, np.float64),
+        row("cores", cores, np.float64),
+        tuple(answer_spread),
+        tuple(load_spread),
+        overhead,
+        origin,
+        serving,
+        index,
+    )
