@@ -12,7 +12,8 @@ from typing import Any
 
 from invoke.executor import Executor as Sequential
 
-from mme.tasks import command
+from mme.tasks.package import package
+from mme.tasks.release import upload
 
 SHARED: dict[str, Any] = {
     "model": [],
@@ -44,7 +45,7 @@ class Executor(Sequential):  # type: ignore[misc]
 
 def together(first: Any, second: Any) -> dict[str, Any] | None:
     """The flags for doing two calls as one, or None when they have to stay two."""
-    if first.task != command.package or second.task != command.upload or not second.kwargs.get("stream"):
+    if first.task != package or second.task != upload or not second.kwargs.get("stream"):
         return None
     if any(first.kwargs.get(flag) for flag in ON_DISK):
         return None

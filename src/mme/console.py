@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TextIO
@@ -35,6 +35,14 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.2f} GB"
+
+
+def shares(split: Mapping[str, float]) -> str:
+    """The versions that a name means, with their shares: ``bert-0123….tar.gz 90 %, bert-4567….tar.gz 10 %``."""
+    if len(split) == 1:
+        return next(iter(split))
+    total = sum(split.values())
+    return ", ".join(f"{target} {100 * weight / total:g} %" for target, weight in split.items())
 
 
 def when(time: datetime) -> str:

@@ -30,7 +30,7 @@ MAX_PARTS = 10_000
 SENDERS = 6
 
 Buffer = bytes | bytearray | memoryview
-Progress = Callable[[int], None]
+Progress = Callable[[int], object]
 """Called with the number of bytes that are newly safe in S3."""
 
 
@@ -61,7 +61,7 @@ class Upload:
 
     ``size`` is that of the archive in bytes, to within 1 %. ``expected`` is the CRC32 that the whole must have, where
     it is known. ``unfinished`` is an upload to go on with. It keeps the metadata that it was begun with; with
-    ``insist`` it is given up unless those are ``metadata``.
+    ``own_notes`` it is given up unless those are ``metadata``.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Upload:
         unfinished: str | None = None,
         expected: int | None = None,
         progress: Progress = lambda count: None,
-        insist: bool = False,
+        own_notes: bool = False,
     ) -> None:
         self.place = place
         self.metadata = metadata
@@ -84,7 +84,7 @@ class Upload:
         self.upload: str | None = None
         begun = self.have[1].size if 1 in self.have else 0
         if unfinished and 0 <= begun - self.part_size < MIB:
-            if begun == self.first or not insist:
+            if begun == self.first or not own_notes:
                 self.upload, self.first = unfinished, begun
             else:
                 place.abort(unfinished)

@@ -237,7 +237,7 @@ def publish(
     crc32: int | None = None,
     present: Collection[str] | None = None,
     unfinished: Mapping[str, str] | None = None,
-    insist: bool = False,
+    own_notes: bool = False,
     progress: Progress = lambda sent: None,
 ) -> Published:
     """Make ``content`` the version of ``name`` with this content digest (64 hex digits), unless it is there already.
@@ -245,7 +245,7 @@ def publish(
     ``crc32`` is what the archive's bytes gave when they were written: a file that was damaged since is not published.
     ``present`` (targets) and ``unfinished`` (from ``unfinished_uploads``) spare calls when many are published after one
     listing; left out, the bucket is asked. An upload that an earlier run did not finish is gone on with, and keeps that
-    run's author and notes; with ``insist``, only where those are the same. ``progress`` is called with the number of
+    run's author and notes; with ``own_notes``, only where those are the same. ``progress`` is called with the number of
     bytes that are newly safe.
     Raises ReleaseError; the version is then not visible, unless the error says otherwise.
     """
@@ -265,7 +265,7 @@ def publish(
     with explained(f"upload {store.uri(target)}", bucket=store.bucket):
         for _ in range(3):
             try:
-                with Upload(place, metadata, size, resume, crc32, progress, insist) as upload:
+                with Upload(place, metadata, size, resume, crc32, progress, own_notes) as upload:
                     _send(content, upload)
                     upload.close()
             except Damaged:

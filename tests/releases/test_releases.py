@@ -409,7 +409,7 @@ def test_a_run_that_insists_goes_on_only_with_an_upload_of_its_own_author_and_no
     for author, notes, status in [("ada", "new", "resumed"), ("ada", "newer", "uploaded"), ("bob", "new", "uploaded")]:
         with pytest.raises(Killed):
             publish(stop_at_part(s3, 3, Killed()), BIG, tmp_path, notes="new")
-        done = publish(s3, BIG, tmp_path, author=author, notes=notes, insist=True)
+        done = publish(s3, BIG, tmp_path, author=author, notes=notes, own_notes=True)
         assert done.status == status
         assert (record_of(s3).author, record_of(s3).notes) == (author, notes)
         assert body_of(s3) == BIG

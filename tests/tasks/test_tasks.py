@@ -255,6 +255,9 @@ def test_what_is_not_built_is_said(shop: Shop) -> None:
     assert "invoke package --model gpt2" in named.err
     rest = shop("upload", "--json")
     assert {item["name"]: item["status"] for item in rest.json["models"]} == {"bert": "uploaded", "gpt2": "not built"}
+    assert rest.code == 6
+    assert "no archive of gpt2 in dist" in rest.err
+    assert shop("upload", "--dry-run").code == 0
 
 
 def test_tasks_in_a_row_read_the_catalogue_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -377,7 +380,7 @@ def test_names_come_from_terraform(shop: Shop, monkeypatch: pytest.MonkeyPatch) 
     }
     (infra / "terraform.tfstate").write_text(json.dumps(state))
     shop.build("bert")
-    done = shop("upload", "--terraform", "infra")
+    done = shop("upload", "--model", "bert", "--terraform", "infra")
     assert done.code == 0, done.err
     assert len(targets(shop)) == 1
 

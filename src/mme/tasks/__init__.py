@@ -6,48 +6,18 @@ Another repository gets them with a ``tasks.py`` of two lines:
     from invoke import Collection; ns = Collection.from_module(mme.tasks)
 """
 
-from mme.tasks.command import (
-    bench as bench,
-)
-from mme.tasks.command import (
-    channels as channels,
-)
-from mme.tasks.command import (
-    delete as delete,
-)
-from mme.tasks.command import (
-    history as history,
-)
-from mme.tasks.command import (
-    inspect as inspect,
-)
-from mme.tasks.command import (
-    local as local,
-)
-from mme.tasks.command import (
-    models as models,
-)
-from mme.tasks.command import (
-    package as package,
-)
-from mme.tasks.command import (
-    predict as predict,
-)
-from mme.tasks.command import (
-    promote as promote,
-)
-from mme.tasks.command import (
-    prune as prune,
-)
-from mme.tasks.command import (
-    releases as releases,
-)
-from mme.tasks.command import (
-    rollback as rollback,
-)
-from mme.tasks.command import (
-    split as split,
-)
-from mme.tasks.command import (
-    upload as upload,
-)
+from mme.tasks.channel import channels as channels
+from mme.tasks.channel import history as history
+from mme.tasks.channel import promote as promote
+from mme.tasks.channel import rollback as rollback
+from mme.tasks.channel import split as split
+from mme.tasks.machine import bench as bench
+from mme.tasks.machine import local as local
+from mme.tasks.package import inspect as inspect
+from mme.tasks.package import package as package
+from mme.tasks.predict import predict as predict
+from mme.tasks.release import delete as delete
+from mme.tasks.release import models as models
+from mme.tasks.release import prune as prune
+from mme.tasks.release import releases as releases
+from mme.tasks.release import upload as upload

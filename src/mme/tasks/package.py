@@ -1,0 +1,169 @@
+"""Building archives, and looking into them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from invoke import Context
+
+from mme import console
+from mme.archive import contents
+from mme.catalog.spec import ModelSpec
+from mme.errors import MmeError, UsageError
+from mme.packaging import build, unchanged, verify
+from mme.settings import Settings
+from mme.tasks import inspection
+from mme.tasks.command import (
+    CATALOG_HELP,
+    DRY_RUN_HELP,
+    JSON_HELP,
+    check_compression,
+    command,
+    load_catalog,
+    note,
+    print_json,
+    stage,
+)
+
+PACKAGED = "mme_packaged"
+"""Set in Invoke's configuration, which lasts for one call of ``invoke``, once ``package`` has run."""
+
+
+@command(
+    {
+        "model": "a model of the catalogue, repeatable; left out, all of them",
+        "catalog": CATALOG_HELP,
+        "out": "the folder for the archives",
+        "compression": "auto, stored, fast or small, where the catalogue names none; else auto",
+        "no-verify": "do not run the handler on the finished archive",
+        "force": "build even what has not changed",
+        "check": "build again, apart, and compare with what is there",
+        "dry-run": DRY_RUN_HELP,
+        "json": JSON_HELP,
+    },
+    repeatable=("model",),
+)
+def package(
+    context: Context,
+    model: Sequence[str] = (),
+    catalog: str = "models.toml",
+    out: str = "dist",
+    compression: str | None = None,
+    no_verify: bool = False,
+    force: bool = False,
+    check: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Build each model's archive: retrieved, packed with its handler, and run once as the container would run it.
+
+    What has not changed is recognised and kept. A model that fails is reported and does not stop the others.
+    """
+    check_compression(compression)
+    specs = load_catalog(context, catalog).select(model)
+    context.config[PACKAGED] = not (check or dry_run)
+    results: list[dict[str, Any]] = []
+    failures: list[MmeError] = []
+    with verify.maybe(not (no_verify or check or dry_run)) as verifier:
+        for spec in specs:
+            try:
+                if dry_run:
+                    done = _foreseen(spec, Path(out), compression, force)
+                elif check:
+                    done = _compared(spec, Path(out), compression)
+                else:
+                    done = _built(spec, Path(out), compression, verifier, force)
+            except MmeError as error:
+                failures.append(error)
+                done = {**_result(spec.name, "failed", None), "error": error.message, "hint": error.hint}
+                if len(specs) > 1:
+                    note(f"{spec.name}: {error}")
+            results.append(done)
+    if json:
+        print_json({"out": out, "models": results})
+    elif len(results) > len(failures):
+        rows = [
+            (
+                item["name"],
+                item["target"] or "-",
+                console.size(item["size"]) if item["size"] else "-",
+                item["status"],
+                f"{item['seconds']:.1f} s" if item.get("seconds") is not None else "-",
+            )
+            for item in results
+        ]
+        print(console.table(("model", "target", "size", "what was done", "time"), rows))
+    if failures:
+        if len(specs) == 1:
+            raise failures[0]
+        raise type(failures[0])(f"{len(failures)} of {len(specs)} models failed; see above.")
+
+
+def _foreseen(spec: ModelSpec, out: Path, compression: str | None, force: bool) -> dict[str, Any]:
+    archive = unchanged.pending(spec, out, compression=compression)
+    return _result(spec.name, "unchanged" if archive and not force else "would build", archive)
+
+
+def _compared(spec: ModelSpec, out: Path, compression: str | None) -> dict[str, Any]:
+    again = build.check(spec, out, compression=compression, stage=functools.partial(stage, spec.name))
+    return _result(spec.name, "same bytes" if again.same_bytes else "same content", again.archive)
+
+
+def _built(
+    spec: ModelSpec, out: Path, compression: str | None, verifier: verify.Verifier | None, force: bool
+) -> dict[str, Any]:
+    made = build.package(
+        spec,
+        out,
+        compression=compression,
+        verifier=verifier,
+        force=force,
+        stage=functools.partial(stage, spec.name),
+    )
+    accuracy = made.archive.manifest.get("accuracy")
+    if made.verified and made.verified.doubt:
+        note(f"{spec.name}: {made.verified.doubt}.")
+    if made.fresh and (measured := inspection.accuracy_text(accuracy)):
+        note(f"{spec.name} in {measured}.")
+    return {
+        **_result(spec.name, "built" if made.fresh else "unchanged", made.archive),
+        "seconds": round(made.seconds, 2),
+        "verified": asdict(made.verified) if made.verified else None,
+        "accuracy": accuracy,
+    }
+
+
+def _result(name: str, status: str, archive: contents.Archive | None) -> dict[str, Any]:
+    return {
+        "name": name,
+        "status": status,
+        "target": archive.target if archive else None,
+        "digest": archive.digest if archive else None,
+        "size": archive.size if archive else None,
+        "path": str(archive.path) if archive and archive.path else None,
+    }
+
+
+@command(
+    {
+        "archive": "an archive: a file, s3://bucket/key, or a released target model (with --bucket and the like)",
+        "files": "list the files too",
+        "json": JSON_HELP,
+    },
+    where=("bucket", "prefix", "region", "terraform"),
+)
+def inspect(
+    context: Context, settings: Settings, archive: str | None = None, files: bool = False, json: bool = False
+) -> None:
+    """Tell what an archive is: its model, source, revision, handler, licence, files. Only its end is read."""
+    if not archive:
+        raise UsageError("Which archive?", "Give --archive FILE, or --archive s3://bucket/models/bert-….tar.gz.")
+    manifest = inspection.manifest(archive, settings)
+    if json:
+        print_json(manifest)
+        return
+    print(inspection.text(manifest, files))

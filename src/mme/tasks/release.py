@@ -1,0 +1,446 @@
+"""Publishing versions, listing them, and removing them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke import Context
+
+from mme import aws, console, publishing
+from mme import channels as channel_objects
+from mme import releases as versions
+from mme.catalog.spec import ModelSpec
+from mme.client import endpoint as endpoints
+from mme.errors import ArchiveError, EndpointError, ReleaseError, UsageError
+from mme.packaging import build, records, verify
+from mme.packaging.records import latest
+from mme.publishing import Outcome
+from mme.settings import Settings
+from mme.tasks import inspection
+from mme.tasks.command import (
+    CATALOG_HELP,
+    DRY_RUN_HELP,
+    JSON_HELP,
+    check_compression,
+    command,
+    confirm,
+    load_catalog,
+    note,
+    open_store,
+    print_json,
+    stage,
+    who,
+    whole_number,
+)
+from mme.tasks.package import PACKAGED
+
+if TYPE_CHECKING:
+    from types_boto3_s3 import S3Client
+
+
+# ---- publishing ---------------------------------------------------------------------------------------------------
+
+ALREADY_ON_DISK = (
+    "The archives were written to disk, since package ran first. To stream them, run invoke upload --stream alone, "
+    "or put this into invoke.yaml beside tasks.py:\n  tasks: {executor_class: mme.chain.Executor}"
+)
+
+
+@command(
+    {
+        "model": "a model of the catalogue, repeatable; left out, all of them",
+        "catalog": CATALOG_HELP,
+        "out": "the folder that holds the archives",
+        "stream": "package and upload in one go: each archive is made while it is sent, and never written to disk",
+        "compression": "with --stream: as for package",
+        "no-verify": "with --stream: do not run the handler first",
+        "notes": "what is new, kept with the version",
+        "author": "who publishes, kept with the version; else MME_AUTHOR, else this machine's user",
+        "dry-run": DRY_RUN_HELP,
+        "json": JSON_HELP,
+    },
+    where=("bucket", "prefix", "region", "terraform"),
+    repeatable=("model",),
+)
+def upload(
+    context: Context,
+    settings: Settings,
+    model: Sequence[str] = (),
+    catalog: str = "models.toml",
+    out: str = "dist",
+    stream: bool = False,
+    compression: str | None = None,
+    no_verify: bool = False,
+    notes: str = "",
+    author: str | None = None,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Publish the archives that `invoke package` built, each as an immutable version.
+
+    A version is written once and never overwritten; the same content again uploads nothing and says so. An upload that
+    was stopped goes on where it was when the same command runs again. A model that has no archive is an error (exit
+    code 6), after the others have been published; a dry run only lists it.
+    """
+    if (compression or no_verify) and not stream:
+        raise UsageError("--compression and --no-verify go with --stream.", "Otherwise give them to invoke package.")
+    check_compression(compression)
+    versions.check_notes(who(author), notes)
+    specs = load_catalog(context, catalog).select(model)
+    if not (stream or dry_run) and not any(latest(Path(out), spec.name) for spec in specs):
+        raise _not_built([spec.name for spec in specs], out, named=bool(model))
+    s3, store = open_store(settings)
+    publisher = publishing.Publisher.open(
+        s3,
+        store,
+        author=who(author),
+        notes=notes,
+        own_notes=bool(author or notes),
+        dry_run=dry_run,
+        events=_Shown(),
+    )
+    if stream:
+        if context.config.get(PACKAGED):
+            note(ALREADY_ON_DISK)
+        with verify.maybe(not (no_verify or dry_run)) as verifier:
+            outcomes = publisher.publish_streamed(
+                specs, Path(out), compression=compression, verified=not no_verify, verifier=verifier
+            )
+    else:
+        outcomes = _publish_built(publisher, specs, Path(out))
+    if json:
+        print_json({"bucket": store.bucket, "prefix": store.prefix, "models": [item.as_json() for item in outcomes]})
+    _report(outcomes, table=not json)
+    missing = [item.name for item in outcomes if item.status == "not built"]
+    if missing and not dry_run:
+        raise _not_built(missing, out, named=bool(model))
+
+
+class _Shown(publishing.Events):
+    """What a run of uploads reports, on standard error: progress on a terminal, and what was measured."""
+
+    def sending(self, names: Sequence[str], size: int) -> AbstractContextManager[Callable[[int], object]]:
+        title = f"{names[0]}: uploading" if len(names) == 1 else f"uploading {len(names)} models"
+        return console.progress(sys.stderr, title, size)
+
+    def packaging(self, name: str, step: str, size: int) -> AbstractContextManager[Callable[[int], object]]:
+        return stage(name, step, size)
+
+    def packaged(self, name: str, made: build.Streamed) -> None:
+        if made.verified and made.verified.doubt:
+            note(f"{name}: {made.verified.doubt}.")
+        if measured := inspection.accuracy_text(made.planned.manifest.get("accuracy")):
+            note(f"{name} in {measured}.")
+
+
+def _publish_built(publisher: publishing.Publisher, specs: Sequence[ModelSpec], out: Path) -> list[Outcome]:
+    """Publish what is built; the outcomes in the order of ``specs``, those of models without an archive among them."""
+    built = [archive for spec in specs if (archive := latest(out, spec.name)) is not None]
+    outcomes = {item.name: item for item in publisher.publish_built(built, out)}
+    return [outcomes.get(spec.name) or Outcome(spec.name, "not built") for spec in specs]
+
+
+def _not_built(names: Sequence[str], out: str, named: bool) -> ArchiveError:
+    """The error for models that have no archive; ``named``: whether the user named the models."""
+    others = f" and {len(names) - 5} others" if len(names) > 5 else ""
+    models = "".join(f" --model {name}" for name in names[:5]) if named else ""
+    return ArchiveError(
+        f"There is no archive of {', '.join(names[:5])}{others} in {out}.",
+        f"Build {'it' if len(names) == 1 else 'them'} first: invoke package{models}.",
+    )
+
+
+def _report(outcomes: Sequence[Outcome], table: bool) -> None:
+    """Show what became of each model. Raises the first error, or one that counts them."""
+    failed = [item.error for item in outcomes if item.error]
+    if len(outcomes) > 1:
+        for item in outcomes:
+            if item.error:
+                note(f"{item.name}: {item.error}")
+    if table and len(failed) < len(outcomes):
+        words = {"present": "already there, nothing sent", "resumed": "uploaded (went on with an earlier run)"}
+        rows = [
+            (item.name, item.target or "-", words.get(item.status, item.status), console.size(item.sent))
+            for item in outcomes
+        ]
+        print(console.table(("model", "target", "what was done", "sent"), rows))
+    if failed:
+        if len(outcomes) == 1:
+            raise failed[0]
+        raise type(failed[0])(f"{len(failed)} of {len(outcomes)} models failed; see above.")
+
+
+# ---- what there is ------------------------------------------------------------------------------------------------
+
+
+@command(
+    {
+        "model": "show one model's versions with author and notes",
+        "limit": "show the newest so many",
+        "json": JSON_HELP,
+    },
+    where=("bucket", "prefix", "region", "terraform"),
+)
+def releases(
+    context: Context, settings: Settings, model: str | None = None, limit: str = "20", json: bool = False
+) -> None:
+    """List released versions, newest first; of one model with author and notes."""
+    most = whole_number("--limit", limit, 1)
+    s3, store = open_store(settings)
+    released = versions.list_versions(s3, store, model)
+    if model and not released:
+        versions.find_version(released, model)
+    shown = released[:most]
+    records_shown = versions.read_records(s3, store, shown) if model else []
+    if json:
+        listed = [_version_json(item) for item in shown]
+        for values, record in zip(listed, records_shown, strict=False):
+            values.update(_record_json(record))
+        print_json({"bucket": store.bucket, "prefix": store.prefix, "versions": listed})
+        return
+    if model:
+        lines = [
+            (
+                item.version.target,
+                console.size(item.version.size),
+                console.when(item.version.time),
+                item.author or "-",
+                " ".join(item.notes.split()),
+            )
+            for item in records_shown
+        ]
+        print(console.table(("target", "size", "released", "author", "notes"), lines))
+    else:
+        rows = [(item.name, item.target, console.size(item.size), console.when(item.time)) for item in shown]
+        print(console.table(("model", "target", "size", "released"), rows))
+    if len(released) > len(shown):
+        note(f"{len(released) - len(shown)} older ones are not shown (--limit).")
+
+
+@command(
+    {"catalog": CATALOG_HELP, "out": "the folder that holds the archives", "json": JSON_HELP},
+    where=("bucket", "prefix", "region", "terraform"),
+)
+def models(
+    context: Context, settings: Settings, catalog: str = "models.toml", out: str = "dist", json: bool = False
+) -> None:
+    """Show the catalogue beside what is released.
+
+    Without a bucket, the catalogue and what is built.
+    """
+    specs = load_catalog(context, catalog).select()
+    released: dict[str, list[versions.Version]] = {}
+    splits: dict[str, channel_objects.Split] = {}
+    if settings.knows_bucket:
+        s3, store = open_store(settings)
+        for version in versions.list_versions(s3, store):
+            released.setdefault(version.name, []).append(version)
+        splits = {channel.name: channel.split for channel in channel_objects.read_all(s3, store)}
+    else:
+        note("No bucket is known (--bucket, MME_BUCKET or --terraform), so nothing is shown of what is released.")
+    described: list[dict[str, Any]] = []
+    for spec in specs:
+        built = records.built(Path(out), spec.name)
+        described.append(
+            {
+                "name": spec.name,
+                "source": str(spec.source),
+                "revision": spec.revision,
+                "handler": spec.handler.name if spec.handler else None,
+                "built": built.target if built else None,
+                "channel": dict(splits.get(spec.name, {})),
+                "versions": [_version_json(item) for item in reversed(released.get(spec.name, []))],  # oldest first
+            }
+        )
+    unlisted = sorted(set(released) - {spec.name for spec in specs})
+    if json:
+        print_json({"models": described, "not_in_catalogue": unlisted})
+        return
+    rows = []
+    for item in described:
+        newest = item["versions"][-1] if item["versions"] else None
+        rows.append(
+            (
+                item["name"],
+                item["source"],
+                item["handler"] or "-",
+                item["built"] or "-",
+                newest["target"] if newest else "-",
+                newest["time"] if newest else "-",
+                str(len(item["versions"])),
+                console.shares(item["channel"]) if item["channel"] else "newest",
+            )
+        )
+    head = ("model", "source", "handler", "built", "newest release", "released", "versions", "the name means")
+    print(console.table(head, rows))
+    if unlisted:
+        note(f"Released, but not in {catalog}: {', '.join(unlisted)}.")
+
+
+def _version_json(version: versions.Version) -> dict[str, Any]:
+    return {
+        "name": version.name,
+        "target": version.target,
+        "digest": version.digest,
+        "size": version.size,
+        "time": version.time.isoformat().replace("+00:00", "Z"),
+    }
+
+
+def _record_json(record: versions.Record) -> dict[str, Any]:
+    return {"digest": record.digest, "author": record.author, "notes": record.notes, "crc32": record.crc32}
+
+
+# ---- removing -----------------------------------------------------------------------------------------------------
+
+
+@command(
+    {
+        "model": "the model",
+        "version": "its version: the first digits of the digest, four or more",
+        "target": "or both in one: the target model",
+        "yes": "do not ask",
+        "dry-run": DRY_RUN_HELP,
+        "json": JSON_HELP,
+    },
+    where=("bucket", "prefix", "region", "terraform"),
+)
+def delete(
+    context: Context,
+    settings: Settings,
+    model: str | None = None,
+    version: str | None = None,
+    target: str | None = None,
+    yes: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Remove one released version, after asking. A version that a channel uses is not removed.
+
+    Instances that have it loaded go on answering until they unload it.
+    """
+    parsed = versions.parse_target(target) if target else None
+    if target and not parsed:
+        raise UsageError(f"{target!r} is not a target model.", "It looks like bert-0123456789ab.tar.gz.")
+    name, wanted = parsed or (model, version)
+    if not name or not wanted:
+        raise UsageError("Which version?", "Give --target, or --model and --version; invoke releases shows them.")
+    s3, store = open_store(settings)
+    chosen = versions.find_version(versions.list_versions(s3, store, name), name, wanted)
+    _refuse_in_use(s3, store, chosen.target, "not deleted")
+    what = f"{store.uri(chosen.target)} ({console.size(chosen.size)})"
+    done = not dry_run and confirm(f"Delete {what}?", yes)
+    if done:
+        versions.delete(s3, store, chosen.target)
+    if json:
+        print_json({"deleted": done, "target": chosen.target, "uri": store.uri(chosen.target)})
+    elif dry_run:
+        print(f"Would delete {what}.")
+    else:
+        print(f"Deleted {what}." if done else "Nothing was deleted.")
+    if done:
+        _refuse_in_use(
+            s3, store, chosen.target, "deleted while the channel was changed: upload it again, or change the channel"
+        )
+
+
+def _refuse_in_use(s3: S3Client, store: versions.Store, target: str, consequence: str) -> None:
+    model = (versions.parse_target(target) or ("",))[0]
+    users = channel_objects.in_use(channel_objects.read_all(s3, store, model)).get(target)
+    if users:
+        raise ReleaseError(
+            f"{target} is in use by channel {', '.join(users)}; {consequence}.",
+            f"Point the channel at other versions first (a rollback may need it too): "
+            f"invoke history --model {users[0]}.",
+        )
+
+
+@command(
+    {
+        "keep": "how many of each model's newest versions stay",
+        "model": "a model, repeatable; left out, all that are released",
+        "ignore-endpoints": "do not ask which archives live endpoints name (needs no SageMaker permission)",
+        "uploads-older-than": "days after which an unfinished upload is given up",
+        "yes": "do not ask",
+        "dry-run": DRY_RUN_HELP,
+        "json": JSON_HELP,
+    },
+    where=("bucket", "prefix", "region", "terraform"),
+    repeatable=("model",),
+)
+def prune(
+    context: Context,
+    settings: Settings,
+    keep: str = "5",
+    model: Sequence[str] = (),
+    ignore_endpoints: bool = False,
+    uploads_older_than: str = "7",
+    yes: bool = False,
+    dry_run: bool = False,
+    json: bool = False,
+) -> None:
+    """Remove old versions: all but the newest of each model and those still in use. Shows them first, and asks.
+
+    In use is what a channel means now or would mean after a rollback, and what a live endpoint names itself. A client
+    that calls an exact target is not seen: give it a channel. Unfinished uploads that nobody goes on with are given up.
+    """
+    newest = whole_number("--keep", keep, 1)
+    age = timedelta(days=whole_number("--uploads-older-than", uploads_older_than, 1))
+    s3, store = open_store(settings)
+    released = versions.list_versions(s3, store)
+    for name in model:
+        versions.find_version(released, name)
+    users = channel_objects.in_use(channel_objects.read_all(s3, store))
+    if not ignore_endpoints:
+        for target, names in _named_by_endpoints(settings, store).items():
+            users.setdefault(target, []).extend(names)
+    plan = versions.plan_prune(released, newest, users, set(model) or None)
+    stale = versions.abort_stale_uploads(s3, store, older_than=age, dry_run=True)
+    if not json or not yes:
+        rows = [(item.name, item.target, console.size(item.size), console.when(item.time)) for item in plan]
+        if rows:
+            print(console.table(("model", "target", "size", "released"), rows), file=sys.stderr if json else sys.stdout)
+        for target in stale:
+            note(f"Unfinished upload: {target}")
+    total = sum(item.size for item in plan)
+    summary = f"{len(plan)} of {len(released)} versions ({console.size(total)}) and {len(stale)} unfinished uploads"
+    done = False
+    if not plan and not stale:
+        note("There is nothing to remove.")
+    elif dry_run:
+        note(f"Would remove {summary}.")
+    elif confirm(f"Remove {summary}?", yes):
+        # Answering takes a while: what came into use meanwhile stays.
+        users = channel_objects.in_use(channel_objects.read_all(s3, store))
+        plan = [item for item in plan if item.target not in users]
+        versions.delete_many(s3, store, [item.target for item in plan])
+        versions.abort_stale_uploads(s3, store, older_than=age)
+        done = True
+        note(f"Removed {summary}.")
+    else:
+        note("Nothing was removed.")
+    if json:
+        print_json({"removed": done, "versions": [_version_json(item) for item in plan], "unfinished_uploads": stale})
+    if done:
+        after = channel_objects.in_use(channel_objects.read_all(s3, store))
+        lost = sorted(item.target for item in plan if item.target in after)
+        if lost:
+            raise ReleaseError(
+                f"While this ran, a channel was changed to use {', '.join(lost)}, now removed.",
+                "Upload it again (the same content comes back under the same name), or change the channel.",
+            )
+
+
+def _named_by_endpoints(settings: Settings, store: versions.Store) -> dict[str, list[str]]:
+    """For each target below the prefix that a live endpoint names itself: the endpoints."""
+    try:
+        live = endpoints.archives_in_use(aws.sagemaker_client(settings.region))
+    except EndpointError as error:
+        hint = f"{error.hint or ''} Or go without: --ignore-endpoints.".strip()
+        raise EndpointError(error.message, hint) from error
+    return {uri.removeprefix(store.uri()): names for uri, names in live.items() if uri.startswith(store.uri())}
