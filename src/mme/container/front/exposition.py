@@ -6,7 +6,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mme.container.front.hub import Hub, Model
+    from mme.container.front.hub import Hub
+    from mme.container.front.models import Model
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from mme.container.front.log import Log
-
-if TYPE_CHECKING:
-    from mme.container.front.parent_link import ParentLink
 
 MAX_SHARED = 128
 
 
-class Families:
-    """Counts models by recipe (see sharing.py) and tells the parent what is worth making before the fork."""
+class Parent(Protocol):
+    """What makes things before the fork, and lets go of them."""
 
-    def __init__(self, parent: ParentLink, log: Log) -> None:
+    def share(self, recipe: dict[str, Any]) -> None: ...
+
+    def unshare(self, key: str) -> None: ...
+
+
+class Families:
+    """Counts models by recipe (see recipes.py) and tells the parent what is worth making before the fork."""
+
+    def __init__(self, parent: Parent, log: Log) -> None:
         self._parent = parent
         self._log = log
         self._members: dict[str, set[int]] = {}  # numbers of the models that have a recipe

@@ -1,4 +1,4 @@
-"""The front's ends of the sockets to the parent and to the workers."""
+"""The front's end of the socket to the parent, which forks the workers."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import subprocess
 import sys
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol
 
 from mme.container import errors, memory
 from mme.container.config import Settings
 from mme.container.front.log import Log
-from mme.container.wire import Decoder, Kind, Lines, line, pack
-
-if TYPE_CHECKING:
-    from mme.container.front.hub import Hub, Invocation, Model
+from mme.container.front.models import WorkerLink
+from mme.container.wire import Lines, line
 
 RESTART_SECONDS = 1.0
 # For the parent and so for every worker. A value that the user has set stays.
@@ -39,71 +37,27 @@ ENVIRONMENT = {
 }
 
 
-class WorkerLink(asyncio.Protocol):
-    """One worker, as the front knows it."""
+class Listener(Protocol):
+    """Who is told what the parent says."""
 
-    def __init__(self, hub: Hub, model: Model) -> None:
-        loop = asyncio.get_running_loop()
-        self._hub = hub
-        self._decoder = Decoder()
-        self._transport: asyncio.Transport | None = None
-        self.model = model
-        self.pid = 0
-        self.ready: asyncio.Future[None] = loop.create_future()
-        self.exited: asyncio.Future[None] = loop.create_future()
-        self.was_ready = False
-        self.gpu: str | None = None  # which one it may use
-        self.doomed: str | None = None  # why the front ends it, once it does
-        self.sent: dict[int, Invocation] = {}
-        self.started: set[int] = set()  # the batch that is computed now
-        self.batch = 0
-        self.heard = 0.0  # monotonic seconds of the last frame
-        self.threads = 0  # granted; 0 while it holds no grant
-        self.yielding = False
-        self.private = 0  # as the worker measured it last
-        self._anonymous = 0  # at that time
-        self.loading: dict[str, float] = {}  # seconds that loading took, by stage
-        self.shared: list[str] = []  # kinds of what it found finished
+    def worker_forked(self, worker: WorkerLink) -> None:
+        """A worker's process runs."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
+    def worker_exited(self, pid: int, code: int, by_signal: int) -> None:
+        """A process has ended, and its memory is free."""
 
-    def data_received(self, data: bytes) -> None:
-        for frame in self._decoder.feed(data):
-            self._hub.frame(self, frame)
+    def made(self, key: str, error: str | None) -> None:
+        """What the parent was asked to share is there, or why not."""
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        # The process usually has ended; the parent says how. Where it lives on without its socket, end it.
-        self._transport = None
-        if self.pid and not self.exited.done():
-            self._hub.parent.kill(self.pid)
-
-    def measured(self, private: int) -> None:
-        """The worker says how much private memory it has."""
-        self.private = private
-        self._anonymous = memory.anonymous(self.pid)
-
-    def memory_now(self) -> int:
-        """Private memory at this moment: as measured last, and what it has grown by since."""
-        anonymous = memory.anonymous(self.pid)
-        if not self._anonymous:
-            self._anonymous = anonymous
-        return max(0, self.private + anonymous - self._anonymous)
-
-    def send(self, kind: Kind, number: int = 0, meta: dict[str, Any] | None = None, body: bytes = b"") -> None:
-        if self._transport is not None:
-            self._transport.write(pack(kind, number, meta, body))
-
-    def close(self) -> None:
-        if self._transport is not None:
-            self._transport.abort()
+    def parent_died(self) -> None:
+        """The parent has ended, and every worker with it. Another one starts."""
 
 
 class ParentLink:
     """Starts the parent, starts it again if it dies, and passes commands to it."""
 
-    def __init__(self, hub: Hub, settings: Settings, log: Log) -> None:
-        self._hub = hub
+    def __init__(self, listener: Listener, settings: Settings, log: Log) -> None:
+        self._listener = listener
         self._settings = settings
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
@@ -161,14 +115,14 @@ class ParentLink:
             self._log("info", "ready", seconds=round(message["seconds"], 3))
         elif message["op"] == "shared":
             self.base_bytes = message["private"] + memory.private()
-            self._hub.families.made(message["key"], message["error"])
+            self._listener.made(message["key"], message["error"])
         elif message["op"] == "exit":
-            self._hub.worker_exited(message["pid"], message["code"], message["signal"])
+            self._listener.worker_exited(message["pid"], message["code"], message["signal"])
         elif message["op"] in ("forked", "failed"):
             worker, future = self._forks.pop(message["id"])
             if message["op"] == "forked":
                 worker.pid = message["pid"]
-                self._hub.worker_forked(worker)
+                self._listener.worker_forked(worker)
                 if not future.done():
                     future.set_result(None)
             elif not future.done():
@@ -183,7 +137,7 @@ class ParentLink:
         if self._closing:
             return
         self._log("error", "parent ended", restarts=self.starts)
-        self._hub.parent_died()
+        self._listener.parent_died()
         asyncio.get_running_loop().call_later(RESTART_SECONDS, self._restart)
 
     def _restart(self) -> None:

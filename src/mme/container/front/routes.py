@@ -14,8 +14,9 @@ from mme.container.config import Settings
 from mme.container.errors import ServingError
 from mme.container.front import exposition
 from mme.container.front.http import Connection, Request
-from mme.container.front.hub import Hub, Invocation
+from mme.container.front.hub import Hub
 from mme.container.front.log import Log
+from mme.container.front.models import Invocation
 
 SINGLE_NAME = "model"  # the one model's name where the platform runs the container for one model alone
 # What a handler may read of a request, spelt as SageMaker spells it.

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from front_parts import Machine
 
 from mme.container import memory
 from mme.container.config import MiB, read
 from mme.container.errors import ServingError
+from mme.container.front.admission import GPU_CONTEXT, Admission
+from mme.container.front.counters import Totals
 from mme.container.front.gpu import Gpu, Gpus
-from mme.container.front.hub import GPU_CONTEXT, Hub, Model
-from mme.container.front.log import Log
+from mme.container.front.models import Model
 
 
 class MadeUp(Gpus):
@@ -24,10 +26,8 @@ class MadeUp(Gpus):
 
 def place(gpus: MadeUp | None, size: int, device: str = "auto") -> str | None:
     async def ask() -> str | None:
-        hub = Hub(read({"MME_DEVICE": device}), Log("error"))
-        hub.gpus = gpus
-        model = Model("m", "/m", "/m", 1, memory.Weights(size, 0, ()))
-        return await hub._make_room_on_gpu(model, wait=False)
+        admission = Admission(read({"MME_DEVICE": device}), Totals(), Machine(), gpus)
+        return await admission.place(Model("m", "/m", "/m", 1, memory.Weights(size, 0, ())), wait=False)
 
     return asyncio.run(ask())
 

@@ -1,0 +1,183 @@
+"""What may be in memory: a load is promised its memory before it begins, or refused with 507.
+
+The policy: a model needs what its process was measured to take, before that what its files let expect. It is admitted
+if that is available now and if everything that is loaded, at its estimate, fits the limit less a reserve. Where it does
+not fit, idle models are parked, the longest idle first. Where that is not enough, a wake-up waits as long as anything
+is being computed (for that will end), and a LOAD gets 507, so that the platform unloads something. Where memory runs
+short later, idle models are parked, then the process that takes most is ended, before the kernel ends one of its
+choice. GPUs are treated alike, each by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from mme.container import errors, memory
+from mme.container.config import MiB, Settings
+from mme.container.front.counters import Totals
+from mme.container.front.gpu import Gpu, Gpus
+from mme.container.front.models import Model, WorkerLink
+
+GPU_CONTEXT = 600 * MiB  # what CUDA itself takes on the device for each process
+PARK_AT_ONCE = 4  # so that a burst of wake-ups does not wait for one ending each
+
+
+class Effects(Protocol):
+    """What admission needs of the rest."""
+
+    def workers(self) -> Iterable[WorkerLink]:
+        """Every process that runs."""
+
+    def idle(self) -> list[Model]:
+        """Models with a process and without requests, the longest idle first."""
+
+    def park(self, model: Model, reason: str) -> asyncio.Future[None]:
+        """End the process of an idle model, which stays loaded. Done when its memory is free."""
+
+    def kill(self, worker: WorkerLink, reason: str) -> None: ...
+
+    def base_bytes(self) -> int:
+        """What the container's own processes take."""
+
+
+class Admission:
+    """Owns what is promised to loads in progress."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        totals: Totals,
+        effects: Effects,
+        gpus: Gpus | None = None,
+        host: Callable[[int | None], memory.Host] = memory.host,
+    ) -> None:
+        self._settings = settings
+        self._totals = totals
+        self._effects = effects
+        self._gpus = gpus
+        self._host = host
+        self._promised: dict[Model, int] = {}  # bytes
+        self._freed = asyncio.Event()
+
+    def freed(self) -> None:
+        """A worker became idle or ended: whoever waits for room looks again."""
+        self._freed.set()
+
+    def keep(self, model: Model) -> None:
+        """The load is over. What was promised is in use now, or free again."""
+        self._promised.pop(model, None)
+
+    async def promise(self, model: Model, wait: bool) -> None:
+        """Promise a model its memory until :meth:`keep`. Raises 507 where there is not enough (see the module)."""
+        resident = {key for worker in self._effects.workers() for key in worker.model.weights.files}
+        fresh = sum(key[2] for key in model.weights.files if key not in resident)
+        need = model.estimate
+        while True:
+            self._freed.clear()
+            now, planned = self._budget()
+            if now >= need and planned >= need + fresh:
+                self._promised[model] = need
+                return
+            victims = [victim for victim in self._effects.idle() if victim is not model]
+            if victims:
+                await asyncio.gather(*(self._effects.park(victim, "memory") for victim in victims[:PARK_AT_ONCE]))
+            elif not (wait and await self._some_work_ended()):
+                self._totals.no_memory += 1
+                short = max(need - now, need + fresh - planned)
+                raise errors.out_of_memory(
+                    f"Model {model.name} needs about {(need + fresh) // MiB} MiB; {-(-short // MiB)} MiB too few are "
+                    "free. Unload a model that is not in use"
+                )
+
+    async def place(self, model: Model, wait: bool) -> str | None:
+        """The GPU for a new worker: the one with most memory free, once enough is. None where there is no GPU."""
+        need = GPU_CONTEXT + int((model.weights.mapped + model.weights.copied) * 1.2)
+        while True:
+            self._freed.clear()
+            gpus = self._gpus.look() if self._gpus is not None else []
+            if not gpus:
+                if self._settings.device == "cuda":
+                    raise errors.internal("MME_DEVICE is cuda, but no GPU can be seen here")
+                return None
+            best = max(gpus, key=self._gpu_free)
+            if self._gpu_free(best) >= need:
+                return best.name
+            victims = [
+                victim
+                for victim in self._effects.idle()
+                if victim is not model and victim.worker and victim.worker.gpu == best.name
+            ]
+            if victims:
+                await self._effects.park(victims[0], "gpu memory")
+            elif not (wait and await self._some_work_ended()):
+                self._totals.no_memory += 1
+                raise errors.out_of_memory(
+                    f"Model {model.name} needs about {need // MiB} MiB of GPU memory; at most "
+                    f"{max(0, self._gpu_free(best)) // MiB} MiB are free on one GPU. Unload a model that is not in use"
+                )
+
+    def guard(self) -> None:
+        """When memory is about to end, end a worker of ours before the kernel ends one of its choice."""
+        workers = list(self._effects.workers())
+        if not workers:
+            return
+        _, available, reserve = self._free()
+        if available >= reserve // 2:
+            return
+        idle = self._effects.idle()
+        if idle:
+            for model in idle[: max(1, len(idle) // 4)]:
+                self._effects.park(model, "memory")
+            return
+        loading = [worker for worker in workers if not worker.ready.done() and worker.doomed is None]
+        candidates = loading or [worker for worker in workers if worker.doomed is None]
+        if candidates:
+            self._totals.no_memory += 1
+            self._effects.kill(max(candidates, key=WorkerLink.memory_now), "memory")
+
+    async def _some_work_ended(self) -> bool:
+        """Wait for a worker to become idle or to end, a second at most. False where nobody has work."""
+        if not any(worker.sent for worker in self._effects.workers()):
+            return False
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._freed.wait(), 1.0)
+        return True
+
+    def _free(self) -> tuple[int, int, int]:
+        """(bytes that the container may use in all, bytes that it could take now, bytes to keep free)."""
+        limit = self._settings.memory_limit
+        host = self._host(limit)
+        reserve = self._settings.memory_reserve
+        if reserve is None:
+            reserve = memory.default_reserve(host.total)
+        available = host.available
+        if limit is not None:  # a limit of our own, that the system does not watch
+            used = sum(worker.memory_now() for worker in self._effects.workers())
+            available = min(available, max(0, host.total - used - self._effects.base_bytes()))
+        return host.total, available, reserve
+
+    def _budget(self) -> tuple[int, int]:
+        """(bytes that could be taken now, bytes of working set that may still be planned for)."""
+        total, available, reserve = self._free()
+        promised = sum(self._promised.values())
+        private = promised
+        files: dict[tuple[int, int, int], int] = {}
+        for worker in self._effects.workers():
+            if worker.model not in self._promised:
+                private += worker.model.estimate
+            for key in worker.model.weights.files:
+                files[key] = key[2]
+        planned = private + sum(files.values()) + self._effects.base_bytes()
+        return available - promised - reserve, total - planned - reserve
+
+    def _gpu_free(self, gpu: Gpu) -> int:
+        """What is free on a GPU less what loads in progress are about to take."""
+        coming = [
+            worker.model.weights
+            for worker in self._effects.workers()
+            if worker.gpu == gpu.name and not worker.ready.done()
+        ]
+        return gpu.free - sum(GPU_CONTEXT + weights.mapped + weights.copied for weights in coming)

@@ -1,0 +1,142 @@
+"""What the front knows of a model, of its process and of a request: plain state, changed by its owners.
+
+A model is in one of five states::
+
+    LOADING -> ACTIVE <-> PARKED      a parked model has no process; the next request forks it again (WAKING)
+                 \\_______/ -> UNLOADING -> gone
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, cast
+
+from mme.container import memory
+from mme.container.config import MiB
+from mme.container.front.counters import ModelMetrics
+from mme.container.wire import Decoder, Frame, Kind, pack
+
+BASE_PRIVATE = 64 * MiB  # a worker's private memory beside its weights, until a model has been measured
+
+
+class State(Enum):
+    LOADING = "loading"
+    ACTIVE = "active"
+    PARKED = "parked"
+    WAKING = "waking"
+    UNLOADING = "unloading"
+
+
+@dataclass(eq=False)
+class Invocation:
+    """One request for a prediction, from its arrival to its answer. ``arrived`` is in monotonic seconds."""
+
+    id: int
+    model: Model
+    headers: dict[str, str]
+    body: bytes
+    arrived: float
+    done: Callable[[Invocation, int, bytes, str, dict[str, Any]], None]
+    target: str = ""
+
+
+@dataclass(eq=False)
+class Model:
+    name: str
+    url: str
+    path: str
+    number: int  # order of loading, for LIST
+    weights: memory.Weights = memory.NO_WEIGHTS
+    state: State = State.LOADING
+    worker: WorkerLink | None = None
+    queue: dict[int, Invocation] = field(default_factory=dict)  # not yet sent to a worker
+    private: int = 0  # bytes, measured; 0 until then
+    last_used: float = 0.0  # monotonic seconds
+    load_seconds: float = 0.0
+    loaded: asyncio.Event = field(default_factory=asyncio.Event)  # LOAD is over, well or not
+    drained: asyncio.Event = field(default_factory=asyncio.Event)  # it is being unloaded and has no request left
+    task: asyncio.Task[None] | None = None  # brings its process up
+    metrics: ModelMetrics = field(default_factory=ModelMetrics)
+
+    @property
+    def open(self) -> int:
+        """Requests that wait for an answer."""
+        return len(self.queue) + (len(self.worker.sent) if self.worker else 0)
+
+    @property
+    def estimate(self) -> int:
+        """Private bytes that a worker of this model takes: measured, else guessed from its files."""
+        return self.private or BASE_PRIVATE + int(self.weights.copied * 1.2)
+
+
+class WorkerLink(asyncio.Protocol):
+    """A model's process, and the front's end of the socket to it.
+
+    ``received`` is called with each frame that it sends, ``lost`` when its socket has closed.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        received: Callable[[WorkerLink, Frame], None],
+        lost: Callable[[WorkerLink], None],
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self._received = received
+        self._lost = lost
+        self._decoder = Decoder()
+        self._transport: asyncio.Transport | None = None
+        self.model = model
+        self.pid = 0
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.exited: asyncio.Future[None] = loop.create_future()
+        self.was_ready = False
+        self.gpu: str | None = None  # which one it may use
+        self.doomed: str | None = None  # why the front ends it, once it does
+        self.sent: dict[int, Invocation] = {}
+        self.started: set[int] = set()  # the batch that is computed now
+        self.batch = 0
+        self.heard = 0.0  # monotonic seconds of the last frame
+        self.private = 0  # as the worker measured it last
+        self._anonymous = 0  # at that time
+        self.loading: dict[str, float] = {}  # seconds that loading took, by stage
+        self.shared: list[str] = []  # kinds of what was made for it before the fork
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self._decoder.feed(data):
+            self._received(self, frame)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._lost(self)
+
+    @property
+    def wants_core(self) -> bool:
+        """Whether there is anything to compute for it."""
+        return self.doomed is None and bool(self.sent)
+
+    def measured(self, private: int) -> None:
+        """The worker says how much private memory it has."""
+        self.private = private
+        self._anonymous = memory.anonymous(self.pid)
+
+    def memory_now(self) -> int:
+        """Private memory at this moment: as measured last, and what it has grown by since."""
+        anonymous = memory.anonymous(self.pid)
+        if not self._anonymous:
+            self._anonymous = anonymous
+        return max(0, self.private + anonymous - self._anonymous)
+
+    def send(self, kind: Kind, number: int = 0, meta: dict[str, Any] | None = None, body: bytes = b"") -> None:
+        if self._transport is not None:
+            self._transport.write(pack(kind, number, meta, body))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()

@@ -1,0 +1,327 @@
+"""The models' processes: one forked for each active model, ended for a reason, and accounted for when it ends.
+
+The policy: a process is forked when its model is loaded (LOADING) or asked for while it has none (WAKING), at most
+MME_MAX_LOADS at a time, each once admission has promised its memory. A start that fails, is cancelled or takes longer
+than MME_LOAD_TIMEOUT leaves nothing behind. A process that the front ends (``doomed`` says why) leaves its model
+loaded, parked; one that ends by itself takes its model with it, so that the platform loads it again. When the parent
+dies, every process dies with it, and every model is parked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from mme.container import errors, memory
+from mme.container.config import Settings
+from mme.container.errors import ServingError
+from mme.container.front.admission import Admission
+from mme.container.front.counters import Totals
+from mme.container.front.families import Families
+from mme.container.front.log import Log
+from mme.container.front.models import Model, State, WorkerLink
+from mme.container.front.parent_link import Listener, ParentLink
+from mme.container.front.requests import Requests
+from mme.container.front.scheduler import Scheduler
+from mme.container.front.weightpool import WeightPool
+from mme.container.recipes import foresee
+from mme.container.wire import Frame, Kind
+
+
+class Processes:
+    """Owns the parent, the processes by their number, and what models have in common. ``forget`` is called with a model
+    that has gone by itself."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        log: Log,
+        totals: Totals,
+        admission: Admission,
+        requests: Requests,
+        scheduler: Scheduler[WorkerLink],
+        forget: Callable[[Model], None],
+        parent: Callable[[Listener, Settings, Log], ParentLink],
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._totals = totals
+        self._admission = admission
+        self._requests = requests
+        self._scheduler = scheduler
+        self._forget = forget
+        self.parent = parent(self, settings, log)
+        self._families = Families(self.parent, log)
+        self._pool = WeightPool()
+        self._workers: dict[int, WorkerLink] = {}  # by process id
+        self._loads = asyncio.Semaphore(settings.max_loads)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._oom_kills = memory.oom_kills()
+        self._stopping = False
+
+    @property
+    def all(self) -> Iterable[WorkerLink]:
+        return self._workers.values()
+
+    # -- beginning ----------------------------------------------------------------------------------------------
+
+    async def load(self, model: Model) -> None:
+        """Start a new model's process. Raises ServingError; then nothing of it is left."""
+        await self._bring_up(model, asyncio.create_task(self._spawn(model, wait_for_room=False)))
+
+    def wake(self, model: Model) -> None:
+        """Bring a model without a process back for the requests in its queue; one that is being unloaded, too."""
+        if model.state is not State.UNLOADING:
+            model.state = State.WAKING
+        model.task = asyncio.create_task(self._spawn(model, wait_for_room=True))
+        self.background(self._waken(model, model.task))
+
+    def came_up(self, model: Model) -> None:
+        """The model's process is ready, unless it has ended again in the same moment."""
+        if model.state is not State.UNLOADING:
+            model.state = State.ACTIVE if model.worker is not None else State.PARKED
+        if model.worker is not None:
+            self._requests.push(model)
+        elif model.queue and not self._stopping:
+            self.wake(model)
+
+    async def _waken(self, model: Model, task: asyncio.Task[None]) -> None:
+        began = time.monotonic()
+        try:
+            await self._bring_up(model, task)
+        except ServingError as error:
+            self._requests.fail_queued(model, error)
+            if model.state is State.WAKING:
+                model.state = State.PARKED
+                if error.status not in (503, 507):  # it cannot come back: let the platform load it anew
+                    self._forget(model)
+            return
+        model.metrics.wakes += 1
+        self._totals.wakes += 1
+        self._totals.wake_seconds.add(time.monotonic() - began)
+        self.came_up(model)
+
+    async def _bring_up(self, model: Model, task: asyncio.Task[None]) -> None:
+        """Wait for a model's worker, at most ``load_timeout``. On an error or a cancellation nothing of it is left."""
+        model.task = task
+        try:
+            await asyncio.wait([task], timeout=self._settings.load_timeout)
+            late = not task.done()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait([task])
+            model.task = None
+            if task.done() and not task.cancelled():
+                task.exception()  # looked at, even where the caller has left
+        if task.cancelled():
+            if late:
+                seconds = self._settings.load_timeout
+                raise errors.timed_out(f"Model {model.name} did not load within {seconds:g} seconds")
+            raise errors.unavailable(f"Loading of model {model.name} was cancelled")
+        task.result()
+
+    async def _spawn(self, model: Model, wait_for_room: bool) -> None:
+        """Fork a worker for the model and wait until it is ready."""
+        async with self._loads:
+            if model.state is State.LOADING:
+                recipes = await asyncio.to_thread(self._look_at_files, model, self._families.alone())
+                self._families.expected(model.number, recipes)
+            await self.parent.warm.wait()
+            await self._admission.promise(model, wait_for_room)
+            try:
+                await self._fork(model, wait_for_room)
+            finally:
+                self._admission.keep(model)
+
+    async def _fork(self, model: Model, wait_for_room: bool) -> None:
+        worker = WorkerLink(model, self._received, self._lost)
+        worker.gpu = await self._admission.place(model, wait_for_room)
+        model.worker = worker
+        forking = asyncio.ensure_future(self.parent.fork(worker))
+        try:
+            await asyncio.shield(forking)
+            await asyncio.shield(worker.ready)
+        except BaseException:
+            undo = self.background(self._undo(worker, forking))
+            while not undo.done():  # whoever cancels again and again does not get less cleaning up
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(undo)
+            if worker.doomed == "memory":
+                raise errors.out_of_memory(
+                    f"Model {model.name} took more memory while it loaded than is free. Unload a model not in use"
+                ) from None
+            raise
+        model.private = max(model.private, worker.private)
+
+    def _look_at_files(self, model: Model, alone: list[tuple[dict[str, Any], str]]) -> list[dict[str, Any]]:
+        """Note the sizes of the weights, after equal ones of loaded models have been made one; which of these recipes
+        the model will have too. Runs in a thread."""
+        try:
+            if self._settings.share_files:
+                self._totals.shared_bytes += self._pool.share(model.number, model.path)
+            model.weights = memory.weights(model.path)
+        except OSError as error:
+            raise errors.internal(f"The files of model {model.name} cannot be read: {error}") from None
+        return foresee(alone, model.path)
+
+    async def _undo(self, worker: WorkerLink, forking: asyncio.Future[None]) -> None:
+        """Leave nothing of a worker whose start has failed or is no longer wanted."""
+        worker.doomed = worker.doomed or "load"
+        with contextlib.suppress(ServingError):
+            await forking
+        if worker.pid:
+            await self.end(worker, "load")
+        worker.close()
+        if worker.model.worker is worker:
+            worker.model.worker = None
+
+    # -- ending -------------------------------------------------------------------------------------------------
+
+    async def end(self, worker: WorkerLink, reason: str) -> None:
+        """Kill a worker and wait until the system has taken its memory back."""
+        if worker.doomed is None:
+            worker.doomed = reason
+        if not worker.exited.done():
+            self.parent.kill(worker.pid)
+        await asyncio.shield(worker.exited)
+
+    def park(self, model: Model, reason: str) -> asyncio.Task[None]:
+        """End the process of an idle model; it stays loaded."""
+        worker = model.worker
+        if worker is None:
+            raise RuntimeError(f"model {model.name} has no process to end")
+        model.state = State.PARKED
+        worker.doomed = "park"
+        model.metrics.parks += 1
+        self._totals.parks += 1
+        self._log("debug", "park", model=model.name, reason=reason)
+        return self.background(self.end(worker, "park"))
+
+    def kill(self, worker: WorkerLink, reason: str) -> None:
+        """End a worker that misbehaves. Its model stays loaded, parked."""
+        if worker.doomed is None and not worker.exited.done():
+            worker.doomed = reason
+            self._totals.killed += 1
+            self._log("warning", "worker killed", model=worker.model.name, pid=worker.pid, reason=reason)
+            self.parent.kill(worker.pid)
+
+    def let_go(self, model: Model) -> None:
+        """The model is not loaded any more: what it had in common with others is theirs alone."""
+        self._families.left(model.number)
+        self._pool.forget(model.number)
+
+    async def close(self) -> None:
+        """End every process."""
+        self._stopping = True
+        for worker in self._workers.values():
+            worker.doomed = worker.doomed or "shutdown"
+        await self.parent.close()
+        self.parent_died()  # and every worker with it: whoever waits for one need not wait longer
+        for task in list(self._tasks):
+            task.cancel()
+
+    def background(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that :meth:`close` cancels."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    # -- what the workers say -----------------------------------------------------------------------------------
+
+    def _received(self, worker: WorkerLink, frame: Frame) -> None:
+        worker.heard = time.monotonic()
+        if frame.kind == Kind.RESULT:
+            self._requests.result(worker, frame)
+        elif frame.kind == Kind.STARTED:
+            self._requests.began(worker, frame)
+        elif frame.kind == Kind.RELEASED:
+            worker.started.clear()
+            self._scheduler.released(worker)
+        elif frame.kind == Kind.MEMORY:
+            worker.measured(frame.meta["private"])
+            worker.model.private = worker.private
+        elif frame.kind == Kind.READY and not worker.ready.done():
+            worker.was_ready = True
+            worker.measured(frame.meta["private"])
+            worker.loading = {"handler": frame.meta["seconds"], "cpu": frame.meta["cpu"]}
+            worker.shared = frame.meta["shared"]
+            self._families.joined(worker.model.number, worker.model.path, frame.meta["recipes"])
+            worker.ready.set_result(None)
+        elif frame.kind == Kind.FAILED and not worker.ready.done():
+            meta = frame.meta
+            worker.ready.set_exception(
+                ServingError(meta["status"], meta["type"], f"Model {worker.model.name}: {meta['message']}")
+            )
+
+    def _lost(self, worker: WorkerLink) -> None:
+        """Its socket has closed. The process usually has ended, and the parent says how; where it lives on, end it."""
+        if worker.pid and not worker.exited.done():
+            self.parent.kill(worker.pid)
+
+    # -- what the parent says -----------------------------------------------------------------------------------
+
+    def worker_forked(self, worker: WorkerLink) -> None:
+        self._workers[worker.pid] = worker
+
+    def worker_exited(self, pid: int, code: int, by_signal: int) -> None:
+        worker = self._workers.pop(pid, None)
+        if worker is not None:
+            kills = memory.oom_kills()
+            starved = by_signal == 9 and kills > self._oom_kills
+            self._oom_kills = kills
+            self._ended(worker, f"signal {by_signal}" if by_signal else f"exit code {code}", starved)
+
+    def made(self, key: str, error: str | None) -> None:
+        self._families.made(key, error)
+
+    def parent_died(self) -> None:
+        """What was loaded stays loaded, parked; requests under way fail."""
+        for worker in list(self._workers.values()):
+            worker.doomed = worker.doomed or "parent"
+            self._ended(worker, "signal 9", starved=False)
+        self._workers.clear()
+        self._families.forget()
+
+    def _ended(self, worker: WorkerLink, why: str, starved: bool) -> None:
+        model = worker.model
+        worker.close()
+        current = model.worker is worker  # a parked model may have a new one already
+        if current:
+            model.worker = None
+        if not worker.ready.done():
+            worker.ready.set_exception(self._why_not_ready(model, why, starved))
+            worker.ready.exception()  # mark it as looked at: a cancelled load has nobody to look
+        elif worker.doomed is None:
+            self._totals.died += 1
+            self._log("error", "model process ended", model=model.name, pid=worker.pid, why=why, out_of_memory=starved)
+        self._requests.settle(worker, starved, why)
+        if current and worker.was_ready:
+            self._after_end(model, worker, why)
+        if not worker.exited.done():
+            worker.exited.set_result(None)
+        self._requests.look_if_drained(model)
+        self._admission.freed()
+        self._scheduler.ended(worker)
+
+    def _after_end(self, model: Model, worker: WorkerLink, why: str) -> None:
+        """What becomes of a model whose process has ended."""
+        if worker.doomed is None:
+            self._requests.fail_queued(model, errors.internal(f"The process of model {model.name} ended ({why})"))
+            self._forget(model)
+        elif model.state in (State.ACTIVE, State.PARKED, State.UNLOADING):
+            if model.state is State.ACTIVE:
+                model.state = State.PARKED
+            if model.queue and model.task is None and not self._stopping:
+                self.wake(model)
+
+    def _why_not_ready(self, model: Model, why: str, starved: bool) -> ServingError:
+        if self._stopping:
+            return errors.unavailable("The container is shutting down")
+        if starved:
+            return errors.out_of_memory(f"The kernel ended model {model.name} while it loaded: out of memory")
+        return errors.internal(f"The process of model {model.name} ended while it loaded ({why})")

@@ -1,0 +1,129 @@
+"""Who computes: at most as many models at a time as there are cores, each with its share of the threads.
+
+The policy, with one core and models A, B and C that ask in this order::
+
+    A asks                  A computes with every thread
+    B and C ask             after QUANTUM, A is asked to give the core back when its batch is done
+    A gives it back         B computes; A, if it has more to do, waits behind C
+    B keeps it (PATIENCE)   B is not waited for: C computes beside it, and the system divides the core
+
+So requests of one model are answered in batches while it is its turn, a slow model starves nobody, and nobody is
+interrupted inside a batch. Whoever computes alone has all threads; two that compute have half each.
+
+The scheduler knows nothing of processes: workers are whatever can be a key, and its effects are handed in.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+QUANTUM = 0.02  # seconds a model may compute while others wait for a core
+PATIENCE = 0.1  # seconds after which a model that does not give its core back stops being waited for
+
+W = TypeVar("W", bound=Hashable)
+W_in = TypeVar("W_in", bound=Hashable, contravariant=True)
+
+
+@dataclass
+class Grant:
+    """Leave to compute. ``since`` is in seconds of the scheduler's clock."""
+
+    since: float
+    threads: int = 0
+    yielding: bool = False  # asked to give it back after the present batch
+
+
+class Effects(Protocol[W_in]):
+    """What the scheduler needs of the rest."""
+
+    def wants_core(self, worker: W_in) -> bool:
+        """Whether there still is something to compute for it."""
+
+    def grant(self, worker: W_in, threads: int) -> None:
+        """Let it compute with so many threads, or go on with so many."""
+
+    def recall(self, worker: W_in) -> None:
+        """Ask it to give its grant back after the present batch."""
+
+
+class Scheduler(Generic[W]):
+    """``clock`` gives seconds; ``later(seconds, call)`` calls after so many of them."""
+
+    def __init__(
+        self,
+        cores: int,
+        effects: Effects[W],
+        clock: Callable[[], float],
+        later: Callable[[float, Callable[[], None]], object],
+    ) -> None:
+        self._cores = cores
+        self._effects = effects
+        self._clock = clock
+        self._later = later
+        self._waiting: OrderedDict[W, None] = OrderedDict()
+        self._running: dict[W, Grant] = {}
+        self._slice_is_timed = False
+
+    def want(self, worker: W) -> None:
+        """The worker has something to compute: give it a core now, or as soon as its turn comes."""
+        if worker not in self._running and worker not in self._waiting:
+            self._waiting[worker] = None
+            self.schedule()
+
+    def released(self, worker: W) -> None:
+        """The worker has given its grant back. If it has more to do, its turn comes again."""
+        self._running.pop(worker, None)
+        if self._effects.wants_core(worker):
+            self._waiting[worker] = None
+        self.schedule()
+
+    def ended(self, worker: W) -> None:
+        """The worker is gone, and whatever it held is free."""
+        self._running.pop(worker, None)
+        self._waiting.pop(worker, None)
+        self.schedule()
+
+    def computes(self, worker: W) -> bool:
+        return worker in self._running
+
+    def grants(self) -> Iterator[tuple[W, float]]:
+        """Who computes, and since when."""
+        return ((worker, grant.since) for worker, grant in list(self._running.items()))
+
+    def schedule(self) -> None:
+        now = self._clock()
+        slow = sum(1 for grant in self._running.values() if now - grant.since > PATIENCE) if self._waiting else 0
+        changed = False
+        while self._waiting and len(self._running) - slow < self._cores:
+            worker, _ = self._waiting.popitem(last=False)
+            if self._effects.wants_core(worker):
+                self._running[worker] = Grant(now)
+                changed = True
+        if changed or not self._waiting:
+            self._share()
+        if self._waiting:
+            for worker, grant in self._running.items():
+                if not grant.yielding and now - grant.since >= QUANTUM:
+                    grant.yielding = True
+                    self._effects.recall(worker)
+            if not self._slice_is_timed:
+                self._slice_is_timed = True
+                self._later(QUANTUM, self._next_slice)
+
+    def _next_slice(self) -> None:
+        self._slice_is_timed = False
+        if self._waiting:
+            self.schedule()
+
+    def _share(self) -> None:
+        """Divide the cores between those that compute now."""
+        if not self._running:
+            return
+        threads = max(1, self._cores // len(self._running))
+        for worker, grant in self._running.items():
+            if grant.threads != threads and not grant.yielding:
+                grant.threads = threads
+                self._effects.grant(worker, threads)
