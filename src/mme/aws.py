@@ -107,8 +107,13 @@ def concerns_all(error: MmeError) -> bool:
     """Whether what is wrong would be wrong for every other call too: the sign-in, the bucket, the connection."""
     cause = error.__cause__
     if isinstance(cause, boto.ClientError):
-        return code_of(cause) in _EXPIRED | _BAD_KEYS | {"NoSuchBucket"}
+        return concerns_every_call(cause)
     return isinstance(cause, (boto.BotoCoreError, boto.HTTPClientError))
+
+
+def concerns_every_call(error: boto.ClientError) -> bool:
+    """Whether AWS would refuse every other call for the same reason: the credentials or the bucket."""
+    return code_of(error) in _EXPIRED | _BAD_KEYS | {"NoSuchBucket"}
 
 
 _EXPIRED = {

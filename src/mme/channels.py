@@ -2,7 +2,8 @@
 
 A channel is one small JSON object beside the model prefix, ``channels/CHANNEL.json``. It names one version, or several
 with weights, and carries its own history. It is changed by compare-and-swap on the object's ETag, so of two pipelines
-that change it at once one succeeds and the other is told.
+that change it at once one succeeds and the other gets an error. Each revision has an id of its own: when S3 wrote a
+change and its answer was lost, the client asks again and is refused, and the id tells that the change is there.
 
 A model's own channel has the model's name (``bert``). More of them have a name after an ``@`` (``bert@staging``).
 A model without a channel means its newest version.
@@ -15,16 +16,17 @@ import json
 import math
 import random
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from mme.aws import CONNECTIONS, explain, explained, is_missing, status_of
-from mme.errors import ConflictError, ReleaseError, UsageError
+from mme.errors import ConflictError, MmeError, ReleaseError, UsageError
 from mme.releases import Store, Version, list_versions, parse_target
 
 if TYPE_CHECKING:
@@ -41,7 +43,10 @@ Split = Mapping[str, float]  # target -> weight
 
 @dataclass(frozen=True)
 class Revision:
-    """One state of a channel: its split, and who set it when (UTC), by what action and why."""
+    """One state of a channel: its split, and who set it when (UTC), by what action and why.
+
+    ``id`` is random, and the same for nobody else's revision; "" for those that earlier versions of mme wrote.
+    """
 
     number: int
     time: datetime
@@ -49,6 +54,7 @@ class Revision:
     action: str
     notes: str
     split: Split
+    id: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -93,13 +99,14 @@ def model_of(channel: str) -> str:
 def read(s3: S3Client, store: Store, name: str) -> Channel:
     """The channel of this name; one without history when there is none yet."""
     model_of(name)
-    try:
-        answer = s3.get_object(Bucket=store.bucket, Key=_key(store, name))
-        body = answer["Body"].read()
-    except ClientError as error:
-        if is_missing(s3, store.bucket, _key(store, name), error):
-            return Channel(name, (), None)
-        raise explain(error, f"read channel {name} of {store.uri()}", bucket=store.bucket) from error
+    with explained(f"read channel {name} of {store.uri()}", bucket=store.bucket):
+        try:
+            answer = s3.get_object(Bucket=store.bucket, Key=_key(store, name))
+            body = answer["Body"].read()
+        except ClientError as error:
+            if is_missing(s3, store.bucket, _key(store, name), error):
+                return Channel(name, (), None)
+            raise
     return _parse(store, name, body, answer["ETag"])
 
 
@@ -176,28 +183,41 @@ def change(
         action,
         notes,
         _shares(split),
+        secrets.token_hex(8),
     )
     changed = replace(channel, history=(revision, *channel.history)[:HISTORY])
     condition = {"IfMatch": channel.etag} if channel.etag else {"IfNoneMatch": "*"}
     try:
-        answer = s3.put_object(
+        etag = s3.put_object(
             Bucket=store.bucket,
             Key=_key(store, channel.name),
             Body=_format(store, changed),
             ContentType="application/json",
             **condition,  # type: ignore[arg-type]
-        )
-    except ClientError as error:
-        if status_of(error) in (404, 409, 412):
+        )["ETag"]
+    except (ClientError, BotoCoreError) as error:
+        written = _written_all_the_same(s3, store, channel.name, revision)
+        if written is None and isinstance(error, ClientError) and status_of(error) in (404, 409, 412):
             raise ConflictError(
                 f"Channel {channel.name} was changed by somebody else meanwhile; nothing was changed here.",
                 f"Look at it (invoke history --model {channel.name}), then run the same command again if it still "
                 "applies.",
             ) from error
-        raise explain(error, f"change channel {channel.name}", bucket=store.bucket) from error
+        if written is None:
+            raise explain(error, f"change channel {channel.name}", bucket=store.bucket) from error
+        etag = written
     # A delete that ran at the same moment may not have seen this change: whoever comes second notices.
     _check_released(s3, store, split)
-    return replace(changed, etag=answer["ETag"])
+    return replace(changed, etag=etag)
+
+
+def _written_all_the_same(s3: S3Client, store: Store, name: str, revision: Revision) -> str | None:
+    """The channel's ETag now if ``revision`` is in its history although S3's answer says otherwise, else None."""
+    try:
+        now = read(s3, store, name)
+    except MmeError:
+        return None
+    return now.etag if revision.id in [item.id for item in now.history] else None
 
 
 def rolled_back(channel: Channel, revision: int | None = None) -> Revision:
@@ -248,16 +268,17 @@ def _check_released(s3: S3Client, store: Store, split: Split) -> None:
     for target, weight in split.items():
         if weight <= 0:
             continue
-        try:
-            s3.head_object(Bucket=store.bucket, Key=store.key(target))
-        except ClientError as error:
-            if is_missing(s3, store.bucket, store.key(target), error):
+        with explained(f"look for {store.uri(target)}", bucket=store.bucket):
+            try:
+                s3.head_object(Bucket=store.bucket, Key=store.key(target))
+            except ClientError as error:
+                if not is_missing(s3, store.bucket, store.key(target), error):
+                    raise
                 raise ReleaseError(
                     f"{store.uri(target)} is not released, or was deleted.",
                     "Release it (invoke package upload; the same content comes back under the same name), or name "
                     "another version.",
                 ) from error
-            raise explain(error, f"look for {store.uri(target)}", bucket=store.bucket) from error
 
 
 # ---- the object -------------------------------------------------------------------------------------------------
@@ -274,7 +295,7 @@ def _format(store: Store, channel: Channel) -> bytes:
         "prefix": store.prefix,
         "revision": channel.revision,
         "versions": dict(channel.split),
-        "history": [revision_as_json(revision) for revision in channel.history],
+        "history": [{**revision_as_json(revision), "id": revision.id} for revision in channel.history],
     }
     return json.dumps(document, ensure_ascii=False, indent=1).encode()
 
@@ -311,6 +332,7 @@ def _parse(store: Store, name: str, body: bytes, etag: str) -> Channel:
                 str(item["action"]),
                 str(item["notes"]),
                 {str(target): float(weight) for target, weight in item["versions"].items()},
+                str(item.get("id", "")),
             )
             for item in document["history"]
         )

@@ -2,6 +2,10 @@
 
 Nothing is visible before the whole is there, and an object that is there is never written again. A CRC32 goes over each
 part and over the whole; S3 compares both with what it received.
+
+S3 may write an object and the answer may be lost on its way. The client then sends the same request again, and S3
+refuses it because the object is there. So each upload carries a mark of its own in the object's metadata, by which a
+run recognises what it wrote itself.
 """
 
 from __future__ import annotations
@@ -9,6 +13,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import secrets
 import struct
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -19,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 from isal.isal_zlib import crc32, crc32_combine
 
-from mme.aws import code_of, status_of
+from mme.aws import code_of, concerns_every_call, status_of
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -48,8 +53,19 @@ def first_part(size: int, metadata: Mapping[str, str]) -> int:
     return size + crc32(json.dumps(metadata, sort_keys=True).encode()) % MIB
 
 
+MARK = "mme-upload"
+"""The key of the object's metadata by which a run recognises its own upload."""
+
+
 class Gone(Exception):
-    """The unfinished upload is no longer there, or holds parts of another build: start over."""
+    """The object is there already, or the unfinished upload is not, or it holds parts of another build: start over.
+
+    ``perhaps_ours``: S3 may have carried out an earlier try of the same request, whose answer was lost.
+    """
+
+    def __init__(self, error: ClientError, perhaps_ours: bool = False) -> None:
+        super().__init__()
+        self.perhaps_ours = perhaps_ours or bool(error.response.get("ResponseMetadata", {}).get("RetryAttempts"))
 
 
 class Damaged(Exception):
@@ -61,7 +77,8 @@ class Upload:
 
     ``size`` is that of the archive in bytes, to within 1 %. ``expected`` is the CRC32 that the whole must have, where
     it is known. ``unfinished`` is an upload to go on with. It keeps the metadata that it was begun with; with
-    ``own_notes`` it is given up unless those are ``metadata``.
+    ``own_notes`` it is given up unless those are ``metadata``. It is given up, too, when its first part is missing
+    (nothing then tells what it was begun with), when its parts have other sizes, or when they cannot be listed.
     """
 
     def __init__(
@@ -75,21 +92,22 @@ class Upload:
         own_notes: bool = False,
     ) -> None:
         self.place = place
-        self.metadata = metadata
+        self.mark = secrets.token_hex(8)
+        self.metadata = {**metadata, MARK: self.mark}
         self.part_size = part_size(size)
         self.expected = expected
         self.progress = progress
-        self.have = place.parts(unfinished) if unfinished else {}
         self.first = first_part(self.part_size, metadata)
         self.upload: str | None = None
-        begun = self.have[1].size if 1 in self.have else 0
-        if unfinished and 0 <= begun - self.part_size < MIB:
-            if begun == self.first or not own_notes:
-                self.upload, self.first = unfinished, begun
+        self.have: Mapping[int, Part] = {}
+        if unfinished:
+            parts = place.parts(unfinished)
+            begun = parts[1].size if 1 in parts else 0
+            if 0 <= begun - self.part_size < MIB and (begun == self.first or not own_notes):
+                self.upload, self.first, self.have = unfinished, begun, parts
             else:
                 place.abort(unfinished)
-        if self.upload is None:
-            self.have = {}
+        self.begun_before = self.upload is not None
         self.senders = max(1, min(SENDERS, -(-size // self.part_size)))
         self.pool = ThreadPoolExecutor(self.senders)
         self.sending: set[Future[_Sent]] = set()
@@ -135,8 +153,12 @@ class Upload:
         if self.number == 0:
             self.size, self.crc = len(last), crc32(last)
             self._compare()
-            if self.place.put(last, self.crc, self.metadata):
-                self.answered = self.metadata
+            try:
+                if self.place.put(last, self.crc, self.metadata):
+                    self.answered = self.metadata
+            except Gone as gone:
+                if not self._wrote_it(gone):
+                    raise
             self.sent += len(last)
             self.progress(len(last))
             return
@@ -146,7 +168,24 @@ class Upload:
         for number in range(1, self.number + 1):
             self.crc = crc32_combine(self.crc, self.done[number].crc, self.done[number].size)
         self._compare()
-        self.place.complete(str(self.upload), self.done, self.size, self.crc)
+        try:
+            self.place.complete(str(self.upload), self.done, self.size, self.crc)
+        except Gone as gone:
+            if not self._wrote_it(gone):
+                raise
+
+    def _wrote_it(self, gone: Gone) -> bool:
+        """Whether the object that is there is this run's own, after S3 refused to write it.
+
+        An upload that an earlier run began carries that run's mark, which nothing tells. Where it was completed by a
+        try without an answer, only another run that went on with the same upload could have done it instead.
+        """
+        head = self.place.metadata()
+        if head is None:
+            return False
+        return head.get(MARK) == self.mark or (
+            self.begun_before and gone.perhaps_ours and head.get("mme-digest") == self.metadata.get("mme-digest")
+        )
 
     def held(self) -> dict[str, str]:
         """The metadata of what S3 holds now; empty when that is not what was sent."""
@@ -213,7 +252,10 @@ class _Sent:
 
 @dataclass(frozen=True)
 class Place:
-    """An object that is to be written once, and S3's calls for that. Raises Gone when somebody else was there."""
+    """An object that is to be written once, and S3's calls for that.
+
+    Raises Gone when the object or the upload is not as expected, ClientError for all else.
+    """
 
     s3: S3Client
     bucket: str
@@ -237,7 +279,7 @@ class Place:
             )
         except ClientError as error:
             if status_of(error) in (409, 412):
-                raise Gone from error
+                raise Gone(error) from error
             raise
         return answer.get("ChecksumCRC32") == crc_text(crc)
 
@@ -258,22 +300,32 @@ class Place:
             )
         except ClientError as error:
             if code_of(error) == "NoSuchUpload":
-                raise Gone from error
+                raise Gone(error) from error
             raise
         return answer["ETag"]
 
-    def parts(self, upload: str) -> dict[int, _Part]:
+    def parts(self, upload: str) -> dict[int, Part]:
+        """The parts of an upload, by number; none when they cannot be listed, which is only needed to go on."""
         try:
             pages = self.s3.get_paginator("list_parts").paginate(**self.where, UploadId=upload)
             return {
-                part["PartNumber"]: _Part(part["ETag"], part["Size"], part.get("ChecksumCRC32"))
+                part["PartNumber"]: Part(part["ETag"], part["Size"], part.get("ChecksumCRC32"))
                 for page in pages
                 for part in page.get("Parts", [])
             }
         except ClientError as error:
             if code_of(error) == "NoSuchUpload":
-                raise Gone from error
-            raise
+                raise Gone(error) from error
+            if concerns_every_call(error):
+                raise
+            return {}
+
+    def metadata(self) -> Mapping[str, str] | None:
+        """The metadata of the object that is there now; None when there is none, or it cannot be read."""
+        try:
+            return self.s3.head_object(**self.where).get("Metadata", {})
+        except ClientError:
+            return None
 
     def complete(self, upload: str, parts: Mapping[int, _Sent], size: int, crc: int) -> None:
         try:
@@ -294,28 +346,31 @@ class Place:
         except ClientError as error:
             code = code_of(error)
             if status_of(error) in (409, 412) or code in ("InvalidPart", "BadDigest"):
-                self.abort(upload)
-                raise Gone from error
+                raise Gone(error, perhaps_ours=not self.abort(upload)) from error
             if code == "NoSuchUpload":
-                raise Gone from error
+                raise Gone(error) from error
             raise
 
-    def abort(self, upload: str) -> None:
+    def abort(self, upload: str) -> bool:
+        """Give an upload up; False when it is not there any more.
+
+        Where S3 refuses, the upload is left to the bucket's lifecycle rule, or to ``invoke prune``.
+        """
         try:
             self.s3.abort_multipart_upload(**self.where, UploadId=upload)
         except ClientError as error:
-            if status_of(error) not in (403, 404):  # a clean-up that is not allowed is left to the lifecycle rule
-                raise
+            return code_of(error) != "NoSuchUpload"
+        return True
 
 
 @dataclass(frozen=True)
-class _Part:
+class Part:
     etag: str
     size: int
     crc: str | None
 
 
-def _same(part: _Part, body: bytes, crc: int) -> bool:
+def _same(part: Part, body: bytes, crc: int) -> bool:
     """Whether an earlier run sent exactly this part."""
     if part.size != len(body):
         return False

@@ -24,7 +24,7 @@ from urllib.parse import quote, unquote
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mme.archive import contents
-from mme.aws import CONNECTIONS, code_of, explain, explained, is_missing, status_of
+from mme.aws import CONNECTIONS, code_of, concerns_every_call, explain, explained, is_missing
 from mme.errors import ReleaseError, UsageError
 from mme.multipart import SENDERS, Buffer, Damaged, Gone, Place, Progress, Upload, part_size
 
@@ -305,7 +305,7 @@ def check_notes(author: str, notes: str) -> None:
 def unfinished_uploads(s3: S3Client, store: Store, target: str = "") -> dict[str, str]:
     """The upload to go on with for each target that has one (all targets, or those that start with ``target``).
 
-    An account that may not list uploads cannot go on with one: the answer is then empty.
+    Empty when uploads cannot be listed (the account may not, or S3 fails): uploads then start over.
     """
     newest: dict[str, tuple[datetime, str]] = {}
     try:
@@ -319,9 +319,11 @@ def unfinished_uploads(s3: S3Client, store: Store, target: str = "") -> dict[str
                     name = item["Key"][len(store.prefix) :]
                     newest[name] = max(newest.get(name, found), found)
     except ClientError as error:
-        if status_of(error) == 403 and code_of(error) == "AccessDenied":
-            return {}
-        raise explain(error, f"look for unfinished uploads in {store.uri()}", bucket=store.bucket) from error
+        if concerns_every_call(error):
+            raise explain(error, f"look for unfinished uploads in {store.uri()}", bucket=store.bucket) from error
+        return {}
+    except BotoCoreError:  # no answer, or none that can be read
+        return {}
     return {name: upload for name, (_, upload) in newest.items()}
 
 
@@ -406,12 +408,13 @@ def _metadata(digest: str, author: str, notes: str) -> dict[str, str]:
 
 def _is_there(s3: S3Client, store: Store, target: str, digest: str) -> bool:
     """Whether the bucket holds this target; raises ReleaseError when what it holds is something else."""
-    try:
-        head = s3.head_object(Bucket=store.bucket, Key=store.key(target))
-    except ClientError as error:
-        if is_missing(s3, store.bucket, store.key(target), error):
-            return False
-        raise explain(error, f"look for {store.uri(target)}", bucket=store.bucket) from error
+    with explained(f"look for {store.uri(target)}", bucket=store.bucket):
+        try:
+            head = s3.head_object(Bucket=store.bucket, Key=store.key(target))
+        except ClientError as error:
+            if is_missing(s3, store.bucket, store.key(target), error):
+                return False
+            raise
     if head.get("Metadata", {}).get("mme-digest") != digest:
         raise ReleaseError(
             f"{store.uri(target)} is there, but its metadata does not name the same content.",

@@ -11,6 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ReadTimeoutError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
@@ -89,6 +90,73 @@ def test_of_two_changes_at_once_one_is_told(s3: Any) -> None:
             channels.change(s3, STORE, mine, {A: 1}, action="promote", author="ada")
         assert error.value.exit_code == 11
         assert dict(channels.read(s3, STORE, "bert").split) == {theirs: 100.0}
+
+
+def losing_the_answer(s3: Any, meanwhile: Any = lambda: None) -> None:
+    """S3 writes the next change, its answer is lost, and boto3 asks again: then S3 refuses."""
+    real = s3.put_object
+
+    def put(**given: Any) -> Any:
+        s3.put_object = real
+        real(**given)
+        meanwhile()
+        return real(**given)
+
+    s3.put_object = put
+
+
+def test_a_change_whose_answer_was_lost_is_known_as_ones_own(s3: Any) -> None:
+    for number, target in enumerate((A, B), 1):  # the first creates the channel, the second changes it
+        losing_the_answer(s3)
+        changed = change(s3, {target: 1})
+        assert (changed.revision, dict(changed.split)) == (number, {target: 100.0})
+        found = channels.read(s3, STORE, "bert")
+        assert (found, found.etag) == (changed, changed.etag)
+    change(s3, {C: 1})
+    assert channels.read(s3, STORE, "bert").revision == 3
+
+
+def test_a_change_whose_answer_was_lost_was_made_although_somebody_changed_it_since(s3: Any) -> None:
+    losing_the_answer(s3, lambda: change(s3, {B: 1}, author="grace"))
+    changed = change(s3, {A: 1})
+    assert (changed.revision, dict(changed.split)) == (1, {A: 100.0})
+    assert [item.author for item in channels.read(s3, STORE, "bert").history] == ["grace", "ada"]
+
+
+def test_the_same_change_by_the_same_author_in_the_same_second_is_somebody_elses(s3: Any) -> None:
+    mine = channels.read(s3, STORE, "bert")
+    now = datetime(2026, 1, 2, tzinfo=timezone.utc)
+    change(s3, {A: 1}, now=now)
+    with pytest.raises(ConflictError):
+        channels.change(s3, STORE, mine, {A: 1}, action="split", author="ada", now=now)
+
+
+@pytest.mark.parametrize("wrote", [True, False])
+def test_a_change_that_got_no_answer_at_all_is_looked_for(s3: Any, wrote: bool) -> None:
+    real = s3.put_object
+
+    def put(**given: Any) -> Any:
+        s3.put_object = real
+        if wrote:
+            real(**given)
+        raise ReadTimeoutError(endpoint_url="https://s3.example")
+
+    s3.put_object = put
+    if wrote:
+        assert change(s3, {A: 1}).revision == 1
+    else:
+        with pytest.raises(ReleaseError, match="no answer came in time"):
+            change(s3, {A: 1})
+
+
+def test_a_channel_without_ids_is_read_as_before(s3: Any) -> None:
+    change(s3, {A: 1})
+    place = {"Bucket": STORE.bucket, "Key": "production/channels/bert.json"}
+    document = json.loads(s3.get_object(**place)["Body"].read())
+    for item in document["history"]:
+        del item["id"]
+    s3.put_object(**place, Body=json.dumps(document))
+    assert change(s3, {B: 1}).revision == 2
 
 
 def test_what_a_channel_means_already_makes_no_new_revision(s3: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ReadTimeoutError
 from moto import mock_aws
 
 from mme import aws, channels, releases
@@ -425,17 +425,111 @@ def test_a_run_that_does_not_insist_goes_on_with_whatever_is_there(s3: Any, tmp_
     assert body_of(s3) == BIG
 
 
-def test_an_upload_without_its_first_part_is_left_alone(s3: Any, tmp_path: Path) -> None:
-    """Its parts may end anywhere. Another run may be at work on it, so it is not given up either."""
+@pytest.mark.parametrize("parts", [[], [2], [2, 3]], ids=["no part", "the second", "second and third"])
+def test_an_upload_without_its_first_part_is_given_up(s3: Any, tmp_path: Path, parts: list[int]) -> None:
+    """Its parts may end anywhere, and S3 bills them. A run that is at work on it starts again."""
+    place = {"Bucket": STORE.bucket, "Key": f"models/{TARGET}"}
+    begun = s3.create_multipart_upload(**place, ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
+    for number in parts:
+        s3.upload_part(**place, UploadId=begun["UploadId"], PartNumber=number, Body=BIG[:PART])
+    done = publish(s3, BIG, tmp_path)
+    assert (done.status, done.sent) == ("uploaded", len(BIG))
+    assert body_of(s3) == BIG
+    assert releases.unfinished_uploads(s3, STORE) == {}
+
+
+def test_an_upload_with_parts_of_another_size_is_given_up(s3: Any, tmp_path: Path) -> None:
+    place = {"Bucket": STORE.bucket, "Key": f"models/{TARGET}"}
+    begun = s3.create_multipart_upload(**place, ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT")
+    s3.upload_part(**place, UploadId=begun["UploadId"], PartNumber=1, Body=BIG[: PART // 2])
+    assert publish(s3, BIG, tmp_path).status == "uploaded"
+    assert releases.unfinished_uploads(s3, STORE) == {}
+
+
+def test_where_parts_cannot_be_listed_the_upload_starts_over(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Killed):
+        publish(stop_at_part(s3, 3, Killed()), BIG, tmp_path)
+    failing_pages(s3, monkeypatch, "list_parts", refusal("AccessDenied", 403, "ListParts"))
+    assert publish(s3, BIG, tmp_path).status == "uploaded"
+    assert body_of(s3) == BIG
+    assert releases.unfinished_uploads(s3, STORE) == {}
+
+
+def test_an_upload_that_s3_does_not_let_go_stops_nobody(s3: Any, tmp_path: Path) -> None:
     begun = s3.create_multipart_upload(
         Bucket=STORE.bucket, Key=f"models/{TARGET}", ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT"
     )
-    s3.upload_part(
-        Bucket=STORE.bucket, Key=f"models/{TARGET}", UploadId=begun["UploadId"], PartNumber=2, Body=BIG[:PART]
-    )
-    assert publish(s3, BIG, tmp_path).status == "uploaded"
-    assert body_of(s3) == BIG
+    watched = Watched(s3)
+
+    def fail(**_: Any) -> None:
+        raise refusal("InternalError", 500, "AbortMultipartUpload")
+
+    watched.before["abort_multipart_upload"] = fail
+    assert publish(watched, BIG, tmp_path).status == "uploaded"
     assert releases.unfinished_uploads(s3, STORE) == {TARGET: begun["UploadId"]}
+
+
+# ---- the answer is lost, and the client asks again ----------------------------------------------------------------
+
+
+class LosesAnswers:
+    """An S3 client whose answer to ``operation`` is lost once: asked again, S3 refuses (412), as boto3 then reports."""
+
+    def __init__(self, client: Any, operation: str, meanwhile: Callable[[], object] = lambda: None) -> None:
+        self.client = client
+        self.operation = operation
+        self.meanwhile = meanwhile
+        self.lost = False
+
+    def __getattr__(self, name: str) -> Any:
+        real = getattr(self.client, name)
+        if name != self.operation or self.lost:
+            return real
+
+        def call(**given: Any) -> Any:
+            self.lost = True
+            real(**given)
+            self.meanwhile()
+            return real(**given)  # raises
+
+        return call
+
+
+@pytest.mark.parametrize(
+    ("content", "operation"), [(b"small", "put_object"), (BIG, "complete_multipart_upload")], ids=["small", "parts"]
+)
+def test_a_run_whose_answer_was_lost_knows_its_own_version(
+    s3: Any, tmp_path: Path, content: bytes, operation: str
+) -> None:
+    done = publish(LosesAnswers(s3, operation), content, tmp_path, present=(), unfinished={})
+    assert (done.status, done.sent) == ("uploaded", len(content))
+    assert body_of(s3) == content
+    assert releases.unfinished_uploads(s3, STORE) == {}
+
+
+def test_a_resumed_run_whose_answer_was_lost_knows_its_own_version(s3: Any, tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        publish(stop_at_part(s3, 3, Killed()), BIG, tmp_path)
+    done = publish(LosesAnswers(s3, "complete_multipart_upload"), BIG, tmp_path)
+    assert done.status == "resumed"
+    assert 0 < done.sent < len(BIG)
+
+
+@pytest.mark.parametrize("content", [b"small", BIG], ids=["small", "parts"])
+def test_what_another_run_wrote_first_is_not_taken_for_ones_own(s3: Any, tmp_path: Path, content: bytes) -> None:
+    """The same content, author and notes: only the mark tells the two apart."""
+    watched = Watched(s3)
+
+    def first(**_: Any) -> None:
+        watched.before.clear()
+        assert publish(s3, content, tmp_path, present=(), unfinished={}).status == "uploaded"
+
+    watched.before["put_object" if content == b"small" else "complete_multipart_upload"] = first
+    done = publish(watched, content, tmp_path, present=(), unfinished={})
+    assert (done.status, done.sent) == ("present", 0)
+    assert releases.unfinished_uploads(s3, STORE) == {}
 
 
 def test_parts_of_another_build_are_not_trusted(s3: Any, tmp_path: Path) -> None:
@@ -511,14 +605,39 @@ def test_no_permission_says_which(s3: Any, tmp_path: Path) -> None:
         publish(watched, b"small", tmp_path)
 
 
-def test_who_may_not_list_uploads_starts_over(s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Denied:
+def failing_pages(s3: Any, monkeypatch: pytest.MonkeyPatch, operation: str, error: Exception) -> None:
+    """Make the listing ``operation`` of this client fail."""
+
+    class Failing:
         def paginate(self, **_: Any) -> Any:
-            raise refusal("AccessDenied", 403, "ListMultipartUploads")
+            raise error
 
     real = s3.get_paginator
-    monkeypatch.setattr(s3, "get_paginator", lambda name: Denied() if name == "list_multipart_uploads" else real(name))
+    monkeypatch.setattr(s3, "get_paginator", lambda name: Failing() if name == operation else real(name))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        refusal("AccessDenied", 403, "ListMultipartUploads"),
+        refusal("InternalError", 500, "ListMultipartUploads"),
+        refusal("NotImplemented", 501, "ListMultipartUploads"),
+        refusal("ServiceUnavailable", 503, "ListMultipartUploads"),
+        ReadTimeoutError(endpoint_url="https://s3.example"),
+    ],
+    ids=lambda error: str(error)[:40],
+)
+def test_where_uploads_cannot_be_listed_they_start_over(
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    failing_pages(s3, monkeypatch, "list_multipart_uploads", error)
     assert publish(s3, BIG, tmp_path).status == "uploaded"
+
+
+def test_credentials_that_expired_are_an_error_of_every_call(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing_pages(s3, monkeypatch, "list_multipart_uploads", refusal("ExpiredToken", 400, "ListMultipartUploads"))
+    with pytest.raises(ReleaseError, match="expired"):
+        releases.unfinished_uploads(s3, STORE)
 
 
 def test_few_parts_are_in_memory_at_once(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
