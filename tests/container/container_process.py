@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +14,8 @@ from typing import Any
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[2] / "src"
+from mme.runner import process
+from mme.runner.errors import ContainerError
 
 
 @dataclass(frozen=True)
@@ -33,24 +29,20 @@ class Reply:
 
 
 class Container:
-    """The container as a process, and a client for its contract."""
+    """The container as a process, and what the tests ask of it. ``process`` is the container itself, not a guard."""
 
     def __init__(self, log: Path, environ: dict[str, str] | None = None, wait: bool = True) -> None:
         self.log_path = log
-        settings = {"SAGEMAKER_BIND_TO_PORT": "0", "SAGEMAKER_MULTI_MODEL": "true", **(environ or {})}
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("MME_", "SAGEMAKER_"))}
-        inherited["PYTHONPATH"] = str(SOURCE)
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "mme.container", "serve"],
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=inherited | settings,
-            )
+        work = log.with_name(f"{log.name}-work")
+        work.mkdir()
+        self._running = process.Container("ours", work, environ or {}, log, grace_seconds=40, guarded=False)
+        self.process = self._running.process
+        self.port = self._running.port
         try:
-            self.port = int(self.wait_for_log(r'"event": "listening".*"port": (\d+)')[1])
             if wait:
                 self.wait_healthy()
+            else:
+                self.wait_for_log(r'"event": "listening"')
         except BaseException:
             self.stop()
             raise
@@ -74,18 +66,14 @@ class Container:
     def call(
         self, method: str, path: str, body: bytes | str | None = None, headers: dict[str, str] | None = None
     ) -> Reply:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
-        try:
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return Reply(answer.status, {k.lower(): v for k, v in answer.getheaders()}, answer.read())
-        finally:
-            connection.close()
+        data = body.encode() if isinstance(body, str) else body
+        reply = self._running.request(method, path, body=data, headers=headers, timeout=120)
+        return Reply(reply.status, dict(reply.headers), reply.body)
 
     def get(self, path: str) -> Reply:
         try:
             return self.call("GET", path)
-        except OSError:
+        except ContainerError:
             return Reply(0, {}, b"")
 
     def load(self, name: str, folder: Path) -> Reply:
@@ -107,12 +95,7 @@ class Container:
         return float(match[1]) if match else 0.0
 
     def stop(self) -> int:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(40)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
+        self._running.stop()
         return self.process.wait()
 
 

@@ -78,8 +78,8 @@ class Container:
             "XDG_CACHE_HOME": str(scratch),
             "HF_HOME": str(scratch / "huggingface"),
             **extra,
-            **environment,
             "SAGEMAKER_MULTI_MODEL": "true",
+            **environment,
             "SAGEMAKER_BIND_TO_PORT": str(self.port),
             "SAGEMAKER_SAFE_PORT_RANGE": f"{self.port}-{self.port}",
         }

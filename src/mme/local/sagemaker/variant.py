@@ -85,7 +85,7 @@ class VariantHost:
             self._launched = Container(
                 self._container_kind,
                 self._folder,
-                self.spec.environment,
+                {**self.spec.environment, "SAGEMAKER_MULTI_MODEL": "true"},
                 lambda line: self._observer.output(self.spec.name, line),
             )
             return self._launched
