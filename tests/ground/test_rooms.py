@@ -1,0 +1,178 @@
+"""The rules of the house: who may import whom, read from the import statements of every module."""
+
+from __future__ import annotations
+
+import ast
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src"
+
+# Modules longer than this are looked at once more; the ones that stay longer are named here with the reason.
+LONG = 500
+LONG_WITH_A_REASON = {
+    "mme.capacity.engine": "one event loop over shared arrays, which is compiled as a unit",
+}
+
+# Ground: plain helpers, which import nothing above them.
+GROUND = ("errors", "aws", "console", "folder", "handler_files", "jobs", "settings", "terraform")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(SOURCE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(SOURCE.rglob("*.py")) if "model_code" not in path.parts}
+TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+def statements(tree: ast.AST, typing_too: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The import statements; without those for the type checker alone, unless ``typing_too``."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif typing_too or not (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)):
+            yield from statements(node, typing_too)
+
+
+def imports(name: str, typing_too: bool = True) -> set[str]:
+    """The names of the modules that a module imports, ours and others."""
+    found: set[str] = set()
+    for node in statements(TREES[name], typing_too):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        else:
+            assert node.level == 0, f"{name} imports relatively"
+            module = node.module or ""
+            found |= {f"{module}.{a.name}" if f"{module}.{a.name}" in MODULES else module for a in node.names}
+    return found
+
+
+def room(name: str) -> str:
+    """The room that a module is in: the part of its name behind mme., container and local by their own rooms."""
+    parts = name.split(".")[1:]
+    if not parts:
+        return ""
+    return ".".join(parts[:2]) if parts[0] in ("container", "local") and len(parts) > 2 else parts[0]
+
+
+def inside(name: str, *places: str) -> bool:
+    return any(name == place or name.startswith(place + ".") for place in places)
+
+
+def circles(edges: dict[str, set[str]]) -> list[list[str]]:
+    """The strongly connected parts with more than one member (Tarjan 1972)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+    numbers = itertools.count()
+
+    def visit(node: str) -> None:
+        index[node] = low[node] = next(numbers)
+        stack.append(node)
+        for other in edges.get(node, ()):
+            if other not in index:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], index[other])
+        if low[node] == index[node]:
+            part = []
+            while not part or part[-1] != node:
+                part.append(stack.pop())
+            if len(part) > 1:
+                found.append(sorted(part))
+
+    for node in edges:
+        if node not in index:
+            visit(node)
+    return found
+
+
+def test_no_module_is_in_a_circle_of_imports() -> None:
+    assert circles({name: imports(name, typing_too=False) & MODULES.keys() for name in MODULES}) == []
+
+
+def test_no_room_is_in_a_circle_of_imports() -> None:
+    edges: dict[str, set[str]] = {}
+    for name in MODULES:
+        here = room(name)
+        edges.setdefault(here, set()).update(
+            room(other) for other in imports(name, typing_too=False) & MODULES.keys() if room(other) not in ("", here)
+        )
+    # The face of the container and of the local AWS starts what is in their rooms.
+    edges.pop("container", None)
+    edges.pop("local", None)
+    assert circles(edges) == []
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_imports_only_what_its_room_may(name: str) -> None:
+    ours = {other for other in imports(name) if inside(other, "mme")}
+    if inside(name, "mme.container"):
+        assert not {other for other in ours if not inside(other, "mme.container") and other != "mme"}
+    if inside(name, "mme.container.front"):
+        assert not {other for other in imports(name) if inside(other, "torch", "transformers", "mme.container.workers")}
+    if not inside(name, "mme.local"):
+        assert not {other for other in ours if inside(other, "mme.local")}, "AWS is reached through boto3 alone"
+    if not inside(name, "mme.tasks", "mme.chain", "mme.__main__"):
+        assert not {other for other in ours if inside(other, "mme.tasks")}, "tasks call, and are not called"
+    if inside(name, *(f"mme.{ground}" for ground in GROUND)):
+        assert {other.split(".")[1] for other in ours if other != "mme"} <= set(GROUND), "ground imports ground alone"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_nothing_reads_the_private_names_of_another_module(name: str) -> None:
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.ImportFrom) and inside(node.module or "", "mme"):
+            private = [a.name for a in node.names if a.name.startswith("_") and not a.name.startswith("__")]
+            assert private == [], f"{name} takes {private} from {node.module}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_printing_is_for_tasks(name: str) -> None:
+    """And for programs of their own: what is run with python -m, and the container's and the local AWS's logs."""
+    programs = ("mme.terraform",)  # python -m mme.terraform stands in for the program
+    if inside(name, "mme.tasks", "mme.console", *programs) or name.endswith("__main__"):
+        return
+    main = [node for node in TREES[name].body if isinstance(node, ast.If) and "__main__" in ast.dump(node.test)]
+    allowed = {id(call) for node in main for call in ast.walk(node)}
+    calls = [
+        node.lineno
+        for node in ast.walk(TREES[name])
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+        if id(node) not in allowed and not any(keyword.arg == "file" for keyword in node.keywords)
+    ]
+    assert calls == [], f"{name} prints to standard output"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_a_long_module_has_a_reason(name: str) -> None:
+    lines = len(MODULES[name].read_text(encoding="utf-8").splitlines())
+    assert lines <= LONG or LONG_WITH_A_REASON.get(name), f"{name} has {lines} lines"
+
+
+def test_handlers_stand_alone() -> None:
+    """They travel in archives into containers that have no mme."""
+    for path in (ROOT / "model_code").rglob("*.py"):
+        for node in statements(ast.parse(path.read_text(encoding="utf-8")), True):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            assert not [name for name in names if inside(name, "mme")], path
+
+
+def test_containers_are_started_by_the_runner_alone() -> None:
+    """Whoever else starts one, or speaks HTTP to one, does it in another way."""
+    for name, tree in TREES.items():
+        if inside(name, "mme.runner", "mme.container", "mme.local"):
+            continue
+        words = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        assert "mme.container" not in words, name
+        assert not {other for other in imports(name) if inside(other, "http.client", "mme.container")}, name
