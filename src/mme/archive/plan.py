@@ -136,6 +136,7 @@ def manifest_of(
         **({"adapter": str(spec.adapter)} if spec.adapter else {}),
         **({"adapter_revision": spec.adapter_revision} if spec.adapter_revision else {}),
         **({"task": spec.task} if spec.task else {}),
+        **({"trust_remote_code": True} if spec.trust_remote_code else {}),
         **({"handler": {"name": spec.handler.name, "digest": content_digest(code)}} if spec.handler else {}),
         **({"notes": spec.notes} if spec.notes else {}),
         **(facts or {}),

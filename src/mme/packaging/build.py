@@ -82,7 +82,7 @@ def package(
             remember(out, kept.archive, key, sources, True)
             return Packaged(kept.archive, False, verified, time.monotonic() - start)
     if verifier is not None:
-        verifier.start()
+        verifier.start(spec.trust_remote_code)
     with workspace(out) as work:
         parts = _gather(spec, sources, work, stage)
         total = sum(item.size for item in plan.collect(spec, parts.snapshot.path, parts.vendored))
@@ -150,7 +150,7 @@ def prepared(
     sources = sources or look(spec, out)
     key = archive_key(spec, how, code, sources)
     if verifier is not None:
-        verifier.start()
+        verifier.start(spec.trust_remote_code)
     with workspace(out) as work:
         parts = _gather(spec, sources, work, stage)
         taken = parts.snapshot

@@ -82,6 +82,7 @@ class Verifier:
         self._port = 0
         self._folder: Path | None = None
         self._number = 0
+        self._trusting = False
 
     def __enter__(self) -> Verifier:
         return self
@@ -102,7 +103,7 @@ class Verifier:
         return self._verify(archive, lambda model: lay_out(planned, model))
 
     def _verify(self, archive: Archive, unpack: Callable[[Path], None]) -> Verified:
-        self.start()
+        self.start(archive.manifest.get("trust_remote_code") is True)
         self._wait()
         folder = self._folder or Path()
         self._number += 1
@@ -138,10 +139,16 @@ class Verifier:
 
     # --- the process -----------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """Start the container and do not wait: it gets ready while the archive is made. Raises VerifyError."""
-        if self._process is not None:
+    def start(self, trust_remote_code: bool = False) -> None:
+        """Start the container and do not wait: it gets ready while the archive is made. Raises VerifyError.
+
+        With ``trust_remote_code`` it runs the code that comes with a model, as an endpoint does whose environment says
+        HF_TRUST_REMOTE_CODE=true. A container that was started otherwise is replaced.
+        """
+        if self._process is not None and self._trusting == trust_remote_code:
             return
+        self.stop()
+        self._trusting = trust_remote_code
         self._folder = Path(tempfile.mkdtemp(prefix="mme-verify-"))
         self._port = _free_port()
         environment = {key: value for key, value in os.environ.items() if not key.startswith(SECRETS)}
@@ -150,6 +157,7 @@ class Verifier:
             SAGEMAKER_MULTI_MODEL="true",
             HF_HUB_OFFLINE="1",
             TRANSFORMERS_OFFLINE="1",
+            HF_TRUST_REMOTE_CODE="true" if trust_remote_code else "false",
             PYTHONUNBUFFERED="1",
             CUDA_VISIBLE_DEVICES="",  # the same wherever it is packaged; and int8 is for the CPU alone
         )

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 
+TRUST = "runs only on an endpoint whose environment says HF_TRUST_REMOTE_CODE=true"
+"""What is to be known of a model that brings Python of its own (trust_remote_code)."""
+
+
 def manifest(where: str, settings: Settings) -> Mapping[str, Any]:
     """The manifest of the archive at ``where``: a file, an s3:// URI, or a target model below the settings' prefix.
 
@@ -57,6 +61,7 @@ def text(manifest: Mapping[str, Any], with_files: bool) -> str:
         ("adapter", adapter_text(manifest)),
         ("architecture", manifest.get("architecture")),
         ("task", manifest.get("task")),
+        ("own code", TRUST if manifest.get("trust_remote_code") else None),
         ("parameters", f"{parameters:,}" if isinstance(parameters, int) else None),
         ("dtype", manifest.get("dtype")),
         ("quantize", manifest.get("quantize")),

@@ -129,6 +129,8 @@ def _built(
         note(f"{spec.name}: {made.verified.doubt}.")
     if made.fresh and (measured := inspection.accuracy_text(accuracy)):
         note(f"{spec.name} in {measured}.")
+    if made.fresh and spec.trust_remote_code:
+        note(f"{spec.name}: its own code {inspection.TRUST}.")
     return {
         **_result(spec.name, "built" if made.fresh else "unchanged", made.archive),
         "seconds": round(made.seconds, 2),

@@ -134,6 +134,8 @@ class _Shown(publishing.Events):
     def packaged(self, name: str, made: build.Streamed) -> None:
         if made.verified and made.verified.doubt:
             note(f"{name}: {made.verified.doubt}.")
+        if made.planned.manifest.get("trust_remote_code"):
+            note(f"{name}: its own code {inspection.TRUST}.")
         if measured := inspection.accuracy_text(made.planned.manifest.get("accuracy")):
             note(f"{name} in {measured}.")
 
