@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from mme.aws import CONNECTIONS, explain, explained, is_missing, status_of
-from mme.errors import ConflictError, MmeError, ReleaseError, UsageError
-from mme.releases import Store, Version, list_versions, parse_target
+from mme.errors import ConflictError, MmeError, ReleaseError, UsageError, nearest
+from mme.releases import Store, parse_target, versions_of
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -350,11 +350,16 @@ def current_split(s3: S3Client, store: Store, name: str) -> tuple[Split, Channel
     if channel.split:
         return channel.split, channel
     if name != channel.model:
-        raise ReleaseError(f"There is no channel {name}.", f"Make it: invoke promote --model {name}.")
-    newest: list[Version] = list_versions(s3, store, name)
-    if not newest:
-        raise ReleaseError(
-            f"{name} has no released version in {store.uri()}.",
-            f"Release one: invoke package upload --model {name}.",
-        )
-    return {newest[0].target: 100.0}, channel
+        raise no_channel(s3, store, name)
+    return {versions_of(s3, store, name)[0].target: 100.0}, channel
+
+
+def no_channel(s3: S3Client, store: Store, name: str) -> ReleaseError:
+    """The error for a channel that is not there, with the nearest that is."""
+    known = [channel.name for channel in read_all(s3, store)]
+    return ReleaseError(
+        f"There is no channel {name}.",
+        f"{nearest(name, known, 'Channels are')} Make it: invoke promote --model {name}."
+        if known
+        else f"Make it: invoke promote --model {name}.",
+    )

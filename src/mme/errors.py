@@ -5,6 +5,9 @@ A task prints the message and exits with the class's ``exit_code``; nothing here
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class MmeError(Exception):
     """The base of every error that the toolchain raises on purpose.
@@ -21,6 +24,22 @@ class MmeError(Exception):
 
     def __str__(self) -> str:
         return f"{self.message}\n  {self.hint}" if self.hint else self.message
+
+
+def nearest(name: str, known: Iterable[str], there_are: str, at_most: int = 10) -> str:
+    """A hint for a name that is not among those ``known``: the nearest of them, and what there is.
+
+    ``there_are`` begins the list, as in "The catalogue has". At most ``at_most`` names are listed, the nearest first.
+    """
+    names = list(dict.fromkeys(known))
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    guess = f"Did you mean {close[0]!r}? " if close else ""
+    if not names:
+        return f"{there_are}: none."
+    if len(names) > at_most:
+        ranked = difflib.get_close_matches(name, names, n=at_most, cutoff=0.0)
+        return f"{guess}{there_are}: {', '.join(ranked)} and {len(names) - len(ranked)} others."
+    return f"{guess}{there_are}: {', '.join(names)}."
 
 
 class UsageError(MmeError):

@@ -25,7 +25,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from mme.archive import contents
 from mme.aws import CONNECTIONS, code_of, concerns_every_call, explain, explained, is_missing
-from mme.errors import ReleaseError, UsageError
+from mme.errors import ReleaseError, UsageError, nearest
 from mme.multipart import SENDERS, Buffer, Damaged, Gone, Place, Progress, Upload, part_size
 
 if TYPE_CHECKING:
@@ -178,14 +178,32 @@ def list_versions(s3: S3Client, store: Store, name: str | None = None) -> list[V
     return sorted(found, key=lambda version: (version.time, version.target), reverse=True)
 
 
+def versions_of(s3: S3Client, store: Store, name: str) -> list[Version]:
+    """The versions of one model, newest first. Raises ReleaseError when there is none, with the nearest name."""
+    found = list_versions(s3, store, name)
+    if not found:
+        raise not_released(name, [version.name for version in list_versions(s3, store)])
+    return found
+
+
+def not_released(name: str, released: Iterable[str]) -> ReleaseError:
+    """The error for a model without a version; ``released`` are the names of those that have one."""
+    known = sorted(set(released))
+    hint = f"Release one: invoke package upload --model {name}."
+    if known:
+        hint = f"{nearest(name, known, 'Released are')} Or release it: invoke package upload --model {name}."
+    return ReleaseError(f"{name} has no released version.", hint)
+
+
 def find_version(versions: Iterable[Version], name: str, wanted: str | None = None) -> Version:
     """The version of ``name`` that ``wanted`` means: a target, or the start of a digest; None: the newest.
 
     ``versions`` is what ``list_versions`` gave. Raises ReleaseError when none or several fit.
     """
-    own = [version for version in versions if version.name == name]
+    listed = list(versions)
+    own = [version for version in listed if version.name == name]
     if not own:
-        raise ReleaseError(f"{name} has no released version.", f"Release one: invoke package upload --model {name}.")
+        raise not_released(name, [version.name for version in listed])
     if wanted is None:
         return own[0]
     start = wanted.removeprefix(f"{name}-").removesuffix(".tar.gz").lower()[:12]
@@ -200,7 +218,11 @@ def find_version(versions: Iterable[Version], name: str, wanted: str | None = No
     if fitting:
         choices = ", ".join(version.digest for version in fitting)
         raise UsageError(f"{wanted} fits several versions of {name}: {choices}.", "Give more digits.")
-    raise ReleaseError(f"{name} has no version {wanted}.", f"See what there is: invoke releases --model {name}.")
+    newest = ", ".join(version.digest for version in own[:5])
+    raise ReleaseError(
+        f"{name} has no version {wanted}.",
+        f"{'The newest are' if len(own) > 5 else 'There is'}: {newest}. See all: invoke releases --model {name}.",
+    )
 
 
 def read_records(s3: S3Client, store: Store, versions: Collection[Version]) -> list[Record]:

@@ -201,6 +201,68 @@ def test_a_mistake_is_named_with_line_and_fix(tmp_path: Path, text: str, line: i
     assert fix in (caught.value.hint or "")
 
 
+def test_all_mistakes_of_a_catalogue_are_named_in_one_run(tmp_path: Path) -> None:
+    text = """
+[models.a]
+source = "google-bert/bert-base-uncased"
+handler = "embeding"
+dtype = "float8"
+compression = "zip"
+python = "312"
+max_error = 5
+
+[models.b]
+sorce = "folder:x"
+allow_pickle = 1
+
+[models.C]
+source = "folder:x"
+
+[models.d]
+source = "folder:x"
+handler = "embedding"
+
+[models.e]
+source = "hub:a/b"
+revision = "main"
+handler = "embedding"
+adapter = "hub:c/d"
+
+[models.e.settings]
+since = 2020-01-01
+
+[others]
+"""
+    with pytest.raises(CatalogError) as caught:
+        load(tmp_path, text)
+    said = str(caught.value)
+    path = str(tmp_path / "models.toml")
+    lines = [int(line.removeprefix(f"{path}:").split(":")[0]) for line in said.splitlines() if line.startswith(path)]
+    assert sorted(lines) == [3, 4, 5, 6, 7, 8, 11, 12, 14, 23, 25, 30]
+    for fix in ('"hub:google-bert/bert-base-uncased"', "'embedding'", "'source'", "It is 1 now", "'c'", "can move"):
+        assert fix in said
+    assert said.endswith(f"12 mistakes in {path}.")
+
+
+def test_one_table_that_is_wrong_does_not_hide_the_next(tmp_path: Path) -> None:
+    text = "".join(f'[models.m{number}]\nsource = "folder:x"\nhandler = "no{number}"\n' for number in range(14))
+    with pytest.raises(CatalogError) as caught:
+        load(tmp_path, text)
+    assert all(f"there is no handler 'no{number}'" in str(caught.value) for number in range(14))
+
+
+@pytest.mark.parametrize(("name", "guess"), [("distilbrt", "distilbert"), ("team/bert", "team-a/bert"), ("zzz", None)])
+def test_a_model_that_is_not_there_gets_the_nearest_name(tmp_path: Path, name: str, guess: str | None) -> None:
+    names = ("distilbert", "team-a/bert", "gpt2")
+    text = "".join(f'[models."{name}"]\nsource = "folder:x"\nhandler = "embedding"\n' for name in names)
+    with pytest.raises(CatalogError) as caught:
+        load(tmp_path, text).select([name])
+    hint = caught.value.hint or ""
+    assert ("Did you mean" in hint) == (guess is not None)
+    assert guess is None or f"Did you mean {guess!r}?" in hint
+    assert all(name in hint for name in names)
+
+
 def test_no_catalogue(tmp_path: Path) -> None:
     with pytest.raises(CatalogError, match="no catalogue") as caught:
         reader.load(tmp_path / "models.toml")

@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 import pytest
 
 from mme import console
+from mme.errors import nearest
 
 
 def test_columns_stand_in_line() -> None:
@@ -77,3 +78,13 @@ def test_progress_leaves_a_clean_line_after_an_error() -> None:
     with pytest.raises(KeyError), console.progress(terminal, "bert", 10):
         raise KeyError
     assert terminal.getvalue().endswith("\r\x1b[K")
+
+
+def test_the_nearest_name_is_offered_and_long_lists_are_cut() -> None:
+    assert nearest("distilbrt", ["gpt2", "distilbert"], "There are") == (
+        "Did you mean 'distilbert'? There are: gpt2, distilbert."
+    )
+    many = nearest("model-7", [f"model-{number}" for number in range(40)], "There are")
+    assert many.startswith("Did you mean 'model-7")
+    assert many.endswith(" and 30 others.")
+    assert nearest("x", [], "There are") == "There are: none."

@@ -337,6 +337,59 @@ def test_mistakes_end_in_a_message_and_an_exit_code(
     assert message in done.err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["package", "--dry-run"],
+        ["upload"],
+        ["releases"],
+        ["delete", "--version", "0123"],
+        ["prune", "--ignore-endpoints", "--yes"],
+        ["promote"],
+        ["promote", "--version", "0123"],
+        ["split", "--weight", "newest=1"],
+        ["history"],
+        ["rollback"],
+        ["predict", "--text", "x", "--endpoint", "none"],
+    ],
+    ids=" ".join,
+)
+def test_a_model_that_is_not_there_gets_the_nearest_name_everywhere(shop: Shop, words: list[str]) -> None:
+    shop.catalogue("distilbert", "gpt2")
+    shop.build("distilbert")
+    assert shop("upload", "--model", "distilbert").code == 0
+    if words[0] == "rollback":
+        assert shop("promote", "--model", "distilbert").code == 0
+    done = shop(*words, "--model", "distilbrt")
+    assert done.code in (3, 8)
+    assert "Did you mean 'distilbert'?" in done.err
+    assert targets(shop)
+
+
+def test_a_channel_that_is_not_there_gets_the_nearest_name(shop: Shop) -> None:
+    shop.release("bert", b"1")
+    assert shop("promote", "--model", "bert@staging").code == 0
+    for words in (["history"], ["rollback"], ["predict", "--text", "x", "--endpoint", "none"]):
+        done = shop(*words, "--model", "bert@stagin")
+        assert done.code == 8
+        assert "Did you mean 'bert@staging'?" in done.err
+
+
+def test_a_version_that_is_not_there_is_answered_with_those_that_are(shop: Shop) -> None:
+    (target,) = shop.release("bert", b"1")
+    for words in (["promote", "--version", "0000"], ["split", "--weight", "0000=1"], ["delete", "--version", "0000"]):
+        done = shop(*words, "--model", "bert")
+        assert done.code == 8
+        assert "no version 0000" in done.err
+        assert target.split("-")[1][:12] in done.err
+
+
+def test_promote_and_split_know_the_word_newest(shop: Shop) -> None:
+    (target,) = shop.release("bert", b"1")
+    assert target in shop("promote", "--model", "bert", "--version", "newest").out
+    assert target in shop("split", "--model", "bert", "--weight", "newest=1").out
+
+
 def test_no_bucket_names_all_three_ways(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MME_BUCKET")
     shop.build("bert")
@@ -774,12 +827,12 @@ def test_interrupted_among_many_the_next_run_sends_the_rest(shop: Shop) -> None:
     shop.catalogue(*names)
     made = [shop.build(name, os.urandom(50_000)) for name in names]
     slow = (
-        "import threading, mme.multipart as m, invoke, sys\n"
+        "import os, threading, mme.multipart as m, invoke, sys\n"
         "real = m.Place.put\n"
         "first = threading.Semaphore(3)\n"
         "def put(self, *given):\n"
         "    if not first.acquire(blocking=False):\n"
-        "        print('waiting', flush=True)\n"
+        "        os.write(1, b'waiting\\n')\n"  # from several threads: a line is one write
         "        sys.stdin.readline()\n"
         "    real(self, *given)\n"
         "m.Place.put = put\n"

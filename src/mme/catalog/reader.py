@@ -9,9 +9,9 @@ import difflib
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from mme import handler_files
 from mme.errors import CatalogError
@@ -30,6 +30,7 @@ from mme.catalog.spec import (
     MAX_NAME,
     NAME,
     PACKAGE,
+    PYTHON,
     QUANTIZES,
     REPOSITORY,
     TASKS,
@@ -40,9 +41,15 @@ from mme.catalog.spec import (
 )
 from mme.catalog.toml_lines import line_numbers
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 def load(path: Path) -> Catalog:
-    """Read and check the catalogue at ``path``. Raises CatalogError, with file and line."""
+    """Read and check the catalogue at ``path``.
+
+    Raises CatalogError with file, line and fix of every mistake: the first as its message, the others in its hint.
+    """
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -86,6 +93,7 @@ class _Reader:
     def __init__(self, path: Path, text: str) -> None:
         self.path = path
         self.lines = line_numbers(text)
+        self.errors: list[CatalogError] = []
 
     def fail(self, keys: tuple[str, ...], message: str, hint: str) -> CatalogError:
         line = 1
@@ -98,13 +106,34 @@ class _Reader:
     def catalog(self, document: Mapping[str, Any]) -> Catalog:
         for key in document:
             if key != "models":
-                raise self.fail((key,), f"unknown key {key!r}.", _did_you_mean(key, ["models"], "[models.NAME]"))
+                hint = _did_you_mean(key, ["models"], "[models.NAME]")
+                self.errors.append(self.fail((key,), f"unknown key {key!r}.", hint))
         models = document.get("models", {})
-        if not isinstance(models, dict) or not models:
+        if not isinstance(models, dict) or not (models or self.errors):
             raise self.fail(("models",), "the catalogue has no models.", "Add a table: [models.NAME]")
-        return Catalog(self.path, tuple(self.model(name, table) for name, table in models.items()))
+        specs = [self.attempt(self.model, name, table) for name, table in models.items()]
+        if self.errors:
+            raise self.all_errors()
+        return Catalog(self.path, tuple(spec for spec in specs if spec is not None))
 
-    def model(self, name: str, table: Any) -> ModelSpec:
+    def attempt(self, read: Callable[P, T], *given: P.args, **named: P.kwargs) -> T | None:
+        """What ``read`` returns; None after a mistake, which is noted, so that the rest is read all the same."""
+        try:
+            return read(*given, **named)
+        except CatalogError as error:
+            self.errors.append(error)
+            return None
+
+    def all_errors(self) -> CatalogError:
+        first, *others = self.errors
+        if not others:
+            return first
+        lines = [*([first.hint] if first.hint else []), *map(str, others)]
+        return CatalogError(first.message, "\n".join([*lines, f"{len(self.errors)} mistakes in {self.path}."]))
+
+    def model(self, name: str, table: Any) -> ModelSpec | None:
+        """The table as a spec; None when it has mistakes, which are noted."""
+        before = len(self.errors)
         here = ("models", name)
         if not isinstance(table, dict):
             raise self.fail(here, f"{name!r} is not a table.", f"Write it as [models.{name}] with keys below it.")
@@ -116,37 +145,21 @@ class _Reader:
                 f"in a row, with / between parts, {MAX_NAME} characters in all: {_suggest_name(name)!r}.",
             )
         for key, value in table.items():
-            self.check_key(here, name, key, value)
-        if "source" not in table:
-            raise self.fail(here, f"model {name!r} has no source.", 'Add one: source = "hub:OWNER/NAME"')
-        source = self.source((*here, "source"), table["source"])
-        revision = self.revision(here, "revision", source, table.get("revision"))
-        adapter = self.source((*here, "adapter"), table["adapter"]) if "adapter" in table else None
-        adapter_revision = self.revision(here, "adapter_revision", adapter, table.get("adapter_revision"))
-        task, handler = self.task_and_handler(here, name, table)
-        self.check_adapter_merge(here, table, handler)
-        settings = table.get("settings", {})
-        self.check_settings((*here, "settings"), settings)
-        if settings and handler is None:
-            raise self.fail(
-                (*here, "settings"),
-                f"model {name!r} has settings but no handler to read them.",
-                "Give it a handler, or remove the settings.",
-            )
-        for key, allowed in (("dtype", DTYPES), ("quantize", QUANTIZES), ("compression", COMPRESSIONS)):
-            if key in table and table[key] not in allowed:
-                raise self.fail(
-                    (*here, key),
-                    f"{key} {table[key]!r} is not known.",
-                    _did_you_mean(table[key], allowed, ", ".join(allowed)),
-                )
-        settings = self.quantized(here, name, table, settings, handler)
-        max_error = float(table["max_error"]) if "max_error" in table else None
-        if max_error is not None and not 0 < max_error <= 2:
-            raise self.fail((*here, "max_error"), "max_error must be above 0 and at most 2.", "0.01 is usual.")
-        python = table.get("python", "3.12")
-        if not re.fullmatch(r"3\.\d{1,2}", python):
-            raise self.fail((*here, "python"), f"python {python!r} is not a version.", 'Write it as "3.12".')
+            self.attempt(self.check_key, here, name, key, value)
+        if len(self.errors) > before:
+            return None  # what follows relies on known keys with values of the right type
+        source, revision = self.attempt(self.source_and_revision, here, name, table) or (None, None)
+        adapter, adapter_revision = self.attempt(self.adapter_and_revision, here, table) or (None, None)
+        served = self.attempt(self.task_and_handler, here, name, table)
+        self.check_values(here, table)
+        if source is None or served is None:
+            return None
+        task, handler = served
+        self.attempt(self.check_adapter_merge, here, table, handler)
+        settings = self.attempt(self.settings, here, name, table, handler)
+        if settings is None or len(self.errors) > before:
+            return None
+        max_error = table.get("max_error")
         return ModelSpec(
             name=name,
             source=source,
@@ -156,17 +169,55 @@ class _Reader:
             settings=settings,
             dtype=table.get("dtype"),
             quantize=table.get("quantize"),
-            max_error=max_error,
+            max_error=None if max_error is None else float(max_error),
             adapter=adapter,
             adapter_revision=adapter_revision,
             adapter_merge=table.get("adapter_merge", True),
             compression=table.get("compression"),
             allow_pickle=table.get("allow_pickle", False),
             trust_remote_code=table.get("trust_remote_code", False),
-            python=python,
+            python=table.get("python", "3.12"),
             platform=table.get("platform", "manylinux_2_28_x86_64"),
             notes=table.get("notes", ""),
         )
+
+    def source_and_revision(
+        self, here: tuple[str, ...], name: str, table: Mapping[str, Any]
+    ) -> tuple[Source, str | None]:
+        if "source" not in table:
+            raise self.fail(here, f"model {name!r} has no source.", 'Add one: source = "hub:OWNER/NAME"')
+        source = self.source((*here, "source"), table["source"])
+        return source, self.revision(here, "revision", source, table.get("revision"))
+
+    def adapter_and_revision(self, here: tuple[str, ...], table: Mapping[str, Any]) -> tuple[Source | None, str | None]:
+        adapter = self.source((*here, "adapter"), table["adapter"]) if "adapter" in table else None
+        return adapter, self.revision(here, "adapter_revision", adapter, table.get("adapter_revision"))
+
+    def settings(
+        self, here: tuple[str, ...], name: str, table: Mapping[str, Any], handler: Path | None
+    ) -> Mapping[str, Any]:
+        settings = table.get("settings", {})
+        self.check_settings((*here, "settings"), settings)
+        if settings and handler is None:
+            raise self.fail(
+                (*here, "settings"),
+                f"model {name!r} has settings but no handler to read them.",
+                "Give it a handler, or remove the settings.",
+            )
+        return self.quantized(here, name, table, settings, handler)
+
+    def check_values(self, here: tuple[str, ...], table: Mapping[str, Any]) -> None:
+        """Note the mistakes among the keys whose values stand for themselves."""
+        for key, allowed in (("dtype", DTYPES), ("quantize", QUANTIZES), ("compression", COMPRESSIONS)):
+            if key in table and table[key] not in allowed:
+                hint = _did_you_mean(table[key], allowed, ", ".join(allowed))
+                self.errors.append(self.fail((*here, key), f"{key} {table[key]!r} is not known.", hint))
+        if "max_error" in table and not 0 < table["max_error"] <= 2:
+            message = "max_error must be above 0 and at most 2."
+            self.errors.append(self.fail((*here, "max_error"), message, "0.01 is usual."))
+        if "python" in table and not PYTHON.fullmatch(table["python"]):
+            message = f"python {table['python']!r} is not a version."
+            self.errors.append(self.fail((*here, "python"), message, 'Write it as "3.12".'))
 
     def check_key(self, here: tuple[str, ...], name: str, key: str, value: Any) -> None:
         if key not in KEYS:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mme.errors import CatalogError
-
-if sys.version_info >= (3, 11):
-    pass
-else:  # pragma: no cover - the tests run on 3.11 and later
-    pass
+from mme.errors import CatalogError, nearest
 
 SEGMENT = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 NAME = re.compile(rf"{SEGMENT}(?:/{SEGMENT})*")
 COMMIT = re.compile(r"[0-9a-f]{40}")
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
+PYTHON = re.compile(r"3\.\d{1,2}")
 PACKAGE = re.compile(r"[A-Za-z_]\w*(?:/[\w.-]+)*")
 
 # A TargetModel has at most 1,024 characters. The digest, the suffix and a bucket prefix want their share.
@@ -147,10 +141,8 @@ class Catalog:
         known = {model.name: model for model in self.models}
         for name in wanted:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
-                hint = f"Did you mean {close[0]!r}? " if close else ""
                 raise CatalogError(
                     f"{self.path}: there is no model named {name!r}.",
-                    f"{hint}The catalogue has: {', '.join(known) or 'no models at all'}.",
+                    nearest(name, known, "The catalogue has"),
                 )
         return tuple(model for model in self.models if not wanted or model.name in wanted)

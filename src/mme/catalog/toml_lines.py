@@ -4,13 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
-
-if sys.version_info >= (3, 11):
-    pass
-else:  # pragma: no cover - the tests run on 3.11 and later
-    pass
-
 
 _KEY = r"""(?:[\w-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
 _HEADER = re.compile(rf"\s*\[\[?\s*({_KEY}(?:\s*\.\s*{_KEY})*)\s*\]\]?")

@@ -8,6 +8,8 @@ Every library must be pinned, so that the same handler gives the same archive ne
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -16,6 +18,7 @@ import zipfile
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
+from typing import Any
 
 from mme.errors import HandlerError
 from mme.folder import is_safe, is_stray
@@ -150,7 +153,7 @@ def _read(path: Path, python: str, platform: str) -> dict[str, _Requirement]:
         if requirement.url or not re.fullmatch(r"==[^*,]+", str(requirement.specifier)):
             raise HandlerError(
                 f"{where}: {text!r} does not say which version.",
-                f"Pin it: {name}==1.2.3, so that it cannot change unseen.",
+                f"Pin it{_pin(name, requirement.specifier)}, so that it cannot change unseen.",
             )
         if name in IMAGE:
             raise HandlerError(
@@ -161,6 +164,15 @@ def _read(path: Path, python: str, platform: str) -> dict[str, _Requirement]:
             raise HandlerError(f"{where}: {name} is there twice.", "Remove one of the lines.")
         found[name] = _Requirement(name, str(requirement.specifier), frozenset(requirement.extras), where)
     return found
+
+
+def _pin(name: str, specifier: Any) -> str:
+    """A version to pin: the one that is installed here, where it fits ``specifier``; else how to find one."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        version = importlib.metadata.version(name)
+        if specifier.contains(version, prereleases=True):
+            return f": {name}=={version}"
+    return f" as {name}==VERSION (pip index versions {name} lists them)"
 
 
 def _check_image(requirements: Path, requirement: _Requirement) -> None:

@@ -10,7 +10,7 @@ from invoke import Context
 from mme import channels as channel_objects
 from mme import console
 from mme import releases as versions
-from mme.errors import UsageError
+from mme.errors import ReleaseError, UsageError
 from mme.settings import Settings
 from mme.tasks.command import DRY_RUN_HELP, JSON_HELP, command, note, open_store, print_json, who, whole_number
 
@@ -54,7 +54,7 @@ def channels(context: Context, settings: Settings, json: bool = False) -> None:
 @command(
     {
         **CHANGE_HELP,
-        "version": "the version, by the first digits of its digest or as a target; left out, the newest",
+        "version": "the version, by the first digits of its digest or as a target; newest, or left out: the newest",
         "from": "take what another channel means now, as in bert@staging",
     },
     where=("bucket", "prefix", "region", "terraform"),
@@ -86,7 +86,7 @@ def promote(
         split, _ = channel_objects.current_split(s3, store, from_)
         action = f"promote from {from_}"
     else:
-        found = versions.find_version(versions.list_versions(s3, store, base), base, version)
+        found = versions.find_version(versions.versions_of(s3, store, base), base, _newest_or(version))
         split, action = {found.target: 100.0}, "promote"
     _change(s3, store, channel, split, action, expect, notes, author, dry_run, json)
 
@@ -115,7 +115,7 @@ def split(
         )
     s3, store = open_store(settings)
     channel = channel_objects.read(s3, store, name)
-    released = versions.list_versions(s3, store, base)
+    released = versions.versions_of(s3, store, base)
     shares: dict[str, float] = {}
     for item in weight:
         wanted, equals, number = item.rpartition("=")
@@ -125,7 +125,7 @@ def split(
             equals = ""
         if not equals or not wanted:
             raise UsageError(f"{item!r} is not VERSION=WEIGHT.", "As in --weight 0123=90.")
-        found = versions.find_version(released, base, None if wanted == "newest" else wanted)
+        found = versions.find_version(released, base, _newest_or(wanted))
         if found.target in shares:
             raise UsageError(f"{found.target} is given twice.")
         shares[found.target] = share
@@ -151,6 +151,9 @@ def rollback(
     name, _ = _channel_name(model)
     s3, store = open_store(settings)
     channel = channel_objects.read(s3, store, name)
+    if not channel.history:
+        missing = channel_objects.no_channel(s3, store, name)
+        raise ReleaseError(f"{name} has no earlier state to go back to: it has no channel.", missing.hint)
     past = channel_objects.rolled_back(channel, whole_number("--to", to, 1) if to is not None else None)
     _change(s3, store, channel, past.split, f"rollback to {past.number}", expect, notes, author, dry_run, json)
 
@@ -167,6 +170,10 @@ def history(
     name, _ = _channel_name(model)
     s3, store = open_store(settings)
     channel = channel_objects.read(s3, store, name)
+    if not channel.history:
+        if name != channel.model:
+            raise channel_objects.no_channel(s3, store, name)
+        versions.versions_of(s3, store, name)
     shown = channel.history[:most]
     if json:
         print_json({"channel": name, "history": [channel_objects.revision_as_json(item) for item in shown]})
@@ -186,6 +193,11 @@ def history(
         for item in shown
     ]
     print(console.table(("revision", "time", "author", "action", "versions", "notes"), rows))
+
+
+def _newest_or(version: str | None) -> str | None:
+    """What ``find_version`` takes for a version that may be the word newest."""
+    return None if version == "newest" else version
 
 
 def _channel_name(model: str | None) -> tuple[str, str]:

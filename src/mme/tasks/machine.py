@@ -13,7 +13,7 @@ from pathlib import Path
 from invoke import Context
 
 from mme import console
-from mme.errors import MmeError, UsageError
+from mme.errors import MmeError, UsageError, nearest
 from mme.tasks.command import command, note, whole_number
 
 
@@ -53,7 +53,7 @@ def bench(context: Context, name: Sequence[str] = (), results: str = "build/benc
         raise UsageError(f"There are no benchmarks in {folder.absolute()}.", "Run this in the repository of mme.")
     unknown = [item for item in name if item not in known]
     if unknown:
-        raise UsageError(f"There is no benchmark {unknown[0]}.", f"There are: {', '.join(known)}.")
+        raise UsageError(f"There is no benchmark {unknown[0]}.", nearest(unknown[0], known, "There are", len(known)))
     Path(results).mkdir(parents=True, exist_ok=True)
     for item in name or known:
         note(f"== {item}")

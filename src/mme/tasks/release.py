@@ -194,9 +194,7 @@ def releases(
     """List released versions, newest first; of one model with author and notes."""
     most = whole_number("--limit", limit, 1)
     s3, store = open_store(settings)
-    released = versions.list_versions(s3, store, model)
-    if model and not released:
-        versions.find_version(released, model)
+    released = versions.versions_of(s3, store, model) if model else versions.list_versions(s3, store)
     shown = released[:most]
     records_shown = versions.read_records(s3, store, shown) if model else []
     if json:
@@ -333,7 +331,7 @@ def delete(
     if not name or not wanted:
         raise UsageError("Which version?", "Give --target, or --model and --version; invoke releases shows them.")
     s3, store = open_store(settings)
-    chosen = versions.find_version(versions.list_versions(s3, store, name), name, wanted)
+    chosen = versions.find_version(versions.versions_of(s3, store, name), name, wanted)
     _refuse_in_use(s3, store, chosen.target, "not deleted")
     what = f"{store.uri(chosen.target)} ({console.size(chosen.size)})"
     done = not dry_run and confirm(f"Delete {what}?", yes)
