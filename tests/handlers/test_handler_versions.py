@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from between_workers import installed
 from handler_tools import ROOT, TINY_GPT2, linked, load, request, stored_int8
 from sentences import SENTENCES
 
@@ -42,24 +43,12 @@ GENERATION = [
 def version(request: pytest.FixtureRequest) -> str:
     """A transformers version, installed in .cache/transformers-VERSION."""
     name: str = request.param
-    folder = overlay(name)
-    if not folder.is_dir():
-        partial = folder.with_name(f"{folder.name}.{os.getpid()}")
-        done = subprocess.run(
-            [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(partial), *VERSIONS[name]],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0 and "CI" not in os.environ:
-            pytest.skip(f"transformers {name} could not be installed into {folder}: {done.stderr.strip()[-300:]}")
-        assert done.returncode == 0, done.stderr
-        partial.rename(folder)
+    overlay(name)
     return name
 
 
 def overlay(version: str) -> Path:
-    return ROOT / ".cache" / f"transformers-{version}-py{sys.version_info.major}{sys.version_info.minor}"
+    return installed(f"transformers-{version}", VERSIONS[version])
 
 
 def on(version: str, kind: str, model: Path, requests: list[list[str]]) -> list[dict[str, str]]:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from between_workers import locked
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from mme import terraform
 from mme.errors import TerraformError
 from mme.local import LocalAws
-
-_INIT = threading.Lock()  # Terraform's plugin cache bears one init at a time
 
 
 def settings(aws: LocalAws, keys: dict[str, str] | None = None) -> dict[str, Any]:
@@ -65,7 +64,7 @@ class Stack:
         return done.returncode, done.stdout + done.stderr
 
     def init(self) -> None:
-        with _INIT:
+        with locked("terraform-init"):  # Terraform's plugin cache bears one init at a time
             self._run("init", "-input=false", "-backend=false")
 
     def apply(self, **variables: Any) -> str:

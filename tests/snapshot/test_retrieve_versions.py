@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import tiny_models
+from between_workers import installed
 
 from mme.catalog.spec import ModelSpec, Source
 from mme.snapshot import portable, retrieve
@@ -52,14 +53,7 @@ print(json.dumps([transformers.__version__, answers]))
 
 def older(version: str) -> Path:
     """The folder with that transformers, installed on the first use and kept."""
-    folder = ROOT / ".cache" / f"transformers-{version}"
-    if not (folder / "done").exists():
-        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--upgrade"]
-        done = subprocess.run([*command, "--target", str(folder), *OLDER[version]], capture_output=True, text=True)
-        if done.returncode != 0:
-            pytest.skip(f"transformers {version} cannot be installed here: {done.stderr[-300:]}")
-        (folder / "done").touch()
-    return folder
+    return installed(f"snapshot-transformers-{version}", OLDER[version])
 
 
 def ask(questions: list[tuple[str, str, bool]], path: Path | None) -> tuple[str, list[dict[str, object]]]:
