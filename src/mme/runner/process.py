@@ -111,6 +111,11 @@ class Container:
             self._on_output(line)
 
     @property
+    def pid(self) -> int:
+        """The guard's process; the container is below it."""
+        return self._process.pid
+
+    @property
     def alive(self) -> bool:
         return self._process.poll() is None
 

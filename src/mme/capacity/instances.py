@@ -1,0 +1,154 @@
+"""Which instances there are, and what they cost: from a dated file, never from memory.
+
+The file that ships is ``prices.toml`` beside this module; a user may give another of the same form.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mme.errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover
+    import tomli as tomllib
+
+GiB = 1 << 30
+SHIPPED = Path(__file__).with_name("prices.toml")
+SPEEDS = "docs/capacity.md"
+
+
+@dataclass(frozen=True)
+class InstanceType:
+    """``memory`` in bytes, ``usd_per_hour`` on demand. ``speed``: of a core, in cores of the measured machine.
+    ``local_disk``: bytes of a disk of its own; None where the volume's size is chosen."""
+
+    name: str
+    vcpus: int
+    memory: int
+    usd_per_hour: float
+    speed: float = 1.0
+    local_disk: int | None = None
+
+    @property
+    def gpu(self) -> bool:
+        return self.name.startswith(("ml.g", "ml.p"))
+
+
+@dataclass(frozen=True)
+class Prices:
+    """A price file. ``serverless`` maps GB of memory to US dollars for a second of processing."""
+
+    path: Path
+    region: str
+    day: str
+    source: str
+    hours_per_month: float
+    types: Mapping[str, InstanceType]
+    serverless: Mapping[int, float]
+    serverless_source: str
+
+    @property
+    def words(self) -> str:
+        """For every output: from where and when the prices are."""
+        return f"{self.region}, {self.day}; {self.source}"
+
+    def month(self, usd_per_hour: float) -> float:
+        return usd_per_hour * self.hours_per_month
+
+    def type(self, name: str) -> InstanceType:
+        """One type. Raises UsageError that names the file and what it has."""
+        if name in self.types:
+            return self.types[name]
+        near = difflib.get_close_matches(name, self.types, n=3) or sorted(self.types)[:3]
+        raise UsageError(
+            f"{self.path} has no price of {name!r} (it is of {self.region}, {self.day}).",
+            f"It has {', '.join(near)} and others. Add the type to a copy of the file and give it as --prices.",
+        )
+
+
+def load(path: Path | None = None, region: str | None = None) -> Prices:
+    """The price file. Raises UsageError with the key that is wrong, or where it is of another region."""
+    file = path or SHIPPED
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file} is not a price file: {error}.") from None
+    prices = _Reader(file).prices(document)
+    if region is not None and region != prices.region:
+        raise UsageError(
+            f"{file} has the prices of {prices.region}, not of {region}.",
+            f"Copy {SHIPPED}, write {region}'s prices into it, and give it as --prices FILE; or leave --region out.",
+        )
+    return prices
+
+
+class _Reader:
+    """Says of every complaint which file and which key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def fail(self, key: str, words: str) -> UsageError:
+        return UsageError(f"{self.path}: {key} {words}.", f"{SHIPPED} shows the form.")
+
+    def text(self, table: Mapping[str, Any], key: str, where: str = "") -> str:
+        value = table.get(key)
+        if not isinstance(value, str) or not value.strip():
+            raise self.fail(f"{where}{key}", "must be a text: every output says where its prices are from and of when")
+        return value
+
+    def number(self, table: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
+        value = table.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
+            raise self.fail(f"{where}{key}", f"is {value!r}; it must be a number above 0")
+        return float(value)
+
+    def prices(self, document: Mapping[str, Any]) -> Prices:
+        types = document.get("types")
+        if not isinstance(types, dict) or not types:
+            raise self.fail("types", "is missing: a table with one entry for each instance type")
+        serverless = document.get("serverless", {})
+        rates: dict[int, float] = {}
+        source = ""
+        if serverless:
+            source = f"{self.text(serverless, 'day', 'serverless.')}; {self.text(serverless, 'source', 'serverless.')}"
+            for size, usd in serverless.get("usd_per_second", {}).items():
+                if not str(size).isdigit():
+                    raise self.fail("serverless.usd_per_second", f"has the key {size!r}; keys are GB of memory")
+                rates[int(size)] = self.number({"usd": usd}, "usd", f"serverless.usd_per_second.{size}.")
+        return Prices(
+            self.path,
+            self.text(document, "region"),
+            self.text(document, "day"),
+            self.text(document, "source"),
+            self.number(document, "hours_per_month", "", 730),
+            {name: self.type(name, entry) for name, entry in types.items()},
+            dict(sorted(rates.items())),
+            source,
+        )
+
+    def type(self, name: str, entry: Any) -> InstanceType:
+        where = f'types."{name}".'
+        if not name.startswith("ml.") or not isinstance(entry, dict):
+            raise self.fail(f'types."{name}"', 'is no instance type; they begin with "ml." and are tables')
+        unknown = set(entry) - {"vcpus", "memory_gib", "usd_per_hour", "speed", "local_disk_gb"}
+        if unknown:
+            raise self.fail(f"{where}{sorted(unknown)[0]}", "is not a key that is known")
+        disk = entry.get("local_disk_gb")
+        return InstanceType(
+            name,
+            int(self.number(entry, "vcpus", where)),
+            int(self.number(entry, "memory_gib", where) * GiB),
+            self.number(entry, "usd_per_hour", where),
+            self.number(entry, "speed", where, 1.0),
+            None if disk is None else int(self.number(entry, "local_disk_gb", where) * 10**9),
+        )

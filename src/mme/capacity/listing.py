@@ -1,0 +1,249 @@
+"""Which models there are and how large: from a CSV file, from built archives, or from a bucket."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mme.capacity.needs import SERVINGS, Models, models
+from mme.errors import UsageError
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+UNITS |= {f"{unit}i": 1 << shift for unit, shift in (("k", 10), ("m", 20), ("g", 30), ("t", 40))}
+
+COLUMNS = ("disk", "active", "parked", "load_seconds", "wake_seconds", "answer_seconds", "cores")
+BYTES = ("disk", "active", "parked")
+NEED_KEYS = (
+    *("archive_bytes", "disk_bytes", "weights_bytes", "private_bytes", "parked_bytes"),
+    *("load_seconds", "wake_seconds", "answer_seconds", "answer_cores"),
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model: its name, its archive's bytes, and what its line says of its needs (keys of COLUMNS)."""
+
+    name: str
+    size: int
+    given: Mapping[str, float]
+    line: int = 0
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What ``measure`` found, or what flags say: of one or more models, keys of NEED_KEYS."""
+
+    container: str
+    origin: str
+    samples: Sequence[Mapping[str, float]]
+    answer_spread: tuple[float, ...] = (1.0,)
+    load_spread: tuple[float, ...] = (1.0,)
+    batch_shared: float | None = None
+    base_bytes: int | None = None
+    names: Mapping[str, int] | None = None
+
+
+def amount(text: str) -> float | None:
+    """Bytes: ``90MB``, ``1.2 GiB``, ``94371840``. None where it is no amount."""
+    match = re.fullmatch(r"(-?[0-9]+(?:\.[0-9]+)?(?:[eE]\+?[0-9]+)?)\s*([kmgt]i?)?b?", text.strip(), re.IGNORECASE)
+    if not match:
+        return None
+    return float(match[1]) * UNITS[(match[2] or "").lower()]
+
+
+def read_csv(path: Path) -> list[Row]:
+    """``name,size`` and any of COLUMNS, with a head line. Raises UsageError with the line at fault."""
+
+    def fail(line: int, words: str, hint: str | None = None) -> UsageError:
+        return UsageError(f"{path}, line {line}: {words}", hint)
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.reader(file))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} is not a CSV file in UTF-8: {error}.") from None
+    if not lines:
+        raise UsageError(f"{path} is empty.", "Its first line is: name,size")
+    head = [cell.strip() for cell in lines[0]]
+    for wanted in ("name", "size"):
+        if wanted not in head:
+            raise fail(1, f"there is no column {wanted!r}.", f"The head is name,size and any of {', '.join(COLUMNS)}.")
+    for number, column in enumerate(head):
+        if column not in ("name", "size", *COLUMNS):
+            raise fail(1, f"the column {column!r} is not known.", f"Known: name, size, {', '.join(COLUMNS)}.")
+        if column in head[:number]:
+            raise fail(1, f"the column {column!r} is there twice.")
+    rows: list[Row] = []
+    seen: dict[str, int] = {}
+    for number, cells in enumerate(lines[1:], 2):
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) != len(head):
+            raise fail(number, f"{len(cells)} cells where the head has {len(head)}.")
+        values = dict(zip(head, (cell.strip() for cell in cells), strict=True))
+        name = values.pop("name")
+        if not name:
+            raise fail(number, "the model has no name.")
+        if name in seen:
+            raise fail(number, f"the model {name!r} is there already, on line {seen[name]}.")
+        seen[name] = number
+        figures: dict[str, float] = {}
+        for column, text in values.items():
+            if not text and column != "size":
+                continue
+            figure = amount(text) if column in ("size", *BYTES) else _number(text)
+            if figure is None:
+                form = "a size such as 90MB" if column in ("size", *BYTES) else "a number of seconds or cores"
+                raise fail(number, f"{column} is {text!r}; it must be {form}.")
+            if figure < 0:
+                raise fail(number, f"{column} is {text}; it cannot be below 0.")
+            figures[column] = figure
+        rows.append(Row(name, int(figures.pop("size")), figures, number))
+    if not rows:
+        raise UsageError(f"{path} has a head and no model.")
+    return rows
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if np.isfinite(value) else None
+
+
+def read_folder(folder: Path) -> list[Row]:
+    """The archives in a folder, by their names below it."""
+    rows = [
+        Row(path.relative_to(folder).as_posix(), path.stat().st_size, {}) for path in sorted(folder.rglob("*.tar.gz"))
+    ]
+    if not rows:
+        raise UsageError(f"There is no archive (*.tar.gz) in {folder}.", "Build them with `invoke package`.")
+    return rows
+
+
+def read_bucket(s3: Any, bucket: str, prefix: str) -> list[Row]:
+    """The archives below a model prefix, by their target models."""
+    rows = []
+    for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        for item in page.get("Contents", ()):
+            if item["Key"].endswith(".tar.gz"):
+                rows.append(Row(item["Key"].removeprefix(prefix), int(item["Size"]), {}))
+    if not rows:
+        raise UsageError(f"There is no archive below s3://{bucket}/{prefix}.", "Is the prefix right? See --prefix.")
+    return rows
+
+
+def read_needs(path: Path) -> Needs:
+    """The file that ``invoke capacity measure`` writes. Raises UsageError that says what is wrong in it."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    except ValueError as error:
+        raise UsageError(
+            f"{path} is not JSON: {error}.", "Write it with `invoke capacity measure --out FILE`."
+        ) from None
+    hint = "Write it with `invoke capacity measure --out FILE`."
+    if not isinstance(document, dict) or document.get("format") != 1 or not isinstance(document.get("models"), dict):
+        raise UsageError(f"{path} is not a file of measured needs.", hint)
+    if document.get("container") not in SERVINGS or not document["models"]:
+        raise UsageError(f"{path}: container must be one of {', '.join(SERVINGS)}, and models not empty.", hint)
+    samples: list[dict[str, float]] = []
+    for name, sample in document["models"].items():
+        for key in NEED_KEYS:
+            value = sample.get(key) if isinstance(sample, dict) else None
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e15:
+                raise UsageError(f"{path}: models.{name}.{key} is {value!r}; it must be a number, 0 or more.", hint)
+        samples.append({key: float(sample[key]) for key in NEED_KEYS})
+    spreads = {}
+    for key in ("answer_spread", "load_spread"):
+        spread = document.get(key, [1.0])
+        if (
+            not isinstance(spread, list)
+            or not spread
+            or not all(isinstance(x, (int, float)) and x >= 0 for x in spread)
+        ):
+            raise UsageError(f"{path}: {key} must be a list of factors, 0 or more.", hint)
+        spreads[key] = tuple(float(factor) for factor in spread)
+    shared = document.get("batch_shared")
+    base = document.get("base_bytes")
+    words = (
+        f"measured {document.get('day', 'at an unknown time')} on {document.get('processor', 'an unknown processor')}"
+    )
+    return Needs(
+        document["container"],
+        words,
+        samples,
+        spreads["answer_spread"],
+        spreads["load_spread"],
+        None if shared is None else float(shared),
+        None if base is None else int(base),
+        {name: at for at, name in enumerate(document["models"])},
+    )
+
+
+def combine(rows: Sequence[Row], needs: Needs | None, serving: str = "ours") -> Models:
+    """Rows and measured needs as Models. A row's own columns come first; for what they leave out, the model of that
+    name that was measured, else the measured one whose archive is nearest in size, with its bytes scaled by the sizes.
+
+    Raises UsageError where neither says what a model needs.
+    """
+    columns: dict[str, list[float]] = {name: [] for name in (*COLUMNS, "archive")}
+    sizes = np.array([sample["archive_bytes"] for sample in needs.samples]) if needs else np.zeros(0)
+    for row in rows:
+        filled: dict[str, float] = {"parked": 0.0, "wake_seconds": row.given.get("load_seconds", 0.0), "cores": 1.0}
+        if needs is not None:
+            at = (needs.names or {}).get(row.name)
+            sample = needs.samples[int(np.argmin(np.abs(sizes - row.size))) if at is None else at]
+            scale = row.size / sample["archive_bytes"] if sample["archive_bytes"] and at is None else 1.0
+            filled.update(
+                disk=sample["disk_bytes"] * scale,
+                active=sample["private_bytes"] + sample["weights_bytes"] * scale,
+                parked=sample["parked_bytes"],
+                load_seconds=sample["load_seconds"],
+                wake_seconds=sample["wake_seconds"],
+                answer_seconds=sample["answer_seconds"],
+                cores=sample["answer_cores"],
+            )
+        filled.setdefault("disk", float(row.size))
+        filled.update(row.given)
+        missing = [name for name in ("active", "load_seconds", "answer_seconds") if name not in filled]
+        if missing:
+            where = f" (line {row.line})" if row.line else ""
+            raise UsageError(
+                f"Nothing says {', '.join(missing)} of the model {row.name!r}{where}.",
+                "Measure it: invoke capacity measure --archive FILE --out needs.json, then --needs needs.json. "
+                "Or add the columns to the CSV file.",
+            )
+        columns["archive"].append(float(row.size))
+        for name in COLUMNS:
+            columns[name].append(filled[name])
+    return models(
+        [row.name for row in rows],
+        archive=columns["archive"],
+        disk=columns["disk"],
+        active=columns["active"],
+        parked=columns["parked"],
+        load=columns["load_seconds"],
+        wake=columns["wake_seconds"],
+        answer=columns["answer_seconds"],
+        cores=columns["cores"],
+        answer_spread=needs.answer_spread if needs else (1.0,),
+        load_spread=needs.load_spread if needs else (1.0,),
+        origin=needs.origin if needs else "given with the models",
+        serving=serving,
+    )
+
+
+def names_of(rows: Iterable[Row]) -> list[str]:
+    return [row.name for row in rows]

@@ -1,0 +1,302 @@
+"""What models need, asked of the real container on this machine: memory, seconds to load and wake, seconds an answer.
+
+Each archive is extracted, loaded, asked its sample many times, parked and woken, and unloaded. What the container says
+of itself at ``/metrics`` gives memory; the seconds are what its caller saw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import platform
+import re
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from mme.archive.untar import extract
+from mme.errors import UsageError
+from mme.runner.errors import ContainerError
+from mme.runner.kinds import check
+from mme.runner.process import Container
+
+ROUNDS = 5
+ANSWERS = 40
+BATCH = 8
+START_SECONDS = 120.0
+LOAD_SECONDS = 360.0
+ANSWER_SECONDS = 60.0
+PARK_AFTER = 0.5
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
+TEXT = b'{"inputs": "The house is quiet."}'
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to measure: its archive, and the body of a request (None: the handler's sample)."""
+
+    name: str
+    archive: Path
+    body: bytes | None = None
+
+
+def measure(
+    subjects: Sequence[Subject], container: str = "ours", *, note: Callable[[str], None] = lambda _: None
+) -> dict[str, Any]:
+    """The document that ``listing.read_needs`` reads. Raises UsageError where something does not run.
+
+    Memory is measured for our container only: the stock one does not say it, so that there the resident memory of its
+    processes is taken. Run it on a machine that has nothing else to do.
+    """
+    if not subjects:
+        raise UsageError("Which archives?", "Give --archive FILE, once for each kind of model that you have.")
+    for subject in subjects:
+        if not subject.archive.is_file():
+            raise UsageError(f"There is no archive {subject.archive}.")
+    try:
+        check(container)
+    except ContainerError as problem:
+        raise UsageError(str(problem)) from None
+    models: dict[str, dict[str, float]] = {}
+    answer_factors: list[float] = []
+    load_factors: list[float] = []
+    shared: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="mme-measure-") as folder:
+        root = Path(folder)
+        with _running(container, root) as running:
+            base = running.memory()
+            for number, subject in enumerate(subjects):
+                note(f"{subject.name}: loading, asking, parking …")
+                home = root / f"m{number}" / "model"
+                extract(subject.archive, home)
+                found = _one(running, subject, home, container == "ours")
+                models[subject.name] = found.needs
+                answer_factors += found.answer_factors
+                load_factors += found.load_factors
+                shared += found.shared
+    return {
+        "format": 1,
+        "container": "stock" if container == "stock" else "ours",
+        "day": date.today().isoformat(),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "models": models,
+        "answer_spread": quantiles(answer_factors),
+        "load_spread": quantiles(load_factors),
+        "batch_shared": round(statistics.median(shared), 3) if shared else None,
+        "base_bytes": base,
+    }
+
+
+def quantiles(factors: Sequence[float], count: int = 50) -> list[float]:
+    """``count`` factors that stand for all of them, each as likely as the others."""
+    ordered = sorted(factors)
+    if not ordered:
+        return [1.0]
+    return [round(ordered[int((step + 0.5) / count * len(ordered))], 4) for step in range(count)]
+
+
+def processor() -> str:
+    """The name of this machine's processor."""
+    with contextlib.suppress(OSError):
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if match:
+            return match[1].strip()
+    return platform.processor() or platform.machine()
+
+
+@dataclass(frozen=True)
+class _Found:
+    needs: dict[str, float]
+    answer_factors: list[float]
+    load_factors: list[float]
+    shared: list[float]
+
+
+class _Running:
+    """The container, spoken to by SageMaker's contract."""
+
+    def __init__(self, container: Container) -> None:
+        self.container = container
+
+    def call(self, method: str, path: str, body: bytes | None, seconds: float, what: str) -> tuple[float, bytes]:
+        began = time.perf_counter()
+        headers = {"Content-Type": "application/json", "Accept": "application/json"} if body else {}
+        try:
+            reply = self.container.request(method, path, body=body, headers=headers, timeout=seconds)
+        except ContainerError as problem:
+            raise UsageError(f"{what}: {problem}") from None
+        if reply.status != 200:
+            words = reply.body[:300].decode("utf-8", "replace")
+            raise UsageError(f"{what}: the container answers {reply.status}: {words}")
+        return time.perf_counter() - began, reply.body
+
+    def metrics(self) -> Mapping[str, float]:
+        """Every sample of ``/metrics`` by its name with labels; empty where there is no such page."""
+        try:
+            reply = self.container.request("GET", "/metrics", timeout=10.0)
+        except ContainerError:
+            return {}
+        found: dict[str, float] = {}
+        for line in reply.body.decode("utf-8", "replace").splitlines():
+            name, _, value = line.rpartition(" ")
+            if name and not line.startswith("#"):
+                with contextlib.suppress(ValueError):
+                    found[name] = float(value)
+        return found
+
+    def _tree(self) -> list[int]:
+        """The container's processes, itself included (Linux)."""
+        parents: dict[int, list[int]] = {}
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                parents.setdefault(int(stat.read_text().rpartition(")")[2].split()[1]), []).append(
+                    int(stat.parent.name)
+                )
+        todo, tree = [self.container.pid], []
+        while todo:
+            pid = todo.pop()
+            tree.append(pid)
+            todo += parents.get(pid, [])
+        return tree
+
+    def memory(self) -> int:
+        """Bytes that the container's processes take: their private pages and their part of those they share."""
+        total = 0
+        for pid in self._tree():
+            with contextlib.suppress(OSError, ValueError):
+                text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+                match = re.search(r"^Pss_Anon:\s+(\d+) kB", text, re.M) or re.search(r"^Pss:\s+(\d+) kB", text, re.M)
+                total += int(match[1]) * 1024 if match else 0
+        return total
+
+    def seconds_of_processor(self) -> float:
+        ticks = 0
+        for pid in self._tree():
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += int(words[11]) + int(words[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+
+@contextlib.contextmanager
+def _running(kind: str, root: Path) -> Iterator[_Running]:
+    home = root / "container"
+    home.mkdir()
+    try:
+        container = Container(
+            kind, home, {"MME_PARK_AFTER": str(PARK_AFTER), "MME_ACCESS_LOG": "false"}, lambda _: None
+        )
+    except ContainerError as problem:
+        raise UsageError(str(problem)) from None
+    try:
+        container.wait_healthy(START_SECONDS)
+        yield _Running(container)
+    except ContainerError as problem:
+        raise UsageError(str(problem)) from None
+    finally:
+        container.stop()
+
+
+def _one(running: _Running, subject: Subject, home: Path, parks: bool) -> _Found:
+    body = subject.body or _sample(subject, home)
+    path = "/models/m"
+    load = json.dumps({"model_name": "m", "url": str(home)}).encode()
+    loads: list[float] = []
+    before = running.memory()
+    loaded = before
+    first: list[float] = []
+    # The first load of a family makes what its models share; those after it are what an endpoint sees.
+    for turn in range(ROUNDS + 1):
+        seconds, _ = running.call("POST", "/models", load, LOAD_SECONDS, f"{subject.name}: LOAD")
+        asked, _ = running.call("POST", f"{path}/invoke", body, ANSWER_SECONDS, f"{subject.name}: INVOKE")
+        if turn:
+            loads.append(seconds)
+            first.append(asked)
+        if turn < ROUNDS:
+            running.call("DELETE", path, None, LOAD_SECONDS, f"{subject.name}: UNLOAD")
+    answers: list[float] = []
+    began = running.seconds_of_processor()
+    for _ in range(ANSWERS):
+        asked, _ = running.call("POST", f"{path}/invoke", body, ANSWER_SECONDS, f"{subject.name}: INVOKE")
+        answers.append(asked)
+    worked = (running.seconds_of_processor() - began) / ANSWERS
+    usual = statistics.median(answers)
+    loaded = running.memory()
+    shared = _together(running, subject, path, body, usual)
+    wakes: list[float] = []
+    parked = loaded
+    if parks:
+        for _ in range(ROUNDS):
+            _until_parked(running)
+            parked = min(parked, running.memory())
+            asked, _ = running.call("POST", f"{path}/invoke", body, ANSWER_SECONDS, f"{subject.name}: INVOKE")
+            wakes.append(max(0.0, asked - usual))
+    running.call("DELETE", path, None, LOAD_SECONDS, f"{subject.name}: UNLOAD")
+    files = [file for file in home.rglob("*") if file.is_file()]
+    # A model's first answer takes longer than the next; that is part of what a cold request waits for.
+    slow_first = max(0.0, statistics.median(first) - usual)
+    load_seconds = statistics.median(loads) + slow_first
+    needs = {
+        "archive_bytes": subject.archive.stat().st_size,
+        "disk_bytes": sum(file.stat().st_size for file in files),
+        "weights_bytes": sum(file.stat().st_size for file in files if file.suffix in WEIGHTS),
+        "private_bytes": max(0, loaded - before),
+        "parked_bytes": 4096 if parks else max(0, loaded - before),
+        "load_seconds": round(load_seconds, 5),
+        "wake_seconds": round(statistics.median(wakes), 5) if wakes else round(load_seconds, 5),
+        "answer_seconds": round(usual, 6),
+        "answer_cores": round(max(0.1, worked / usual), 3) if worked else 1.0,
+    }
+    return _Found(
+        needs,
+        [asked / usual for asked in answers] if usual else [],
+        [(seconds + slow_first) / load_seconds for seconds in loads] if load_seconds else [],
+        [shared] if shared is not None else [],
+    )
+
+
+def _together(running: _Running, subject: Subject, path: str, body: bytes, alone: float) -> float | None:
+    """Which share of an answer's seconds a batch pays once: from BATCH requests at a time, one batch after the other.
+
+    ``seconds(k) = answer * (shared + (1 - shared) * k)``.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(BATCH) as pool:
+        rounds = 6
+        began = time.perf_counter()
+        for _ in range(rounds):
+            list(
+                pool.map(
+                    lambda _: running.call("POST", f"{path}/invoke", body, ANSWER_SECONDS, f"{subject.name}: INVOKE"),
+                    range(BATCH),
+                )
+            )
+        each = (time.perf_counter() - began) / rounds
+    if alone <= 0:
+        return None
+    # Of BATCH requests that come together one is computed alone and the others as a batch behind it.
+    return min(1.0, max(0.0, (BATCH * alone - each) / ((BATCH - 2) * alone)))
+
+
+def _until_parked(running: _Running) -> None:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        samples = running.metrics()
+        parked = [value for name, value in samples.items() if "parked" in name and "total" not in name]
+        if parked and max(parked) >= 1:
+            return
+        time.sleep(0.05)
+    raise UsageError("The container did not park an idle model within 30 seconds.")
+
+
+def _sample(subject: Subject, home: Path) -> bytes:
+    sample = home / "code" / "sample.json"
+    return sample.read_bytes() if sample.is_file() else TEXT

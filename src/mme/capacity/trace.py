@@ -1,0 +1,276 @@
+"""Who asks for what and when: from a CSV file, from the container's access log, or by a law."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+
+from mme.capacity.engine import Floats, Ints
+from mme.capacity.needs import Models
+from mme.capacity.simulate import Requests
+from mme.errors import UsageError
+
+DAY = 86400.0
+LONGEST_GAP = 3600.0
+DIGEST = re.compile(r"-[0-9a-f]{12}(?:\.tar\.gz)?$")
+
+
+def _index(models: Models) -> Mapping[str, int]:
+    """Names under which a trace may call a model: its name, its target, and its name without the version."""
+    index: dict[str, int] = {}
+    for at, name in enumerate(models.names):
+        for alias in (name.removesuffix(".tar.gz"), DIGEST.sub("", name)):
+            # A name without its version is clear only while one version has it.
+            index[alias] = at if alias not in index else -1
+    index.update(models.index)
+    return index
+
+
+def _unknown(where: str, name: str, index: Mapping[str, int]) -> UsageError:
+    if index.get(name) == -1:
+        return UsageError(f"{where}: several versions are called {name!r}.", "Give the target model with its version.")
+    near = difflib.get_close_matches(name, list(index)[:10_000], n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else "Every model of a trace must be among the models."
+    return UsageError(f"{where}: there is no model {name!r}.", hint)
+
+
+def _time(text: str) -> float | None:
+    """Seconds, or a date and time of ISO 8601 as seconds since 1970 (UTC where it names no zone)."""
+    try:
+        value = float(text)
+    except ValueError:
+        try:
+            moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        except ValueError:
+            return None
+        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    return value if np.isfinite(value) else None
+
+
+def read_csv(path: Path, models: Models, *, gaps: bool = False) -> Requests:
+    """``time,model`` and perhaps ``seconds`` of processing, with a head line, in order of time.
+
+    ``gaps`` allows stretches without any request that look like a hole in the recording: longer than an hour, and than
+    100 times the usual pause. Raises UsageError with the line at fault.
+    """
+
+    def fail(line: int, words: str, hint: str | None = None) -> UsageError:
+        return UsageError(f"{path}, line {line}: {words}", hint)
+
+    index = _index(models)
+    times: list[float] = []
+    which: list[int] = []
+    seconds: list[float] = []
+    lines: list[int] = []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            head = [cell.strip() for cell in next(reader, [])]
+            if head not in (["time", "model"], ["time", "model", "seconds"]):
+                raise fail(1, f"the head is {','.join(head)!r}.", "It must be time,model or time,model,seconds.")
+            timed = len(head) == 3
+            before = -np.inf
+            for cells in reader:
+                line = reader.line_num
+                if not cells:
+                    continue
+                if len(cells) != len(head):
+                    raise fail(line, f"{len(cells)} cells where the head has {len(head)}.")
+                for column, cell in zip(head, cells, strict=True):
+                    if not cell.strip():
+                        raise fail(line, f"{column} is missing.")
+                moment = _time(cells[0].strip())
+                if moment is None:
+                    raise fail(line, f"time is {cells[0]!r}.", "Give seconds, or ISO 8601: 2026-11-26T21:00:00Z.")
+                if moment < before:
+                    raise fail(line, f"time {cells[0].strip()} is before the line above.", "Sort the trace by time.")
+                before = moment
+                at = index.get(cells[1].strip(), -1)
+                if at < 0:
+                    raise _unknown(f"{path}, line {line}", cells[1].strip(), index)
+                if timed:
+                    took = _time(cells[2].strip())
+                    if took is None or took < 0:
+                        raise fail(line, f"seconds is {cells[2].strip()!r}; it must be a number, 0 or more.")
+                    seconds.append(took)
+                times.append(moment)
+                which.append(at)
+                lines.append(line)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{path} is not a CSV file in UTF-8: {error}.") from None
+    return _requests(times, which, seconds, models, lambda n: f"{path}, line {lines[n]}", gaps)
+
+
+def read_access_log(path: Path, models: Models, *, gaps: bool = False) -> Requests:
+    """Our container's log: its lines ``"event": "invoke"``. Other lines, such as what handlers print, are passed over.
+
+    A line is written when a request is answered; it arrived ``total_ms`` before. Raises UsageError.
+    """
+    index = _index(models)
+    found: list[tuple[float, int, float, int]] = []
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            for number, text in enumerate(file, 1):
+                start = text.find("{")
+                if start < 0 or '"invoke"' not in text:
+                    continue
+                try:
+                    line = json.loads(text[start:])
+                except ValueError:
+                    continue
+                if not isinstance(line, dict) or line.get("event") != "invoke":
+                    continue
+                name = line.get("target") or line.get("model")
+                moment, total = line.get("time"), line.get("total_ms", 0)
+                if (
+                    not isinstance(name, str)
+                    or not isinstance(moment, (int, float))
+                    or not isinstance(total, (int, float))
+                ):
+                    raise UsageError(f"{path}, line {number}: an invocation without its model, time or total_ms.")
+                at = index.get(name, -1)
+                if at < 0:
+                    raise _unknown(f"{path}, line {number}", name, index)
+                worked = sum(float(line.get(f"{stage}_ms", 0)) for stage in ("decode", "predict", "encode")) / 1000
+                found.append((moment - total / 1000, at, worked / max(1, int(line.get("batch", 1) or 1)), number))
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    if not found:
+        raise UsageError(
+            f"{path} has no invocation.",
+            'It should hold the container\'s lines with "event": "invoke" (MME_ACCESS_LOG).',
+        )
+    found.sort()
+    return _requests(
+        [entry[0] for entry in found],
+        [entry[1] for entry in found],
+        [entry[2] for entry in found],
+        models,
+        lambda n: f"{path}, line {found[n][3]}",
+        gaps,
+    )
+
+
+def _requests(
+    times: list[float], which: list[int], seconds: list[float], models: Models, place: object, gaps: bool
+) -> Requests:
+    time = np.array(times, float)
+    model = np.array(which, np.int32)
+    if len(time) > 2 and not gaps:
+        pauses = np.diff(time)
+        usual = float(np.median(pauses))
+        longest = int(np.argmax(pauses))
+        if pauses[longest] > max(LONGEST_GAP, 100 * usual):
+            raise UsageError(
+                f"{place(longest + 1)}: nobody asked for {pauses[longest] / 3600:.1f} hours before this line.",  # type: ignore[operator]
+                "If the recording has a hole there, cut the trace; if nobody asked, give --gaps.",
+            )
+    if len(time):
+        time -= time[0]
+    factor = None
+    if seconds:
+        usual_seconds = models.answer[model]
+        factor = np.divide(seconds, usual_seconds, out=np.ones(len(model)), where=usual_seconds > 0).astype(np.float32)
+    return Requests(time, model, factor)
+
+
+@dataclass(frozen=True)
+class Law:
+    """Traffic by a law: independent requests, ``rate`` a second on average, for ``seconds``.
+
+    ``exponent``: of Zipf's law; model number k (in a shuffled order) is asked for in proportion to k ** -exponent.
+    ``swing``: between night and day, 0 to 1; the rate is ``rate * (1 + swing * sin(2 pi t / day))``.
+    ``bursts``: (how many an hour, times the rate, for how many seconds).
+    ``churn``: the share of the models whose place in the order of popularity is another one a day later.
+    """
+
+    rate: float
+    exponent: float
+    seconds: float
+    swing: float = 0.0
+    bursts: tuple[float, float, float] = (0.0, 1.0, 0.0)
+    churn: float = 0.0
+
+    def check(self) -> None:
+        """Raises UsageError for what is no law."""
+        for words, good in (
+            ("the rate must be above 0 requests a second", 0 < self.rate < 1e7),
+            ("Zipf's exponent must be 0 to 5", 0 <= self.exponent <= 5),
+            ("the time must be above 0", 0 < self.seconds < 1e9),
+            ("the daily swing must be 0 to 1", 0 <= self.swing <= 1),
+            ("bursts have a number an hour of 0 or more, a factor of 1 or more and seconds", self.bursts[0] >= 0
+             and self.bursts[1] >= 1 and self.bursts[2] >= 0),
+            ("the churn must be 0 to 1 a day", 0 <= self.churn <= 1),
+        ):  # fmt: skip
+            if not good:
+                raise UsageError(f"The traffic cannot be made: {words}.")
+
+
+def popularity(count: int, exponent: float, random: np.random.Generator) -> Floats:
+    """Shares of the traffic by Zipf's law, in a shuffled order, so that size and popularity are independent."""
+    weights = 1.0 / np.arange(1, count + 1) ** exponent
+    return np.asarray(random.permutation(weights / weights.sum()))
+
+
+def generate(law: Law, count: int, seed: int = 1, most: int = 50_000_000) -> tuple[Requests, Floats]:
+    """Requests by the law, and the requests a second of each model at the start. Raises UsageError above ``most``."""
+    law.check()
+    random = np.random.default_rng(seed)
+    shares = popularity(count, law.exponent, random)
+    peak = law.rate * (1 + law.swing)
+    bursts, factor, length = law.bursts
+    starts: Floats = np.sort(random.uniform(0, law.seconds, random.poisson(bursts * law.seconds / 3600)))
+    top = peak * (factor if len(starts) else 1.0)
+    if top * law.seconds > most * 4:
+        raise UsageError(f"That are more than {most:,} requests.", "Take a shorter time, or a lower rate.")
+    # Thinning: candidates at the highest rate, each kept with the probability that the rate of its moment has.
+    times = np.sort(random.uniform(0, law.seconds, random.poisson(top * law.seconds)))
+    level = law.rate * (1 + law.swing * np.sin(2 * np.pi * times / DAY))
+    if len(starts):
+        inside = np.zeros(len(times), bool)
+        for begin in starts:
+            inside[np.searchsorted(times, begin) : np.searchsorted(times, begin + length)] = True
+        level = level * np.where(inside, factor, 1.0)
+    times = times[random.random(len(times)) * top < level]
+    if len(times) > most:
+        raise UsageError(f"That are more than {most:,} requests.", "Take a shorter time, or a lower rate.")
+    model = _choose(shares, law, times, random)
+    return Requests(times, model), shares * law.rate
+
+
+def _choose(shares: Floats, law: Law, times: Floats, random: np.random.Generator) -> Ints:
+    """Which model each request is for; tenants that come and go change places at random moments."""
+    edges = np.cumsum(shares)
+    edges[-1] = 1.0
+    place = np.searchsorted(edges, random.random(len(times)), side="right").astype(np.int32)
+    place = np.minimum(place, len(shares) - 1).astype(np.int32)
+    changes = random.poisson(law.churn * len(shares) / 2 * law.seconds / DAY) if law.churn else 0
+    if not changes or len(shares) < 2:
+        return place
+    holder = np.arange(len(shares), dtype=np.int32)  # the model in each place of the order
+    model: Ints = place.copy()
+    before = 0
+    for moment in np.sort(random.uniform(0, law.seconds, changes)):
+        until = int(np.searchsorted(times, moment))
+        model[before:until] = holder[place[before:until]]
+        one, other = random.integers(0, len(shares), 2)
+        holder[one], holder[other] = holder[other], holder[one]
+        before = until
+    model[before:] = holder[place[before:]]
+    return model
+
+
+def rates(requests: Requests, count: int) -> Floats:
+    """Requests a second of each model in a trace."""
+    seconds = max(requests.seconds, 1e-9)
+    return np.bincount(requests.model, minlength=count).astype(np.float64) / seconds
