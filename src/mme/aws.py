@@ -19,6 +19,7 @@ from mme import __version__
 from mme.errors import EndpointError, MmeError, ReleaseError, UsageError
 
 if TYPE_CHECKING:
+    from types_boto3_cloudwatch import CloudWatchClient
     from types_boto3_s3 import S3Client
     from types_boto3_sagemaker import SageMakerClient
     from types_boto3_sagemaker_runtime import SageMakerRuntimeClient
@@ -54,6 +55,12 @@ def runtime_client(region: str | None) -> SageMakerRuntimeClient:
         return boto3.client(
             "sagemaker-runtime", region_name=region, config=_config(read_timeout=PREDICT_READ_TIMEOUT_S)
         )
+
+
+def cloudwatch_client(region: str | None) -> CloudWatchClient:
+    """A client of CloudWatch, for the metrics of endpoints."""
+    with explained("prepare a CloudWatch client", error=EndpointError):
+        return boto3.client("cloudwatch", region_name=region, config=_config(read_timeout=60))
 
 
 def _config(read_timeout: int) -> Config:

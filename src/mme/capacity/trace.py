@@ -274,3 +274,27 @@ def rates(requests: Requests, count: int) -> Floats:
     """Requests a second of each model in a trace."""
     seconds = max(requests.seconds, 1e-9)
     return np.bincount(requests.model, minlength=count).astype(np.float64) / seconds
+
+
+def busiest_of(law: Law, count: int, most: int, seed: int = 1) -> tuple[Requests, Floats]:
+    """About ``most`` requests of the law's busiest time of the day, with one burst in their middle where it has bursts;
+    and each model's requests a second there, bursts apart. For planning, which asks what the worst hour is like."""
+    law.check()
+    peak = law.rate * (1 + law.swing)
+    bursts, factor, length = law.bursts
+    seconds = most / peak
+    if bursts:
+        # A window in which the burst has the share of time that it has in an hour.
+        seconds = max(seconds, min(length * 3600 / max(bursts * length, 1e-9), 4 * seconds))
+    steady = Law(peak, law.exponent, seconds)
+    requests, rates = generate(steady, count, seed)
+    if not bursts or factor <= 1 or not length:
+        return requests, rates
+    random = np.random.default_rng(seed + 1)
+    extra = random.poisson(peak * (factor - 1) * min(length, seconds / 2))
+    times = random.uniform(0.5 * seconds, 0.5 * seconds + min(length, seconds / 2), extra)
+    edges = np.cumsum(rates / rates.sum())
+    model = np.minimum(np.searchsorted(edges, random.random(extra), side="right"), count - 1).astype(np.int32)
+    time = np.concatenate([requests.time, times])
+    order = np.argsort(time, kind="stable")
+    return Requests(time[order], np.concatenate([requests.model, model])[order]), rates

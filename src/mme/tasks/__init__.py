@@ -6,6 +6,7 @@ Another repository gets them with a ``tasks.py`` of two lines:
     from invoke import Collection; ns = Collection.from_module(mme.tasks)
 """
 
+from mme.tasks.capacity import capacity as capacity
 from mme.tasks.channel import channels as channels
 from mme.tasks.channel import history as history
 from mme.tasks.channel import promote as promote

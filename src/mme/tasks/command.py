@@ -42,13 +42,17 @@ DRY_RUN_HELP = "say what would be done, and do nothing"
 
 
 def command(
-    help: Mapping[str, str], *, where: Sequence[str] = (), repeatable: Sequence[str] = ()
+    help: Mapping[str, str],
+    *,
+    where: Sequence[str] = (),
+    repeatable: Sequence[str] = (),
+    positional: Sequence[str] = (),
 ) -> Callable[[Callable[..., None]], Any]:
     """An Invoke task whose errors end in a message and an exit code, never in a traceback.
 
     ``where`` names flags of WHERE_HELP that the task takes besides its own; the function gets them as ``settings``.
-    ``repeatable`` flags may be given several times and arrive as a list. There are no one-letter flags: Invoke would
-    choose them by the order of the parameters.
+    ``repeatable`` flags may be given several times and arrive as a list; ``positional`` ones need no flag. There are no
+    one-letter flags: Invoke would choose them by the order of the parameters.
     """
 
     def decorate(function: Callable[..., None]) -> Any:
@@ -70,7 +74,7 @@ def command(
         added = [introspection.Parameter(flag, introspection.Parameter.KEYWORD_ONLY, default=None) for flag in where]
         run.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
         texts = {**help, **{flag: WHERE_HELP[flag] for flag in where}}
-        return task(auto_shortflags=False, positional=[], iterable=list(repeatable), help=texts)(run)
+        return task(auto_shortflags=False, positional=list(positional), iterable=list(repeatable), help=texts)(run)
 
     return decorate
 
