@@ -1,0 +1,354 @@
+"""The planner's predictions beside the real local endpoint, on the same traces.
+
+    python -m benchmarks.capacity [--json FILE] [--seconds 150] [--rate 6] [--models 60] [--fits 40]
+
+One endpoint of the local AWS with our container: `--models` seeded models, of which the disk holds `--fits` at a time,
+and which are parked after three seconds. Three traces: uniform, Zipf 0.8, and Zipf 1.2 with a deployment in the middle.
+What a model needs (seconds warm, woken, and cold with a full disk) is measured on the same endpoint right before each
+trace, one request at a time; then the trace is played in real time and simulated. The first third warms the caches and
+is not counted.
+
+Needs root, to mount the small file system that is the instance's disk. Figures are as good as the machine is quiet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from mme.capacity import engine
+from mme.capacity.measure import processor, quantiles
+from mme.capacity.needs import OURS, models
+from mme.capacity.simulate import Fleet, Requests, simulate
+from mme.local import LocalAws
+
+PARK_AFTER = 3.0
+BALLAST = 12 << 20
+IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/models:1"
+TRUST = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+DEPLOYMENT_PAUSE = 20.0
+HANDLER = """
+import json
+
+import torch
+from safetensors.torch import load_file
+
+
+def model_fn(model_dir):
+    return load_file(f"{model_dir}/model.safetensors")["weight"]
+
+
+def predict_fn(data, weight):
+    value = torch.ones(32, len(weight))
+    for _ in range(12):
+        value = torch.tanh(value @ weight)
+    return float(value.sum())
+
+
+def output_fn(prediction, accept):
+    return json.dumps(prediction)
+"""
+
+
+def archive(seed: int) -> bytes:
+    """A seeded model, and a file of zeros that makes it large on the disk and not on the wire."""
+    import torch
+    from safetensors.torch import save
+
+    torch.manual_seed(seed)
+    files = {
+        "model.safetensors": save({"weight": torch.randn(384, 384) / 20}),
+        "ballast.dat": bytes(BALLAST),
+        "code/inference.py": HANDLER.encode(),
+    }
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz", compresslevel=1) as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def disk(folder: Path, size: int) -> Iterator[Path]:
+    """A file system of its own, of ``size`` bytes."""
+    folder.mkdir(parents=True)
+    made = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True, text=True
+    )
+    if made.returncode:
+        raise SystemExit(f"A small file system cannot be mounted here: {made.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=False)
+
+
+@dataclass
+class Endpoint:
+    aws: LocalAws
+    count: int
+
+    def __post_init__(self) -> None:
+        self.sagemaker = self.client("sagemaker")
+        self.runtime = self.client("sagemaker-runtime")
+        self.number = 0
+        self.role = self.client("iam").create_role(
+            RoleName="run", AssumeRolePolicyDocument=json.dumps({"Version": "2012-10-17", "Statement": [TRUST]})
+        )["Role"]["Arn"]
+        s3 = self.client("s3")
+        s3.create_bucket(Bucket="models")
+        for seed in range(self.count):
+            s3.put_object(Bucket="models", Key=f"models/m{seed}.tar.gz", Body=archive(seed))
+
+    def client(self, service: str) -> Any:
+        env = self.aws.env
+        return boto3.client(
+            service,
+            endpoint_url=self.aws.url,
+            region_name=env["AWS_REGION"],
+            aws_access_key_id=env["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=env["AWS_SECRET_ACCESS_KEY"],
+            config=Config(retries={"total_max_attempts": 1}, read_timeout=70, max_pool_connections=64),
+        )
+
+    def configure(self) -> str:
+        self.number += 1
+        name = f"c{self.number}"
+        self.sagemaker.create_model(
+            ModelName=name,
+            ExecutionRoleArn=self.role,
+            PrimaryContainer={
+                "Image": IMAGE,
+                "Mode": "MultiModel",
+                "ModelDataUrl": "s3://models/models/",
+                "Environment": {"MME_PARK_AFTER": str(PARK_AFTER), "MME_ACCESS_LOG": "false"},
+            },
+        )
+        variant = {"VariantName": "v", "ModelName": name, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+        self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+        return name
+
+    def create(self) -> None:
+        self.sagemaker.create_endpoint(EndpointName="e", EndpointConfigName=self.configure())
+        self.settle()
+
+    def deploy(self) -> None:
+        self.sagemaker.update_endpoint(EndpointName="e", EndpointConfigName=self.configure())
+        self.settle()
+
+    def settle(self) -> None:
+        deadline = time.monotonic() + 120
+        while (status := self.sagemaker.describe_endpoint(EndpointName="e")["EndpointStatus"]) != "InService":
+            if status == "Failed" or time.monotonic() > deadline:
+                raise SystemExit(f"The endpoint is {status}.")
+            time.sleep(0.2)
+
+    def delete(self) -> None:
+        self.sagemaker.delete_endpoint(EndpointName="e")
+        with contextlib.suppress(ClientError):
+            while True:
+                self.sagemaker.describe_endpoint(EndpointName="e")
+                time.sleep(0.2)
+
+    def ask(self, model: int) -> float:
+        """Seconds until the answer; not a number for an error."""
+        began = time.perf_counter()
+        try:
+            answer = self.runtime.invoke_endpoint(
+                EndpointName="e", TargetModel=f"m{model}.tar.gz", Body=b"1", ContentType="application/json"
+            )
+            answer["Body"].read()
+        except ClientError as problem:
+            print(f"    {problem}", file=sys.stderr)
+            return float("nan")
+        return time.perf_counter() - began
+
+    def hits(self, since: float) -> tuple[int, int]:
+        """(requests, those whose model was loaded) that CloudWatch counted since a time."""
+        found = self.client("cloudwatch").get_metric_statistics(
+            Namespace="AWS/SageMaker",
+            MetricName="ModelCacheHit",
+            Dimensions=[{"Name": "EndpointName", "Value": "e"}, {"Name": "VariantName", "Value": "v"}],
+            StartTime=since - 60,
+            EndTime=time.time() + 60,
+            Period=60,
+            Statistics=["Sum", "SampleCount"],
+        )["Datapoints"]
+        return int(sum(p["SampleCount"] for p in found)), int(sum(p["Sum"] for p in found))
+
+
+def calibrate(endpoint: Endpoint, count: int) -> dict[str, list[float]]:
+    """Seconds of single requests: to a model that is loaded, parked, or not there while the disk is full."""
+    cold = [endpoint.ask(model) for model in range(count)]
+    full = cold[-count // 3 :]
+    kept = range(count - 8, count)
+    warm = [endpoint.ask(model) for _ in range(12) for model in kept]
+    woken: list[float] = []
+    for _ in range(2):
+        time.sleep(PARK_AFTER + 1)
+        woken += [endpoint.ask(model) for model in kept]
+    return {"cold": full, "warm": warm, "woken": woken}
+
+
+def trace(count: int, exponent: float, rate: float, seconds: float, pause_at: float | None) -> Requests:
+    random = np.random.default_rng(11)
+    weights = 1.0 / np.arange(1, count + 1) ** exponent
+    number = int(rate * seconds)
+    times = np.sort(random.uniform(0, seconds, number))
+    if pause_at is not None:
+        times = np.where(times >= pause_at, times + DEPLOYMENT_PAUSE, times)
+    return Requests(times, random.choice(count, number, p=weights / weights.sum()).astype(np.int32))
+
+
+def play(endpoint: Endpoint, asked: Requests, deploy_at: float | None) -> np.ndarray:
+    """Ask in real time; seconds of each request."""
+    seconds = np.full(len(asked), np.nan)
+    with ThreadPoolExecutor(32) as pool:
+        began = time.perf_counter()
+
+        def one(number: int) -> None:
+            seconds[number] = endpoint.ask(int(asked.model[number]))
+
+        deployed = deploy_at is None
+        for number, moment in enumerate(asked.time):
+            if not deployed and deploy_at is not None and moment >= deploy_at:
+                wait = began + deploy_at - time.perf_counter()
+                time.sleep(max(0.0, wait))
+                pool.submit(endpoint.deploy)
+                deployed = True
+            time.sleep(max(0.0, began + moment - time.perf_counter()))
+            pool.submit(one, number)
+    return seconds
+
+
+def compare(
+    endpoint: Endpoint, name: str, exponent: float, args: argparse.Namespace, limit: int, deploys: bool
+) -> dict[str, Any]:
+    endpoint.create()
+    found = calibrate(endpoint, args.models)
+    half = args.seconds / 2 if deploys else None
+    asked = trace(args.models, exponent, args.rate, args.seconds, half)
+    first = args.seconds / 3
+    cut = int(np.searchsorted(asked.time, first))
+    # CloudWatch's minutes tell nothing of single requests: the counted part is played by itself.
+    early = Requests(asked.time[:cut], asked.model[:cut])
+    play(endpoint, early, None)
+    before = endpoint.hits(0.0)
+    late = Requests(asked.time[cut:] - asked.time[cut], asked.model[cut:])
+    measured = play(endpoint, late, None if half is None else half - float(asked.time[cut]) + 0.1)
+    after = endpoint.hits(0.0)
+    endpoint.delete()
+    number, hit = after[0] - before[0], after[1] - before[1]
+
+    answer = statistics.median(found["warm"])
+    cold = statistics.median(found["cold"])
+    needs = models(
+        [f"m{n}" for n in range(args.models)],
+        disk=args.size,
+        active=1,
+        load=cold - answer,
+        wake=max(0.0, statistics.median(found["woken"]) - answer),
+        answer=answer,
+        cores=1.0,
+        answer_spread=quantiles([seconds / answer for seconds in found["warm"]]),
+        load_spread=quantiles([(seconds - answer) / (cold - answer) for seconds in found["cold"]]),
+    )
+    fleet = Fleet(
+        1,
+        args.cores,
+        disk=limit,
+        serving=replace(OURS, park_after=PARK_AFTER),
+        deployments=() if half is None else (half + 0.1,),
+    )
+    predicted = simulate(needs, asked, fleet, counted_from=float(asked.time[cut]))
+    good = measured[np.isfinite(measured)]
+    row = {
+        "trace": name,
+        "requests": len(late),
+        "failed": int(np.isnan(measured).sum()),
+        "measured": {"hit": hit / max(1, number), **{f"p{p}": float(np.percentile(good, p)) for p in (50, 99)}},
+        "predicted": {"hit": predicted.hit_ratio, **{f"p{p}": predicted.percentile(p) for p in (50, 99)}},
+        "needs": {"warm": answer, "woken": statistics.median(found["woken"]), "cold": cold},
+        "predicted_woken": predicted.woken_share,
+        "refused": int((predicted.outcome != engine.OK).sum()),
+    }
+    say(row)
+    return row
+
+
+def say(row: dict[str, Any]) -> None:
+    seen, told = row["measured"], row["predicted"]
+    needs = ", ".join(f"{key} {value * 1000:.0f} ms" for key, value in row["needs"].items())
+    print(f"{row['trace']} ({row['requests']} requests, {row['failed']} failed; one at a time: {needs})")
+    print(
+        f"  hit ratio  measured {seen['hit'] * 100:6.2f} %   predicted {told['hit'] * 100:6.2f} %   "
+        f"{(told['hit'] - seen['hit']) * 100:+.2f} points"
+    )
+    for key in ("p50", "p99"):
+        print(
+            f"  {key:<9}  measured {seen[key] * 1000:6.0f} ms  predicted {told[key] * 1000:6.0f} ms  "
+            f"{(told[key] / seen[key] - 1) * 100:+.0f} %",
+            flush=True,
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--seconds", type=float, default=150.0)
+    parser.add_argument("--rate", type=float, default=6.0)
+    parser.add_argument("--models", type=int, default=60)
+    parser.add_argument("--fits", type=int, default=40)
+    parser.add_argument("--cores", type=int, default=2)
+    args = parser.parse_args()
+    weights = len(archive(0))
+    args.size = BALLAST + 384 * 384 * 4 + 8192
+    print(f"{processor()}; {args.models} models of {args.size / 1e6:.1f} MB, {args.fits} of them fit", flush=True)
+    with (
+        tempfile.TemporaryDirectory(prefix="mme-capacity-") as work,
+        disk(Path(work) / "disk", 4 << 30) as folder,
+        LocalAws(folder / "aws", iam=False) as aws,
+    ):
+        endpoint = Endpoint(aws, args.models)
+        # Fill the disk but for the room of so many models and a half: the half is for what is not counted.
+        free = int((args.fits + 0.5) * args.size) + 3 * weights
+        usage = subprocess.run(["df", "-B1", "--output=avail", str(folder)], capture_output=True, text=True, check=True)
+        available = int(usage.stdout.split()[1])
+        with (folder / "filler").open("wb") as filler:
+            block = bytes(1 << 20)
+            for _ in range((available - free) >> 20):
+                filler.write(block)
+        rows = [
+            compare(endpoint, name, exponent, args, args.fits * args.size + args.size // 2, deploys)
+            for name, exponent, deploys in (
+                ("uniform", 0.0, False),
+                ("Zipf 0.8", 0.8, False),
+                ("Zipf 1.2, a deployment in the middle", 1.2, True),
+            )
+        ]
+    if args.json:
+        args.json.write_text(json.dumps({"processor": processor(), "traces": rows}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
