@@ -1,0 +1,203 @@
+"""A model's forward pass by ONNX Runtime, where that library is there; nothing here needs it to be.
+
+The graph is made when the model loads, in a few milliseconds (`engine_encoders.py`), and its weights stay in the model's
+own safetensors files, mapped (`engine_graph.py`). A graph is used only once it has answered as transformers does, to 1e-5.
+
+`MME_ENGINE=torch` in the environment leaves all models to torch.
+"""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import engine_encoders
+import numpy as np
+from engine_graph import Stored, Unsupported, stored_tensors
+
+try:
+    import onnxruntime
+except ImportError:
+    onnxruntime = None
+
+TOLERANCE = 1e-5  # of the largest number that transformers answers, or of 1 where that is less
+WEIGHTS = "model.safetensors"
+# Attention's work grows with the square of the longest text, the rest of a pass with the tokens. Texts share a pass as
+# long as what they are spread out to for attention is at most so many times what they need.
+SPREAD = 3.0
+SMALL_SPREAD = 256 * 1024  # products (texts times the square of the longest) that no pass is parted for
+CHECKED = "MME_ENGINE_CHECKED"  # keys of graphs that have been compared, which a container gives to its workers
+
+
+@dataclass
+class Pace:
+    """How long passes take, with one thread and with several: seconds a pass, for passes of like size."""
+
+    seconds: dict[int, float] = field(default_factory=dict)  # by number of threads
+    since_tried: int = 0
+
+
+class Engine:
+    """A graph with its sessions: one of a single thread, and one of several where they gain."""
+
+    def __init__(self, found: engine_encoders.Encoder, folder: Path) -> None:
+        self.encoder = found
+        self.width = found.width
+        self.key = _key(found)
+        self._folder = folder
+        self._one = _session(found.graph, folder, 1)
+        self._several: tuple[int, Any] | None = None
+        self._paces: dict[int, Pace] = {}
+
+    def run(self, rows: list[list[int]], threads: int = 1, types: list[list[int]] | None = None) -> np.ndarray:
+        """The last hidden states of all tokens of all texts, one after the other: (tokens, width) float32. At most
+        `threads` of them compute."""
+        feed = engine_encoders.inputs(self.encoder, rows, types)
+        if threads == 1:
+            hidden: np.ndarray = self._one.run(None, feed)[0]
+            return hidden
+        pace = self._paces.setdefault(len(feed["ids"]).bit_length(), Pace())
+        chosen = _choose(pace, threads)
+        began = time.perf_counter()
+        hidden = self._session(chosen).run(None, feed)[0]
+        _note(pace, chosen, time.perf_counter() - began)
+        return hidden
+
+    def _session(self, threads: int) -> Any:
+        if threads == 1:
+            return self._one
+        several = self._several
+        if several is None or several[0] != threads:
+            self._several = several = (threads, _session(self.encoder.graph, self._folder, threads))
+        return several[1]
+
+
+# How much of a pass's time counts against those before it; and every how many passes the other way is tried again.
+NEWEST = 0.3
+TRY_EVERY = 24
+
+
+def _choose(pace: Pace, threads: int) -> int:
+    """How many threads for the next pass: what was faster lately. Another process on one of the cores makes threads that
+    wait for each other slower than one alone, and only time shows it."""
+    if threads not in pace.seconds:
+        return threads
+    if 1 not in pace.seconds:
+        return 1
+    best, other = (threads, 1) if pace.seconds[threads] < pace.seconds[1] else (1, threads)
+    pace.since_tried += 1
+    if pace.since_tried >= TRY_EVERY:
+        pace.since_tried = 0
+        return other
+    return best
+
+
+def _note(pace: Pace, threads: int, seconds: float) -> None:
+    before = pace.seconds.get(threads, seconds)
+    # What is much slower than before says at once that the cores are not ours alone.
+    pace.seconds[threads] = before + max(NEWEST, min(1.0, seconds / before - 1) if before else 1.0) * (seconds - before)
+
+
+def batches(order: list[int], rows: list[list[int]], most: int) -> list[list[int]]:
+    """Split `order` (longest row first) into batches of at most `most` tokens, whose attention is mostly over tokens."""
+    made: list[list[int]] = []
+    tokens = needed = longest = 0
+    for row in order:
+        length = len(rows[row])
+        if made and tokens + length <= most:
+            spread = (len(made[-1]) + 1) * longest**2
+            if spread <= max(SMALL_SPREAD, SPREAD * (needed + length**2)):
+                made[-1].append(row)
+                tokens += length
+                needed += length**2
+                continue
+        made.append([row])
+        tokens, needed, longest = length, length**2, length
+    return made
+
+
+def load(folder: Path, config: Any) -> Engine:
+    """The engine of the model in this folder, with transformers' configuration of it. Raises Unsupported, with the
+    reason, where it is better left to torch. The answers are still to be compared (`differs`)."""
+    if onnxruntime is None:
+        raise Unsupported("onnxruntime is not installed")
+    if os.environ.get("MME_ENGINE", "").strip().lower() == "torch":
+        raise Unsupported("MME_ENGINE is torch")
+    tensors, real = _tensors(folder)
+    found = engine_encoders.encoder(config, tensors)
+    try:
+        return Engine(found, real)
+    except Exception as error:  # whatever onnxruntime raises: its exceptions have no base of their own
+        raise Unsupported(f"onnxruntime refuses the graph: {error}") from None
+
+
+def checked(engine: Engine) -> bool:
+    """Whether this very graph, for weights of these shapes and at these places, is known to be equal."""
+    return engine.key in os.environ.get(CHECKED, "").split()
+
+
+def differs(engine: Engine, model: Any, longest: int) -> str | None:
+    """None where the engine answers as `model`, transformers' own, does: to 1e-5, for texts of different lengths up to
+    `longest` tokens. Else what differs."""
+    import torch
+
+    random = np.random.default_rng(0)
+    lengths = sorted({min(longest, length) for length in (1, 3, 11, 24, 2 * engine.encoder.window + 9)}, reverse=True)
+    rows = [random.integers(0, engine.encoder.vocabulary, length).tolist() for length in [*lengths, lengths[-1]]]
+    try:
+        got = engine.run(rows)
+    except Exception as error:  # whatever onnxruntime raises
+        return f"it fails: {error}"
+    at = 0
+    for row in rows:
+        ids = torch.tensor([row])
+        with torch.inference_mode():
+            want = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].float().numpy()
+        apart = float(np.abs(got[at : at + len(row)] - want).max())
+        bound = TOLERANCE * max(1.0, float(np.abs(want).max()))
+        if not apart <= bound:  # so that NaN does not pass
+            return f"its answers differ by {apart:.2g} where {bound:.2g} is allowed"
+        at += len(row)
+    return None
+
+
+def _key(found: engine_encoders.Encoder) -> str:
+    text = f"{onnxruntime.__version__} {found.first_position} {found.not_counted} {found.rotations} {found.window}"
+    return hashlib.blake2b(text.encode() + found.graph, digest_size=12).hexdigest()
+
+
+def _tensors(folder: Path) -> tuple[dict[str, Stored], Path]:
+    """Every tensor of the model's weights, and the folder in which the files really lie."""
+    names = [WEIGHTS]
+    if not (folder / WEIGHTS).is_file():
+        try:
+            index = json.loads((folder / f"{WEIGHTS}.index.json").read_text(encoding="utf-8"))
+            names = sorted(set(index["weight_map"].values()))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            raise Unsupported(f"it has no {WEIGHTS}") from None
+    real = {(folder / name).resolve().parent for name in names}
+    if len(real) != 1 or any((folder / name).resolve().name != name for name in names):
+        raise Unsupported("its weights are links to elsewhere")
+    tensors: dict[str, Stored] = {}
+    for name in names:
+        tensors.update(stored_tensors(folder, name))
+    return tensors, real.pop()
+
+
+def _session(graph: bytes, folder: Path, threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # What a pass takes is given back after it, and the weights stay where they are mapped instead of being copied
+    # into an order that suits the processor better.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is written as it is to run
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,462 @@
+"""Encoders as graphs for ONNX Runtime: BERT and those built like it, DistilBERT, MPNet, ALBERT, NomicBERT, ModernBERT.
+
+All tokens of all texts stand in one long row: the linear layers, which are nearly all of the work, see real tokens only.
+For attention alone they are spread out, a row for each text, and gathered again. That is exact: a place that holds no
+token has no weight in any sum.
+
+What a graph asks for (its inputs) depends on the model; `engine.py` makes them:
+
+- `ids`, `types`, `positions`: whole numbers, one for each token;
+- `spread` (texts, longest): which token stands at each place; `lengths` (texts): how many of them are real;
+  `places` (tokens): where in the spread-out texts each token stands;
+- `distances` (longest, longest): for each two places the bucket of their distance, which MPNet has a number for;
+- `cosines`, `sines` (longest, half a head) of the rotation by which ModernBERT and NomicBERT mark positions, and
+  `window` (1, 1, longest, longest): what ModernBERT adds to attention so that most of its layers see near tokens only.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from engine_graph import FLOAT, INT32, INT64, MICROSOFT, STORED, Graph, Stored, Unsupported
+
+GELU = {"gelu": "none", "gelu_python": "none"}
+GELU |= dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate"), "tanh")
+MASKED = -1e30  # added to what must have no weight in a softmax: e to this power is 0
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """How positions are marked by a rotation: `theta` is its base, `size` the numbers of a head."""
+
+    theta: float
+    size: int
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A graph and what its inputs are made of."""
+
+    graph: bytes
+    width: int  # numbers of a token's vector
+    vocabulary: int
+    inputs: frozenset[str]
+    first_position: int = 0
+    not_counted: int | None = None  # a token that has no position of its own
+    buckets: int = 0  # of distances
+    rotations: tuple[Rotation, ...] = ()  # the inputs cosines0, sines0, cosines1, ...
+    window: int = 0  # how far a token sees in most layers
+
+
+def encoder(config: Any, tensors: dict[str, Stored]) -> Encoder:
+    """The graph of the model with this configuration (transformers') and these weights. Raises Unsupported."""
+    kind = getattr(config, "model_type", "")
+    if kind not in BUILDERS:
+        raise Unsupported(f"no graph is known for {kind or 'a model without model_type'}")
+    if getattr(config, "is_decoder", False) or getattr(config, "add_cross_attention", False):
+        raise Unsupported("it is a decoder")
+    if getattr(config, "position_embedding_type", None) not in (None, "absolute"):
+        raise Unsupported(f"its positions are {config.position_embedding_type}")
+    try:
+        return BUILDERS[kind](_Builder(config, tensors))
+    except (AttributeError, KeyError, TypeError) as error:  # a version of transformers that describes it otherwise
+        raise Unsupported(f"its configuration is not as expected ({error!r})") from None
+
+
+class _Builder:
+    """The pieces that encoders are made of. Values (names) of tokens are (tokens, width) unless said otherwise."""
+
+    def __init__(self, config: Any, tensors: dict[str, Stored]) -> None:
+        self.config = config
+        self.graph = Graph()
+        self.op = self.graph.op
+        self._tensors = tensors
+        self._prefix = ""
+        self._inputs: set[str] = set()
+        self._constants: dict[tuple[Any, str], str] = {}
+
+    # -- values -----------------------------------------------------------------------------------------------------
+
+    def has(self, name: str) -> bool:
+        return self._prefix + name in self._tensors
+
+    def look_for(self, name: str, prefixes: tuple[str, ...]) -> None:
+        """Which prefix the names have: that of a model with a head, or none."""
+        for prefix in ("", *prefixes):
+            if prefix + name in self._tensors:
+                self._prefix = prefix
+                return
+        raise Unsupported(f"its weights have no {name}")
+
+    def weight(self, name: str, *shape: int) -> str:
+        """A stored tensor of this shape; -1 stands for any size."""
+        where = self._tensors.get(self._prefix + name)
+        if where is None:
+            raise Unsupported(f"its weights have no {name}")
+        if where.kind != "F32":
+            raise Unsupported(f"its weights are {where.kind}, not float32")
+        sizes = 1
+        for size in where.shape:
+            sizes *= size
+        fits = len(where.shape) == len(shape) and all(
+            want in (-1, have) for want, have in zip(shape, where.shape, strict=True)
+        )
+        if not fits or where.length != 4 * sizes:
+            raise Unsupported(f"{name} has the shape {where.shape}")
+        return self.graph.stored(self._prefix + name, where)
+
+    def rows(self, name: str) -> int:
+        return self._tensors[self._prefix + name].shape[0]
+
+    def given(self, name: str, kind: int = INT64, shape: tuple[int | str, ...] = ("tokens",)) -> str:
+        """An input of the graph."""
+        if name not in self._inputs:
+            self._inputs.add(name)
+            self.graph.input(name, kind, list(shape))
+        return name
+
+    def whole(self, *numbers: int) -> str:
+        return self._constant(numbers, "int64")
+
+    def _constant(self, value: tuple[Any, ...], dtype: str) -> str:
+        if (value, dtype) not in self._constants:
+            self._constants[value, dtype] = self.graph.constant(list(value), dtype)
+        return self._constants[value, dtype]
+
+    # -- layers -----------------------------------------------------------------------------------------------------
+
+    def look_up(self, table: str, width: int, ids: str) -> str:
+        return self.op("Gather", self.weight(table, -1, width), ids)
+
+    def dense(self, x: str, name: str, size: int, out: int, bias: bool = True) -> str:
+        inputs = [x, self.weight(f"{name}.weight", out, size)]
+        if bias:
+            inputs.append(self.weight(f"{name}.bias", out))
+        return self.op("Gemm", *inputs, transB=1)
+
+    def norm(self, x: str, name: str, width: int, eps: float) -> str:
+        inputs = [x, self.weight(f"{name}.weight", width)]
+        if self.has(f"{name}.bias"):
+            inputs.append(self.weight(f"{name}.bias", width))
+        return self.op("LayerNormalization", *inputs, epsilon=float(eps), axis=-1)
+
+    def added_norm(self, x: str, residual: str, name: str, width: int, eps: float) -> str:
+        """The norm of the sum."""
+        scale, shift = self.weight(f"{name}.weight", width), self.weight(f"{name}.bias", width)
+        return self.op("SkipLayerNormalization", x, residual, scale, shift, domain=MICROSOFT, epsilon=float(eps))
+
+    def activation(self, x: str, name: Any) -> str:
+        if name in GELU:
+            return self.op("Gelu", x, approximate=GELU[name])
+        if name == "relu":
+            return self.op("Relu", x)
+        if name in ("silu", "swish"):
+            return self.op("Mul", x, self.op("Sigmoid", x))
+        raise Unsupported(f"its activation is {name}")
+
+    def spread(self, x: str) -> str:
+        """(texts, longest, width)"""
+        return self.op("Gather", x, self.given("spread", INT64, ("texts", "longest")))
+
+    def attention(
+        self, query: str, key: str, value: str, heads: int, width: int, bias: str = "", rotation: int | None = None
+    ) -> str:
+        """`bias` (1 or texts, 1 or heads, longest, longest) is added before the softmax; `rotation` is the number of
+        that which marks positions."""
+        if width % heads:
+            raise Unsupported(f"{width} numbers do not divide into {heads} heads")
+        queries, keys, values = (self.spread(part) for part in (query, key, value))
+        if rotation is not None:
+            queries, keys = (self._rotated(part, heads, rotation) for part in (queries, keys))
+        lengths = self.given("lengths", INT32, ("texts",))
+        inputs = [queries, keys, values, "", lengths] + ([bias] if bias else [])
+        attended = self.op(
+            "MultiHeadAttention", *inputs, domain=MICROSOFT, num_heads=heads, mask_filter_value=MASKED
+        )
+        rows = self.op("Reshape", attended, self.whole(-1, width))
+        return self.op("Gather", rows, self.given("places"))
+
+    def _rotated(self, x: str, heads: int, number: int) -> str:
+        tables = [self.given(f"{part}{number}", FLOAT, ("longest", "half")) for part in ("cosines", "sines")]
+        first = self.whole(0)  # the position of each text's first place
+        return self.op("RotaryEmbedding", x, first, *tables, domain=MICROSOFT, num_heads=heads)
+
+    def finished(self, x: str, width: int, vocabulary: int, **facts: Any) -> Encoder:
+        self.graph.output(x, "hidden", FLOAT, ["tokens", width])
+        return Encoder(self.graph.serialized(), width, vocabulary, frozenset(self._inputs), **facts)
+
+
+# --- The families ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Where the parts of a BERT-like block lie below it."""
+
+    query: str
+    key: str
+    value: str
+    out: str
+    attention_norm: str
+    up: str
+    down: str
+    norm: str
+
+
+BERT = _Names(
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+)
+MPNET = _Names(
+    "attention.attn.q",
+    "attention.attn.k",
+    "attention.attn.v",
+    "attention.attn.o",
+    "attention.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+)
+DISTILBERT = _Names(
+    "attention.q_lin",
+    "attention.k_lin",
+    "attention.v_lin",
+    "attention.out_lin",
+    "sa_layer_norm",
+    "ffn.lin1",
+    "ffn.lin2",
+    "output_layer_norm",
+)
+ALBERT = _Names(
+    "attention.query",
+    "attention.key",
+    "attention.value",
+    "attention.dense",
+    "attention.LayerNorm",
+    "ffn",
+    "ffn_output",
+    "full_layer_layer_norm",
+)
+
+
+def _block(
+    build: _Builder, x: str, at: str, names: _Names, heads: int, width: int, inner: int, act: Any, eps: float, bias: str = ""
+) -> str:
+    """A block of BERT's: attention, add, norm, two linear layers, add, norm."""
+    query, key, value = (build.dense(x, at + name, width, width) for name in (names.query, names.key, names.value))
+    attended = build.attention(query, key, value, heads, width, bias)
+    x = build.added_norm(build.dense(attended, at + names.out, width, width), x, at + names.attention_norm, width, eps)
+    inside = build.activation(build.dense(x, at + names.up, width, inner), act)
+    return build.added_norm(build.dense(inside, at + names.down, inner, width), x, at + names.norm, width, eps)
+
+
+def _bert_embeddings(build: _Builder, size: int, eps: float, types: bool) -> str:
+    x = build.look_up("embeddings.word_embeddings.weight", size, build.given("ids"))
+    x = build.op("Add", x, build.look_up("embeddings.position_embeddings.weight", size, build.given("positions")))
+    if types:
+        x = build.op("Add", x, build.look_up("embeddings.token_type_embeddings.weight", size, build.given("types")))
+    return build.norm(x, "embeddings.LayerNorm", size, eps)
+
+
+def _bert(build: _Builder) -> Encoder:
+    """BERT, ELECTRA, and RoBERTa's family, which number positions from the one after the padding token's."""
+    config = build.config
+    kind = config.model_type
+    build.look_for("embeddings.word_embeddings.weight", (f"{kind.replace('xlm-', '')}.", "bert.", "roberta.", "model."))
+    width, eps = config.hidden_size, config.layer_norm_eps
+    size = getattr(config, "embedding_size", width) if kind == "electra" else width
+    x = _bert_embeddings(build, size, eps, types=True)
+    if size != width:
+        x = build.dense(x, "embeddings_project", size, width)
+    for layer in range(config.num_hidden_layers):
+        at = f"encoder.layer.{layer}."
+        heads, inner = config.num_attention_heads, config.intermediate_size
+        x = _block(build, x, at, BERT, heads, width, inner, config.hidden_act, eps)
+    padding = config.pad_token_id if kind in ("roberta", "xlm-roberta", "camembert") else None
+    first = 0 if padding is None else padding + 1
+    return build.finished(x, width, config.vocab_size, first_position=first, not_counted=padding)
+
+
+def _distilbert(build: _Builder) -> Encoder:
+    config = build.config
+    build.look_for("embeddings.word_embeddings.weight", ("distilbert.",))
+    width, eps = config.dim, 1e-12
+    x = _bert_embeddings(build, width, eps, types=False)
+    for layer in range(config.n_layers):
+        at = f"transformer.layer.{layer}."
+        x = _block(build, x, at, DISTILBERT, config.n_heads, width, config.hidden_dim, config.activation, eps)
+    return build.finished(x, width, config.vocab_size)
+
+
+def _mpnet(build: _Builder) -> Encoder:
+    """Attention has a number besides for each distance between two tokens, the same in all layers."""
+    config = build.config
+    build.look_for("embeddings.word_embeddings.weight", ("mpnet.",))
+    width, heads, eps = config.hidden_size, config.num_attention_heads, config.layer_norm_eps
+    table = build.weight("encoder.relative_attention_bias.weight", config.relative_attention_num_buckets, heads)
+    distances = build.given("distances", INT64, ("longest", "longest"))
+    bias = build.op("Transpose", build.op("Gather", table, distances), perm=[2, 0, 1])
+    bias = build.op("Unsqueeze", bias, build.whole(0))
+    x = _bert_embeddings(build, width, eps, types=False)
+    for layer in range(config.num_hidden_layers):
+        at = f"encoder.layer.{layer}."
+        x = _block(build, x, at, MPNET, heads, width, config.intermediate_size, config.hidden_act, eps, bias)
+    # transformers has these two as numbers, whatever the configuration says.
+    return build.finished(x, width, config.vocab_size, first_position=2, not_counted=1, buckets=32)
+
+
+def _albert(build: _Builder) -> Encoder:
+    """Its layers share their weights, in groups."""
+    config = build.config
+    build.look_for("embeddings.word_embeddings.weight", ("albert.",))
+    width, size, eps = config.hidden_size, config.embedding_size, config.layer_norm_eps
+    x = _bert_embeddings(build, size, eps, types=True)
+    x = build.dense(x, "encoder.embedding_hidden_mapping_in", size, width)
+    for layer in range(config.num_hidden_layers):
+        group = int(layer / (config.num_hidden_layers / config.num_hidden_groups))
+        for inner in range(config.inner_group_num):
+            at = f"encoder.albert_layer_groups.{group}.albert_layers.{inner}."
+            heads = config.num_attention_heads
+            x = _block(build, x, at, ALBERT, heads, width, config.intermediate_size, config.hidden_act, eps)
+    return build.finished(x, width, config.vocab_size)
+
+
+def _nomic_bert(build: _Builder) -> Encoder:
+    """BERT with rotations for positions and a gate in each block. Its files keep the names of its authors' own code."""
+    config = build.config
+    build.look_for("embeddings.word_embeddings.weight", ("nomic_bert.", "model."))
+    width, heads = config.hidden_size, config.num_attention_heads
+    inner, eps = config.intermediate_size, config.layer_norm_eps
+    rotation = _rotation(config.rope_parameters, config)
+    if rotation.size * heads != width:
+        raise Unsupported("its heads are not parts of its width")
+    x = build.look_up("embeddings.word_embeddings.weight", width, build.given("ids"))
+    x = build.op("Add", x, build.look_up("embeddings.token_type_embeddings.weight", width, build.given("types")))
+    x = build.norm(x, "emb_ln", width, eps)
+    for layer in range(config.num_hidden_layers):
+        at = f"encoder.layers.{layer}."
+        joined = build.dense(x, f"{at}attn.Wqkv", width, 3 * width, bias=False)
+        query, key, value = build.graph.split(joined, 3)
+        attended = build.attention(query, key, value, heads, width, rotation=0)
+        x = build.added_norm(build.dense(attended, f"{at}attn.out_proj", width, width, False), x, f"{at}norm1", width, eps)
+        up, gate = (build.dense(x, f"{at}mlp.{part}", width, inner, bias=False) for part in ("fc11", "fc12"))
+        inside = build.op("Mul", build.activation(gate, config.hidden_act), up)
+        x = build.added_norm(build.dense(inside, f"{at}mlp.fc2", inner, width, False), x, f"{at}norm2", width, eps)
+    return build.finished(x, width, config.vocab_size, rotations=(rotation,))
+
+
+def _modernbert(build: _Builder) -> Encoder:
+    """https://arxiv.org/abs/2412.13663: norms come first, positions are rotations, two layers of three see near tokens."""
+    config = build.config
+    build.look_for("embeddings.tok_embeddings.weight", ("model.",))
+    width, heads, inner, eps = (
+        config.hidden_size,
+        config.num_attention_heads,
+        config.intermediate_size,
+        config.norm_eps,
+    )
+    kinds = ("full_attention", "sliding_attention")
+    rotations = tuple(_rotation(config.rope_parameters[kind], config) for kind in kinds)
+    x = build.look_up("embeddings.tok_embeddings.weight", width, build.given("ids"))
+    x = build.norm(x, "embeddings.norm", width, eps)
+    for layer in range(config.num_hidden_layers):
+        at = f"layers.{layer}."
+        near = kinds.index(config.layer_types[layer])
+        start = build.norm(x, f"{at}attn_norm", width, eps) if layer else x
+        joined = build.dense(start, f"{at}attn.Wqkv", width, 3 * width, config.attention_bias)
+        query, key, value = build.graph.split(joined, 3)
+        bias = build.given("window", FLOAT, (1, 1, "longest", "longest")) if near else ""
+        attended = build.attention(query, key, value, heads, width, bias, rotation=near)
+        x = build.op("Add", x, build.dense(attended, f"{at}attn.Wo", width, width, config.attention_bias))
+        inside = build.dense(
+            build.norm(x, f"{at}mlp_norm", width, eps), f"{at}mlp.Wi", width, 2 * inner, config.mlp_bias
+        )
+        first, gate = build.graph.split(inside, 2)
+        inside = build.op("Mul", build.activation(first, config.hidden_activation), gate)
+        x = build.op("Add", x, build.dense(inside, f"{at}mlp.Wo", inner, width, config.mlp_bias))
+    x = build.norm(x, "final_norm", width, eps)
+    return build.finished(
+        x, width, config.vocab_size, rotations=rotations, window=config.local_attention // 2
+    )
+
+
+def _rotation(parameters: dict[str, Any], config: Any) -> Rotation:
+    if parameters.get("rope_type", "default") != "default" or parameters.get("partial_rotary_factor", 1.0) != 1.0:
+        raise Unsupported(f"its rotation is {parameters.get('rope_type')}")
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return Rotation(float(parameters["rope_theta"]), size)
+
+
+BUILDERS: dict[str, Callable[[_Builder], Encoder]] = {
+    "bert": _bert,
+    "roberta": _bert,
+    "xlm-roberta": _bert,
+    "camembert": _bert,
+    "electra": _bert,
+    "distilbert": _distilbert,
+    "mpnet": _mpnet,
+    "albert": _albert,
+    "nomic_bert": _nomic_bert,
+    "modernbert": _modernbert,
+}
+
+
+# --- What the inputs are ------------------------------------------------------------------------------------------------
+
+
+def inputs(found: Encoder, rows: list[list[int]], types: list[list[int]] | None = None) -> dict[str, np.ndarray]:
+    """The inputs of the graph for these texts (their tokens; `types`: their token_type_ids, else all 0)."""
+    lengths = np.fromiter(map(len, rows), np.int32, len(rows))
+    longest, tokens = int(lengths.max()), int(lengths.sum())
+    ids = np.fromiter((token for row in rows for token in row), np.int64, tokens)
+    starts = np.cumsum(lengths) - lengths
+    places = np.arange(tokens) - np.repeat(starts, lengths)  # of each token in its text
+    rank = np.arange(longest)
+    real = rank < lengths[:, None]
+    made: dict[str, np.ndarray] = {"ids": ids, "lengths": lengths}
+    made["spread"] = np.where(real, starts[:, None] + rank, 0)
+    made["places"] = np.flatnonzero(real)
+    if "positions" in found.inputs:
+        made["positions"] = places + found.first_position
+        if found.not_counted is not None and (ids == found.not_counted).any():
+            made["positions"] = _counted(ids, starts, lengths, found)
+    if "types" in found.inputs:
+        flat = (kind for row in types for kind in row) if types is not None else None
+        made["types"] = np.zeros(tokens, np.int64) if flat is None else np.fromiter(flat, np.int64, tokens)
+    if "distances" in found.inputs:
+        made["distances"] = _buckets(rank[None, :] - rank[:, None], found.buckets)
+    for number, rotation in enumerate(found.rotations):
+        exponents = np.arange(0, rotation.size, 2, dtype=np.float32) / np.float32(rotation.size)
+        frequencies = np.float32(1) / np.float32(rotation.theta) ** exponents
+        angles = rank.astype(np.float32)[:, None] * frequencies
+        made[f"cosines{number}"], made[f"sines{number}"] = np.cos(angles), np.sin(angles)
+    if "window" in found.inputs:
+        near = np.abs(rank[None, :] - rank[:, None]) <= found.window
+        made["window"] = np.where(near, np.float32(0), np.float32(MASKED))[None, None]
+    return made
+
+
+def _counted(ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, found: Encoder) -> np.ndarray:
+    """Positions where a token that is not counted stands among the others: it has the one before the first."""
+    counted = (ids != found.not_counted).astype(np.int64)
+    before = np.cumsum(counted)
+    offsets = np.repeat(before[starts] - counted[starts], lengths)
+    return (before - offsets) * counted + found.first_position - 1
+
+
+def _buckets(distances: np.ndarray, buckets: int) -> np.ndarray:
+    """MPNet's (and T5's) buckets of distances: near ones have their own, far ones share one by their logarithm, from
+    both sides (https://arxiv.org/abs/1910.10683)."""
+    half = buckets // 2
+    exact = half // 2
+    apart = np.abs(distances)
+    far = np.log(np.maximum(apart, 1).astype(np.float32) / np.float32(exact)) / np.log(np.float32(128 / exact))
+    coarse = np.minimum(exact + (far * (half - exact)).astype(np.int64), half - 1)
+    return np.where(distances > 0, half, 0) + np.where(apart < exact, apart, coarse)
