@@ -1,7 +1,8 @@
 """A model's forward pass by ONNX Runtime, where that library is there; nothing here needs it to be.
 
-The graph is made when the model loads, in a few milliseconds (`engine_encoders.py`), and its weights stay in the model's
-own safetensors files, mapped (`engine_graph.py`). A graph is used only once it has answered as transformers does, to 1e-5.
+The graph is made when the model loads, in a few milliseconds (`engine_encoders.py`), and its weights stay in the
+model's own safetensors files, mapped (`engine_graph.py`). A graph is used only once it has answered as transformers
+does, to 1e-5.
 
 `MME_ENGINE=torch` in the environment leaves all models to torch.
 """
@@ -18,6 +19,8 @@ import engine_encoders
 import numpy as np
 from engine_graph import Stored, Unsupported, stored_tensors
 
+# From release 1.30 or so, importing the library starts a thread that reports its use to its maker.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 try:
     import onnxruntime
 except ImportError:
@@ -27,8 +30,11 @@ TOLERANCE = 1e-5  # of the largest number that transformers answers, or of 1 whe
 WEIGHTS = "model.safetensors"
 # Attention's work grows with the square of the longest text, the rest of a pass with the tokens. Texts share a pass as
 # long as what they are spread out to for attention is at most so many times what they need.
-SPREAD = 3.0
-SMALL_SPREAD = 256 * 1024  # products (texts times the square of the longest) that no pass is parted for
+SPREAD = 2.0
+SMALL_SPREAD = 32 * 1024  # products (texts times the square of the longest) that no pass is parted for
+# A pass over more tokens than this is slower for each of them: what passes between layers no longer stays in the
+# processor's cache. It bounds the memory, too.
+PASS_TOKENS = 256
 CHECKED = "MME_ENGINE_CHECKED"  # keys of graphs that have been compared, which a container gives to its workers
 
 
@@ -81,8 +87,8 @@ TRY_EVERY = 24
 
 
 def _choose(pace: Pace, threads: int) -> int:
-    """How many threads for the next pass: what was faster lately. Another process on one of the cores makes threads that
-    wait for each other slower than one alone, and only time shows it."""
+    """How many threads for the next pass: what was faster lately. Another process on one of the cores makes threads
+    that wait for each other slower than one alone, and only time shows it."""
     if threads not in pace.seconds:
         return threads
     if 1 not in pace.seconds:
@@ -102,7 +108,9 @@ def _note(pace: Pace, threads: int, seconds: float) -> None:
 
 
 def batches(order: list[int], rows: list[list[int]], most: int) -> list[list[int]]:
-    """Split `order` (longest row first) into batches of at most `most` tokens, whose attention is mostly over tokens."""
+    """Split `order` (longest row first) into passes of at most `most` tokens, unless a single row has more, with
+    attention mostly over tokens."""
+    most = min(most, PASS_TOKENS)
     made: list[list[int]] = []
     tokens = needed = longest = 0
     for row in order:
@@ -196,7 +204,9 @@ def _session(graph: bytes, folder: Path, threads: int) -> Any:
     # into an order that suits the processor better.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it is written as it is to run
+    options.graph_optimization_level = (
+        onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )  # it is written as it is to run
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -1,8 +1,8 @@
 """Encoders as graphs for ONNX Runtime: BERT and those built like it, DistilBERT, MPNet, ALBERT, NomicBERT, ModernBERT.
 
-All tokens of all texts stand in one long row: the linear layers, which are nearly all of the work, see real tokens only.
-For attention alone they are spread out, a row for each text, and gathered again. That is exact: a place that holds no
-token has no weight in any sum.
+All tokens of all texts stand in one long row: the linear layers, which are nearly all of the work, see real tokens
+only. For attention alone they are spread out, a row for each text, and gathered again. That is exact: a place that
+holds no token has no weight in any sum.
 
 What a graph asks for (its inputs) depends on the model; `engine.py` makes them:
 
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from engine_graph import FLOAT, INT32, INT64, MICROSOFT, STORED, Graph, Stored, Unsupported
+from engine_graph import FLOAT, INT32, INT64, MICROSOFT, Graph, Stored, Unsupported
 
 GELU = {"gelu": "none", "gelu_python": "none"}
 GELU |= dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate"), "tanh")
@@ -79,7 +79,7 @@ class _Builder:
     # -- values -----------------------------------------------------------------------------------------------------
 
     def has(self, name: str) -> bool:
-        return self._prefix + name in self._tensors
+        return self._stored(name) is not None
 
     def look_for(self, name: str, prefixes: tuple[str, ...]) -> None:
         """Which prefix the names have: that of a model with a head, or none."""
@@ -91,9 +91,10 @@ class _Builder:
 
     def weight(self, name: str, *shape: int) -> str:
         """A stored tensor of this shape; -1 stands for any size."""
-        where = self._tensors.get(self._prefix + name)
-        if where is None:
+        stored = self._stored(name)
+        if stored is None:
             raise Unsupported(f"its weights have no {name}")
+        where = self._tensors[stored]
         if where.kind != "F32":
             raise Unsupported(f"its weights are {where.kind}, not float32")
         sizes = 1
@@ -104,10 +105,15 @@ class _Builder:
         )
         if not fits or where.length != 4 * sizes:
             raise Unsupported(f"{name} has the shape {where.shape}")
-        return self.graph.stored(self._prefix + name, where)
+        return self.graph.stored(stored, where)
 
-    def rows(self, name: str) -> int:
-        return self._tensors[self._prefix + name].shape[0]
+    def _stored(self, name: str) -> str | None:
+        """What the file calls it. The norms of the oldest checkpoints, BERT's own, have a gamma and a beta."""
+        layer, _, part = name.rpartition(".")
+        for own in (part, {"weight": "gamma", "bias": "beta"}.get(part, part)):
+            if f"{self._prefix}{layer}.{own}" in self._tensors:
+                return f"{self._prefix}{layer}.{own}"
+        return None
 
     def given(self, name: str, kind: int = INT64, shape: tuple[int | str, ...] = ("tokens",)) -> str:
         """An input of the graph."""
@@ -171,9 +177,7 @@ class _Builder:
             queries, keys = (self._rotated(part, heads, rotation) for part in (queries, keys))
         lengths = self.given("lengths", INT32, ("texts",))
         inputs = [queries, keys, values, "", lengths] + ([bias] if bias else [])
-        attended = self.op(
-            "MultiHeadAttention", *inputs, domain=MICROSOFT, num_heads=heads, mask_filter_value=MASKED
-        )
+        attended = self.op("MultiHeadAttention", *inputs, domain=MICROSOFT, num_heads=heads, mask_filter_value=MASKED)
         rows = self.op("Reshape", attended, self.whole(-1, width))
         return self.op("Gather", rows, self.given("places"))
 
@@ -187,7 +191,7 @@ class _Builder:
         return Encoder(self.graph.serialized(), width, vocabulary, frozenset(self._inputs), **facts)
 
 
-# --- The families ------------------------------------------------------------------------------------------------------
+# --- The families ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -247,7 +251,16 @@ ALBERT = _Names(
 
 
 def _block(
-    build: _Builder, x: str, at: str, names: _Names, heads: int, width: int, inner: int, act: Any, eps: float, bias: str = ""
+    build: _Builder,
+    x: str,
+    at: str,
+    names: _Names,
+    heads: int,
+    width: int,
+    inner: int,
+    act: Any,
+    eps: float,
+    bias: str = "",
 ) -> str:
     """A block of BERT's: attention, add, norm, two linear layers, add, norm."""
     query, key, value = (build.dense(x, at + name, width, width) for name in (names.query, names.key, names.value))
@@ -345,7 +358,9 @@ def _nomic_bert(build: _Builder) -> Encoder:
         joined = build.dense(x, f"{at}attn.Wqkv", width, 3 * width, bias=False)
         query, key, value = build.graph.split(joined, 3)
         attended = build.attention(query, key, value, heads, width, rotation=0)
-        x = build.added_norm(build.dense(attended, f"{at}attn.out_proj", width, width, False), x, f"{at}norm1", width, eps)
+        x = build.added_norm(
+            build.dense(attended, f"{at}attn.out_proj", width, width, False), x, f"{at}norm1", width, eps
+        )
         up, gate = (build.dense(x, f"{at}mlp.{part}", width, inner, bias=False) for part in ("fc11", "fc12"))
         inside = build.op("Mul", build.activation(gate, config.hidden_act), up)
         x = build.added_norm(build.dense(inside, f"{at}mlp.fc2", inner, width, False), x, f"{at}norm2", width, eps)
@@ -353,7 +368,7 @@ def _nomic_bert(build: _Builder) -> Encoder:
 
 
 def _modernbert(build: _Builder) -> Encoder:
-    """https://arxiv.org/abs/2412.13663: norms come first, positions are rotations, two layers of three see near tokens."""
+    """Norms come first, positions are rotations, two layers of three see near tokens: https://arxiv.org/abs/2412.13663"""
     config = build.config
     build.look_for("embeddings.tok_embeddings.weight", ("model.",))
     width, heads, inner, eps = (
@@ -382,9 +397,7 @@ def _modernbert(build: _Builder) -> Encoder:
         inside = build.op("Mul", build.activation(first, config.hidden_activation), gate)
         x = build.op("Add", x, build.dense(inside, f"{at}mlp.Wo", inner, width, config.mlp_bias))
     x = build.norm(x, "final_norm", width, eps)
-    return build.finished(
-        x, width, config.vocab_size, rotations=rotations, window=config.local_attention // 2
-    )
+    return build.finished(x, width, config.vocab_size, rotations=rotations, window=config.local_attention // 2)
 
 
 def _rotation(parameters: dict[str, Any], config: Any) -> Rotation:
@@ -408,7 +421,7 @@ BUILDERS: dict[str, Callable[[_Builder], Encoder]] = {
 }
 
 
-# --- What the inputs are ------------------------------------------------------------------------------------------------
+# --- What the inputs are ---------------------------------------------------------------------------------------------
 
 
 def inputs(found: Encoder, rows: list[list[int]], types: list[list[int]] | None = None) -> dict[str, np.ndarray]:

@@ -1,9 +1,9 @@
 """An ONNX graph, written as the bytes that ONNX Runtime reads, without the `onnx` package.
 
-The bytes are those of a protocol buffer, whose wire format (https://protobuf.dev/programming-guides/encoding/) needs three
-kinds of field: a whole number, a float32 and a run of bytes. The numbers of the fields are those of onnx.proto
-(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). Weights are not in the graph: it names their file, and where in
-it each lies, so that they are mapped into memory once for all processes, as they lie there.
+The bytes are those of a protocol buffer (https://protobuf.dev/programming-guides/encoding/), of which three kinds of
+field are enough: a whole number, a float32 and a run of bytes. The numbers of the fields are those of onnx.proto
+(https://github.com/onnx/onnx/blob/main/onnx/onnx.proto). Weights are not in the graph: it names their file, and where
+in it each lies, so that they are mapped into memory once for all processes, as they lie there.
 """
 
 import json
@@ -104,7 +104,9 @@ class Graph:
         """The parts of equal size along an axis."""
         return self.ops("Split", value, outs=tuple(self._fresh() for _ in range(count)), num_outputs=count, axis=axis)
 
-    def ops(self, kind: str, *inputs: str, outs: tuple[str, ...], domain: str = "", **attributes: Any) -> tuple[str, ...]:
+    def ops(
+        self, kind: str, *inputs: str, outs: tuple[str, ...], domain: str = "", **attributes: Any
+    ) -> tuple[str, ...]:
         node = b"".join(_run(1, name) for name in inputs) + b"".join(_run(2, name) for name in outs) + _run(4, kind)
         node += b"".join(_run(5, _attribute(name, value)) for name, value in attributes.items())
         self._nodes.append(node + (_run(7, domain) if domain else b""))
@@ -124,7 +126,7 @@ class Graph:
         return f"t{self._count}"
 
 
-# --- The wire format ---------------------------------------------------------------------------------------------------
+# --- The wire format -------------------------------------------------------------------------------------------------
 
 
 def _varint(value: int) -> bytes:

@@ -1,7 +1,8 @@
 """Sentence embeddings from any transformers encoder.
 
 Runs unchanged in the Hugging Face inference containers (sagemaker-huggingface-inference-toolkit on multi-model-server)
-and in `mme.container`. It needs torch, transformers (4.49 to 5.x) and numpy, and nothing else from this project.
+and in `mme.container`. It needs torch, transformers (4.49 to 5.x) and numpy, and nothing else from this project. Where
+onnxruntime is there too, it computes most encoders (`engine.py`), exactly and in less time.
 
 Request: text/plain (one text), or application/json: "text", ["text", ...] or
 {"inputs": "text" or [...], "parameters": {"pooling": ..., "normalize": ..., "max_length": ..., "truncate": ...}}.
@@ -19,10 +20,12 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import embedding_packed
+import engine
 import handler_adapter
 import handler_int8
 import numpy as np
@@ -47,7 +50,7 @@ from handler_common import (
     read_settings,
     tokenize,
 )
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 POOLINGS = ("mean", "cls")
 # For models that embedding_packed does not know. A text that sits in a batch beside a longer one is padded to its
@@ -97,13 +100,15 @@ class Options:
 class Embedder:
     """A loaded model with all that serving it needs."""
 
-    model: Any
+    model: Any  # transformers' own; None where `engine` stands in for it
+    config: Any
     tokenizer: Any
     device: torch.device
     settings: dict[str, Any]
     max_length: int  # what the model can read
     arguments: frozenset[str]  # of the model's forward method
-    plan: embedding_packed.Plan | None  # how to run it without padding
+    plan: embedding_packed.Plan | None  # how torch runs it without padding
+    engine: engine.Engine | None
 
 
 # --- The four functions that the toolkit calls -----------------------------------------------------------------------
@@ -118,21 +123,51 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
     device = device_of(context)
     check_quantize(settings, device)
     tokenizer = load_tokenizer(folder)
+    config = AutoConfig.from_pretrained(model_dir, **loading_options())
+    limit = _readable_tokens(config, tokenizer)
+    model = None
+    found, reason = _engine(folder, config, settings, device)
+    if found is None or not engine.checked(found):
+        model = _model(folder, settings, device)
+    if found is not None and model is not None:
+        apart = engine.differs(found, model, limit)
+        found, reason, model = (found, "", None) if apart is None else (None, apart, model)
+    if hasattr(context, "note"):  # mme.container's
+        context.note(engine="torch" if found is None else "onnxruntime", reason=reason, key=found.key if found else "")
+    if settings["max_length"] is None:
+        settings["max_length"] = min(noted.get("max_length", limit), limit)
+    check_integer("code/settings.json: max_length", settings["max_length"], _shortest(tokenizer), limit)
+    arguments = frozenset(inspect.signature(model.forward).parameters) if model is not None else frozenset()
+    # A GPU has enough to do with padding, and does not like many small pieces.
+    plan = embedding_packed.plan(model) if model is not None and device.type == "cpu" else None
+    return Embedder(model, config, tokenizer, device, settings, limit, arguments, plan, found)
+
+
+def _engine(
+    folder: Path, config: Any, settings: dict[str, Any], device: torch.device
+) -> tuple[engine.Engine | None, str]:
+    """What runs the model in torch's place; or None, and why."""
+    if device.type != "cpu":
+        return None, "it is on a GPU"
+    if settings["quantize"] or settings["dtype"] != "float32":
+        return None, f"it computes in {settings['quantize'] or settings['dtype']}"
+    if (folder / handler_adapter.FOLDER).is_dir():
+        return None, "it has an adapter"
+    try:
+        return engine.load(folder, config), ""
+    except engine.Unsupported as error:
+        return None, str(error)
+
+
+def _model(folder: Path, settings: dict[str, Any], device: torch.device) -> Any:
     options = loading_options(settings["dtype"])
     if settings["quantize"]:
         model = handler_int8.load(AutoModel, folder, options)
     else:
-        model = AutoModel.from_pretrained(model_dir, **options)
+        model = AutoModel.from_pretrained(str(folder), **options)
     model.to(device).eval().requires_grad_(False)
     handler_adapter.adapt(model, folder)
-    limit = _readable_tokens(model.config, tokenizer)
-    if settings["max_length"] is None:
-        settings["max_length"] = min(noted.get("max_length", limit), limit)
-    check_integer("code/settings.json: max_length", settings["max_length"], _shortest(tokenizer), limit)
-    arguments = frozenset(inspect.signature(model.forward).parameters)
-    # A GPU has enough to do with padding, and does not like many small pieces.
-    plan = embedding_packed.plan(model) if device.type == "cpu" else None
-    return Embedder(model, tokenizer, device, settings, limit, arguments, plan)
+    return model
 
 
 def input_fn(data: Any, content_type: str | None) -> Request:
@@ -264,7 +299,9 @@ def _embed(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.n
         raise ValueError("There is nothing to embed.")
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
     most = model.settings["batch_tokens"]
-    if model.plan is None or not embedding_packed.can_run(model.plan, rows):
+    if model.engine is not None:
+        batches, pooled = _by_engine(order, rows, cls_rows, model)
+    elif model.plan is None or not embedding_packed.can_run(model.plan, rows):
         batches = _batches(order, rows, most, packed=False)
         pooled = [_padded([rows[row] for row in batch], [cls_rows[row] for row in batch], model) for batch in batches]
     else:
@@ -292,10 +329,38 @@ def _embed(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.n
     return vectors
 
 
+def _by_engine(
+    order: list[int], rows: list[list[int]], cls_rows: list[bool], model: Embedder
+) -> tuple[list[list[int]], list[np.ndarray]]:
+    """The batches into which the rows are split, and the vectors of each."""
+    found = model.engine
+    assert found is not None
+    shares, each = _threads(torch.get_num_threads(), rows, model)
+    most = max(1, model.settings["batch_tokens"] // shares)
+    batches = [batch for share in _shares(order, rows, shares) for batch in engine.batches(share, rows, most)]
+
+    def compute(batch: list[int]) -> np.ndarray:
+        hidden = found.run([rows[row] for row in batch], each)
+        vectors = np.empty((len(batch), found.width), np.float32)
+        start = first = 0
+        for length, same in groupby(len(rows[row]) for row in batch):
+            count = len(list(same))
+            texts = hidden[start : start + length * count].reshape(count, length, -1)
+            vectors[first : first + count] = texts.mean(axis=1)
+            for place in range(count):
+                if cls_rows[batch[first + place]]:
+                    vectors[first + place] = texts[place, 0]
+            start += length * count
+            first += count
+        return vectors
+
+    return batches, list((map if shares == 1 else _executor().map)(compute, batches))
+
+
 def _threads(threads: int, rows: list[list[int]], model: Embedder) -> tuple[int, int]:
     """Into how many shares to split the rows, and how many threads each gets."""
     kind = model.settings["quantize"] or model.settings["dtype"]
-    tokens = sum(map(len, rows)) * (model.model.config.hidden_size / 384) ** 2
+    tokens = sum(map(len, rows)) * (model.config.hidden_size / 384) ** 2
     shares = max(1, min(threads, len(rows), int(tokens / SHARE_TOKENS[kind])))
     return shares, max(1, threads // shares)
 

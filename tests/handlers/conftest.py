@@ -19,6 +19,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def torch_computes() -> Iterator[None]:
+    """What torch answers is tested whether or not onnxruntime is installed; test_handler_engine.py has the other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MME_ENGINE", "torch")
+        yield
+
+
 @pytest.fixture(scope="session")
 def embedding() -> ModuleType:
     return load("embedding")

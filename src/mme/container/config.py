@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 from collections.abc import Mapping
@@ -100,10 +101,16 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         device=device,
         share_files=flag("MME_SHARE_FILES", True),
         # Imported once, before the forks. Add what your handlers import; leave out what none of them does.
-        preload=tuple(environ.get("MME_PRELOAD", "torch,transformers").replace(",", " ").split()),
+        preload=tuple(environ.get("MME_PRELOAD", ",".join(default_preload())).replace(",", " ").split()),
         log_level=log_level(environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", "20")),
         access_log=flag("MME_ACCESS_LOG", True),
     )
+
+
+def default_preload() -> tuple[str, ...]:
+    """torch and transformers, and the library that the embedding handler computes with where it is installed."""
+    optional = ("onnxruntime",) if importlib.util.find_spec("onnxruntime") else ()
+    return ("torch", "transformers", *optional)
 
 
 def parse_size(name: str, text: str) -> int:

@@ -59,11 +59,21 @@ def render(hub: Hub, per_model: bool = True) -> str:
     return "\n".join(out) + "\n"
 
 
+def _escaped(text: str) -> str:
+    """As the value of a label."""
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
 def _per_model(models: list[Model], out: list[str], head: object) -> None:
     series: dict[str, tuple[str, str, list[str]]] = {
         "mme_model_loads_total": ("counter", "Loads of a model", []),
         "mme_model_wakes_total": ("counter", "Times a parked model was brought back", []),
         "mme_model_parks_total": ("counter", "Times an idle model was parked", []),
+        "mme_model_engine": (
+            "gauge",
+            "1, with the library that computes the model and why, where its handler says so",
+            [],
+        ),
         "mme_model_load_seconds": ("gauge", "Seconds from LOAD to ready (cold start)", []),
         "mme_model_private_bytes": ("gauge", "Private memory of a model's process, 0 while it is parked", []),
         "mme_model_open_requests": ("gauge", "Requests that wait or are worked on", []),
@@ -77,11 +87,18 @@ def _per_model(models: list[Model], out: list[str], head: object) -> None:
         series[name][2].append(f"{name}{{{labels}}} {value:.10g}")
 
     for model in models:
-        label = 'model="' + model.name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+        label = f'model="{_escaped(model.name)}"'
         metrics = model.metrics
         put("mme_model_loads_total", label, metrics.loads)
         put("mme_model_wakes_total", label, metrics.wakes)
         put("mme_model_parks_total", label, metrics.parks)
+        if model.worker and model.worker.notes.get("engine"):
+            notes = model.worker.notes
+            put(
+                "mme_model_engine",
+                f'{label},engine="{_escaped(notes["engine"])}",reason="{_escaped(notes.get("reason", ""))}"',
+                1,
+            )
         put("mme_model_load_seconds", label, model.load_seconds)
         put("mme_model_private_bytes", label, model.private if model.worker else 0)
         put("mme_model_open_requests", label, model.open)

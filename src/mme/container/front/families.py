@@ -27,6 +27,8 @@ class Families:
         self._recipes: dict[str, tuple[dict[str, Any], str]] = {}  # as its first model had it, and that model's folder
         self.shared: dict[str, bool] = {}  # asked of the parent: made already, or still being made
         self._refused: set[str] = set()
+        # What handlers have compared with transformers' own answers: their keys for it, the newest last.
+        self.checked: list[str] = []
 
     def alone(self) -> list[tuple[dict[str, Any], str]]:
         """The recipes that nothing has been made for yet, each with the folder of a model that has it."""
@@ -46,6 +48,12 @@ class Families:
         for recipe in recipes:
             self._recipes.setdefault(recipe["key"], (recipe, path))
             self._add(number, recipe)
+
+    def compared(self, key: str) -> None:
+        """A handler has compared what this key stands for, or knew of it; workers forked from now on need not."""
+        if key in self.checked:
+            self.checked.remove(key)
+        self.checked = [*self.checked, key][-MAX_SHARED:]
 
     def _add(self, number: int, recipe: dict[str, Any]) -> None:
         """The second of a family makes its recipe worth carrying out."""

@@ -104,6 +104,8 @@ class Hub:
                 seconds=round(model.load_seconds, 4),
                 shared=model.worker.shared,
                 private=model.private,
+                engine=model.worker.notes.get("engine"),
+                engine_reason=model.worker.notes.get("reason"),
                 **{f"{stage}_seconds": round(seconds, 4) for stage, seconds in model.worker.loading.items()},
             )
         self._processes.came_up(model)

@@ -104,6 +104,8 @@ class WorkerLink(asyncio.Protocol):
         self._anonymous = 0  # at that time
         self.loading: dict[str, float] = {}  # seconds that loading took, by stage
         self.shared: list[str] = []  # kinds of what was made for it before the fork
+        self.checked: list[str] = []  # what its handler need not compare with transformers again (see families.py)
+        self.notes: dict[str, str] = {}  # what its handler says of how it runs the model
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

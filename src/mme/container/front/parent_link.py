@@ -24,6 +24,7 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # models come from their folders; nothing is looked up
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "ORT_DISABLE_TELEMETRY": "1",  # nothing is reported to anyone, and no thread for it starts before the forks
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU must not begin CUDA before the forks
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",  # threads of a tokenizer fight with those that compute
@@ -175,7 +176,7 @@ class ParentLink:
             "op": "fork",
             "id": self._fork_ids,
             # Before CUDA begins in the worker, so that it sees this one GPU, as its first, or none.
-            "env": {"CUDA_VISIBLE_DEVICES": worker.gpu or ""},
+            "env": {"CUDA_VISIBLE_DEVICES": worker.gpu or "", "MME_ENGINE_CHECKED": " ".join(worker.checked)},
             "spec": {
                 "name": worker.model.name,
                 "model_dir": worker.model.path,

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
@@ -29,6 +30,8 @@ from mme.container.front.scheduler import Scheduler
 from mme.container.front.weightpool import WeightPool
 from mme.container.recipes import foresee
 from mme.container.wire import Frame, Kind
+
+MAX_NOTE = 300  # characters of what a handler says of itself
 
 
 class Processes:
@@ -140,6 +143,7 @@ class Processes:
     async def _fork(self, model: Model, wait_for_room: bool) -> None:
         worker = WorkerLink(model, self._received, self._lost)
         worker.gpu = await self._admission.place(model, wait_for_room)
+        worker.checked = self._families.checked
         model.worker = worker
         forking = asyncio.ensure_future(self.parent.fork(worker))
         try:
@@ -250,6 +254,9 @@ class Processes:
             worker.measured(frame.meta["private"])
             worker.loading = {"handler": frame.meta["seconds"], "cpu": frame.meta["cpu"]}
             worker.shared = frame.meta["shared"]
+            worker.notes = {name: text[:MAX_NOTE] for name, text in frame.meta["notes"].items()}
+            if re.fullmatch(r"[0-9a-f]{16,64}", worker.notes.get("key", "")):
+                self._families.compared(worker.notes["key"])
             self._families.joined(worker.model.number, worker.model.path, frame.meta["recipes"])
             worker.ready.set_result(None)
         elif frame.kind == Kind.FAILED and not worker.ready.done():

@@ -40,10 +40,17 @@ class Context:
             "server_version": "1",
         }
         self.metrics = Metrics()
+        self.notes: dict[str, str] = {}
         self.headers: dict[str, str] = {}
         self.response_content_type: str | None = None
         self.response_status: int | None = None
         self.response_message = ""
+
+    def note(self, **notes: str) -> None:
+        """What the handler says of how it runs the model, for the log and ``/metrics``: ``engine`` is the library that
+        computes; ``reason`` why it is not another; ``key`` names what has been compared with transformers' own
+        answers, so that the next model of the same kind need not be. The stock server's context has no such method."""
+        self.notes.update({name: str(text) for name, text in notes.items()})
 
     def begin(self, headers: dict[str, str]) -> None:
         self.headers = headers

@@ -70,6 +70,26 @@ def warm(modules: Sequence[str]) -> None:
                 Exception
             ) as error:  # no room for temporary files, say: models then make for themselves what it makes
                 sys.stderr.write(f"The tiny models that warm up transformers could not be run: {error!r}\n")
+        elif module == "onnxruntime":
+            _warm_onnxruntime(imported)
+
+
+# y = x, as an ONNX model.
+IDENTITY = (
+    b'\x08\n:=\n\x10\n\x01x\x12\x01y"\x08Identity\x12\x05modelZ\x10\n\x01x\x12\x0b\n\t\x08\x01\x12\x05\n\x03\x12\x01n'
+    b"b\x10\n\x01y\x12\x0b\n\t\x08\x01\x12\x05\n\x03\x12\x01nB\x04\n\x00\x10\x14"
+)
+
+
+def _warm_onnxruntime(library: Any) -> None:
+    """Make a first session, so that the library's tables of operators are there before the fork and not made in every
+    worker. With one thread it starts none."""
+    try:
+        options = library.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        library.InferenceSession(IDENTITY, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        sys.stderr.write(f"onnxruntime could not make a first session: {error!r}\n")
 
 
 class Parent:

@@ -105,6 +105,7 @@ class Worker:
             "private": memory.private(),
             "recipes": [found.plain() for found in self._shelf.noted],
             "shared": sorted(self._shelf.used),
+            "notes": self._handler.context.notes,
         }
         self._send(Kind.READY, meta=meta)
         self._serve(self._handler)

@@ -1,0 +1,341 @@
+"""Encoders computed by ONNX Runtime against transformers' own forward pass, and when they are left to torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from handler_tools import ROOT, linked, load, minilm, request
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
+
+load("embedding")  # which puts its modules on the path
+import engine  # noqa: E402
+import engine_encoders  # noqa: E402
+
+TEXTS = ["rain", "the house is quiet", "word " * 70, "rain", "nobody is at home and the gate stands open", "a b c"]
+SMALL: dict[str, Any] = {
+    "vocab_size": 30522,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 160,
+}
+DISTIL = {"vocab_size": 30522, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 160}
+SPECIAL = {"pad_token_id": 0, "cls_token_id": 101, "bos_token_id": 101, "sep_token_id": 102, "eos_token_id": 102}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Bert": SMALL,
+    "Roberta": SMALL | {"pad_token_id": 1, "type_vocab_size": 1, "hidden_act": "relu"},
+    "XLMRoberta": SMALL | {"pad_token_id": 1, "type_vocab_size": 1},
+    "Camembert": SMALL | {"pad_token_id": 1},
+    "Electra": SMALL | {"embedding_size": 8, "hidden_act": "gelu_new"},
+    "DistilBert": DISTIL,
+    "MPNet": SMALL | {"pad_token_id": 1},
+    "Albert": SMALL | {"embedding_size": 8, "num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
+    "ModernBert": SMALL | SPECIAL | {"local_attention": 12, "num_hidden_layers": 4},
+    "NomicBert": SMALL,
+}
+
+
+@pytest.fixture(autouse=True)
+def wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MME_ENGINE")
+
+
+class Context:
+    """The part of the container's context that the handler tells what it has chosen."""
+
+    def __init__(self) -> None:
+        self.notes: dict[str, str] = {}
+
+    def note(self, **notes: str) -> None:
+        self.notes.update(notes)
+
+
+def family(name: str, bert: Path, folder: Path, kind: str = "Model", **changes: Any) -> Path:
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(**FAMILIES[name] | changes)
+    model = getattr(transformers, f"{name}{kind}")(config)
+    for parameter in model.parameters():  # so that what is near zero at first, biases above all, is not
+        parameter.data.normal_(0, 0.2)
+    model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
+    return folder
+
+
+def hidden(model: Any, ids: list[int]) -> np.ndarray:
+    with torch.inference_mode():
+        row = torch.tensor([ids])
+        found: np.ndarray = model(input_ids=row, attention_mask=torch.ones_like(row)).last_hidden_state[0].numpy()
+    return found
+
+
+def transformers_own(folder: Path, tokenizer: Any, pooling: str, texts: list[str], limit: int) -> np.ndarray:
+    """The vectors by transformers' own forward pass, one text at a time."""
+    model = AutoModel.from_pretrained(folder).eval()
+    vectors = []
+    for text in texts:
+        states = hidden(model, tokenizer(text, truncation=True, max_length=limit)["input_ids"])
+        vectors.append(states.mean(axis=0) if pooling == "mean" else states[0])
+    return np.stack(vectors)
+
+
+def near(got: np.ndarray, want: np.ndarray) -> bool:
+    return bool(np.abs(got - want).max() <= 1e-5 * max(1.0, np.abs(want).max()))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_vectors_are_transformers_own(
+    embedding: ModuleType, bert: Path, tmp_path: Path, name: str, pooling: str
+) -> None:
+    context = Context()
+    folder = family(name, bert, tmp_path / "m")
+    model = embedding.model_fn(str(folder), context)
+    assert context.notes["engine"] == "onnxruntime", context.notes
+    assert model.model is None
+    vectors = embedding.predict_fn(request(embedding, TEXTS, pooling=pooling), model)["embeddings"]
+    assert near(vectors, transformers_own(folder, model.tokenizer, pooling, TEXTS, model.max_length))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("Bert", "ForMaskedLM"),
+        ("XLMRoberta", "ForSequenceClassification"),
+        ("DistilBert", "ForMaskedLM"),
+        ("MPNet", "ForMaskedLM"),
+        ("ModernBert", "ForMaskedLM"),
+        ("Electra", "ForSequenceClassification"),
+    ],
+)
+def test_the_body_of_a_model_with_a_head(
+    embedding: ModuleType, bert: Path, tmp_path: Path, name: str, kind: str
+) -> None:
+    folder = family(name, bert, tmp_path / "m", kind)
+    model = embedding.model_fn(str(folder))
+    assert model.engine is not None
+    vectors = embedding.predict_fn(request(embedding, TEXTS), model)["embeddings"]
+    assert near(vectors, transformers_own(folder, model.tokenizer, "mean", TEXTS, model.max_length))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tokens_of_every_kind_stand_at_their_positions(bert: Path, tmp_path: Path, name: str) -> None:
+    """The padding token as well, written in a text: RoBERTa's family and MPNet do not count it."""
+    folder = family(name, bert, tmp_path / "m")
+    found = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
+    model = AutoModel.from_pretrained(folder).eval()
+    rows = [[1, 1, 1], [101, 1, 0, 2000, 1, 102], [0, 5], [7], [1, 0, 3, 3, 3, 3]]
+    got = np.split(found.run(rows), np.cumsum([len(row) for row in rows])[:-1])
+    assert all(near(states, hidden(model, row)) for states, row in zip(got, rows, strict=True))
+
+
+def test_types_of_tokens_are_taken(bert: Path, tmp_path: Path) -> None:
+    folder = family("Bert", bert, tmp_path / "m")
+    found = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
+    model = AutoModel.from_pretrained(folder).eval()
+    rows, types = [[101, 5, 102, 9, 102], [101, 8, 102]], [[0, 0, 0, 1, 1], [0, 0, 1]]
+    got = np.split(found.run(rows, types=types), [5])
+    for states, row, kinds in zip(got, rows, types, strict=True):
+        with torch.inference_mode():
+            want = model(input_ids=torch.tensor([row]), token_type_ids=torch.tensor([kinds])).last_hidden_state[0]
+        assert near(states, want.numpy())
+
+
+def test_a_text_of_the_greatest_length(embedding: ModuleType, tmp_path: Path) -> None:
+    folder = linked(minilm(), tmp_path / "m", max_length=512, normalize=False)
+    model = embedding.model_fn(str(folder))
+    texts = ["rain " * 600, "rain"]
+    result = embedding.predict_fn(request(embedding, texts), model)
+    assert result["tokens"] == [512, 3]
+    assert near(result["embeddings"], transformers_own(folder, model.tokenizer, "mean", texts, 512))
+
+
+def test_requests_with_different_poolings_share_a_batch(embedding: ModuleType, bert: Path) -> None:
+    model = embedding.model_fn(str(bert))
+    requests = [request(embedding, TEXTS, pooling=pooling) for pooling in ("mean", "cls")]
+    results = embedding.batch_fn(requests, model)
+    for result, pooling in zip(results, ("mean", "cls"), strict=True):
+        want = transformers_own(bert, model.tokenizer, pooling, TEXTS, model.max_length)
+        assert near(result["embeddings"], want)
+
+
+def test_threads_share_a_batch(embedding: ModuleType, bert: Path) -> None:
+    model = embedding.model_fn(str(bert))
+    many = [f"{text} {number}" for number in range(20) for text in TEXTS]
+    for texts in (many, many[:1]):  # texts for each thread, and one text for several
+        alone = embedding.predict_fn(request(embedding, texts), model)["embeddings"]
+        before = torch.get_num_threads()
+        torch.set_num_threads(3)
+        try:
+            for _ in range(3):
+                shared = embedding.predict_fn(request(embedding, texts), model)["embeddings"]
+                assert near(shared, alone)
+        finally:
+            torch.set_num_threads(before)
+
+
+def test_weights_in_several_files(embedding: ModuleType, bert: Path, tmp_path: Path) -> None:
+    folder = family("Bert", bert, tmp_path / "m")
+    AutoModel.from_pretrained(folder).save_pretrained(folder, max_shard_size="200KB")
+    (folder / "model.safetensors").unlink()
+    assert len(list(folder.glob("model-*.safetensors"))) > 1
+    context = Context()
+    model = embedding.model_fn(str(folder), context)
+    assert context.notes["engine"] == "onnxruntime", context.notes
+    vectors = embedding.predict_fn(request(embedding, TEXTS), model)["embeddings"]
+    assert near(vectors, transformers_own(folder, model.tokenizer, "mean", TEXTS, model.max_length))
+
+
+def test_a_graph_that_answers_otherwise_is_not_used(
+    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here because its norm adds another number than the model's. torch computes, and the reason is told."""
+    monkeypatch.setitem(engine_encoders.GELU, "gelu", "tanh")
+    folder = family("Bert", bert, tmp_path / "m")
+    context = Context()
+    model = embedding.model_fn(str(folder), context)
+    assert (model.engine, context.notes["engine"]) == (None, "torch")
+    assert "its answers differ by" in context.notes["reason"]
+    vectors = embedding.predict_fn(request(embedding, TEXTS), model)["embeddings"]
+    assert near(vectors, transformers_own(folder, model.tokenizer, "mean", TEXTS, model.max_length))
+
+
+def test_a_graph_known_to_be_equal_is_used_without_torchs_model(
+    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = Context()
+    embedding.model_fn(str(family("Bert", bert, tmp_path / "one")), context)
+    monkeypatch.setenv("MME_ENGINE_CHECKED", f"0123 {context.notes['key']}")
+    other = family("Bert", bert, tmp_path / "two")  # of the same kind, so the same graph
+    monkeypatch.setattr(embedding, "_model", lambda *_: pytest.fail("transformers' model was loaded"))
+    assert embedding.model_fn(str(other)).engine is not None
+
+
+def test_numbers_that_are_none_do_not_pass_as_equal(
+    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = family("Bert", bert, tmp_path / "m")
+    monkeypatch.setattr(engine.Engine, "run", lambda self, rows: np.full((sum(map(len, rows)), 32), np.nan))
+    assert embedding.model_fn(str(folder)).engine is None
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "reason"),
+    [
+        ("Bert", {"is_decoder": True}, "decoder"),
+        ("Bert", {"hidden_act": "mish"}, "activation is mish"),
+        ("ModernBert", {"norm_bias": True}, None),
+    ],
+)
+def test_what_a_graph_is_had_for(
+    embedding: ModuleType, bert: Path, tmp_path: Path, name: str, changes: dict[str, Any], reason: str | None
+) -> None:
+    context = Context()
+    model = embedding.model_fn(str(family(name, bert, tmp_path / "m", **changes)), context)
+    assert (model.engine is None) == (reason is not None)
+    assert (reason or "") in context.notes["reason"]
+
+
+@pytest.mark.parametrize("settings", [{"dtype": "bfloat16"}, {"quantize": "int8"}])
+def test_other_formats_are_torchs(embedding: ModuleType, tmp_path: Path, settings: dict[str, Any]) -> None:
+    context = Context()
+    model = embedding.model_fn(str(linked(minilm(), tmp_path / "m", **settings)), context)
+    assert model.engine is None
+    assert next(iter(settings.values())) in context.notes["reason"]
+
+
+def test_weights_of_another_format_are_torchs(embedding: ModuleType, bert: Path, tmp_path: Path) -> None:
+    folder = family("Bert", bert, tmp_path / "m")
+    halves = {name: tensor.half() for name, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(halves, folder / "model.safetensors", {"format": "pt"})
+    context = Context()
+    model = embedding.model_fn(str(folder), context)
+    assert model.engine is None
+    assert "F16" in context.notes["reason"]
+    want = transformers_own(folder, model.tokenizer, "mean", TEXTS, model.max_length)
+    assert near(embedding.predict_fn(request(embedding, TEXTS), model)["embeddings"], want)
+
+
+@pytest.mark.parametrize("damage", ["header", "short", "offsets"])
+def test_a_damaged_file_is_left_to_transformers_to_refuse(bert: Path, tmp_path: Path, damage: str) -> None:
+    folder = family("Bert", bert, tmp_path / "m")
+    path = folder / "model.safetensors"
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    if damage == "header":
+        path.write_bytes(b"\xff" * 8 + data[8:])
+    elif damage == "short":
+        path.write_bytes(data[: len(data) // 2])
+    else:
+        header = json.loads(data[8 : 8 + size])
+        header["embeddings.LayerNorm.weight"]["data_offsets"] = [10**9, 10**9 + 128]
+        text = json.dumps(header).encode()
+        path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    with pytest.raises(engine.Unsupported):
+        engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
+
+
+def test_without_onnxruntime_torch_computes(embedding: ModuleType, bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "onnxruntime", None)
+    context = Context()
+    assert embedding.model_fn(str(bert), context).engine is None
+    assert context.notes["reason"] == "onnxruntime is not installed"
+
+
+def test_importing_it_starts_no_thread() -> None:
+    """A fork of a process with threads is not clean; and the thread would report to the library's maker."""
+    code = "import sys, os; sys.path.insert(0, sys.argv[1]); import engine; print(len(os.listdir('/proc/self/task')))"
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    if not Path("/proc/self/task").is_dir():
+        pytest.skip("threads are counted in /proc")
+    command = [sys.executable, "-c", code, str(ROOT / "model_code" / "common")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "1"
+
+
+def test_distances_fall_into_mpnets_buckets() -> None:
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+
+    distances = np.arange(-600, 601)
+    want = MPNetEncoder.relative_position_bucket(torch.from_numpy(distances)).numpy()
+    assert (engine_encoders._buckets(distances, 32) == want).all()
+
+
+def test_passes_have_tokens_of_like_lengths() -> None:
+    lengths = [200, 60, 50, 20, 20, 10, 5, 5, 5]
+    rows = [[0] * length for length in lengths]
+    made = engine.batches(list(range(9)), rows, 8192)
+    assert sorted(row for batch in made for row in batch) == list(range(9))
+    for batch in made:
+        sizes = [lengths[row] for row in batch]
+        spread, needed = len(batch) * max(sizes) ** 2, sum(size**2 for size in sizes)
+        assert spread <= max(engine.SMALL_SPREAD, engine.SPREAD * needed)
+        assert len(batch) == 1 or sum(sizes) <= engine.PASS_TOKENS
+    assert engine.batches([0, 1], [[0] * 600, [0] * 2], 8192) == [[0], [1]]
+
+
+def test_one_thread_computes_where_several_are_slower() -> None:
+    """As on a machine where another process has one of the cores; and the other way is tried now and then."""
+    pace = engine.Pace()
+    for chosen, seconds in [(2, 0.02), (1, 0.01)]:
+        assert engine._choose(pace, 2) == chosen
+        engine._note(pace, chosen, seconds)
+    tried = [engine._choose(pace, 2) for _ in range(engine.TRY_EVERY)]
+    assert tried == [1] * (engine.TRY_EVERY - 1) + [2]
+    for _ in range(5):
+        engine._note(pace, 2, 0.005)  # the other process has ended
+    assert engine._choose(pace, 2) == 2
+    engine._note(pace, 2, 0.03)  # and is there again: once is enough
+    assert engine._choose(pace, 2) == 1
