@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -65,14 +66,15 @@ def load_all(container: Container, folders: dict[str, Path]) -> None:
     )
 
 
-def mappings(container: Container, folder: Path) -> list[dict[str, int]]:
-    """What each process that has the folder's weights in memory has of them: the kernel's figures in kB."""
+def mappings(container: Container, folder: Path) -> dict[int, Counter[str]]:
+    """What each process that has the folder's weights in memory has of them: the kernel's figures in kB, by process."""
     file = (folder / "model.safetensors").stat()
-    found = []
+    found: dict[int, Counter[str]] = {}
     for pid in processes(container.process.pid):
         for area in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text()):
             if area.partition("\n")[0].split()[4:5] == [str(file.st_ino)]:
-                found.append({key: int(number) for key, number in re.findall(r"^(\w+): +(\d+) kB", area, re.M)})
+                figures = re.findall(r"^(\w+): +(\d+) kB", area, re.M)
+                found.setdefault(pid, Counter()).update({key: int(number) for key, number in figures})
     return found
 
 
@@ -107,7 +109,7 @@ def test_embeddings_of_many_adapters_over_one_base(container: Container, tmp_pat
         assert torch.cdist(answers, answers).fill_diagonal_(9).min() > 0.1, "whose answer it is can be told"
     areas = mappings(container, folders["bert-0"])
     assert len(areas) == len(BERTS)
-    assert all(area["Rss"] > 0 and area["Private_Dirty"] == 0 == area["Private_Clean"] for area in areas)
+    assert all(held["Rss"] > 0 and held["Private_Dirty"] == 0 == held["Private_Clean"] for held in areas.values())
     # Whichever folder goes, the others keep the weights.
     assert container.unload("bert-0").status == 200
     (folders["bert-0"] / "model.safetensors").unlink()

@@ -1,0 +1,75 @@
+"""Encoders by onnxruntime in the container: chosen, compared once for each kind of model, and told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from container_process import Container, processes, wait_until
+
+from mme import handler_files
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytest.importorskip("onnxruntime")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[Path]:
+    import tiny_models
+
+    folders = []
+    for number in range(2):
+        folder = tiny_models.bert(tmp_path / f"m{number}", seed=number)
+        handler_files.lay_out(ROOT / "model_code" / "embedding", folder / "code")
+        folders.append(folder)
+    return folders
+
+
+def loads(container: Container, count: int) -> list[dict[str, Any]]:
+    """What the log says of the loads, once it has said so much."""
+    found: list[dict[str, Any]] = wait_until(
+        lambda: container.events("load") if len(container.events("load")) >= count else None
+    )
+    return found
+
+
+def threads(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+def test_the_log_and_the_metrics_say_what_computes(start: Any, models: list[Path]) -> None:
+    container = start(MME_PRELOAD="torch,transformers,onnxruntime")
+    for number, folder in enumerate(models):
+        assert container.load(f"m{number}", folder).status == 200
+    for event in loads(container, 2):
+        assert (event["engine"], event["engine_reason"]) == ("onnxruntime", "")
+    assert 'mme_model_engine{model="m1",engine="onnxruntime",reason=""} 1' in container.get("/metrics").body.decode()
+    # The second is of the same kind: nothing is compared, so transformers' model is not loaded.
+    assert "model" not in loads(container, 2)[1]["shared"]
+
+
+def test_answers_are_torchs(start: Any, models: list[Path]) -> None:
+    texts = json.dumps(["the house is quiet", "nobody", "home and nobody at the house ."])
+    answers = []
+    for engine in ("", "torch"):
+        container = start(MME_PRELOAD="torch,transformers,onnxruntime", MME_ENGINE=engine)
+        assert container.load("m0", models[0]).status == 200
+        assert loads(container, 1)[0]["engine"] == (engine or "onnxruntime")
+        reply = container.call("POST", "/models/m0/invoke", texts, {"Content-Type": "application/json"})
+        assert reply.status == 200
+        answers.append([number for vector in reply.json()["embeddings"] for number in vector])
+    assert max(abs(one - other) for one, other in zip(*answers, strict=True)) < 1e-5
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted in /proc")
+def test_the_parent_has_one_thread(start: Any, models: list[Path]) -> None:
+    """A fork of a process with threads is not clean: the library is imported, and used once, without starting any."""
+    container = start(MME_PRELOAD="torch,transformers,onnxruntime")
+    assert container.load("m0", models[0]).status == 200
+    [parent] = [
+        pid for pid in processes(container.process.pid) if Path(f"/proc/{pid}/comm").read_text().strip() == "mme-parent"
+    ]
+    assert threads(parent) == 1
