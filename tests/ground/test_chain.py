@@ -49,12 +49,26 @@ def test_package_and_upload_become_one_with_the_flags_of_both() -> None:
         ({"check": True}, {"stream": True}),
         ({"dry_run": True}, {"stream": True}),
         ({"model": ["a"]}, {"stream": True, "model": ["b"]}),
+        ({"model": ["a"]}, {"model": ["b"]}),
+        ({"catalog": "a.toml"}, {"catalog": "b.toml"}),
+        ({"json": True, "notes": "x"}, {}),
         ({"catalog": "a.toml"}, {"stream": True, "catalog": "b.toml"}),
     ],
     ids=str,
 )
 def test_what_is_not_one_job_stays_two(package: dict[str, Any], upload: dict[str, Any]) -> None:
     assert calls(("package", package), ("upload", upload)) == [("package", package), ("upload", upload)]
+
+
+@pytest.mark.parametrize("flag", chain.FOR_BOTH)
+def test_a_flag_of_one_task_holds_for_the_other(flag: str) -> None:
+    value: Any = ["bert"] if flag == "model" else "other"
+    unset = chain.SHARED[flag]
+    for first, second in (({flag: value}, {flag: unset}), ({flag: unset}, {flag: value}), ({flag: value}, {})):
+        assert calls(("package", first), ("upload", second)) == [("package", {flag: value}), ("upload", {flag: value})]
+    between = calls("package", "releases", ("upload", {flag: value}))
+    assert between == [("package", {flag: value}), ("releases", {}), ("upload", {flag: value})]
+    assert calls("package", ("package", {flag: value})) == [("package", {}), ("package", {flag: value})]
 
 
 def test_only_neighbours_become_one() -> None:

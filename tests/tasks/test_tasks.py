@@ -208,7 +208,8 @@ def test_another_repository_takes_the_tasks_with_two_lines(shop: Shop) -> None:
     shop.build("team-a/classifier")
     listed = shop.process("--list")
     assert listed.returncode == 0
-    assert all(f"  {name} " in listed.stdout for name in NAMES)
+    assert all(f"  {name} " in listed.stdout for name in NAMES if name != "bench")
+    assert " bench " not in listed.stdout, "there is nothing to bench"
     done = shop.process("upload", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["models"][0]["status"] == "uploaded"
@@ -245,6 +246,32 @@ def test_a_dry_run_uploads_nothing(shop: Shop) -> None:
     assert "would upload" in shown.out
     assert made.target in shown.out
     assert targets(shop) == set()
+
+
+def test_upload_takes_the_catalogue_and_the_folder_that_package_had_in_the_same_command(shop: Shop) -> None:
+    shop.build("bert")
+    shop.build("gpt2")
+    (shop.folder / "models.toml").rename(shop.folder / "other.toml")
+    (shop.folder / "dist").rename(shop.folder / "other")
+    done = shop("package", "--catalog", "other.toml", "--out", "other", "--dry-run", "upload")
+    assert done.code == 0, done.err
+    assert len(targets(shop)) == 2
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--catalog", "other.toml"), ("--out", "other")])
+def test_what_is_given_to_upload_alone_is_refused_where_package_took_something_else(
+    shop: Shop, flag: str, value: str
+) -> None:
+    shop.build("bert")
+    shop.build("gpt2")
+    (shop.folder / "other.toml").write_text((shop.folder / "models.toml").read_text())
+    done = shop("package", "--dry-run", "upload", flag, value)
+    assert done.code == 2
+    assert f"invoke package {flag} {value} upload" in done.err
+    assert "mme.chain.Executor" in done.err
+    assert targets(shop) == set()
+    both = shop("package", "--dry-run", flag, value, "upload", flag, value, "--dry-run")
+    assert both.code == 0
 
 
 def test_what_is_not_built_is_said(shop: Shop) -> None:
@@ -906,6 +933,7 @@ def test_local_becomes_the_server_and_stops_when_interrupted(shop: Shop) -> None
 
 def test_bench_runs_each_script(shop: Shop) -> None:
     shop.tasks_file()
+    assert shop.process("bench").returncode == 1, "no such task where there is nothing to bench"
     (shop.folder / "benchmarks").mkdir()
     (shop.folder / "benchmarks" / "one.py").write_text("import sys; print('one ran', *sys.argv[1:])")
     (shop.folder / "benchmarks" / "two.py").write_text("raise SystemExit(3)")

@@ -4,15 +4,17 @@ Another repository gets them with a ``tasks.py`` of two lines:
 
     import mme.tasks
     from invoke import Collection; ns = Collection.from_module(mme.tasks)
+
+The command ``mme`` has the same ones without such a file.
 """
 
+from mme.tasks import machine as _machine
 from mme.tasks.capacity import capacity as capacity
 from mme.tasks.channel import channels as channels
 from mme.tasks.channel import history as history
 from mme.tasks.channel import promote as promote
 from mme.tasks.channel import rollback as rollback
 from mme.tasks.channel import split as split
-from mme.tasks.machine import bench as bench
 from mme.tasks.machine import local as local
 from mme.tasks.package import inspect as inspect
 from mme.tasks.package import package as package
@@ -22,3 +24,6 @@ from mme.tasks.release import models as models
 from mme.tasks.release import prune as prune
 from mme.tasks.release import releases as releases
 from mme.tasks.release import upload as upload
+
+if _machine.benchmarks():  # the task is only there where there is something to measure
+    bench = _machine.bench

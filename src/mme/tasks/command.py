@@ -12,6 +12,7 @@ import getpass
 import inspect as introspection
 import json as jsonlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -101,8 +102,16 @@ def errors_as_exit_codes() -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """For people, not for scripts."""
-    print(text, file=sys.stderr, flush=True)
+    """For people, not for scripts. A command in the text is named as it was called: ``mme upload``."""
+    print(re.sub(r"\binvoke (?=[a-z])", f"{program_name()} ", text), file=sys.stderr, flush=True)
+
+
+def program_name() -> str:
+    """What the user typed to run a task: ``invoke``, ``mme`` or ``python -m mme``."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py" and called.parent.name == "mme":
+        return "python -m mme"
+    return "mme" if called.stem == "mme" else "invoke"
 
 
 def print_json(value: Any) -> None:

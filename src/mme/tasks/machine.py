@@ -38,6 +38,11 @@ def local(context: Context, port: str = "4566", data_dir: str = ".local/aws", co
     os.execv(sys.executable, [sys.executable, "-m", "mme.local", *words])  # noqa: S606 (a list, no shell)
 
 
+def benchmarks() -> list[str]:
+    """The names of the benchmarks in this folder; those that begin with _ are their helpers."""
+    return [path.stem for path in sorted(Path("benchmarks").glob("*.py")) if not path.stem.startswith("_")]
+
+
 @command(
     {
         "name": "the benchmark to run, repeatable, as in packaging; left out, all",
@@ -47,10 +52,11 @@ def local(context: Context, port: str = "4566", data_dir: str = ".local/aws", co
 )
 def bench(context: Context, name: Sequence[str] = (), results: str = "build/benchmarks") -> None:
     """Run the benchmarks of this repository, side by side with what one would use instead."""
-    folder = Path("benchmarks")
-    known = [path.stem for path in sorted(folder.glob("*.py")) if not path.stem.startswith("_")]
+    known = benchmarks()
     if not known:
-        raise UsageError(f"There are no benchmarks in {folder.absolute()}.", "Run this in the repository of mme.")
+        raise UsageError(
+            f"There are no benchmarks in {Path('benchmarks').absolute()}.", "Run this in the repository of mme."
+        )
     unknown = [item for item in name if item not in known]
     if unknown:
         raise UsageError(f"There is no benchmark {unknown[0]}.", nearest(unknown[0], known, "There are", len(known)))

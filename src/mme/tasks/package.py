@@ -30,7 +30,9 @@ from mme.tasks.command import (
 )
 
 PACKAGED = "mme_packaged"
-"""Set in Invoke's configuration, which lasts for one call of ``invoke``, once ``package`` has run."""
+"""Set in Invoke's configuration, which lasts for one call of ``invoke``, once ``package`` has built archives."""
+PACKAGED_FROM = "mme_packaged_from"
+"""Set there once ``package`` has run: its catalogue and its folder for archives."""
 
 
 @command(
@@ -66,6 +68,7 @@ def package(
     check_compression(compression)
     specs = load_catalog(context, catalog).select(model)
     context.config[PACKAGED] = not (check or dry_run)
+    context.config[PACKAGED_FROM] = (catalog, out)
     results: list[dict[str, Any]] = []
     failures: list[MmeError] = []
     with verify.maybe(not (no_verify or check or dry_run)) as verifier:

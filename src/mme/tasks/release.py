@@ -37,7 +37,7 @@ from mme.tasks.command import (
     who,
     whole_number,
 )
-from mme.tasks.package import PACKAGED
+from mme.tasks.package import PACKAGED, PACKAGED_FROM
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -45,9 +45,12 @@ if TYPE_CHECKING:
 
 # ---- publishing ---------------------------------------------------------------------------------------------------
 
+EXECUTOR = "tasks: {executor_class: mme.chain.Executor}"
+"""What invoke.yaml says so that ``package`` and ``upload`` in one command know of each other."""
+
 ALREADY_ON_DISK = (
     "The archives were written to disk, since package ran first. To stream them, run invoke upload --stream alone, "
-    "or put this into invoke.yaml beside tasks.py:\n  tasks: {executor_class: mme.chain.Executor}"
+    f"or put this into invoke.yaml beside tasks.py:\n  {EXECUTOR}"
 )
 
 
@@ -90,6 +93,7 @@ def upload(
     if (compression or no_verify) and not stream:
         raise UsageError("--compression and --no-verify go with --stream.", "Otherwise give them to invoke package.")
     check_compression(compression)
+    catalog, out = _as_packaged(context, catalog, out)
     versions.check_notes(who(author), notes)
     specs = load_catalog(context, catalog).select(model)
     if not (stream or dry_run) and not any(latest(Path(out), spec.name) for spec in specs):
@@ -119,6 +123,27 @@ def upload(
     missing = [item.name for item in outcomes if item.status == "not built"]
     if missing and not dry_run:
         raise _not_built(missing, out, named=bool(model))
+
+
+def _as_packaged(context: Context, catalog: str, out: str) -> tuple[str, str]:
+    """The catalogue and the folder: what ``package`` had in the same command, where ``upload`` does not say.
+
+    Raises UsageError where only ``upload`` says, and ``package`` has already built something else.
+    """
+    if PACKAGED_FROM not in context.config:
+        return catalog, out
+    values = []
+    for flag, unset, mine, theirs in zip(
+        ("--catalog", "--out"), ("models.toml", "dist"), (catalog, out), context.config[PACKAGED_FROM], strict=True
+    ):
+        if mine != unset and theirs == unset:
+            raise UsageError(
+                f"{flag} {mine} is given to upload alone: package, which ran before it, took {theirs}.",
+                f"Give it to package: invoke package {flag} {mine} upload. Or put this into invoke.yaml beside "
+                f"tasks.py, and it holds for both:\n  {EXECUTOR}",
+            )
+        values.append(theirs if mine == unset else mine)
+    return values[0], values[1]
 
 
 class _Shown(publishing.Events):
