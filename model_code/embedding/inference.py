@@ -27,6 +27,7 @@ from typing import Any
 import embedding_packed
 import engine
 import handler_adapter
+import handler_format
 import handler_int8
 import numpy as np
 import torch
@@ -81,6 +82,7 @@ SETTINGS: dict[str, Any] = {
     "max_inputs": 256,  # texts in one request
     "batch_tokens": 8192,  # in one forward pass, with any padding: it bounds the memory
     "dtype": "float32",  # of the weights: float32, bfloat16 or float16. Answers are float32 always
+    "accuracy": None,  # "exact", "close" or "small": chooses the two by the processor, see handler_format.py
     "quantize": None,  # "int8": the linear layers compute in int8. On the CPU, with dtype float32
 }
 PARAMETERS = ("pooling", "normalize", "max_length", "truncate")
@@ -118,10 +120,12 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
     """Load the model in `model_dir`. Raises ValueError for settings that make no sense."""
     folder = Path(model_dir)
     noted = _sentence_transformers_settings(folder)
-    settings = {**SETTINGS, **noted, "max_length": None, **read_settings(folder, tuple(SETTINGS))}
-    _check_settings(settings)
     device = device_of(context)
+    own = handler_format.chosen(read_settings(folder, tuple(SETTINGS)), device)
+    settings = {**SETTINGS, **noted, "max_length": None, **own}
+    _check_settings(settings)
     check_quantize(settings, device)
+    settings["dtype"], slow = handler_format.computing(settings["dtype"], device)
     tokenizer = load_tokenizer(folder)
     config = AutoConfig.from_pretrained(model_dir, **loading_options())
     limit = _readable_tokens(config, tokenizer)
@@ -133,7 +137,12 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
         apart = engine.differs(found, model, limit)
         found, reason, model = (found, "", None) if apart is None else (None, apart, model)
     if hasattr(context, "note"):  # mme.container's
-        context.note(engine="torch" if found is None else "onnxruntime", reason=reason, key=found.key if found else "")
+        context.note(
+            engine="torch" if found is None else "onnxruntime",
+            format=settings["quantize"] or settings["dtype"],
+            reason="; ".join(filter(None, (reason, slow))),
+            key=found.key if found else "",
+        )
     if settings["max_length"] is None:
         settings["max_length"] = min(noted.get("max_length", limit), limit)
     check_integer("code/settings.json: max_length", settings["max_length"], _shortest(tokenizer), limit)

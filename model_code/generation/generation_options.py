@@ -40,6 +40,7 @@ LIMITS: dict[str, Any] = {
     "max_inputs": 32,  # prompts in one request
     "batch_tokens": 8192,  # kept in the cache at once, prompts and new tokens and padding: it bounds the memory
     "dtype": "float32",  # of the weights: float32, bfloat16 or float16
+    "accuracy": None,  # "exact", "close" or "small": chooses the two by the processor, see handler_format.py
     "quantize": None,  # "int8": the linear layers compute in int8. On the CPU, with dtype float32
 }
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import handler_adapter
+import handler_format
 import handler_int8
 from generation_continuous import Asked, Decoder
 from generation_decoding import Generator, Prompt, Sequence, grow, text_of
@@ -54,9 +55,12 @@ FALLBACK_CONTEXT = 2048
 def model_fn(model_dir: str, context: Any = None) -> Generator:
     """Load the model in `model_dir`. Raises ValueError for settings that make no sense."""
     folder = Path(model_dir)
-    settings = settings_of(read_settings(folder, (*PARAMETERS, *LIMITS)))
     device = device_of(context)
+    settings = settings_of(handler_format.chosen(read_settings(folder, (*PARAMETERS, *LIMITS)), device))
     check_quantize(settings, device)
+    settings["dtype"], slow = handler_format.computing(settings["dtype"], device)
+    if hasattr(context, "note"):  # mme.container's
+        context.note(engine="torch", format=settings["quantize"] or settings["dtype"], reason=slow)
     tokenizer = load_tokenizer(folder)
     options = loading_options(settings["dtype"])
     if settings["quantize"]:

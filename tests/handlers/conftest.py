@@ -20,6 +20,14 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def formats_as_asked() -> Iterator[None]:
+    """Whether or not this processor is fast in them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MME_FORMAT", "asked")
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def torch_computes() -> Iterator[None]:
     """What torch answers is tested whether or not onnxruntime is installed; test_handler_engine.py has the other."""
     with pytest.MonkeyPatch.context() as patch:

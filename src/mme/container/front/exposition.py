@@ -71,7 +71,7 @@ def _per_model(models: list[Model], out: list[str], head: object) -> None:
         "mme_model_parks_total": ("counter", "Times an idle model was parked", []),
         "mme_model_engine": (
             "gauge",
-            "1, with the library that computes the model and why, where its handler says so",
+            "1, with the library and the number format that compute the model and why, where its handler says so",
             [],
         ),
         "mme_model_load_seconds": ("gauge", "Seconds from LOAD to ready (cold start)", []),
@@ -92,11 +92,13 @@ def _per_model(models: list[Model], out: list[str], head: object) -> None:
         put("mme_model_loads_total", label, metrics.loads)
         put("mme_model_wakes_total", label, metrics.wakes)
         put("mme_model_parks_total", label, metrics.parks)
-        if model.worker and model.worker.notes.get("engine"):
-            notes = model.worker.notes
+        notes = model.worker.notes if model.worker else {}
+        if notes.get("engine"):
             put(
                 "mme_model_engine",
-                f'{label},engine="{_escaped(notes["engine"])}",reason="{_escaped(notes.get("reason", ""))}"',
+                ",".join(
+                    [label, *(f'{name}="{_escaped(notes.get(name, ""))}"' for name in ("engine", "format", "reason"))]
+                ),
                 1,
             )
         put("mme_model_load_seconds", label, model.load_seconds)

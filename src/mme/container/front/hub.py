@@ -105,6 +105,7 @@ class Hub:
                 shared=model.worker.shared,
                 private=model.private,
                 engine=model.worker.notes.get("engine"),
+                format=model.worker.notes.get("format"),
                 engine_reason=model.worker.notes.get("reason"),
                 **{f"{stage}_seconds": round(seconds, 4) for stage, seconds in model.worker.loading.items()},
             )

@@ -48,8 +48,9 @@ class Context:
 
     def note(self, **notes: str) -> None:
         """What the handler says of how it runs the model, for the log and ``/metrics``: ``engine`` is the library that
-        computes; ``reason`` why it is not another; ``key`` names what has been compared with transformers' own
-        answers, so that the next model of the same kind need not be. The stock server's context has no such method."""
+        computes, ``format`` the number format, and ``reason`` says why they are not others; ``key`` names what has been
+        compared with transformers' own answers, so that the next model of the same kind need not be. The stock server's
+        context has no such method."""
         self.notes.update({name: str(text) for name, text in notes.items()})
 
     def begin(self, headers: dict[str, str]) -> None:
