@@ -172,9 +172,10 @@ def _exact_mode() -> Any:
                 return function(*args)  # such as its shape, for which its numbers need not be read
             if function in narrowing:
                 function = torch.Tensor.double
-            if not self.building and function is torch.nn.functional.embedding:  # of a large table, a few rows
+            if not self.building and function is torch.nn.functional.embedding:  # a few rows of a large table
                 args = (args[0], self.read(args[1]), *args[2:])
-            args, kwargs = self.changed(args), self.changed(kwargs)
+            else:
+                args, kwargs = self.changed(args), self.changed(kwargs)
             return self.changed(function(*args, **kwargs))
 
         def changed(self, value: Any) -> Any:
