@@ -62,7 +62,7 @@ def plot(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
     parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, x.title, "middle", "#111827"))
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(
-        f'<text x="18" y="{middle}" text-anchor="middle" fill="#111827" transform="rotate(-90 18 {middle})">'
+        f'<text x="13" y="{middle}" text-anchor="middle" fill="#111827" transform="rotate(-90 13 {middle})">'
         f"{escape(y.title)}</text>"
     )
     for number, one in enumerate(kept):

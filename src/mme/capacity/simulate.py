@@ -184,7 +184,10 @@ def simulate(
         world.whole[engine.RUNNING_NOW] = count
         world.up[:count] = np.arange(count)
         world.inst[:count, engine.UP] = 1
-        engine.fill(world, *stationary(models, fleet, start, np.random.default_rng(seed + 1)))
+        places, held, states = stationary(models, fleet, start, np.random.default_rng(seed + 1))
+        engine.fill(world, places, held, states)
+        if fleet.routing == "sticky":
+            world.needs["home"][held] = places + 1
     engine.run(world)
     return _outcome(models, requests, fleet, world, counted_from)
 

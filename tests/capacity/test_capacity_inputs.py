@@ -1,0 +1,391 @@
+"""What the planner reads: models, needs, traces, logs, laws, metrics, prices; and what it says of bad ones."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+
+from mme.capacity import instances, listing, live, trace
+from mme.capacity.caches import characteristic_time, che_hit_ratio
+from mme.capacity.needs import Models, models
+from mme.errors import EndpointError, UsageError
+from mme.local import LocalAws
+
+NEEDS = {
+    "archive_bytes": 100,
+    "disk_bytes": 110,
+    "weights_bytes": 90,
+    "private_bytes": 15,
+    "parked_bytes": 1,
+    "load_seconds": 0.06,
+    "wake_seconds": 0.05,
+    "answer_seconds": 0.01,
+    "answer_cores": 1.5,
+}
+
+
+def three() -> Models:
+    return models(["bert", "gpt2", "tiny"], disk=1, active=1, answer=[0.1, 0.2, 0.0])
+
+
+def written(folder: Path, text: str, name: str = "file.csv") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+# ---- models
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("90MB", 90e6),
+        ("1.5 GiB", 1.5 * 2**30),
+        ("12", 12),
+        ("7k", 7000),
+        ("-3MB", -3e6),
+        ("MB", None),
+        ("1,5GB", None),
+        ("", None),
+        ("nan", None),
+    ],
+)
+def test_sizes_are_read_as_people_write_them(text: str, size: float | None) -> None:
+    assert listing.amount(text) == size
+
+
+def test_models_come_from_a_csv_file(tmp_path: Path) -> None:
+    path = written(tmp_path, "name,size,answer_seconds\nbert,90MB,0.01\n\ngpt2,500000000,\n")
+    rows = listing.read_csv(path)
+    assert [(row.name, row.size, dict(row.given), row.line) for row in rows] == [
+        ("bert", 90_000_000, {"answer_seconds": 0.01}, 2),
+        ("gpt2", 500_000_000, {}, 4),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "is empty"),
+        ("name\nbert\n", "line 1: there is no column 'size'"),
+        ("name,size,ram\nbert,1,1\n", "line 1: the column 'ram' is not known"),
+        ("name,size,size\nbert,1,1\n", "line 1: the column 'size' is there twice"),
+        ("name,size\n", "a head and no model"),
+        ("name,size\nbert,90MB,3\n", "line 2: 3 cells where the head has 2"),
+        ("name,size\nbert,large\n", "line 2: size is 'large'"),
+        ("name,size\nbert,1\ngpt2,-5MB\n", "line 3: size is -5MB; it cannot be below 0"),
+        ("name,size\nbert,\n", "line 2: size is ''"),
+        ("name,size\nbert,1\nbert,2\n", "line 3: the model 'bert' is there already, on line 2"),
+        ("name,size\n,1\n", "line 2: the model has no name"),
+        ("name,size,cores\nbert,1,nan\n", "line 2: cores is 'nan'"),
+    ],
+)
+def test_a_bad_list_of_models_is_refused_with_its_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        listing.read_csv(written(tmp_path, text))
+    assert words in str(caught.value)
+    assert "file.csv" in str(caught.value)
+
+
+def test_measured_needs_fill_what_a_row_leaves_out(tmp_path: Path) -> None:
+    document = {
+        "format": 1,
+        "container": "ours",
+        "day": "2026-11-26",
+        "processor": "X",
+        "models": {"small": NEEDS, "large": {**NEEDS, "archive_bytes": 1000, "answer_seconds": 0.5}},
+        "answer_spread": [0.9, 1.1],
+    }
+    needs = listing.read_needs(written(tmp_path, json.dumps(document), "needs.json"))
+    rows = [
+        listing.Row("a", 200, {}),  # nearest is small, twice as large
+        listing.Row("b", 2000, {"answer_seconds": 0.7}),
+        listing.Row("small", 777, {}),  # measured by this name: taken as it is
+    ]
+    made = listing.combine(rows, needs)
+    assert made.disk.tolist() == [220, 220, 110]
+    assert made.active.tolist() == [15 + 180, 15 + 180, 105]
+    assert made.answer.tolist() == [0.01, 0.7, 0.01]
+    assert made.cores.tolist() == [1.5, 1.5, 1.5]
+    assert made.answer_spread == (0.9, 1.1)
+    assert made.origin == "measured 2026-11-26 on X"
+
+
+def test_what_nobody_knows_is_asked_for() -> None:
+    with pytest.raises(UsageError) as caught:
+        listing.combine([listing.Row("bert", 1, {"active": 2}, 7)], None)
+    assert "load_seconds, answer_seconds of the model 'bert' (line 7)" in str(caught.value)
+    assert "invoke capacity measure" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not a file of measured needs"),
+        ('{"format": 1, "container": "other", "models": {"a": {}}}', "container must be one of"),
+        ('{"format": 1, "container": "ours", "models": {"a": {}}}', "models.a.archive_bytes is None"),
+        (
+            json.dumps({"format": 1, "container": "ours", "models": {"a": {**NEEDS, "load_seconds": -1}}}),
+            "models.a.load_seconds is -1",
+        ),
+        (
+            json.dumps({"format": 1, "container": "ours", "models": {"a": NEEDS}, "load_spread": []}),
+            "load_spread must be a list",
+        ),
+    ],
+)
+def test_a_bad_file_of_needs_is_refused(tmp_path: Path, document: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        listing.read_needs(written(tmp_path, document, "needs.json"))
+    assert words in str(caught.value)
+
+
+# ---- traces
+
+
+def test_a_trace_is_read_in_seconds_or_dates(tmp_path: Path) -> None:
+    asked = trace.read_csv(written(tmp_path, "time,model\n10,bert\n10.5,tiny\n12,bert\n"), three())
+    assert asked.time.tolist() == [0, 0.5, 2]
+    assert asked.model.tolist() == [0, 2, 0]
+    dated = "time,model,seconds\n2026-11-26T21:00:00Z,gpt2,0.4\n2026-11-26T22:00:01+01:00,bert,0.05\n"
+    asked = trace.read_csv(written(tmp_path, dated), three())
+    assert asked.time.tolist() == [0, 1]
+    assert asked.factor is not None
+    assert asked.factor.tolist() == pytest.approx([2.0, 0.5])
+
+
+@pytest.mark.parametrize("text", ["time,model\n", "time,model\n5,gpt2\n"])
+def test_an_empty_trace_and_one_request_are_right(tmp_path: Path, text: str) -> None:
+    asked = trace.read_csv(written(tmp_path, text), three())
+    assert len(asked) == text.count("\n") - 1
+    assert asked.seconds == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "line 1: the head is ''"),
+        ("model,time\n", "line 1: the head is 'model,time'"),
+        ("time,model\n5,bert\n4,bert\n", "line 3: time 4 is before the line above"),
+        ("time,model\n5,bort\n", "line 2: there is no model 'bort'"),
+        ("time,model\nnoon,bert\n", "line 2: time is 'noon'"),
+        ("time,model\n1,bert\n,bert\n", "line 3: time is missing"),
+        ("time,model\n1,\n", "line 2: model is missing"),
+        ("time,model\n1,bert,0.1\n", "line 2: 3 cells where the head has 2"),
+        ("time,model,seconds\n1,bert,-0.1\n", "line 2: seconds is '-0.1'"),
+        ("time,model,seconds\n1,bert,inf\n", "line 2: seconds is 'inf'"),
+        ("time,model\n0,bert\n1,bert\n2,bert\n9000,bert\n", "line 5: nobody asked for 2.5 hours before this line"),
+    ],
+)
+def test_a_bad_trace_is_refused_with_its_line(tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        trace.read_csv(written(tmp_path, text), three())
+    assert words in str(caught.value)
+
+
+def test_a_gap_can_be_meant(tmp_path: Path) -> None:
+    path = written(tmp_path, "time,model\n0,bert\n1,bert\n2,bert\n9000,bert\n")
+    assert len(trace.read_csv(path, three(), gaps=True)) == 4
+
+
+def test_models_are_found_by_their_target_and_by_the_name_without_the_version(tmp_path: Path) -> None:
+    listed = models(["bert-0123456789ab.tar.gz", "x/gpt2-ba9876543210.tar.gz"], disk=1, active=1)
+    text = "time,model\n1,bert\n2,bert-0123456789ab.tar.gz\n3,x/gpt2\n4,bert-0123456789ab\n"
+    assert trace.read_csv(written(tmp_path, text), listed).model.tolist() == [0, 0, 1, 0]
+    two = models(["bert-0123456789ab.tar.gz", "bert-ba9876543210.tar.gz"], disk=1, active=1)
+    with pytest.raises(UsageError, match="several versions are called 'bert'"):
+        trace.read_csv(written(tmp_path, "time,model\n1,bert\n"), two)
+
+
+def test_the_containers_log_is_a_trace(tmp_path: Path) -> None:
+    def line(time: float, target: str, total: float, predict: float, batch: int = 1) -> str:
+        fields = {"time": time, "level": "info", "event": "invoke", "model": "hash", "target": target}
+        return json.dumps({**fields, "total_ms": total, "predict_ms": predict, "decode_ms": 0, "batch": batch})
+
+    text = "\n".join(
+        [
+            json.dumps({"time": 1, "event": "load", "model": "hash"}),
+            "what a handler prints {",
+            line(102.0, "gpt2", 2000, 400, batch=2),
+            f"2026-11-26T21:00:00 {line(100.5, 'bert', 100, 50)}",
+        ]
+    )
+    asked = trace.read_access_log(written(tmp_path, text, "log"), three())
+    assert asked.model.tolist() == [1, 0]
+    assert asked.time.tolist() == pytest.approx([0, 0.4])
+    assert asked.factor is not None
+    assert asked.factor.tolist() == pytest.approx([1.0, 0.5])
+    with pytest.raises(UsageError, match="line 1: there is no model 'other'"):
+        trace.read_access_log(written(tmp_path, line(1, "other", 1, 1), "log"), three())
+    with pytest.raises(UsageError, match="has no invocation"):
+        trace.read_access_log(written(tmp_path, "nothing\n", "log"), three())
+
+
+# ---- laws
+
+
+def test_a_laws_requests_have_its_rate_and_its_popularity() -> None:
+    asked, rates = trace.generate(trace.Law(50, 1.0, 2000), 100, seed=3)
+    assert len(asked) == pytest.approx(100_000, rel=0.02)
+    assert rates.sum() == pytest.approx(50)
+    seen = np.bincount(asked.model, minlength=100) / len(asked)
+    assert np.abs(seen - rates / 50).max() < 0.01
+    assert np.all(np.diff(asked.time) >= 0)
+
+
+def test_days_swing_bursts_burst_and_tenants_come_and_go() -> None:
+    swinging, _ = trace.generate(trace.Law(1, 0.5, 86400, swing=0.8), 10)
+    day, night = ((swinging.time < 43200).sum(), (swinging.time >= 43200).sum())
+    assert day / night == pytest.approx((1 + 0.8 * 2 / np.pi) / (1 - 0.8 * 2 / np.pi), rel=0.1)
+    calm, _ = trace.generate(trace.Law(10, 0.5, 7200), 10)
+    bursting, _ = trace.generate(trace.Law(10, 0.5, 7200, bursts=(6, 10, 20)), 10)
+    most = [np.histogram(asked.time, bins=720)[0].max() for asked in (calm, bursting)]
+    assert most[1] > 3 * most[0]
+    churning, rates = trace.generate(trace.Law(20, 1.2, 86400, churn=1.0), 50)
+    first, last = (np.bincount(part, minlength=50) for part in np.array_split(churning.model, 8)[::7])
+    assert np.argmax(first) == np.argmax(rates)
+    assert np.corrcoef(first, last)[0, 1] < 0.9
+
+
+@pytest.mark.parametrize(
+    "law",
+    [
+        trace.Law(0, 1, 10),
+        trace.Law(1, -1, 10),
+        trace.Law(1, 1, 0),
+        trace.Law(1, 1, 10, swing=2),
+        trace.Law(1, 1, 10, bursts=(1, 0.5, 1)),
+        trace.Law(1, 1, 10, churn=-1),
+        trace.Law(1e6, 1, 1e6),
+    ],
+)
+def test_what_is_no_law_is_refused(law: trace.Law) -> None:
+    with pytest.raises(UsageError):
+        trace.generate(law, 10)
+
+
+def test_planning_looks_at_the_busiest_time_with_a_burst() -> None:
+    law = trace.Law(10, 0.9, 3600, swing=0.5, bursts=(2, 4, 60))
+    asked, rates = trace.busiest_of(law, 20, 15_000)
+    assert rates.sum() == pytest.approx(15)
+    counts = np.histogram(asked.time, bins=np.arange(0, asked.time[-1], 10))[0] / 10
+    assert np.median(counts) == pytest.approx(15, rel=0.15)
+    assert counts.max() > 40
+
+
+# ---- caches in theory
+
+
+def test_the_characteristic_time_fills_the_cache() -> None:
+    rates = 1.0 / np.arange(1, 101)
+    sizes = np.full(100, 3)
+    time = characteristic_time(rates, sizes, 90)
+    assert (sizes * (1 - np.exp(-rates * time))).sum() == pytest.approx(90)
+    assert characteristic_time(rates, sizes, 300) == float("inf")
+    assert che_hit_ratio(rates, sizes, 300) == 1.0
+    assert che_hit_ratio(np.zeros(3), np.ones(3), 1) == 1.0
+
+
+# ---- CloudWatch
+
+
+def test_a_live_endpoints_metrics_are_traffic(local_aws: LocalAws) -> None:
+    cloudwatch: Any = boto3.client(
+        "cloudwatch",
+        endpoint_url=local_aws.url,
+        region_name="us-east-1",
+        aws_access_key_id=local_aws.env["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=local_aws.env["AWS_SECRET_ACCESS_KEY"],
+    )
+    name = f"e{uuid.uuid4().hex[:8]}"
+    end = datetime.now(timezone.utc).replace(second=0, microsecond=0)
+    dimensions = [{"Name": "EndpointName", "Value": name}, {"Name": "VariantName", "Value": "v"}]
+    for space, metric, value in (
+        ("AWS/SageMaker", "Invocations", 120.0),
+        ("AWS/SageMaker", "ModelCacheHit", 0.75),
+        ("/aws/sagemaker/Endpoints", "LoadedModelCount", 40.0),
+    ):
+        cloudwatch.put_metric_data(
+            Namespace=space,
+            MetricData=[
+                {
+                    "MetricName": metric,
+                    "Dimensions": dimensions,
+                    "Timestamp": end - timedelta(minutes=minute, seconds=-5),
+                    "Value": value,
+                }
+                for minute in (10, 20)
+            ],
+        )
+    seen = live.read(cloudwatch, name, ["v"], end, 1.0)
+    assert (seen.per_minute.sum(), seen.per_minute.max(), seen.hit_ratio, seen.loaded) == (240, 120, 0.75, 40)
+    power = live.exponent(seen, 200)
+    assert power is not None
+    weights = 1.0 / np.arange(1, 201) ** power
+    assert che_hit_ratio(weights, np.ones(200), 40) == pytest.approx(0.75, abs=0.001)
+    asked, rates = live.requests(seen, 200, power)
+    assert len(asked) == 240
+    assert rates.sum() == pytest.approx(240 / 3600)
+    assert live.exponent(seen, 30) is None
+    with pytest.raises(EndpointError, match="had no invocations"):
+        live.read(cloudwatch, "nobody", ["v"], end, 1.0)
+
+
+# ---- prices
+
+
+def test_the_shipped_prices_say_where_and_when_they_are_from() -> None:
+    prices = instances.load()
+    assert prices.region == "us-east-1"
+    assert prices.day in prices.words
+    assert "AWS Price List" in prices.words
+    assert prices.type("ml.m5.xlarge").usd_per_hour == 0.23
+    assert all(kind.vcpus and kind.memory and kind.usd_per_hour for kind in prices.types.values())
+
+
+def test_a_type_without_a_price_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(UsageError) as caught:
+        instances.load().type("ml.m5.xlrage")
+    assert "has no price of 'ml.m5.xlrage'" in str(caught.value)
+    assert "ml.m5.xlarge" in str(caught.value)
+
+
+def test_another_region_needs_another_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="not of eu-west-1"):
+        instances.load(region="eu-west-1")
+    text = instances.SHIPPED.read_text().replace('"us-east-1"', '"eu-west-1"', 1)
+    assert instances.load(written(tmp_path, text, "eu.toml"), "eu-west-1").region == "eu-west-1"
+
+
+GOOD = 'region = "r"\nday = "d"\nsource = "s"\n[types]\n"ml.a.b" = { vcpus = 2, memory_gib = 4, usd_per_hour = 0.1 }\n'
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (('region = "r"\n', ""), "region must be a text"),
+        (('source = "s"\n', ""), "source must be a text"),
+        (("vcpus = 2", "vcpus = 0"), "vcpus is 0"),
+        (("usd_per_hour = 0.1", "usd_per_hour = -1"), "usd_per_hour is -1"),
+        ((", usd_per_hour = 0.1", ""), "usd_per_hour is None"),
+        (("usd_per_hour", "eur_per_hour"), "eur_per_hour is not a key"),
+        (('"ml.a.b"', '"m5.large"'), "is no instance type"),
+        (("[types]", "[other]"), "types is missing"),
+        (("{ vcpus", "vcpus"), "is not a price file"),
+    ],
+)
+def test_a_bad_price_file_is_refused_with_the_key(tmp_path: Path, change: tuple[str, str], words: str) -> None:
+    assert instances.load(written(tmp_path, GOOD, "good.toml")).type("ml.a.b").vcpus == 2
+    with pytest.raises(UsageError) as caught:
+        instances.load(written(tmp_path, GOOD.replace(*change), "bad.toml"))
+    assert words in str(caught.value)
+    assert "bad.toml" in str(caught.value)
