@@ -5,8 +5,9 @@
 One endpoint of the local AWS with our container: `--models` seeded models, of which the disk holds `--fits` at a time,
 and which are parked after three seconds. Three traces: uniform, Zipf 0.8, and Zipf 1.2 with a deployment in the middle.
 What a model needs (seconds warm, woken, and cold with a full disk) is measured on the same endpoint right before each
-trace, one request at a time; then the trace is played in real time and simulated. The first third warms the caches and
-is not counted.
+trace, one request at a time, and what of a load cannot go on beside another (the local AWS fetches and extracts in one
+process) by four cold requests at a time; then the trace is played in real time and simulated. The first third warms the
+caches and is not counted.
 
 Needs root, to mount the small file system that is the instance's disk. Figures are as good as the machine is quiet.
 """
@@ -45,6 +46,7 @@ BALLAST = 12 << 20
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/models:1"
 TRUST = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
 DEPLOYMENT_PAUSE = 20.0
+TOGETHER = 4
 HANDLER = """
 import json
 
@@ -207,7 +209,20 @@ def calibrate(endpoint: Endpoint, count: int) -> dict[str, list[float]]:
     for _ in range(2):
         time.sleep(PARK_AFTER + 1)
         woken += [endpoint.ask(model) for model in kept]
-    return {"cold": full, "warm": warm, "woken": woken}
+    together: list[float] = []
+    with ThreadPoolExecutor(TOGETHER) as pool:
+        # Those that have not been asked for longest are not there.
+        for start in range(0, count // 3 - TOGETHER, TOGETHER):
+            began = time.perf_counter()
+            list(pool.map(endpoint.ask, range(start, start + TOGETHER)))
+            together.append(time.perf_counter() - began)
+    return {"cold": full, "warm": warm, "woken": woken, "together": together}
+
+
+def spread_of(seconds: list[float]) -> list[float]:
+    """Factors of the median; one factor where there is nothing to vary."""
+    usual = statistics.median(seconds)
+    return quantiles([max(0.0, value) / usual for value in seconds]) if usual > 0 else [1.0]
 
 
 def trace(count: int, exponent: float, rate: float, seconds: float, pause_at: float | None) -> Requests:
@@ -262,21 +277,26 @@ def compare(
 
     answer = statistics.median(found["warm"])
     cold = statistics.median(found["cold"])
+    # Four loads at a time take cold + 3 * serial seconds; the serial part goes to the network, the rest to the cores.
+    serial = (statistics.median(found["together"]) - cold) / (TOGETHER - 1)
+    serial = min(max(serial, 0.0), cold - answer)
     needs = models(
         [f"m{n}" for n in range(args.models)],
         disk=args.size,
         active=1,
-        load=cold - answer,
+        archive=serial * 1e9,
+        load=cold - answer - serial,
         wake=max(0.0, statistics.median(found["woken"]) - answer),
         answer=answer,
         cores=1.0,
         answer_spread=quantiles([seconds / answer for seconds in found["warm"]]),
-        load_spread=quantiles([(seconds - answer) / (cold - answer) for seconds in found["cold"]]),
+        load_spread=spread_of([seconds - answer - serial for seconds in found["cold"]]),
     )
     fleet = Fleet(
         1,
         args.cores,
         disk=limit,
+        download=1e9,
         serving=replace(OURS, park_after=PARK_AFTER),
         deployments=() if half is None else (half + 0.1,),
     )
@@ -288,7 +308,12 @@ def compare(
         "failed": int(np.isnan(measured).sum()),
         "measured": {"hit": hit / max(1, number), **{f"p{p}": float(np.percentile(good, p)) for p in (50, 99)}},
         "predicted": {"hit": predicted.hit_ratio, **{f"p{p}": predicted.percentile(p) for p in (50, 99)}},
-        "needs": {"warm": answer, "woken": statistics.median(found["woken"]), "cold": cold},
+        "needs": {
+            "warm": answer,
+            "woken": statistics.median(found["woken"]),
+            "cold": cold,
+            "of it one at a time": serial,
+        },
         "predicted_woken": predicted.woken_share,
         "refused": int((predicted.outcome != engine.OK).sum()),
     }
