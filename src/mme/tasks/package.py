@@ -12,6 +12,7 @@ from invoke import Context
 
 from mme import console
 from mme.archive import contents
+from mme.catalog import schema as catalog_schema
 from mme.catalog.spec import ModelSpec
 from mme.errors import MmeError, UsageError
 from mme.packaging import build, unchanged, verify
@@ -172,3 +173,17 @@ def inspect(
         print_json(manifest)
         return
     print(inspection.text(manifest, files))
+
+
+@command({"out": "write it into this folder, as models.schema.json, instead of printing it"})
+def schema(context: Context, out: str | None = None) -> None:
+    """Print the JSON schema of the catalogue, with which editors complete and check it.
+
+    The first line of models.toml names it: #:schema ./models.schema.json
+    """
+    if out is None:
+        print(catalog_schema.text(), end="")
+        return
+    path = Path(out) / catalog_schema.FILE.name
+    path.write_text(catalog_schema.text(), encoding="utf-8")
+    note(f"Wrote {path}.")
