@@ -25,6 +25,7 @@ class Settings:
     memory_limit: int | None
     memory_reserve: int | None
     invoke_timeout: float
+    stall_timeout: float
     load_timeout: float
     drain_timeout: float
     max_body: int
@@ -87,6 +88,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         memory_limit=size("MME_MEMORY_LIMIT"),
         memory_reserve=size("MME_MEMORY_RESERVE"),
         invoke_timeout=number("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", minutes * 60, 0.1, 86400),
+        stall_timeout=number("MME_STALL_TIMEOUT", 10, 0.1, 3600),
         load_timeout=number("MME_LOAD_TIMEOUT", 350, 0.1, 86400),
         drain_timeout=number("MME_DRAIN_TIMEOUT", 25, 0, 3600),
         # The platform forwards up to 6 MiB; the stock server's own bound is this odd number.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from mme.container.text import json_bytes
 
 
 class ServingError(Exception):
@@ -20,7 +20,7 @@ class ServingError(Exception):
 
 def error_body(status: int, kind: str, message: str) -> bytes:
     """``{"code", "type", "message"}`` as JSON bytes."""
-    return json.dumps({"code": status, "type": kind, "message": message}, ensure_ascii=False).encode()
+    return json_bytes({"code": status, "type": kind, "message": message})
 
 
 def bad_request(message: str) -> ServingError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -51,8 +52,8 @@ def _cgroup() -> tuple[int, int] | None:
         limit = _number(limit_file)
         if limit is None or limit >= _UNLIMITED:
             continue
-        stat = dict(row.split() for row in (_read(stat_file) or "").splitlines() if len(row.split()) == 2)
-        return limit, sum(int(stat.get(kind, 0)) for kind in kinds)
+        rows = dict(row.split() for row in (_read(stat_file) or "").splitlines() if len(row.split()) == 2)
+        return limit, sum(int(rows.get(kind, 0)) for kind in kinds)
     return None
 
 
@@ -137,11 +138,13 @@ def weights(model_dir: str) -> Weights:
         for name in names:
             suffix = Path(name).suffix.lower()
             if suffix in WEIGHT_FILES:
-                stat = Path(folder, name).stat()
+                info = Path(folder, name).stat()
+                if not stat.S_ISREG(info.st_mode):
+                    continue
                 if suffix in MAPPED_FILES:
-                    mapped[(stat.st_dev, stat.st_ino, stat.st_size)] = stat.st_size
+                    mapped[(info.st_dev, info.st_ino, info.st_size)] = info.st_size
                 else:
-                    copied += stat.st_size
+                    copied += info.st_size
     if mapped:  # the same weights in an older format beside them are not read
         copied = 0
     return Weights(sum(mapped.values()), copied, tuple(sorted(mapped)))

@@ -7,9 +7,11 @@ import json
 import os
 import struct
 from dataclasses import asdict, dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from mme.container.files import open_regular, read_regular
 from mme.container.memory import WEIGHT_FILES
 
 MAX_READ = 64 * 1024 * 1024  # bytes of tokenizer and configuration files that are worth a digest
@@ -88,8 +90,8 @@ def _key(kind: str, factory: str, options: dict[str, Any], content: str) -> str:
 def _content(kind: str, path: str) -> str | None:
     """A digest of all that can matter to a recipe's result. None where there is no telling."""
     try:
-        return code_key(Path(path).read_bytes()) if kind == "code" else _digest(path, kind)
-    except (OSError, ValueError, struct.error):
+        return code_key(read_regular(path, MAX_READ)) if kind == "code" else _digest(path, kind)
+    except (OSError, ValueError, RecursionError, struct.error):
         return None
 
 
@@ -122,17 +124,16 @@ def _digest(folder: str, kind: str) -> str | None:
                     return None
                 content = _header(path)
             else:
-                size += path.stat().st_size
-                if size > MAX_READ:
-                    return None
-                content = _configuration(path, kind) if name == "config.json" else path.read_bytes()
+                raw = read_regular(path, MAX_READ - size)
+                size += len(raw)
+                content = _configuration(path, raw, kind) if name == "config.json" else raw
             total.update(hashlib.blake2b(content, digest_size=16).digest())
     return total.hexdigest()
 
 
-def _configuration(path: Path, kind: str) -> bytes:
+def _configuration(path: Path, raw: bytes, kind: str) -> bytes:
     """config.json without the fields that do not matter to the result."""
-    config = json.loads(path.read_bytes())
+    config = json.loads(raw)
     if not isinstance(config, dict):
         raise ValueError(f"{path} holds no object")
     unread = {"_name_or_path"} | (_NOT_FOR_TOKENIZERS if kind == "tokenizer" else set())
@@ -141,8 +142,9 @@ def _configuration(path: Path, kind: str) -> bytes:
 
 def _header(path: Path) -> bytes:
     """A safetensors file's header (names, types, shapes, places) and the file's size."""
-    with path.open("rb") as file:
+    with open_regular(path) as raw, BufferedReader(raw) as file:
         length = struct.unpack("<Q", file.read(8))[0]
-        if length > MAX_READ:
+        size = os.fstat(file.fileno()).st_size
+        if length > min(size, MAX_READ):
             raise ValueError(f"{path} has a header of {length} bytes")
-        return bytes(file.read(length)) + str(path.stat().st_size).encode()
+        return file.read(length) + str(size).encode()

@@ -45,11 +45,12 @@ def pack(kind: Kind, number: int = 0, meta: dict[str, Any] | None = None, body: 
 
 
 class Decoder:
-    """Cuts a stream of bytes into frames."""
+    """Cuts a stream of bytes into frames. Raises ValueError at one that is larger than ``limit`` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
         self._buffer = bytearray()
         self._need = HEADER_SIZE
+        self._limit = limit
 
     def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
         self._buffer += data
@@ -60,6 +61,8 @@ class Decoder:
         while size - at >= HEADER_SIZE:
             kind, number, meta_size, body_size = _HEADER.unpack_from(self._buffer, at)
             end = at + HEADER_SIZE + meta_size + body_size
+            if self._limit is not None and end - at > self._limit:
+                raise ValueError(f"a frame of {end - at} bytes is larger than {self._limit} bytes")
             if end > size:
                 self._need = end - at
                 break

@@ -61,7 +61,7 @@ def model(name: str = "m", number: int = 1, mapped: int = 0, copied: int = 0, st
 
 def worker(of: Model, pid: int = 100, received: Callable[[WorkerLink, Frame], None] = lambda *_: None) -> WorkerLink:
     """A process of the model that is up. Needs a running loop."""
-    link = WorkerLink(of, received, lambda _: None)
+    link = WorkerLink(of, received, lambda _: None, lambda _, error: None)
     link.connection_made(Wire())
     link.pid = pid
     link.was_ready = True

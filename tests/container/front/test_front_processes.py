@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from mme.container.front.hub import Hub
 from mme.container.front.log import Log
 from mme.container.front.models import Model, State, WorkerLink
 from mme.container.front.parent_link import Listener
-from mme.container.wire import Kind
+from mme.container.wire import Kind, pack
 
-READY = {"seconds": 0.01, "cpu": 0.01, "private": 1000, "shared": [], "recipes": []}
+READY = {"seconds": 0.01, "cpu": 0.01, "private": 1000, "shared": [], "recipes": [], "notes": {}}
 
 
 class Parent:
@@ -233,6 +234,33 @@ def test_one_that_the_front_ends_leaves_its_model_parked_and_comes_back_for_what
         says(front.parent.forks[-1], Kind.READY, meta=READY)
         await until(lambda: model.state is State.ACTIVE)
         assert list(model.worker.sent) == [waits]
+
+    run(work)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pack(Kind.RESULT, 1, {"status": 200}),
+        pack(Kind.STARTED, 0, {"ids": 7}),
+        pack(Kind.MEMORY, 0, {"private": "much"}),
+        struct.pack("<BQII", Kind.RESULT, 1, 0, 4 * 1024**3 - 1),
+        struct.pack("<BQII", Kind.RESULT, 1, 2, 0) + b"{]",
+    ],
+    ids=["no times", "no list", "no number", "4 GB", "no JSON"],
+)
+def test_one_that_sends_what_no_worker_sends_is_ended(run: Any, sent: bytes) -> None:
+    async def work(front: Front) -> None:
+        model = await front.load("m")
+        worker = model.worker
+        assert worker is not None
+        held = front.ask("m")
+        worker.started.add(held)
+        worker.data_received(sent)
+        await until(lambda: held in front.answers.status)
+        assert front.answers.status == {held: 500}
+        assert front.parent.killed == [worker.pid]
+        assert model.state is State.PARKED
 
     run(work)
 

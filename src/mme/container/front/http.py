@@ -2,25 +2,54 @@
 
 It knows nothing of models. Requests on one connection are answered in order; a connection that closes while its request
 is worked on cancels that request.
+
+Nothing that arrives is trusted to end, or to be small:
+
+- a head (and a trailer) is counted as it arrives, and refused with 431 above MAX_HEAD bytes;
+- a body is counted as it arrives, against ``max_body`` (413) and against the budget of all bodies (503);
+- a request has to keep coming: nothing for ``stall_seconds``, or not complete within ``whole_seconds``, is a 408. Where
+  the budget is short, whoever has paused for longer than SLOW_SECONDS gives way first;
+- whoever does not read its answers gets no further ones worked on, and is cut off after the same times;
+- whoever sends what takes long to parse (pipelined requests, tiny chunks) is parsed for TURN_SECONDS at a time, one
+  connection after the other, and everybody else is served in between.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Protocol, cast
 
 import httptools
 
 from mme.container.errors import error_body
+from mme.container.front.budget import Budget
 
 MAX_HEAD = 64 * 1024
 IDLE_SECONDS = 75.0
+SLOW_SECONDS = 1.0
+LINGER_SECONDS = 2.0  # to read a refusal in
+TURN_SECONDS = 0.002
+SLICE = 16 * 1024  # bytes parsed at once
 JSON_TYPE = "application/json"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_WITHOUT_BODY = (204, 304)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Sizes are bytes. ``look_seconds`` is how often connections are looked at for the other times."""
+
+    max_body: int
+    stall_seconds: float = 10.0
+    whole_seconds: float = 60.0
+    look_seconds: float = 1.0
 
 
 class Request:
@@ -50,13 +79,50 @@ class Request:
 class Server(Protocol):
     """What a connection needs of the rest."""
 
-    max_body: int
+    limits: Limits
+    budget: Budget
     connections: set[Connection]
+    turns: Turns
 
     @property
     def closing(self) -> bool: ...
 
     def handle(self, request: Request) -> None: ...
+
+
+class Turns:
+    """Connections with more to parse than fits one turn: one of them after each turn of the event loop."""
+
+    def __init__(self) -> None:
+        self._queue: deque[Connection] = deque()
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._queue)
+
+    def add(self, connection: Connection) -> None:
+        self._queue.append(connection)
+        if len(self._queue) == 1:
+            self._soon()
+
+    def _soon(self) -> None:
+        asyncio.get_running_loop().call_soon(self._one)  # sockets are looked at before it is run
+
+    def _one(self) -> None:
+        try:
+            self._queue.popleft().go_on()
+        finally:
+            if self._queue:
+                self._soon()
+
+
+async def look_after(server: Server) -> None:
+    """End what has stalled or is idle, for as long as this runs."""
+    while True:
+        await asyncio.sleep(server.limits.look_seconds)
+        now = time.monotonic()
+        for connection in list(server.connections):
+            connection.look(now)
 
 
 class Connection(asyncio.Protocol):
@@ -69,40 +135,149 @@ class Connection(asyncio.Protocol):
         self._url = b""
         self._headers: dict[str, str] = {}
         self._head_size = 0
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._body = bytearray()
+        self._in_message = False
+        self._messages = 0  # that began in the piece which is parsed now
+        self._progress = False  # whether that piece held anything of a body
+        self._silent = 0  # bytes since the request began, or since its body's last byte
+        self._held = 0  # bytes of the budget: of the body that arrives, and of requests that wait behind another
+        self._refusal: tuple[int, str, str] | None = None
         self._refused = False
         self._current: Request | None = None
         self._waiting: deque[Request] = deque()
-        self._paused = False
-        self._idle: asyncio.TimerHandle | None = None
+        self._rest = b""  # arrived and not parsed yet
+        self._queued = False  # for a turn to parse it
+        self._reading = True
+        self._unsent = 0  # bytes of answers that the client does not take; counted in the budget
+        self._last = time.monotonic()  # when something arrived, was answered, or was taken by the client
+        self._began = 0.0  # when the request that arrives began, or the client stopped reading
 
     # -- asyncio ------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._server.connections.add(self)
-        self._rest()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
-        self._stop_idle()
+        self._server.budget.give(self._held + self._unsent)
+        self._held = self._unsent = 0
         self._transport = None
+        self._rest = b""
+        self._body = bytearray()
         self._waiting.clear()
-        if self._current is not None and not self._current.answered:
-            self._current.answered = True
-            if self._current.gone is not None:
-                self._current.gone()
-        self._current = None
+        current, self._current = self._current, None
+        if current is not None and not current.answered:
+            current.answered = True
+            if current.gone is not None:
+                current.gone()
 
     def data_received(self, data: bytes) -> None:
-        self._stop_idle()
-        if self._refused:
+        self._last = time.monotonic()
+        if self._refused or self._refusal:
             return
+        if self._rest or self._queued or (len(data) > SLICE and self._server.turns.busy):
+            self._rest += data
+            self._arrange()
+        else:
+            self._feed(data)
+
+    def pause_writing(self) -> None:
+        if self._transport is not None and not self._unsent:
+            self._unsent = max(1, self._transport.get_write_buffer_size())
+            self._server.budget.force(self._unsent)
+            self._last = self._began = time.monotonic()
+
+    def resume_writing(self) -> None:
+        self._server.budget.give(self._unsent)
+        self._unsent = 0
+        self._last = time.monotonic()
+        self._proceed()
+
+    def look(self, now: float) -> None:
+        """End what takes too long. Called now and then."""
+        limits = self._server.limits
+        if self._transport is None or self._refused:
+            return
+        if self._unsent:
+            size = max(1, self._transport.get_write_buffer_size())
+            if size < self._unsent:
+                self._server.budget.give(self._unsent - size)
+                self._unsent, self._last = size, now
+            if now - self._last > limits.stall_seconds or now - self._began > limits.whole_seconds:
+                self._transport.abort()
+        elif self._in_message and self._reading:
+            if now - self._last > limits.stall_seconds or now - self._began > limits.whole_seconds:
+                self._refuse(408, "RequestTimeoutException", "The request did not arrive in time")
+        elif self._current is None and now - self._last > IDLE_SECONDS:
+            self._close()
+
+    def give_way(self, now: float) -> bool:
+        """Somebody needs room. True if this one, which has been slow, has given some."""
+        if now - self._last < SLOW_SECONDS or self._transport is None:
+            return False
+        if self._unsent:
+            self._server.budget.give(self._unsent)
+            self._unsent = 0
+            self._transport.abort()
+            return True
+        if self._body and self._reading:
+            self._refuse(408, "RequestTimeoutException", "The request came too slowly, and others needed the room")
+            return True
+        return False
+
+    # -- parsing ------------------------------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        """Parse what has arrived, piece by piece, as long as more of it is of use now."""
+        began = time.monotonic()
+        at = 0
+        while at < len(data) and not (self._refused or self._refusal) and self._transport is not None:
+            if self._waiting or self._unsent or (at and time.monotonic() - began > TURN_SECONDS):
+                self._rest = data[at:]
+                break
+            piece = data if len(data) <= SLICE else data[at : at + SLICE]
+            at += len(piece)
+            self._parse(piece)
+        self._arrange(long=time.monotonic() - began > TURN_SECONDS)
+
+    def go_on(self) -> None:
+        """It is this connection's turn to be parsed."""
+        self._queued = False
+        data, self._rest = self._rest, b""
+        if data and self._transport is not None:
+            self._feed(data)
+        else:
+            self._arrange()
+
+    def _arrange(self, long: bool = False) -> None:
+        """Read on, or stop reading; ask for a turn where there is something to parse."""
+        if self._transport is None:
+            return
+        blocked = bool(self._waiting) or self._unsent > 0
+        if (self._rest or long) and not blocked and not self._queued:
+            self._queued = True
+            self._server.turns.add(self)
+        reading = not (blocked or self._rest or self._queued) or self._refused
+        if reading != self._reading and not self._transport.is_closing():
+            self._reading = reading
+            if reading:
+                self._began = self._last = time.monotonic()
+                self._transport.resume_reading()
+            else:
+                self._transport.pause_reading()
+
+    def _parse(self, piece: bytes) -> None:
+        apart = not self._in_message  # whatever is in the piece belongs to what begins in it
+        self._messages, self._progress = 0, False
+        size = len(piece)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._refuse(400, "BadRequestException", "This server speaks HTTP/1.1 alone")
+            while piece:
+                try:
+                    self._parser.feed_data(piece)
+                    break
+                except httptools.HttpParserUpgrade as upgrade:
+                    piece = self._without_upgrade() + piece[upgrade.args[0] or len(piece) :]
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             if not isinstance(cause, _RefusedError):
@@ -110,108 +285,162 @@ class Connection(asyncio.Protocol):
             self._refuse(cause.status, cause.kind, cause.message)
         except httptools.HttpParserError as error:
             self._refuse(400, "BadRequestException", f"This is not an HTTP request: {error}")
-        if self._current is None and not self._refused:
-            self._rest()  # half a request: its sender has as long as an idle client for each further piece
+        if self._progress or not self._in_message:
+            self._silent = 0
+        elif not self._messages:
+            self._silent += size
+        else:
+            self._silent = size if apart and self._messages == 1 else 0
+        if self._silent > MAX_HEAD and not self._refused:
+            self._refuse(431, "BadRequestException", f"The headers are larger than {MAX_HEAD} bytes")
 
-    # -- httptools ----------------------------------------------------------------------------------------------
+    def _without_upgrade(self) -> bytes:
+        """The head that has just been parsed, without its offer to speak another protocol (``Upgrade: h2c``), and a new
+        parser to read it and what follows: the old one takes what follows for that protocol."""
+        method, version = self._parser.get_method(), self._parser.get_http_version().encode()
+        if method == b"CONNECT":
+            return b""
+        rows = [b"%s %s HTTP/%s" % (method, self._url, version)]
+        for name, value in self._headers.items():
+            if name == "connection":
+                value = ", ".join(token for token in value.split(",") if token.strip().lower() != "upgrade")
+            if name != "upgrade":
+                rows.append(f"{name}: {value}".encode("latin-1"))
+        self._parser = httptools.HttpRequestParser(self)
+        return b"\r\n".join([*rows, b"", b""])
 
     def on_message_begin(self) -> None:
         self._url = b""
         self._headers = {}
         self._head_size = 0
-        self._chunks = []
-        self._size = 0
+        self._in_message = True
+        self._messages += 1
+        self._began = self._last
 
     def on_url(self, url: bytes) -> None:
         self._url += url
-        self._grow(len(url))
+        self._count_head(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._grow(len(name) + len(value))
+        self._count_head(len(name) + len(value))
         self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
 
-    def _grow(self, size: int) -> None:
+    def _count_head(self, size: int) -> None:
         self._head_size += size
         if self._head_size > MAX_HEAD:
             raise _RefusedError(431, "BadRequestException", f"The headers are larger than {MAX_HEAD} bytes")
 
     def on_headers_complete(self) -> None:
         length = self._headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self._server.max_body:
+        size = int(length) if length.isascii() and length.isdigit() else 0
+        if size > self._server.limits.max_body:
             raise self._too_large()
-        if self._headers.get("expect", "").lower() == "100-continue" and self._transport is not None:
+        if size and not self._server.budget.fits(size):
+            self._make_room(size)
+        owed = self._current is not None or self._waiting
+        if self._headers.get("expect", "").lower() == "100-continue" and self._transport is not None and not owed:
             self._transport.write(_CONTINUE)
 
     def on_body(self, body: bytes) -> None:
-        self._size += len(body)
-        if self._size > self._server.max_body:
+        self._progress = True
+        size = len(body)
+        if len(self._body) + size > self._server.limits.max_body:
             raise self._too_large()
-        self._chunks.append(body)
+        if not self._server.budget.take(size):
+            self._make_room(size)
+            self._server.budget.force(size)
+        self._held += size
+        self._body += body
+
+    def _make_room(self, size: int) -> None:
+        """Have slow clients give way, the slowest first. Raises 503 if that does not make room for so many bytes."""
+        budget = self._server.budget
+        now = time.monotonic()
+        others = iter(sorted(self._server.connections - {self}, key=lambda connection: connection._last))
+        while not budget.fits(size) and (other := next(others, None)) is not None:
+            other.give_way(now)
+        if not budget.fits(size):
+            raise _RefusedError(
+                503, "ServiceUnavailableException", "Too much request data waits in the container; try again later"
+            )
 
     def _too_large(self) -> _RefusedError:
         return _RefusedError(
-            413, "RequestTooLargeException", f"The request's body is larger than {self._server.max_body} bytes"
+            413, "RequestTooLargeException", f"The request's body is larger than {self._server.limits.max_body} bytes"
         )
 
     def on_message_complete(self) -> None:
+        if self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT":
+            return  # it is parsed once more, without that
         path, _, query = self._url.decode("latin-1").partition("?")
-        request = Request(self, self._parser.get_method().decode(), path, query, self._headers)
-        request.body = b"".join(self._chunks)
-        request.keep_alive = self._parser.should_keep_alive()
-        self._chunks = []
-        if self._current is not None:
+        method = self._parser.get_method().decode("latin-1")
+        request = Request(self, method, path, query, self._headers)
+        request.body = bytes(self._body)
+        request.keep_alive = self._parser.should_keep_alive() and method != "CONNECT"
+        self._body = bytearray()
+        self._in_message = False
+        if self._current is not None or self._waiting or self._unsent:
             self._waiting.append(request)
-            if not self._paused and self._transport is not None:
-                self._paused = True
-                self._transport.pause_reading()
-            return
-        self._begin(request)
+        else:
+            self._begin(request)
 
     # -- answering ----------------------------------------------------------------------------------------------
 
     def _begin(self, request: Request) -> None:
         self._current = request
+        self._held -= len(request.body)
+        self._server.budget.give(len(request.body))  # whoever takes the request counts it
         self._server.handle(request)
 
     def respond(self, request: Request, status: int, body: bytes, content_type: str, extra: str) -> None:
         if self._transport is None or request is not self._current:
             return
         keep = request.keep_alive and not self._server.closing
+        described = (
+            "" if status in _WITHOUT_BODY else f"Content-Type: {clean(content_type)}\r\nContent-Length: {len(body)}\r\n"
+        )
         head = (
-            f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n"
-            f"Content-Type: {_clean(content_type)}\r\nContent-Length: {len(body)}\r\n{extra}"
+            f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n{described}{extra}"
             f"{'' if keep else 'Connection: close' + chr(13) + chr(10)}\r\n"
         ).encode("latin-1", "replace")
-        if request.method == "HEAD":
+        if request.method == "HEAD" or status in _WITHOUT_BODY:
             body = b""
+        self._last = time.monotonic()
+        self._current = None
         if len(body) < 65536:
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
-        self._current = None
         if not keep:
+            self._waiting.clear()
             self._transport.close()
-        elif self._waiting:
-            asyncio.get_running_loop().call_soon(self._next)
-        else:
-            self._rest()
+        elif self._waiting or self._refusal:
+            asyncio.get_running_loop().call_soon(self._proceed)
 
-    def _next(self) -> None:
-        if self._current is None and self._waiting and self._transport is not None:
-            request = self._waiting.popleft()
-            if not self._waiting and self._paused:
-                self._paused = False
-                self._transport.resume_reading()
-            self._begin(request)
+    def _proceed(self) -> None:
+        """Go on with what waits behind an answer, as long as the client takes its answers."""
+        if self._transport is None or self._current is not None or self._unsent:
+            return
+        if self._waiting:
+            self._begin(self._waiting.popleft())
+        elif self._refusal:
+            refusal, self._refusal = self._refusal, None
+            self._refuse(*refusal)
+        if not self._waiting:
+            self._arrange()
 
     def _refuse(self, status: int, kind: str, message: str) -> None:
         """Answer what could not be parsed or is too large, then close: the rest of the stream is of no use."""
+        if self._transport is None or self._transport.is_closing() or self._refused:
+            return
+        self._rest = b""
+        self._held -= len(self._body)
+        self._server.budget.give(len(self._body))
+        self._body = bytearray()
+        if self._current is not None or self._waiting:  # answers to earlier requests come first
+            self._refusal = (status, kind, message)
+            return
         self._refused = True
-        if self._transport is None or self._transport.is_closing():
-            return
-        if self._current is not None:  # an answer to an earlier request is still owed: close without a word
-            self._transport.close()
-            return
         body = error_body(status, kind, message)
         head = (
             f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}\r\nContent-Type: {JSON_TYPE}\r\n"
@@ -219,23 +448,18 @@ class Connection(asyncio.Protocol):
         )
         self._transport.write(head.encode() + body)
         # Closing at once would reset the connection while the client still sends, and lose the answer on its way.
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        self._idle = asyncio.get_running_loop().call_later(2.0, self._close)
+        with contextlib.suppress(OSError, RuntimeError):
+            if self._transport.can_write_eof():
+                self._transport.write_eof()
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._abort)
+
+    def _abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     def _close(self) -> None:
         if self._transport is not None:
             self._transport.close()
-
-    def _rest(self) -> None:
-        """Nothing is going on: wait a while for the next request."""
-        self._stop_idle()
-        self._idle = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close)
-
-    def _stop_idle(self) -> None:
-        if self._idle is not None:
-            self._idle.cancel()
-            self._idle = None
 
     def close_if_idle(self) -> None:
         if self._current is None:
@@ -250,6 +474,6 @@ class _RefusedError(Exception):
         self.message = message
 
 
-def _clean(value: str) -> str:
-    """A header's value without line breaks, which would let a handler's answer add headers."""
-    return value.replace("\r", " ").replace("\n", " ")
+def clean(value: str) -> str:
+    """A header's value without control characters: a line break would let a handler's answer add headers."""
+    return value if value.isprintable() else "".join(char if char.isprintable() else " " for char in value)

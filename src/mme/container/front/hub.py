@@ -12,13 +12,12 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from mme.container import errors
 from mme.container.config import Settings
-from mme.container.errors import ServingError
 from mme.container.front.admission import Admission
+from mme.container.front.budget import Budget
 from mme.container.front.counters import Totals
 from mme.container.front.gpu import Gpus
 from mme.container.front.log import Log
@@ -57,6 +56,10 @@ class Hub:
         self._processes.background(self._tick())
 
     @property
+    def budget(self) -> Budget:
+        return self._requests.budget
+
+    @property
     def healthy(self) -> bool:
         return self.parent.warm.is_set() and not self.stopping
 
@@ -76,8 +79,6 @@ class Hub:
             if present.state in (State.LOADING, State.UNLOADING):
                 raise errors.conflict(f"Model {name} is {present.state.value} at this moment")
             raise errors.conflict(f"Model {name} is already loaded from {present.url}")
-        if not Path(path).is_dir():
-            raise ServingError(404, "ModelNotFoundException", f"There is no folder at {url}")
         self._numbers += 1
         model = Model(name, url, path, self._numbers, last_used=time.monotonic())
         self.models[name] = model

@@ -7,12 +7,14 @@ is slower than the lines for long, lines are dropped and counted instead of fill
 from __future__ import annotations
 
 import atexit
-import json
 import os
+import select
 import threading
 import time
 from collections import deque
 from typing import Any
+
+from mme.container.text import json_bytes
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 
@@ -68,7 +70,19 @@ def _render(fields: dict[str, Any]) -> bytes:
     seconds = fields["time"]
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     fields["time"] = f"{stamp}.{int(seconds % 1 * 1000):03d}Z"
-    return json.dumps(fields, ensure_ascii=False, default=str).encode() + b"\n"
+    try:
+        return json_bytes(fields, default=_plain) + b"\n"
+    except Exception as error:  # whatever it holds, the next line must be written
+        lost = {"time": fields["time"], "level": "error", "event": "log", "message": f"A line is lost: {_plain(error)}"}
+        return json_bytes(lost) + b"\n"
+
+
+def _plain(value: object) -> str:
+    """What JSON does not know, as text, whatever its class does."""
+    try:
+        return str(value)
+    except BaseException:
+        return f"a {type(value).__name__} that cannot be written"
 
 
 def _write_all(fd: int, data: bytes) -> None:
@@ -78,5 +92,7 @@ def _write_all(fd: int, data: bytes) -> None:
             view = view[os.write(fd, view) :]
         except InterruptedError:
             continue
+        except BlockingIOError:  # whoever gave us this descriptor made it so
+            select.select([], [fd], [], 1)
         except OSError:
             return  # nobody reads the log any more

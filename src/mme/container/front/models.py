@@ -75,7 +75,8 @@ class Model:
 class WorkerLink(asyncio.Protocol):
     """A model's process, and the front's end of the socket to it.
 
-    ``received`` is called with each frame that it sends, ``lost`` when its socket has closed.
+    ``received`` is called with each frame that it sends, ``lost`` when its socket has closed, ``broke`` with what is
+    wrong when it sends what no worker sends: the handler has the same socket, and may write anything to it.
     """
 
     def __init__(
@@ -83,11 +84,14 @@ class WorkerLink(asyncio.Protocol):
         model: Model,
         received: Callable[[WorkerLink, Frame], None],
         lost: Callable[[WorkerLink], None],
+        broke: Callable[[WorkerLink, Exception], None],
+        largest: int | None = None,
     ) -> None:
         loop = asyncio.get_running_loop()
         self._received = received
         self._lost = lost
-        self._decoder = Decoder()
+        self._broke = broke
+        self._decoder = Decoder(largest)
         self._transport: asyncio.Transport | None = None
         self.model = model
         self.pid = 0
@@ -111,8 +115,12 @@ class WorkerLink(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        for frame in self._decoder.feed(data):
-            self._received(self, frame)
+        try:
+            for frame in self._decoder.feed(data):
+                self._received(self, frame)
+        except Exception as error:
+            self.close()
+            self._broke(self, error)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -125,7 +133,7 @@ class WorkerLink(asyncio.Protocol):
 
     def measured(self, private: int) -> None:
         """The worker says how much private memory it has."""
-        self.private = private
+        self.private = int(private)
         self._anonymous = memory.anonymous(self.pid)
 
     def memory_now(self) -> int:

@@ -14,11 +14,14 @@ from typing import Any, Protocol
 
 from mme.container import errors, memory
 from mme.container.config import Settings
+from mme.container.errors import ServingError
+from mme.container.front.blocking import Blocking
 from mme.container.front.log import Log
 from mme.container.front.models import WorkerLink
 from mme.container.wire import Lines, line
 
 RESTART_SECONDS = 1.0
+END_SECONDS = 3.0  # how long the end of the parent is waited for
 # For the parent and so for every worker. A value that the user has set stays.
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",  # models come from their folders; nothing is looked up
@@ -162,7 +165,10 @@ class ParentLink:
         if self._process is not None:
             with contextlib.suppress(OSError):
                 self._process.kill()
-            self._process.wait()
+            try:
+                self._process.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:  # stuck in the kernel: what it holds goes when it does
+                self._log("error", "parent does not end", pid=self._process.pid)
             self._process = None
 
     async def fork(self, worker: WorkerLink) -> None:
@@ -240,6 +246,6 @@ class ParentLink:
             self._control.shutdown(socket.SHUT_WR)
             process = self._process
             if process is not None and self.warm.is_set():  # while it imports, it reads no commands
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    await asyncio.to_thread(process.wait, 3)
+                with contextlib.suppress(subprocess.TimeoutExpired, ServingError):
+                    await Blocking().run(process.wait, END_SECONDS)
         self._disconnect()

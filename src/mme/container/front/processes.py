@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import time
 from collections.abc import Callable, Coroutine, Iterable
@@ -20,6 +21,7 @@ from mme.container import errors, memory
 from mme.container.config import Settings
 from mme.container.errors import ServingError
 from mme.container.front.admission import Admission
+from mme.container.front.blocking import Blocking
 from mme.container.front.counters import Totals
 from mme.container.front.families import Families
 from mme.container.front.log import Log
@@ -60,6 +62,7 @@ class Processes:
         self._families = Families(self.parent, log)
         self._pool = WeightPool()
         self._workers: dict[int, WorkerLink] = {}  # by process id
+        self._blocking = Blocking()
         self._loads = asyncio.Semaphore(settings.max_loads)
         self._tasks: set[asyncio.Task[None]] = set()
         self._oom_kills = memory.oom_kills()
@@ -129,9 +132,11 @@ class Processes:
 
     async def _spawn(self, model: Model, wait_for_room: bool) -> None:
         """Fork a worker for the model and wait until it is ready."""
+        if model.state is State.LOADING and not await self._blocking.run(os.path.isdir, model.path):
+            raise ServingError(404, "ModelNotFoundException", f"There is no folder at {model.url}")
         async with self._loads:
             if model.state is State.LOADING:
-                recipes = await asyncio.to_thread(self._look_at_files, model, self._families.alone())
+                recipes = await self._blocking.run(self._look_at_files, model, self._families.alone())
                 self._families.expected(model.number, recipes)
             await self.parent.warm.wait()
             await self._admission.promise(model, wait_for_room)
@@ -141,7 +146,7 @@ class Processes:
                 self._admission.keep(model)
 
     async def _fork(self, model: Model, wait_for_room: bool) -> None:
-        worker = WorkerLink(model, self._received, self._lost)
+        worker = WorkerLink(model, self._received, self._lost, self._broke, self._settings.max_queue_bytes)
         worker.gpu = await self._admission.place(model, wait_for_room)
         worker.checked = self._families.checked
         model.worker = worker
@@ -269,6 +274,13 @@ class Processes:
         """Its socket has closed. The process usually has ended, and the parent says how; where it lives on, end it."""
         if worker.pid and not worker.exited.done():
             self.parent.kill(worker.pid)
+
+    def _broke(self, worker: WorkerLink, error: Exception) -> None:
+        """What it sent cannot be understood, or is too large."""
+        self._log("error", "worker's answer refused", model=worker.model.name, pid=worker.pid, message=repr(error))
+        if not worker.ready.done():
+            worker.ready.set_exception(errors.internal(f"The process of model {worker.model.name} sent no sense"))
+        self.kill(worker, "protocol")
 
     # -- what the parent says -----------------------------------------------------------------------------------
 

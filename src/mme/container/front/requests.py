@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from mme.container import errors
 from mme.container.config import Settings
 from mme.container.errors import ServingError
+from mme.container.front.budget import Budget
 from mme.container.front.counters import Totals
 from mme.container.front.models import Invocation, Model, State, WorkerLink
 from mme.container.wire import Frame, Kind
@@ -47,9 +48,9 @@ class Requests:
         self._totals = totals
         self._effects = effects
         self._clock = clock
+        self.budget = Budget(settings.max_queue_bytes)
         self._ids = 0
         self._open: dict[int, Invocation] = {}  # in order of arrival
-        self._bytes = 0
         self._all_answered = asyncio.Event()
         self._all_answered.set()
 
@@ -65,7 +66,7 @@ class Requests:
         if model.open >= self._settings.max_queue:
             self._totals.refused += 1
             raise errors.unavailable(f"{model.open} requests already wait for model {model.name}; try again later")
-        if self._bytes + len(body) > self._settings.max_queue_bytes:
+        if not self.budget.take(len(body)):
             self._totals.refused += 1
             raise errors.unavailable("Too much request data waits in the container; try again later")
         self._ids += 1
@@ -73,7 +74,6 @@ class Requests:
         invocation = Invocation(self._ids, model, headers, body, now, done, target)
         self._open[invocation.id] = invocation
         self._all_answered.clear()
-        self._bytes += len(body)
         model.queue[invocation.id] = invocation
         model.last_used = now
         return invocation
@@ -98,15 +98,24 @@ class Requests:
 
     def result(self, worker: WorkerLink, frame: Frame) -> None:
         """A worker has answered a request."""
-        worker.started.discard(frame.id)
-        invocation = worker.sent.pop(frame.id, None)
-        if invocation is None or not self._close(invocation):
+        invocation = worker.sent.get(frame.id)
+        if invocation is None:
+            worker.started.discard(frame.id)
             return
         model = invocation.model
         now = self._clock()
+        # What cannot be understood raises here, while the request is still open: its worker is ended for it.
+        began, decoded, predicted, encoded = map(float, frame.meta["times"])
+        batch, own = int(frame.meta["batch"]), int(frame.meta["own"])
+        status, kind, body = frame.meta["status"], frame.meta["type"], frame.body
+        if (problem := _problem(status, kind)) is not None:
+            error = errors.internal(f"The handler of model {model.name} {problem}")
+            status, kind, body = error.status, "application/json", error.body()
+        worker.started.discard(frame.id)
+        del worker.sent[frame.id]
+        if not self._close(invocation):
+            return
         model.last_used = now
-        meta = frame.meta
-        began, decoded, predicted, encoded = meta["times"]
         stages = {
             "queue": max(0.0, began - invocation.arrived),
             "decode": decoded - began,
@@ -114,9 +123,9 @@ class Requests:
             "encode": encoded - predicted,
             "total": now - invocation.arrived,
         }
-        self._totals.observe(stages, meta["status"], meta["batch"])
-        model.metrics.observe(stages, meta["status"], meta["batch"], meta["own"])
-        invocation.done(invocation, meta["status"], frame.body, meta["type"], {**stages, "batch": meta["batch"]})
+        self._totals.observe(stages, status, batch)
+        model.metrics.observe(stages, status, batch, own)
+        invocation.done(invocation, status, body, kind, {**stages, "batch": batch})
         self.look_if_drained(model)
 
     def fail(self, invocation: Invocation, error: ServingError) -> None:
@@ -196,7 +205,7 @@ class Requests:
         """Take a request off the books. False if it was off already."""
         if self._open.pop(invocation.id, None) is None:
             return False
-        self._bytes -= len(invocation.body)
+        self.budget.give(len(invocation.body))
         if not self._open:
             self._all_answered.set()
         return True
@@ -225,3 +234,12 @@ class Requests:
 def _is_unwanted(worker: WorkerLink) -> bool:
     """Whether it computes, and nobody waits for any of it."""
     return bool(worker.started) and not any(number in worker.sent for number in worker.started)
+
+
+def _problem(status: object, kind: object) -> str | None:
+    """Why this cannot be an answer's status and content type. None where it can."""
+    if type(status) is not int or not 200 <= status <= 599:
+        return f"set the status {str(status)[:100]!r}; a status is a whole number from 200 to 599"
+    if not isinstance(kind, str):
+        return "set a content type that is not a text"
+    return None

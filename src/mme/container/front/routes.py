@@ -13,11 +13,13 @@ from mme.container import errors, system
 from mme.container.config import Settings
 from mme.container.errors import ServingError
 from mme.container.front import exposition
-from mme.container.front.http import Connection, Request
+from mme.container.front.http import Connection, Limits, Request, Turns, look_after
 from mme.container.front.hub import Hub
 from mme.container.front.log import Log
 from mme.container.front.models import Invocation
+from mme.container.text import encodable, json_bytes
 
+MAX_TEXT = 4096  # characters of a model's name, and of its folder's
 SINGLE_NAME = "model"  # the one model's name where the platform runs the container for one model alone
 # What a handler may read of a request, spelt as SageMaker spells it.
 HEADERS = {
@@ -36,8 +38,10 @@ class Front:
         self.settings = settings
         self.log = log
         self.hub = Hub(settings, log)
-        self.max_body = settings.max_body
+        self.budget = self.hub.budget
+        self.limits = Limits(settings.max_body, settings.stall_timeout, settings.invoke_timeout)
         self.connections: set[Connection] = set()
+        self.turns = Turns()
         self.single_ready = settings.multi_model
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -78,17 +82,17 @@ class Front:
             raise ServingError(404, "ResourceNotFoundException", f"There is nothing at {path}")
 
     def _model(self, request: Request, rest: str) -> None:
-        name = unquote(rest)
-        if rest.endswith("/invoke") and name not in self.hub.models:
+        if rest.endswith("/invoke"):  # as it was sent: a slash that belongs to a name comes as %2F
             self._need(request, "POST")
-            self._invoke(request, name.removesuffix("/invoke"))
+            self._invoke(request, unquote(rest.removesuffix("/invoke")))
             return
+        name = unquote(rest)
         self._need(request, "GET", "DELETE")
         if request.method == "DELETE":
             self._later(request, self._unload(request, name))
         else:
             model = self.hub.get(name)
-            request.answer(200, _json({"modelName": model.name, "modelUrl": model.url}))
+            request.answer(200, json_bytes({"modelName": model.name, "modelUrl": model.url}))
 
     def _need(self, request: Request, *methods: str) -> None:
         if request.method not in methods:
@@ -132,19 +136,24 @@ class Front:
         try:
             wanted = json.loads(request.body)
             name, url = wanted["model_name"], wanted["url"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             name = url = None
         if not (isinstance(name, str) and name and isinstance(url, str) and url):
             raise errors.bad_request('LOAD takes {"model_name": "...", "url": "/folder/of/the/model"}')
+        for field, text in (("model_name", name), ("url", url)):
+            if not encodable(text) or "\0" in text or len(text) > MAX_TEXT:
+                raise errors.bad_request(
+                    f"{field} is not a text of at most {MAX_TEXT} characters that can be written in UTF-8"
+                )
         await self.hub.load(name, url)
-        request.answer(200, _json({"status": f"Model {name} loaded"}))
+        request.answer(200, json_bytes({"status": f"Model {name} loaded"}))
 
     async def _unload(self, request: Request, name: str) -> None:
         began = time.monotonic()
         # Once begun, an unload is carried through even if its caller goes.
         await asyncio.shield(asyncio.ensure_future(self.hub.unload(name)))
         self.log("info", "unload", model=name, seconds=round(time.monotonic() - began, 4))
-        request.answer(200, _json({"status": f"Model {name} unloaded"}))
+        request.answer(200, json_bytes({"status": f"Model {name} unloaded"}))
 
     def _list(self, request: Request) -> None:
         query = parse_qs(request.query)
@@ -158,7 +167,7 @@ class Front:
         answer: dict[str, Any] = {"models": [{"modelName": m.name, "modelUrl": m.url} for m in models]}
         if following is not None:
             answer["nextPageToken"] = str(following)
-        request.answer(200, _json(answer))
+        request.answer(200, json_bytes(answer))
 
     # -- predictions --------------------------------------------------------------------------------------------
 
@@ -205,6 +214,7 @@ class Front:
         port = server.sockets[0].getsockname()[1]
         self.log("info", "listening", host=self.settings.host, port=port, cpus=self.settings.cpus)
         await self.hub.start()
+        looking = asyncio.create_task(look_after(self))
         code = 0
         waits: list[asyncio.Task[Any]] = [asyncio.create_task(stop.wait())]
         if not self.settings.multi_model:
@@ -221,6 +231,7 @@ class Front:
         await self.hub.close()
         if self._tasks:  # loads that were under way: their callers are told
             await asyncio.wait(self._tasks, timeout=1)
+        looking.cancel()
         for connection in list(self.connections):
             connection.close_if_idle()
         self.log("info", "stopped")
@@ -229,10 +240,6 @@ class Front:
 
 def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
-
-
-def _json(value: Any) -> bytes:
-    return json.dumps(value, ensure_ascii=False).encode()
 
 
 def main(settings: Settings) -> int:

@@ -15,6 +15,7 @@ import errno
 import importlib
 import importlib.util
 import inspect
+import operator
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -133,7 +134,7 @@ class Handler:
         if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str) and "/" in result[1]:
             result, content_type = result
         content_type = self.context.response_content_type or content_type
-        status = self.context.response_status or 200
+        status = _status(self.context.response_status)
         self.context.response_content_type = self.context.response_status = None
         if isinstance(result, bytes):
             body = result
@@ -145,6 +146,17 @@ class Handler:
             body = codec.encode(result, codec.JSON)
             content_type = codec.JSON
         return Answer(body, content_type, status)
+
+
+def _status(value: Any) -> int:
+    """The status that a handler has set, 200 for none. Raises HandlerError where HTTP knows none such."""
+    try:
+        status = 200 if value is None else operator.index(value)
+    except TypeError:
+        status = 0
+    if not 200 <= status <= 599 or isinstance(value, bool):
+        raise HandlerError(f"The handler set the status {value!r:.100}; a status is a whole number from 200 to 599")
+    return status
 
 
 def _text(body: bytes, content_type: str) -> bytes | str:
