@@ -249,6 +249,7 @@ class Hub:
                 self._end_what_hangs()
                 self._park_what_is_idle()
                 self._admission.guard()
+                self._processes.part_what_is_written(self.models.values())
             except Exception as error:  # the clock must not stop
                 self.log("error", "clock", message=repr(error))
 

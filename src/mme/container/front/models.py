@@ -59,6 +59,7 @@ class Model:
     loaded: asyncio.Event = field(default_factory=asyncio.Event)  # LOAD is over, well or not
     drained: asyncio.Event = field(default_factory=asyncio.Event)  # it is being unloaded and has no request left
     task: asyncio.Task[None] | None = None  # brings its process up
+    parting: asyncio.Event | None = None  # set once its weights are a file of its own; until then nothing is forked
     metrics: ModelMetrics = field(default_factory=ModelMetrics)
 
     @property

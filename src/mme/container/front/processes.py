@@ -29,7 +29,7 @@ from mme.container.front.models import Model, State, WorkerLink
 from mme.container.front.parent_link import Listener, ParentLink
 from mme.container.front.requests import Requests
 from mme.container.front.scheduler import Scheduler
-from mme.container.front.weightpool import WeightPool
+from mme.container.front.weightpool import Lease, WeightPool
 from mme.container.recipes import foresee
 from mme.container.wire import Frame, Kind
 
@@ -141,11 +141,16 @@ class Processes:
             await self.parent.warm.wait()
             await self._admission.promise(model, wait_for_room)
             try:
-                await self._fork(model, wait_for_room)
+                while not await self._fork(model, wait_for_room):
+                    pass
             finally:
                 self._admission.keep(model)
 
-    async def _fork(self, model: Model, wait_for_room: bool) -> None:
+    async def _fork(self, model: Model, wait_for_room: bool) -> bool:
+        """Start a process and wait until it is ready. False if its weights were parted meanwhile: it has to be forked
+        once more."""
+        if model.parting is not None:
+            await model.parting.wait()
         worker = WorkerLink(model, self._received, self._lost, self._broke, self._settings.max_queue_bytes)
         worker.gpu = await self._admission.place(model, wait_for_room)
         worker.checked = self._families.checked
@@ -154,17 +159,20 @@ class Processes:
         try:
             await asyncio.shield(forking)
             await asyncio.shield(worker.ready)
-        except BaseException:
+        except BaseException as raised:
             undo = self.background(self._undo(worker, forking))
             while not undo.done():  # whoever cancels again and again does not get less cleaning up
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.shield(undo)
+            if worker.doomed == "parted" and not isinstance(raised, asyncio.CancelledError):
+                return False
             if worker.doomed == "memory":
                 raise errors.out_of_memory(
                     f"Model {model.name} took more memory while it loaded than is free. Unload a model not in use"
                 ) from None
             raise
         model.private = max(model.private, worker.private)
+        return True
 
     def _look_at_files(self, model: Model, alone: list[tuple[dict[str, Any], str]]) -> list[dict[str, Any]]:
         """Note the sizes of the weights, after equal ones of loaded models have been made one; which of these recipes
@@ -187,6 +195,38 @@ class Processes:
         worker.close()
         if worker.model.worker is worker:
             worker.model.worker = None
+
+    # -- weights that several models have --------------------------------------------------------------------------
+
+    def part_what_is_written(self, models: Iterable[Model]) -> None:
+        """See to the shared files that a handler wants to write (see weightpool.py)."""
+        for lease in self._pool.broken():
+            self.background(self._part(lease, [model for model in models if model.number in lease.members]))
+
+    async def _part(self, lease: Lease, models: list[Model]) -> None:
+        """End the processes of all models with this file, the one that wants to write it among them. Then each gets a
+        file of its own, and comes back with what it was asked."""
+        self._log("warning", "weights parted", models=[model.name for model in models])
+        done = asyncio.Event()
+        for model in models:
+            model.parting = done
+        try:
+            running = [model.worker for model in models if model.worker is not None and model.worker.pid]
+            await asyncio.gather(*(self.end(worker, "parted") for worker in running))
+            failed = await self._blocking.run(self._pool.part, lease)
+            for model in models:
+                if model.number in failed:
+                    why = f"Model {model.name} cannot get weights of its own: {failed[model.number]}"
+                    self._log("error", "weights parted", model=model.name, message=why)
+                    self._requests.fail_queued(model, errors.out_of_memory(why))
+                    self._forget(model)
+                else:
+                    with contextlib.suppress(OSError):
+                        model.weights = await self._blocking.run(memory.weights, model.path)
+        finally:
+            for model in models:
+                model.parting = None
+            done.set()
 
     # -- ending -------------------------------------------------------------------------------------------------
 
@@ -286,6 +326,9 @@ class Processes:
 
     def worker_forked(self, worker: WorkerLink) -> None:
         self._workers[worker.pid] = worker
+        if worker.model.parting is not None:  # it was on its way when its weights had to be parted
+            worker.doomed = worker.doomed or "parted"
+            self.parent.kill(worker.pid)
 
     def worker_exited(self, pid: int, code: int, by_signal: int) -> None:
         worker = self._workers.pop(pid, None)

@@ -2,7 +2,8 @@
 
 The policy: a request is taken if its model has fewer than MME_MAX_QUEUE of them and the bodies of all fit in
 MME_MAX_QUEUE_BYTES, else refused with 503. It is answered exactly once. What its model's process had not begun when
-that ended goes back to the queue; what it had begun fails. Work that nobody waits for any more is ended after a moment,
+that ended goes back to the queue; what it had begun fails, unless the process was ended to part its weights from those
+of other models: then it is done once more. Work that nobody waits for any more is ended after a moment,
 because a fork is cheaper than the work.
 """
 
@@ -166,7 +167,7 @@ class Requests:
         again: dict[int, Invocation] = {}
         for invocation in worker.sent.values():
             begun = invocation.id in worker.started or (not worker.started and worker.doomed == "timeout")
-            if begun or worker.doomed is None:
+            if worker.doomed != "parted" and (begun or worker.doomed is None):
                 lost.append(invocation)
             else:
                 again[invocation.id] = invocation
