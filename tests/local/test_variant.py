@@ -17,8 +17,8 @@ from mme.local.sagemaker import variant as sagemaker_variant
 from mme.local.sagemaker.errors import ArchiveUnavailable, ModelFailed, NotReady, Unavailable
 from mme.local.sagemaker.spec import INVOKE_SECONDS, LOAD_SECONDS, VariantSpec
 from mme.local.sagemaker.variant import VariantHost
+from mme.runner.environment import base_environment
 from mme.runner.errors import ContainerError
-from mme.runner.process import base_environment
 
 
 class Recorder:

@@ -6,16 +6,18 @@ import importlib.util
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from mme.runner.errors import ContainerError
 
 
-def command_for(container: str, port: int, work_dir: Path) -> tuple[list[str], dict[str, str]]:
+def command_for(container: str | Sequence[str], port: int, work_dir: Path) -> tuple[list[str], dict[str, str]]:
     """The command and the extra environment of a container.
 
     ``container`` is ``ours`` (mme.container), ``stock`` (multi-model-server with the Hugging Face toolkit), or a
-    command line of the caller's own, which finds its port in SAGEMAKER_BIND_TO_PORT. Raises ContainerError.
+    command line of the caller's own, in one string or in words, which finds its port in SAGEMAKER_BIND_TO_PORT.
+    Raises ContainerError.
     """
     if container == "ours":
         return [sys.executable, "-m", "mme.container", "serve"], {"MME_CONTAINER_HOST": "127.0.0.1"}
@@ -23,7 +25,7 @@ def command_for(container: str, port: int, work_dir: Path) -> tuple[list[str], d
         from mme.runner import stock
 
         return stock.command(port, work_dir)
-    words = shlex.split(container)
+    words = shlex.split(container) if isinstance(container, str) else list(container)
     if not words:
         raise ContainerError("The container command is empty.")
     return words, {}

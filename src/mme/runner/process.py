@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import queue
 import random
 import selectors
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
+from mme.runner.environment import container_environment
 from mme.runner.errors import ContainerError, ContainerRefused, ContainerTimeout
 from mme.runner.kinds import command_for
 
@@ -33,6 +37,14 @@ _ENDING_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
+class Finished:
+    """A program that has ended: its exit code, 128 and the signal's number where one ended it, and what it said."""
+
+    returncode: int
+    stderr: str
+
+
+@dataclass(frozen=True)
 class Reply:
     """What the container answered; header names are in lower case."""
 
@@ -41,21 +53,22 @@ class Reply:
     body: bytes
 
 
-def base_environment() -> dict[str, str]:
-    """What of this process's environment a container gets: what programs need to run, and nothing that may be secret.
+def run_guarded(words: Sequence[str], work_dir: Path, environment: Mapping[str, str]) -> Finished:
+    """Run a program as a container is run: with its environment, and ended when this process dies. Waits for its end.
 
-    On SageMaker it gets the model's Environment alone, so what it really needs belongs there.
+    Standard output is dropped.
     """
-    names = set(_PASSED) | {name for name in os.environ if name.startswith(_PASSED_PREFIXES)}
-    return {name: os.environ[name] for name in names if name in os.environ}
-
-
-_PASSED = (
-    *("PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TERM"),
-    *("VIRTUAL_ENV", "CONDA_PREFIX", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "DYLD_FALLBACK_LIBRARY_PATH"),
-    *("JAVA_HOME", "SSL_CERT_FILE", "SSL_CERT_DIR", "MALLOC_ARENA_MAX"),
-)
-_PASSED_PREFIXES = ("LC_", "PYTHON", "OMP_", "MKL_", "KMP_", "OPENBLAS_", "TORCH_", "CUDA_", "NVIDIA_", "COVERAGE_")
+    scratch = work_dir / "tmp"
+    scratch.mkdir(parents=True, exist_ok=True)
+    with subprocess.Popen(
+        [sys.executable, "-I", "-S", str(_GUARD), str(GRACE_SECONDS), *words],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**container_environment(scratch), **environment},
+    ) as process:
+        said = process.stderr.read() if process.stderr else b""
+        return Finished(process.wait(), said.decode("utf-8", "replace"))
 
 
 class Container:
@@ -63,68 +76,79 @@ class Container:
 
     def __init__(
         self,
-        container: str,
+        container: str | Sequence[str],
         work_dir: Path,
         environment: Mapping[str, str],
-        on_output: Callable[[str], None],
+        output: Callable[[str], None] | Path,
+        *,
+        grace_seconds: float = GRACE_SECONDS,
+        guarded: bool = True,
     ) -> None:
+        """Starts the container: a kind (see ``command_for``), or the words of a command line.
+
+        ``environment`` adds to what every container gets (``container_environment``). ``output`` gets what it prints,
+        line by line, or is the file for it. The guard ends the container when this process dies; without it,
+        ``process`` is the container itself. Raises ContainerError.
+        """
         self.port = _free_port()
         scratch = work_dir / "tmp"
         scratch.mkdir(parents=True, exist_ok=True)
         words, extra = command_for(container, self.port, work_dir)
         env = {
-            **base_environment(),
-            "TMPDIR": str(scratch),
-            "XDG_CACHE_HOME": str(scratch),
-            "HF_HOME": str(scratch / "huggingface"),
+            **container_environment(scratch),
             **extra,
             "SAGEMAKER_MULTI_MODEL": "true",
             **environment,
             "SAGEMAKER_BIND_TO_PORT": str(self.port),
             "SAGEMAKER_SAFE_PORT_RANGE": f"{self.port}-{self.port}",
         }
+        self._grace = grace_seconds
+        self._guarded = guarded
         self._tail: deque[str] = deque(maxlen=20)
-        self._on_output = on_output
+        self._output = output
         self._idle: queue.LifoQueue[http.client.HTTPConnection] = queue.LifoQueue()
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(_GUARD), str(GRACE_SECONDS), *words],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                cwd=work_dir,
-                env=env,
-                start_new_session=True,
-            )
-        except OSError as problem:
-            raise ContainerError(f"The container cannot be started: {problem}") from problem
+        guard = [sys.executable, "-I", "-S", str(_GUARD), str(grace_seconds)] if guarded else []
+        with contextlib.ExitStack() as opened:
+            try:
+                file = opened.enter_context(output.open("wb")) if isinstance(output, Path) else None
+                self.process = subprocess.Popen(
+                    [*guard, *words],
+                    stdin=subprocess.PIPE,
+                    stdout=file or subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    cwd=work_dir,
+                    env=env,
+                    start_new_session=True,
+                )
+            except OSError as problem:
+                raise ContainerError(f"The container cannot be started: {words[0]}: {problem.strerror}") from problem
         self._reader = threading.Thread(target=self._read_output, name="container-output", daemon=True)
         self._reader.start()
 
     def _read_output(self) -> None:
-        stream = self._process.stdout
-        if stream is None:
+        stream = self.process.stdout
+        if stream is None or isinstance(self._output, Path):
             return
         for raw in stream:
             line = raw.decode("utf-8", "replace").rstrip("\n")
             self._tail.append(line)
-            self._on_output(line)
+            self._output(line)
 
     @property
     def pid(self) -> int:
         """The guard's process; the container is below it."""
-        return self._process.pid
+        return self.process.pid
 
     @property
     def alive(self) -> bool:
-        return self._process.poll() is None
+        return self.process.poll() is None
 
     def wait(self) -> None:
         """Returns when the process has ended."""
-        self._process.wait()
+        self.process.wait()
 
     def wait_healthy(self, timeout: float) -> None:
-        """Returns once ``GET /ping`` answers 200. Raises ContainerError when it ends first, or after ``timeout`` s."""
+        """Returns once ``GET /ping`` answers 200. Raises ContainerError if it ends first, ContainerTimeout if late."""
         deadline = time.monotonic() + timeout
         pause = 0.02
         while True:
@@ -136,7 +160,7 @@ class Container:
             except ContainerError:
                 pass
             if time.monotonic() > deadline:
-                raise ContainerError(
+                raise ContainerTimeout(
                     f"The container did not answer GET /ping with 200 within {timeout:.0f} s.{self._last_words()}"
                 )
             time.sleep(pause)
@@ -145,12 +169,30 @@ class Container:
     def epitaph(self) -> str:
         """What is known about a container that has ended."""
         self._reader.join(timeout=1.0)
-        code = self._process.poll()
+        code = self.process.poll()
         return f"The container ended with exit code {code}.{self._last_words()}"
 
+    def last_output(self) -> str:
+        """The last lines that it printed."""
+        if isinstance(self._output, Path):
+            with contextlib.suppress(OSError):
+                return self._output.read_bytes()[-20_000:].decode("utf-8", "replace").strip()
+        return "\n".join(self._tail).strip()
+
     def _last_words(self) -> str:
-        words = "\n".join(self._tail).strip()
+        words = self.last_output()
         return f" Its last output:\n{words[-1500:]}" if words else " It printed nothing."
+
+    def load(self, name: str, folder: Path, *, timeout: float) -> Reply:
+        """LOAD: the model in ``folder``, an unpacked archive, under this name."""
+        body = json.dumps({"model_name": name, "url": str(folder)}).encode()
+        return self.request("POST", "/models", body=body, headers={"Content-Type": "application/json"}, timeout=timeout)
+
+    def unload(self, name: str, *, timeout: float) -> Reply:
+        return self.request("DELETE", f"/models/{quote(name)}", timeout=timeout)
+
+    def invoke(self, name: str, body: bytes, headers: Mapping[str, str], *, timeout: float) -> Reply:
+        return self.request("POST", f"/models/{quote(name)}/invoke", body=body, headers=headers, timeout=timeout)
 
     def request(
         self,
@@ -178,7 +220,7 @@ class Container:
             # Most likely the process is ending. Whoever is told so must not meet it again: for a moment some of its
             # connections are still open.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_ENDING_SECONDS)
+                self.process.wait(_ENDING_SECONDS)
             raise ContainerError(f"The container broke off: {problem or type(problem).__name__}") from problem
         if answer.will_close or self._idle.qsize() >= _POOL:
             connection.close()
@@ -207,17 +249,22 @@ class Container:
 
     def stop(self) -> None:
         """Ends the process and everything that it started; returns when it is gone. Never fails."""
-        if self._process.stdin is not None:
+        if self.process.stdin is not None:
             with contextlib.suppress(OSError):
-                self._process.stdin.close()  # the guard sees it and ends the container
+                self.process.stdin.close()  # the guard sees it and ends the container
+        if not self._guarded:
+            self.process.terminate()
         try:
-            self._process.wait(GRACE_SECONDS + 5)
+            self.process.wait(self._grace + 5)
         except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self.process.kill()
+            self.process.wait()
+        if not self._guarded:  # whatever is left of its session, workers included
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, signal.SIGKILL)
         self._reader.join(timeout=1.0)
-        if self._process.stdout is not None and not self._reader.is_alive():
-            self._process.stdout.close()
+        if self.process.stdout is not None and not self._reader.is_alive():
+            self.process.stdout.close()
         with contextlib.suppress(queue.Empty):
             while True:
                 self._idle.get_nowait().close()
