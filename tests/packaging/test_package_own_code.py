@@ -12,7 +12,7 @@ import pytest
 
 from mme.catalog import reader
 from mme.errors import MmeError
-from mme.packaging import build
+from mme.packaging.job import PackagingJob
 from mme.packaging.verify import Verifier
 
 CONFIGURATION = """
@@ -97,12 +97,12 @@ def test_own_code_without_a_handler_is_verified_as_an_endpoint_runs_that_trusts_
     )
     quiet, plain = reader.load(catalogue).models
     with Verifier() as verifier:
-        made = build.package(quiet, tmp_path / "dist", verifier=verifier)
+        made = PackagingJob(quiet, tmp_path / "dist").package(verifier)
         assert made.verified is not None
         assert json.loads(made.verified.answer or "")[0].keys() == {"label", "score"}
         assert made.archive.manifest["trust_remote_code"] is True
         with pytest.raises(MmeError, match="needs Python code that comes with the model"):
-            build.package(plain, tmp_path / "dist", verifier=verifier)
+            PackagingJob(plain, tmp_path / "dist").package(verifier)
 
 
 def test_only_a_model_that_is_trusted_gets_a_container_that_trusts(tmp_path: Path) -> None:
@@ -118,6 +118,6 @@ def test_only_a_model_that_is_trusted_gets_a_container_that_trusts(tmp_path: Pat
         for trusted, expected in ((False, ["false"]), (False, ["false"]), (True, ["false", "true"])):
             verifier.start(trusted)
             while not (tmp_path / "seen").exists() or (tmp_path / "seen").read_text().split() != expected:
-                assert verifier._process is not None
-                assert verifier._process.poll() is None
+                assert verifier._container is not None
+                assert verifier._container.alive
                 time.sleep(0.02)

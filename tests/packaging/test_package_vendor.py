@@ -10,7 +10,8 @@ import tiny_models
 
 from mme.catalog.spec import ModelSpec, Source
 from mme.errors import ArchiveError, HandlerError
-from mme.packaging import build, records, vendor
+from mme.packaging import records, vendor
+from mme.packaging.job import PackagingJob
 
 PLATFORM = "manylinux_2_28_x86_64"
 
@@ -141,16 +142,16 @@ def test_into_the_archive(wheels: Path, tmp_path: Path) -> None:
     (handler / "requirements.txt").write_text("alpha==1.0\n")
     source = Source("folder", "model", tiny_models.bert(tmp_path / "model"))
     spec = ModelSpec("bert", source, handler=handler, task="feature-extraction")
-    made = build.package(spec, tmp_path / "dist").archive
+    made = PackagingJob(spec, tmp_path / "dist").package().archive
     paths = {file.path for file in made.files}
     assert {"code/alpha/__init__.py", "code/inference.py"} <= paths
     assert "code/requirements.txt" not in paths
     assert made.manifest["requirements"] == ["alpha==1.0"]
-    assert build.check(spec, tmp_path / "dist").same_bytes
+    assert PackagingJob(spec, tmp_path / "dist").check().same_bytes
     (handler / "alpha").mkdir()
     (handler / "alpha" / "__init__.py").write_text("mine")
     with pytest.raises(ArchiveError, match="both with the handler and with a library"):
-        build.package(spec, tmp_path / "dist")
+        PackagingJob(spec, tmp_path / "dist").package()
     assert records.built(tmp_path / "dist", "bert") == made
 
 

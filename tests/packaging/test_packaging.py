@@ -19,7 +19,8 @@ from mme.archive import read
 from mme.catalog import reader
 from mme.catalog.spec import ModelSpec, Source
 from mme.errors import ArchiveError, VerifyError
-from mme.packaging import build, records, unchanged, verify, workspace
+from mme.packaging import records, unchanged, verify, workspace
+from mme.packaging.job import PackagingJob
 from mme.snapshot import retrieve
 
 CONTAINER = (sys.executable, str(Path(__file__).with_name("verify_container.py")), "serve")
@@ -47,12 +48,12 @@ def folder_of(spec: ModelSpec) -> Path:
 
 def test_built_once(spec: ModelSpec, tmp_path: Path) -> None:
     out = tmp_path / "dist"
-    assert unchanged.pending(spec, out) is None
-    first = build.package(spec, out)
+    assert PackagingJob(spec, out).unchanged() is None
+    first = PackagingJob(spec, out).package()
     assert first.fresh
     assert records.built(out, "bert") == first.archive
-    assert unchanged.pending(spec, out) == first.archive
-    again = build.package(spec, out)
+    assert PackagingJob(spec, out).unchanged() == first.archive
+    again = PackagingJob(spec, out).package()
     assert not again.fresh
     assert again.archive == first.archive
     assert sorted(path.name for path in out.iterdir()) == [first.archive.target, "bert.json"]
@@ -61,7 +62,7 @@ def test_built_once(spec: ModelSpec, tmp_path: Path) -> None:
 def test_unchanged_weights_are_not_read_again(
     spec: ModelSpec, tmp_path: Path, settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build.package(spec, tmp_path / "dist")
+    PackagingJob(spec, tmp_path / "dist").package()
     monkeypatch.setattr(unchanged, "_sha256", lambda path: path.name if path.parent == spec.handler else 1 / 0)
     monkeypatch.setattr(retrieve, "snapshot", lambda *_: 1 / 0)
     key = json.loads((tmp_path / "dist/bert.json").read_text())["sources"]["source"]["digest"]
@@ -70,7 +71,7 @@ def test_unchanged_weights_are_not_read_again(
 
 def test_files_that_were_just_written_are_read_again(spec: ModelSpec, tmp_path: Path) -> None:
     """Within the clock's grain, a file can change and keep its time."""
-    build.package(spec, tmp_path / "dist")
+    PackagingJob(spec, tmp_path / "dist").package()
     record = records.recorded(tmp_path / "dist", "bert")
     assert record
     assert record["sources"]["source"]["settled"] is False
@@ -89,26 +90,26 @@ def test_an_edit_that_hides_is_found(
     """The same size, and the time put back: ctime tells, or the content does."""
     if trust_times:
         monkeypatch.setattr(unchanged, "RACY_NS", -(10**12))
-    first = build.package(spec, tmp_path / "dist")
+    first = PackagingJob(spec, tmp_path / "dist").package()
     edit_weights(folder_of(spec))
     os.utime(folder_of(spec) / "model.safetensors", (1, 1))
-    second = build.package(spec, tmp_path / "dist")
+    second = PackagingJob(spec, tmp_path / "dist").package()
     assert second.fresh
     assert second.archive.digest != first.archive.digest
 
 
 def test_touching_without_changing_builds_nothing(spec: ModelSpec, tmp_path: Path, settled: None) -> None:
-    build.package(spec, tmp_path / "dist")
+    PackagingJob(spec, tmp_path / "dist").package()
     for path in folder_of(spec).iterdir():
         path.touch()
-    assert not build.package(spec, tmp_path / "dist").fresh
+    assert not PackagingJob(spec, tmp_path / "dist").package().fresh
 
 
 @pytest.mark.parametrize("change", ["handler", "settings", "compression", "task", "file added", "file removed"])
 def test_whatever_matters_builds_again(spec: ModelSpec, tmp_path: Path, settled: None, change: str) -> None:
     from dataclasses import replace
 
-    build.package(spec, tmp_path / "dist")
+    PackagingJob(spec, tmp_path / "dist").package()
     compression = None
     if change == "handler":
         assert spec.handler
@@ -123,13 +124,13 @@ def test_whatever_matters_builds_again(spec: ModelSpec, tmp_path: Path, settled:
         (folder_of(spec) / "LICENSE").write_text("Free.")
     else:
         (folder_of(spec) / "tokenizer_config.json").unlink()
-    assert unchanged.pending(spec, tmp_path / "dist", compression=compression) is None
-    assert build.package(spec, tmp_path / "dist", compression=compression).fresh
+    assert PackagingJob(spec, tmp_path / "dist", compression=compression).unchanged() is None
+    assert PackagingJob(spec, tmp_path / "dist", compression=compression).package().fresh
 
 
 @pytest.mark.parametrize("damage", ["gone", "cut", "edited", "record"])
 def test_a_damaged_archive_is_built_again(spec: ModelSpec, tmp_path: Path, settled: None, damage: str) -> None:
-    first = build.package(spec, tmp_path / "dist").archive
+    first = PackagingJob(spec, tmp_path / "dist").package().archive
     assert first.path
     whole = first.path.read_bytes()
     if damage == "gone":
@@ -140,31 +141,31 @@ def test_a_damaged_archive_is_built_again(spec: ModelSpec, tmp_path: Path, settl
         first.path.write_bytes(whole[:5000] + b"x" + whole[5001:])
     else:
         (tmp_path / "dist/bert.json").write_text("{")
-    again = build.package(spec, tmp_path / "dist")
+    again = PackagingJob(spec, tmp_path / "dist").package()
     assert again.fresh
     assert first.path.read_bytes() == whole
 
 
 def test_force(spec: ModelSpec, tmp_path: Path, settled: None) -> None:
-    build.package(spec, tmp_path / "dist")
-    assert build.package(spec, tmp_path / "dist", force=True).fresh
+    PackagingJob(spec, tmp_path / "dist").package()
+    assert PackagingJob(spec, tmp_path / "dist").package(force=True).fresh
 
 
 def test_an_archive_that_fails_is_not_noted(spec: ModelSpec, tmp_path: Path) -> None:
     assert spec.handler
     (spec.handler / "inference.py").write_text("def model_fn(d): raise ValueError('broken')\n")
     with verify.Verifier(CONTAINER) as verifier, pytest.raises(VerifyError, match="broken"):
-        build.package(spec, tmp_path / "dist", verifier=verifier)
+        PackagingJob(spec, tmp_path / "dist").package(verifier)
     assert records.built(tmp_path / "dist", "bert") is None
 
 
 def test_an_archive_built_without_verifying_is_verified_when_asked(spec: ModelSpec, tmp_path: Path) -> None:
-    build.package(spec, tmp_path / "dist")
+    PackagingJob(spec, tmp_path / "dist").package()
     with verify.Verifier(CONTAINER) as verifier:
-        later = build.package(spec, tmp_path / "dist", verifier=verifier)
+        later = PackagingJob(spec, tmp_path / "dist").package(verifier)
         assert not later.fresh
         assert later.verified is not None
-        assert build.package(spec, tmp_path / "dist", verifier=verifier).verified is None
+        assert PackagingJob(spec, tmp_path / "dist").package(verifier).verified is None
 
 
 def test_a_source_that_changes_while_it_is_packed(
@@ -179,20 +180,20 @@ def test_a_source_that_changes_while_it_is_packed(
 
     monkeypatch.setattr(retrieve, "snapshot", slow)
     with pytest.raises(ArchiveError, match="changes while it is read"):
-        build.package(spec, tmp_path / "dist")
+        PackagingJob(spec, tmp_path / "dist").package()
     assert records.built(tmp_path / "dist", "bert") is None
 
 
 def test_check(spec: ModelSpec, tmp_path: Path) -> None:
     out = tmp_path / "dist"
     with pytest.raises(ArchiveError, match="no archive of bert"):
-        build.check(spec, out)
-    build.package(spec, out)
-    assert build.check(spec, out).same_bytes
-    assert not build.check(spec, out, compression="fast").same_bytes
+        PackagingJob(spec, out).check()
+    PackagingJob(spec, out).package()
+    assert PackagingJob(spec, out).check().same_bytes
+    assert not PackagingJob(spec, out, compression="fast").check().same_bytes
     (folder_of(spec) / "LICENSE").write_text("Free.")
     with pytest.raises(ArchiveError, match="Different: LICENSE") as caught:
-        build.check(spec, out)
+        PackagingJob(spec, out).check()
     assert "invoke package" in (caught.value.hint or "")
     assert [path.name for path in out.iterdir() if path.name.startswith(".")] == []
 
@@ -210,16 +211,17 @@ def test_no_workspace_is_left(spec: ModelSpec, tmp_path: Path) -> None:
 
 def test_a_thousand_unchanged_models_import_no_torch(spec: ModelSpec, tmp_path: Path, settled: None) -> None:
     """The record alone decides: a process that only checks never imports the libraries."""
-    build.package(spec, tmp_path / "dist")
+    PackagingJob(spec, tmp_path / "dist").package()
     (tmp_path / "models.toml").write_text(
         '[models.bert]\nsource = "folder:model"\nhandler = "./handler"\ntask = "feature-extraction"\n'
     )
     code = (
         "import sys; from pathlib import Path; from mme.catalog import reader\n"
         "from mme.packaging import unchanged\n"
+        "from mme.packaging.job import PackagingJob\n"
         "unchanged.RACY_NS = -10**12\n"
         "(spec,) = reader.load(Path('models.toml')).models\n"
-        "assert unchanged.pending(spec, Path('dist')), 'not recognised'\n"
+        "assert PackagingJob(spec, Path('dist')).unchanged(), 'not recognised'\n"
         "print([name for name in ('torch', 'transformers', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)

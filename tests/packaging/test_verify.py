@@ -17,7 +17,8 @@ from mme.archive import write
 from mme.archive.contents import Archive
 from mme.catalog.spec import ModelSpec, Source
 from mme.errors import VerifyError
-from mme.packaging import build, verify
+from mme.packaging import verify
+from mme.packaging.job import PackagingJob
 
 CONTAINER = (sys.executable, str(Path(__file__).with_name("verify_container.py")))
 
@@ -88,11 +89,28 @@ def test_without_a_sample_it_is_only_loaded(verifier: verify.Verifier, tmp_path:
 
 
 def test_the_container_sees_no_secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_secret")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "GITHUB_TOKEN", "NPM_TOKEN", "DATABASE_URL"):
+        monkeypatch.setenv(name, "a-secret")
+    code = "import os\ndef model_fn(d): raise ValueError(sorted(os.environ.items()))\n"
     with verify.Verifier((*CONTAINER, "serve")) as own, pytest.raises(VerifyError) as caught:
-        own.verify(made(tmp_path, "def model_fn(d): raise ValueError('no')\n"))
-    assert "token: None None" in caught.value.message
+        own.verify(made(tmp_path, code))
+    assert "a-secret" not in caught.value.message
+    assert "'AWS_REGION', 'us-east-1'" in caught.value.message
+
+
+def test_the_container_has_a_home_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials and tokens lie in the home folder of whoever packages."""
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text("[default]\naws_secret_access_key = a-secret\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code = "from pathlib import Path\ndef model_fn(d): raise ValueError(Path('~/.aws').expanduser().exists())\n"
+    with verify.Verifier((*CONTAINER, "serve")) as own, pytest.raises(VerifyError, match=r"\(500\): False"):
+        own.verify(made(tmp_path, code))
+
+
+def test_a_handler_may_make_a_client_when_it_is_imported(verifier: verify.Verifier, tmp_path: Path) -> None:
+    """As public handlers do. SageMaker sets the region; without one, boto3 refuses to make a client."""
+    verifier.verify(made(tmp_path, "import boto3\nS3 = boto3.client('s3')\n" + tiny_models.HANDLER))
 
 
 def test_a_container_that_ends_at_once(tmp_path: Path) -> None:
@@ -138,12 +156,14 @@ def alive(pid: int) -> bool:
 def test_nothing_is_left_when_the_verifier_is_killed(tmp_path: Path) -> None:
     code = (
         "import sys, time; from mme.packaging.verify import Verifier\n"
-        "verifier = Verifier(sys.argv[1:]); verifier.start()\n"
-        "verifier._wait(); print(verifier._process.pid, flush=True); time.sleep(600)"
+        "container, _ = Verifier(sys.argv[1:]).start()\n"
+        "container.wait_healthy(60); print('ready', flush=True); time.sleep(600)"
     )
-    child = subprocess.Popen([sys.executable, "-c", code, *CONTAINER, "serve"], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", code, *CONTAINER, "serve", str(tmp_path / "pid")]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert child.stdout
-    container = int(child.stdout.readline())
+    assert child.stdout.readline() == "ready\n"
+    container = int((tmp_path / "pid").read_text())
     assert alive(container)
     child.kill()
     child.wait()
@@ -164,7 +184,7 @@ def test_with_the_real_container_and_handlers(tmp_path: Path) -> None:
     tiny_models.gpt2(tmp_path / "g")
     with verify.Verifier() as real:
         seen = [
-            build.package(spec, tmp_path / "dist", verifier=real).verified
+            PackagingJob(spec, tmp_path / "dist").package(verifier=real).verified
             for spec in reader.load(tmp_path / "models.toml").select()
         ]
     for each in seen:

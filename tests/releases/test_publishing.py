@@ -18,7 +18,8 @@ from mme.archive import plan, write
 from mme.archive.contents import Archive
 from mme.catalog.spec import ModelSpec, Source
 from mme.errors import ArchiveError, ReleaseError
-from mme.packaging import build, records
+from mme.packaging import records
+from mme.packaging.job import Streamed
 from mme.publishing import Events, Publisher
 from mme.releases import Store
 
@@ -53,7 +54,7 @@ class Noted(Events):
         yield lambda count: None
         self.seen.append((step, name))
 
-    def packaged(self, name: str, made: build.Streamed) -> None:
+    def packaged(self, name: str, made: Streamed) -> None:
         self.seen.append(("packaged", name, made.planned.target))
 
 
@@ -132,19 +133,26 @@ def test_a_model_that_fails_is_an_outcome_like_the_others(s3: Any, tmp_path: Pat
 def streaming(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     """Packaging that reads a snapshot as it is, so that no library of models is needed."""
 
-    @contextlib.contextmanager
-    def prepared(model: ModelSpec, out: Path, *, stage: Any, **more: Any) -> Iterator[build.Streamed]:
-        if model.name == "broken":
-            raise ArchiveError("broken changes while it is read.", "Wait.")
-        with stage("retrieving", 0):
-            path = snapshot(folder, model.name)
-        yield build.Streamed(plan.plan(model, path), "auto", None)
+    class Job:
+        def __init__(self, model: ModelSpec, out: Path, **more: Any) -> None:
+            self.model = model
+
+        def unchanged(self) -> None:
+            return None
+
+        def known_digest(self, **more: Any) -> None:
+            return None
+
+        @contextlib.contextmanager
+        def prepared(self, verifier: Any, *, stage: Any) -> Iterator[Streamed]:
+            if self.model.name == "broken":
+                raise ArchiveError("broken changes while it is read.", "Wait.")
+            with stage("retrieving", 0):
+                path = snapshot(folder, self.model.name)
+            yield Streamed(plan.plan(self.model, path), "auto", None)
 
     (folder / "source").mkdir()
-    monkeypatch.setattr(publishing.build, "prepared", prepared)
-    monkeypatch.setattr(publishing.unchanged, "look", lambda spec, out: None)
-    monkeypatch.setattr(publishing.unchanged, "pending", lambda *args, **more: None)
-    monkeypatch.setattr(publishing.unchanged, "known", lambda *args, **more: None)
+    monkeypatch.setattr(publishing, "PackagingJob", Job)
 
 
 def test_streamed_models_are_packaged_then_sent_one_after_the_other(

@@ -16,7 +16,8 @@ from mme.archive.contents import Archive
 from mme.catalog import reader
 from mme.catalog.spec import ModelSpec, Source
 from mme.errors import ArchiveError, CatalogError, SourceError
-from mme.packaging import build, unchanged
+from mme.packaging import unchanged
+from mme.packaging.job import PackagingJob
 from mme.snapshot import retrieve
 from mme.tasks import inspection
 
@@ -41,9 +42,9 @@ def test_the_base_is_the_same_file_in_every_archive(bert: Path, tmp_path: Path) 
     handler = tiny_models.handler(tmp_path / "handler")
     sources = [None, *(tiny_adapters.lora(tmp_path / str(seed), bert, LAYERS, seed=seed) for seed in range(2))]
     made = [
-        build.package(
-            spec(bert, source, name, handler=handler, adapter_merge=source is None), tmp_path / "dist"
-        ).archive
+        PackagingJob(spec(bert, source, name, handler=handler, adapter_merge=source is None), tmp_path / "dist")
+        .package()
+        .archive
         for name, source in zip(("plain", "a", "b"), sources, strict=True)
     ]
     plain, one, two = (digests(archive) for archive in made)
@@ -121,7 +122,7 @@ def test_the_manifest_and_inspect_tell_of_it(bert: Path, tmp_path: Path) -> None
     (tmp_path / "sentiment" / "README.md").write_text("---\nlicense: apache-2.0\n---\n")
     (tmp_path / "sentiment" / "LICENSE").write_text("Take it.")
     handler = tiny_models.handler(tmp_path / "handler")
-    made = build.package(spec(bert, source, handler=handler), tmp_path / "dist").archive
+    made = PackagingJob(spec(bert, source, handler=handler), tmp_path / "dist").package().archive
     parameters = sum(half.numel() for half in load_file(tmp_path / "sentiment" / "adapter_model.safetensors").values())
     assert made.manifest["adapter"] == "folder:sentiment"
     assert made.manifest["adapter_apart"] == {
@@ -134,7 +135,7 @@ def test_the_manifest_and_inspect_tell_of_it(bert: Path, tmp_path: Path) -> None
     assert f"folder:sentiment, kept apart: 8 layers, rank 3, {parameters:,} parameters" in inspection.text(
         made.manifest, with_files=False
     )
-    merged = build.package(spec(bert, source, handler=handler, adapter_merge=True), tmp_path / "dist").archive
+    merged = PackagingJob(spec(bert, source, handler=handler, adapter_merge=True), tmp_path / "dist").package().archive
     assert "folder:sentiment, merged" in inspection.text(merged.manifest, with_files=False)
     told = inspection.adapter_text({"adapter": "hub:me/it", "adapter_revision": COMMIT})
     assert told == f"hub:me/it at {COMMIT}, merged"
@@ -146,17 +147,17 @@ def test_what_has_not_changed_is_known_and_what_has_is_not(
     monkeypatch.setattr(unchanged, "RACY_NS", -(10**12))
     source = tiny_adapters.lora(tmp_path / "a", bert, LAYERS)
     one = spec(bert, source, handler=tiny_models.handler(tmp_path / "handler"))
-    first = build.package(one, tmp_path / "dist")
-    assert unchanged.pending(one, tmp_path / "dist") == first.archive
-    assert not build.package(one, tmp_path / "dist").fresh
-    assert build.check(one, tmp_path / "dist").same_bytes
+    first = PackagingJob(one, tmp_path / "dist").package()
+    assert PackagingJob(one, tmp_path / "dist").unchanged() == first.archive
+    assert not PackagingJob(one, tmp_path / "dist").package().fresh
+    assert PackagingJob(one, tmp_path / "dist").check().same_bytes
     merged = spec(bert, source, handler=one.handler, adapter_merge=True)
-    assert unchanged.pending(merged, tmp_path / "dist") is None
+    assert PackagingJob(merged, tmp_path / "dist").unchanged() is None
     tiny_adapters.lora(tmp_path / "a", bert, LAYERS, seed=1)
-    assert unchanged.pending(one, tmp_path / "dist") is None
+    assert PackagingJob(one, tmp_path / "dist").unchanged() is None
     with pytest.raises(ArchiveError, match=r"Different: adapter/adapter_model\.safetensors\."):
-        build.check(one, tmp_path / "dist")
-    second = build.package(one, tmp_path / "dist")
+        PackagingJob(one, tmp_path / "dist").check()
+    second = PackagingJob(one, tmp_path / "dist").package()
     assert second.fresh
     assert second.archive.digest != first.archive.digest
 

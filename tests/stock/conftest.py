@@ -10,7 +10,7 @@ from stock_tools import Server, skip_without_stock
 
 from mme.archive import untar
 from mme.catalog import reader
-from mme.packaging import build
+from mme.packaging.job import PackagingJob
 from mme.runner.process import Container
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,7 +42,7 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     out = tmp_path_factory.mktemp("dist")
     made: dict[str, Path] = {}
     for spec in reader.load(ROOT / "demo" / "models.toml").models:
-        path = build.package(spec, out).archive.path
+        path = PackagingJob(spec, out).package().archive.path
         assert path is not None
         made[spec.name] = path
     return made

@@ -11,7 +11,7 @@ from stock_tools import Server, close
 
 from mme.archive import untar
 from mme.catalog.spec import ModelSpec, Source
-from mme.packaging import build
+from mme.packaging.job import PackagingJob
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def test_both_containers_apply_it(serve: Callable[[str], Server], tmp_path: Path
     answers = {}
     for name, given in (("base", None), ("apart", adapter)):
         spec = ModelSpec(name, source, handler=handler, task=task, adapter=given, adapter_merge=False)
-        path = build.package(spec, tmp_path / "dist").archive.path
+        path = PackagingJob(spec, tmp_path / "dist").package().archive.path
         assert path is not None
         untar.extract(path, tmp_path / name)
         for server in ("stock", "ours"):

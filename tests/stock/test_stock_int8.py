@@ -13,7 +13,7 @@ from stock_tools import Server, close
 
 from mme.archive import untar
 from mme.catalog import reader
-from mme.packaging import build
+from mme.packaging.job import PackagingJob
 
 pytestmark = pytest.mark.slow
 Serve = Callable[[str], Server]
@@ -38,7 +38,7 @@ def int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = text.replace("\nhandler", '\nquantize = "int8"\nmax_error = 1.0\nhandler')
     (folder / "models.toml").write_text(text, encoding="utf-8")
     for spec in reader.load(folder / "models.toml").models:
-        made = build.package(spec, folder / "dist").archive
+        made = PackagingJob(spec, folder / "dist").package().archive
         assert made.path is not None
         untar.extract(made.path, folder / spec.name)
     return folder

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mme import __version__
-from mme.archive import contents, handler
+from mme.archive import contents
 from mme.archive.contents import Archive, File
 from mme.catalog.spec import ModelSpec, Source
 from mme.errors import ArchiveError, SourceError
@@ -29,42 +29,6 @@ LIBRARIES = ("safetensors", "tokenizers", "torch", "transformers", "peft")
 # A file that changed less than this long before it was looked at may change again without its times showing
 # it (some file systems count in seconds), so its content is compared instead.
 RACY_NS = 2_000_000_000
-
-
-def pending(
-    spec: ModelSpec, out: Path, *, compression: str | None = None, sources: Sources | None = None
-) -> Archive | None:
-    """The archive that ``package`` would keep, or None when it would build. Changes nothing. Raises MmeError.
-
-    ``sources`` are those of ``look``, for whoever asks more than one thing about a model.
-    """
-    code = handler.check(spec.handler) if spec.handler else ()
-    sources = sources or look(spec, out)
-    kept = previous_archive(out, spec, archive_key(spec, spec.compression or compression or "auto", code, sources))
-    return kept.archive if kept else None
-
-
-def known(
-    spec: ModelSpec,
-    out: Path,
-    *,
-    compression: str | None = None,
-    verified: bool = True,
-    sources: Sources | None = None,
-) -> str | None:
-    """The digest of what ``spec`` gives, when an earlier run found it out and nothing has changed since; else None.
-
-    With ``verified``, only when the handler answered then. Reads no weights, and needs no archive in ``out``.
-    """
-    record = records.recorded(out, spec.name) or {}
-    code = handler.check(spec.handler) if spec.handler else ()
-    key = archive_key(spec, spec.compression or compression or "auto", code, sources or look(spec, out))
-    if record.get("key") != key or (verified and record.get("verified") is not True):
-        return None
-    return str(record["digest"])
-
-
-# --- has anything changed? -----------------------------------------------------------------------------------
 
 
 def look(spec: ModelSpec, out: Path) -> Sources:
@@ -152,12 +116,12 @@ def archive_key(spec: ModelSpec, compression: str, code: Sequence[Found], source
 
 
 @dataclass(frozen=True)
-class _Kept:
+class Previous:
     archive: Archive
     verified: bool
 
 
-def previous_archive(out: Path, spec: ModelSpec, key: str) -> _Kept | None:
+def previous_archive(out: Path, spec: ModelSpec, key: str) -> Previous | None:
     """The archive of an earlier run, when nothing that it depends on has changed, and it neither."""
     record = records.recorded(out, spec.name)
     if record is None or record.get("key") != key:
@@ -168,7 +132,7 @@ def previous_archive(out: Path, spec: ModelSpec, key: str) -> _Kept | None:
             return None
     except (ArchiveError, OSError):
         return None  # it was damaged: build it again
-    return _Kept(made, record.get("verified") is True)
+    return Previous(made, record.get("verified") is True)
 
 
 def remember(out: Path, made: Archive, key: str, sources: Sources, verified: bool) -> None:

@@ -1,20 +1,14 @@
 """archive -> the handler run once on it, as the container on the endpoint would run it.
 
 One container for all models of a run, started as a process on a free port of this machine, and spoken to by
-SageMaker's contract alone. It sees no credentials and no network address of the Hub.
+SageMaker's contract alone. It sees no credentials, and is told to look nothing up on the Hub.
 """
 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +22,8 @@ from mme.archive.plan import Plan
 from mme.archive.untar import extract
 from mme.archive.write import lay_out
 from mme.errors import VerifyError
+from mme.runner.errors import ContainerError, ContainerTimeout
+from mme.runner.process import Container
 
 START_S = 60.0
 LOAD_S = 360.0  # what SageMaker allows
@@ -40,20 +36,14 @@ SAMPLES = {
     "fill-mask": {"inputs": "The house is [MASK]."},
 }
 SAMPLE_TEXT = {"inputs": "The house is quiet."}
+JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 
-# Starts the container so that the kernel ends it when this process dies, however that happens (Linux).
-GUARD = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(1)
-try:
-    os.execvp(sys.argv[2], sys.argv[2:])
-except OSError as error:
-    sys.exit(f"{sys.argv[2]}: {error.strerror}")
-"""
-
-SECRETS = ("AWS_", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "MME_")
+# What a container under verification gets besides what every local container gets.
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "CUDA_VISIBLE_DEVICES": "",  # the same wherever it is packaged; and int8 is for the CPU alone
+}
 
 
 @dataclass(frozen=True)
@@ -73,13 +63,12 @@ class Verified:
 class Verifier:
     """A running container. Use it in a ``with`` block; it starts with the first archive and is stopped at the end.
 
-    ``command`` starts the container, which finds its port in SAGEMAKER_BIND_TO_PORT.
+    ``container`` is a kind of container or the words of a command, as ``mme.runner`` takes them.
     """
 
-    def __init__(self, command: Sequence[str] = (sys.executable, "-m", "mme.container", "serve")) -> None:
-        self.command = tuple(command)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._port = 0
+    def __init__(self, container: str | Sequence[str] = "ours") -> None:
+        self._kind = container
+        self._container: Container | None = None
         self._folder: Path | None = None
         self._number = 0
         self._trusting = False
@@ -103,138 +92,103 @@ class Verifier:
         return self._verify(archive, lambda model: lay_out(planned, model))
 
     def _verify(self, archive: Archive, unpack: Callable[[Path], None]) -> Verified:
-        self.start(archive.manifest.get("trust_remote_code") is True)
-        self._wait()
-        folder = self._folder or Path()
+        container, folder = self.start(archive.manifest.get("trust_remote_code") is True)
+        self._wait(container)
         self._number += 1
         name = f"{archive.digest[:12]}-{self._number}"
         model = folder / name / "model"
         try:
             unpack(model)
-            return self._try(archive, name, model)
+            return self._try(container, archive, name, model)
         finally:
             shutil.rmtree(model.parent, ignore_errors=True)
 
-    def _try(self, archive: Archive, name: str, model: Path) -> Verified:
+    def _try(self, container: Container, archive: Archive, name: str, model: Path) -> Verified:
         start = time.perf_counter()
-        load = json.dumps({"model_name": name, "url": str(model)}).encode()
-        status, _, body = self._call("POST", "/models", load, LOAD_S, archive)
+        with self._said(archive, "LOAD"):
+            loaded = container.load(name, model, timeout=LOAD_S)
         load_ms = (time.perf_counter() - start) * 1000
-        if status != 200:
-            raise self._failed(archive, f"it cannot be loaded ({status}): {_message(body)}")
+        if loaded.status != 200:
+            raise self._failed(archive, f"it cannot be loaded ({loaded.status}): {_message(loaded.body)}")
         try:
             request = _sample(archive, model)
             if request is None:
                 return Verified(load_ms, None, None, None, f"its handler has no {SAMPLE}, so it was only loaded")
             start = time.perf_counter()
-            status, content_type, body = self._call("POST", f"/models/{name}/invoke", request, INVOKE_S, archive)
+            with self._said(archive, f"its {SAMPLE}"):
+                reply = container.invoke(name, request, JSON_HEADERS, timeout=INVOKE_S)
             invoke_ms = (time.perf_counter() - start) * 1000
-            if status != 200:
-                raise self._failed(archive, f"it answers its {SAMPLE} with {status}: {_message(body)}")
-            answer = body[:200].decode("utf-8", "replace")
-            return Verified(load_ms, invoke_ms, content_type, answer, _doubt(content_type, body))
+            if reply.status != 200:
+                raise self._failed(archive, f"it answers its {SAMPLE} with {reply.status}: {_message(reply.body)}")
+            content_type = reply.headers.get("content-type", "")
+            answer = reply.body[:200].decode("utf-8", "replace")
+            return Verified(load_ms, invoke_ms, content_type, answer, _doubt(content_type, reply.body))
         finally:
-            with contextlib.suppress(VerifyError):
-                self._call("DELETE", f"/models/{name}", b"", LOAD_S, archive)
+            with contextlib.suppress(ContainerError):
+                container.unload(name, timeout=LOAD_S)
 
-    # --- the process -----------------------------------------------------------------------------------------
+    # --- the container -----------------------------------------------------------------------------------------
 
-    def start(self, trust_remote_code: bool = False) -> None:
+    def start(self, trust_remote_code: bool = False) -> tuple[Container, Path]:
         """Start the container and do not wait: it gets ready while the archive is made. Raises VerifyError.
 
         With ``trust_remote_code`` it runs the code that comes with a model, as an endpoint does whose environment says
-        HF_TRUST_REMOTE_CODE=true. A container that was started otherwise is replaced.
+        HF_TRUST_REMOTE_CODE=true. A container that was started otherwise is replaced. Returns it with the folder that
+        is its own.
         """
-        if self._process is not None and self._trusting == trust_remote_code:
-            return
-        self.stop()
+        if self._trusting != trust_remote_code:
+            self.stop()
         self._trusting = trust_remote_code
-        self._folder = Path(tempfile.mkdtemp(prefix="mme-verify-"))
-        self._port = _free_port()
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(SECRETS)}
-        environment.update(
-            SAGEMAKER_BIND_TO_PORT=str(self._port),
-            SAGEMAKER_MULTI_MODEL="true",
-            HF_HUB_OFFLINE="1",
-            TRANSFORMERS_OFFLINE="1",
-            HF_TRUST_REMOTE_CODE="true" if trust_remote_code else "false",
-            PYTHONUNBUFFERED="1",
-            CUDA_VISIBLE_DEVICES="",  # the same wherever it is packaged; and int8 is for the CPU alone
-        )
-        command = self.command
-        if sys.platform == "linux":
-            command = (sys.executable, "-c", GUARD, str(os.getpid()), *self.command)
-        with (self._folder / "log").open("wb") as log:
+        if self._container is None or self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="mme-verify-"))
             try:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment,
-                    start_new_session=True,
+                environment = {**ENVIRONMENT, "HF_TRUST_REMOTE_CODE": "true" if trust_remote_code else "false"}
+                self._container = Container(
+                    self._kind, self._folder, environment, self._folder / "log", grace_seconds=STOP_S
                 )
-            except OSError as error:
-                shutil.rmtree(self._folder, ignore_errors=True)
-                raise VerifyError(
-                    f"The container cannot be started: {self.command[0]}: {error.strerror}.",
-                    "Package with --no-verify to go without.",
-                ) from None
+            except ContainerError as error:
+                self.stop()
+                raise VerifyError(str(error), "Package with --no-verify to go without.") from None
+        return self._container, self._folder
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + START_S
-        while True:
-            if self._process is None or self._process.poll() is not None:
-                tail = self._log_tail()
-                self.stop()
-                raise VerifyError(
-                    f"The container that verifies archives ended at once:\n{tail}",
-                    "It needs its libraries: pip install 'mme[container]'. Package with --no-verify to go without.",
-                )
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                if self._request("GET", "/ping", b"", 2.0)[0] == 200:
-                    return
-            if time.monotonic() > deadline:
-                tail = self._log_tail()
-                self.stop()
-                raise VerifyError(
-                    f"The container that verifies archives was not ready within {START_S:.0f} seconds:\n{tail}",
-                    "Try again on a machine that is less busy, or package with --no-verify.",
-                )
-            time.sleep(0.05)
+    def _wait(self, container: Container) -> None:
+        try:
+            container.wait_healthy(START_S)
+        except ContainerTimeout:
+            tail = self._log_tail()
+            self.stop()
+            raise VerifyError(
+                f"The container that verifies archives was not ready within {START_S:.0f} seconds:\n{tail}",
+                "Try again on a machine that is less busy, or package with --no-verify.",
+            ) from None
+        except ContainerError:
+            tail = self._log_tail()
+            self.stop()
+            raise VerifyError(
+                f"The container that verifies archives ended at once:\n{tail}",
+                "It needs its libraries: pip install 'mme[container]'. Package with --no-verify to go without.",
+            ) from None
 
     def stop(self) -> None:
         """End the container and everything it started; remove what it logged."""
-        process, self._process = self._process, None
-        if process is not None:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_S)
-            # Whatever is left of its session, workers included.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        container, self._container = self._container, None
+        if container is not None:
+            container.stop()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
-    def _call(self, method: str, path: str, body: bytes, seconds: float, archive: Archive) -> tuple[int, str, bytes]:
+    @contextlib.contextmanager
+    def _said(self, archive: Archive, what: str) -> Iterator[None]:
+        """Errors of the connection to the container as those of the archive that was tried."""
         try:
-            return self._request(method, path, body, seconds)
-        except TimeoutError:
-            raise self._failed(archive, f"no answer to {method} {path} within {seconds:.0f} seconds") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise self._failed(archive, f"the container broke off: {error or type(error).__name__}") from None
-
-    def _request(self, method: str, path: str, body: bytes, seconds: float) -> tuple[int, str, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=seconds)
-        try:
-            headers = {"Content-Type": "application/json", "Accept": "application/json"}
-            connection.request(method, path, body or None, headers if body else {})
-            response = connection.getresponse()
-            return response.status, response.headers.get("Content-Type", ""), response.read()
-        finally:
-            connection.close()
+            yield
+        except ContainerTimeout:
+            raise self._failed(
+                archive, f"no answer to {what} in time ({LOAD_S:.0f} s for LOAD, {INVOKE_S:.0f} s otherwise)"
+            ) from None
+        except ContainerError as error:
+            raise self._failed(archive, str(error).rstrip(".")) from None
 
     def _failed(self, archive: Archive, what: str) -> VerifyError:
         tail = self._log_tail()
@@ -245,19 +199,8 @@ class Verifier:
         )
 
     def _log_tail(self, lines: int = 15) -> str:
-        if self._folder is None:
-            return ""
-        try:
-            text = (self._folder / "log").read_bytes()[-20_000:].decode("utf-8", "replace")
-        except OSError:
-            return ""
-        return "\n".join(f"  {line}" for line in text.splitlines()[-lines:])
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+        said = self._container.last_output() if self._container else ""
+        return "\n".join(f"  {line}" for line in said.splitlines()[-lines:])
 
 
 def _sample(archive: Archive, model: Path) -> bytes | None:

@@ -14,9 +14,7 @@ from __future__ import annotations
 import gc
 import importlib
 import json
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,7 +23,7 @@ from typing import Any
 
 from mme.errors import SourceError
 from mme.handler_files import lay_out
-from mme.packaging.verify import GUARD, SECRETS
+from mme.runner.process import run_guarded
 from mme.snapshot import adapters, libraries
 from mme.snapshot.portable import VOCABULARIES
 
@@ -148,28 +146,21 @@ def measure(
         "path": [str(folder) for folder in ([code] if handler else []) + list(path)],
     }
     (work / "request.json").write_text(json.dumps(request), encoding="utf-8")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(SECRETS)}
-    environment.update(HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1", PYTHONDONTWRITEBYTECODE="1")
-    environment["CUDA_VISIBLE_DEVICES"] = ""  # the same figures wherever it is packaged; and int8 is for the CPU alone
-    environment["MME_FORMAT"] = "asked"  # what it costs where it is computed in, whatever this machine is fast at
-    if trust:
-        environment["HF_TRUST_REMOTE_CODE"] = "true"
-    command = [sys.executable, "-m", __spec__.name, str(work / "request.json"), str(work / "answer.json")]
-    if sys.platform == "linux":  # it ends with this process, however that ends
-        command = [sys.executable, "-c", GUARD, str(os.getpid()), *command]
-    done = subprocess.run(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env=environment,
-        check=False,
-    )
+    environment = {
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "CUDA_VISIBLE_DEVICES": "",  # the same figures wherever it is packaged; and int8 is for the CPU alone
+        "MME_FORMAT": "asked",  # what it costs where it is computed in, whatever this machine is fast at
+        **({"HF_TRUST_REMOTE_CODE": "true"} if trust else {}),
+    }
+    words = [sys.executable, "-m", __spec__.name, str(work / "request.json"), str(work / "answer.json")]
+    done = run_guarded(words, work, environment)
     try:
         answer = json.loads((work / "answer.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
-        killed = done.returncode == -signal.SIGKILL  # as the kernel does where memory runs out
+        said = done.stderr.strip().splitlines()
+        killed = done.returncode == 128 + signal.SIGKILL  # as the kernel does where memory runs out
         reason = "there is not enough memory to load the model" if killed else f"its process ended ({done.returncode})"
         answer = {"error": said[-1] if said and not killed else reason}
     if "error" in answer:

@@ -15,7 +15,8 @@ from mme.archive import contents
 from mme.catalog import schema as catalog_schema
 from mme.catalog.spec import ModelSpec
 from mme.errors import MmeError, UsageError
-from mme.packaging import build, unchanged, verify
+from mme.packaging import verify
+from mme.packaging.job import PackagingJob
 from mme.settings import Settings
 from mme.tasks import inspection
 from mme.tasks.command import (
@@ -108,26 +109,21 @@ def package(
 
 
 def _foreseen(spec: ModelSpec, out: Path, compression: str | None, force: bool) -> dict[str, Any]:
-    archive = unchanged.pending(spec, out, compression=compression)
+    archive = PackagingJob(spec, out, compression=compression).unchanged()
     return _result(spec.name, "unchanged" if archive and not force else "would build", archive)
 
 
 def _compared(spec: ModelSpec, out: Path, compression: str | None) -> dict[str, Any]:
-    again = build.check(spec, out, compression=compression, stage=functools.partial(stage, spec.name))
+    job = PackagingJob(spec, out, compression=compression)
+    again = job.check(stage=functools.partial(stage, spec.name))
     return _result(spec.name, "same bytes" if again.same_bytes else "same content", again.archive)
 
 
 def _built(
     spec: ModelSpec, out: Path, compression: str | None, verifier: verify.Verifier | None, force: bool
 ) -> dict[str, Any]:
-    made = build.package(
-        spec,
-        out,
-        compression=compression,
-        verifier=verifier,
-        force=force,
-        stage=functools.partial(stage, spec.name),
-    )
+    job = PackagingJob(spec, out, compression=compression)
+    made = job.package(verifier, force=force, stage=functools.partial(stage, spec.name))
     accuracy = made.archive.manifest.get("accuracy")
     if made.verified and made.verified.doubt:
         note(f"{spec.name}: {made.verified.doubt}.")

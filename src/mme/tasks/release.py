@@ -17,7 +17,8 @@ from mme import releases as versions
 from mme.catalog.spec import ModelSpec
 from mme.client import endpoint as endpoints
 from mme.errors import ArchiveError, EndpointError, ReleaseError, UsageError
-from mme.packaging import build, records, verify
+from mme.packaging import records, verify
+from mme.packaging.job import Streamed
 from mme.packaging.records import latest
 from mme.publishing import Outcome
 from mme.settings import Settings
@@ -156,7 +157,7 @@ class _Shown(publishing.Events):
     def packaging(self, name: str, step: str, size: int) -> AbstractContextManager[Callable[[int], object]]:
         return stage(name, step, size)
 
-    def packaged(self, name: str, made: build.Streamed) -> None:
+    def packaged(self, name: str, made: Streamed) -> None:
         if made.verified and made.verified.doubt:
             note(f"{name}: {made.verified.doubt}.")
         if made.planned.manifest.get("trust_remote_code"):
