@@ -5,9 +5,9 @@
 
 An answer begins with texts and ends with one normalised vector for each: tokenising and pooling are part of it. Engines
 take turns within each row, because a machine's speed drifts, and the figure is the median of processor time, of all
-threads together, which a busy neighbour disturbs less than the clock's. With more threads than one, the time by the clock
-stands beside it. The last column is the lowest cosine to transformers' own vectors in float32, over real sentences, each
-alone and all of them together.
+threads together, which a busy neighbour disturbs less than the clock's. With more threads than one, the time by the
+clock stands beside it. The last column is the lowest cosine to transformers' own vectors in float32, over real
+sentences, each alone and all of them together.
 
 Others are the engines' own usual way: ONNX Runtime and OpenVINO with the exported graph and padded batches, CTranslate2
 with its converted model, fastembed as it is. int8 is what each makes of the same weights without data of ours.
