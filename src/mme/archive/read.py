@@ -77,15 +77,18 @@ def manifest_from_tail(tail: bytes) -> Mapping[str, Any] | None:
 
 
 def contents(path: Path) -> tuple[File, ...]:
-    """Every file of any archive, read and hashed, manifest included. Raises ArchiveError when broken or hostile."""
-    found = []
+    """Every file of any archive, read and hashed, manifest included; of a file that comes twice, the last.
+
+    Raises ArchiveError when it is broken or hostile.
+    """
+    files: dict[str, File] = {}
     for member in reading(path):
         digest = hashlib.sha256()
         for data in member.read():
             digest.update(data)
         if not member.is_folder:
-            found.append(File(member.path, member.size, digest.hexdigest()))
-    return tuple(found)
+            files[member.path] = File(member.path, member.size, digest.hexdigest())
+    return tuple(files.values())
 
 
 def check(path: Path) -> Archive:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import shutil
 import threading
 import time
@@ -286,8 +285,7 @@ class VariantHost:
         began = time.monotonic()
         container: Container | None = None
         try:
-            with self._loads:
-                container = self._download_and_load(model, began + LOAD_SECONDS, began)
+            container = self._download_and_load(model, began + LOAD_SECONDS, began)
         except InvokeFailed as problem:
             model.error = problem
         except Exception as problem:
@@ -326,17 +324,14 @@ class VariantHost:
         if downloading is not None:
             observe(self.spec.name, "ModelDownloadingTime", (time.monotonic() - downloading) * 1e6, "Microseconds")
         loading = time.monotonic()
-        payload = json.dumps({"model_name": model.name, "url": str(home / "model")}).encode()
         while True:
             container = self._healthy_container(deadline)
             try:
-                reply = container.request(
-                    "POST",
-                    "/models",
-                    body=payload,
-                    headers={"Content-Type": "application/json"},
-                    timeout=max(0.001, deadline - time.monotonic()),
-                )
+                with (
+                    self._loads
+                ):  # not held while an archive is fetched and unpacked: others may be on the disk already
+                    left = max(0.001, deadline - time.monotonic())
+                    reply = container.load(model.name, home / "model", timeout=left)
             except ContainerTimeout as problem:
                 raise ModelFailed(0, f"LOAD took longer than {LOAD_SECONDS:.0f} s.") from problem
             except ContainerRefused:
@@ -373,7 +368,7 @@ class VariantHost:
 
         while True:
             try:
-                self._fetch_and_extract(model, home)
+                self._fetch_and_extract(model, home, deadline)
                 return
             except (NoRoom, OSError) as problem:
                 if isinstance(problem, OSError) and problem.errno not in FULL:
@@ -383,16 +378,20 @@ class VariantHost:
                     words = f"There is no room on the disk for {model.target}, and nothing left to unload: {problem}"
                     raise ModelFailed(507, words) from problem
 
-    def _fetch_and_extract(self, model: _Model, home: Path) -> None:
+    def _fetch_and_extract(self, model: _Model, home: Path, deadline: float) -> None:
         from mme.archive.untar import NoRoom, extract
         from mme.errors import ArchiveError
+
+        def in_time(_: int) -> None:
+            if time.monotonic() > deadline:
+                raise ModelFailed(0, f"The archive could not be unpacked within {LOAD_SECONDS:.0f} s.")
 
         key = f"{self.spec.prefix}{model.target}"
         shutil.rmtree(home, ignore_errors=True)
         home.mkdir(parents=True)
         try:
             archive = self._fetch(bucket=self.spec.bucket, key=key, role_arn=self.spec.role_arn, into=home)
-            extract(archive, home / "model")
+            extract(archive, home / "model", max_bytes=self.spec.volume_bytes, progress=in_time)
             archive.unlink()
         except ArchiveUnavailable as problem:
             raise BadTarget(
