@@ -192,7 +192,7 @@ def read_needs(path: Path) -> Needs:
     )
 
 
-def combine(rows: Sequence[Row], needs: Needs | None, serving: str = "ours") -> Models:
+def combine(rows: Sequence[Row], needs: Needs | None) -> Models:
     """Rows and measured needs as Models. A row's own columns come first; for what they leave out, the model of that
     name that was measured, else the measured one whose archive is nearest in size, with its bytes scaled by the sizes.
 
@@ -241,7 +241,8 @@ def combine(rows: Sequence[Row], needs: Needs | None, serving: str = "ours") -> 
         answer_spread=needs.answer_spread if needs else (1.0,),
         load_spread=needs.load_spread if needs else (1.0,),
         origin=needs.origin if needs else "given with the models",
-        serving=serving,
+        batch_shared=needs.batch_shared if needs else None,
+        base_bytes=needs.base_bytes if needs else None,
     )
 
 

@@ -464,7 +464,7 @@ def changes_to(search: Search, best: Option, kind: InstanceType) -> list[Change]
     volume = best.volume
     if volume is not None and volume < MOST_VOLUME and volume < float(models.disk.sum()):
         cases.append(("a volume of 512 GB", models, replace(settings, volume=MOST_VOLUME), ""))
-    if settings.serving is OURS or settings.serving.parking:
+    if settings.serving.parking:
         words = "from docs/container.md: a quarter of the bytes, 0.62 of the seconds; check the accuracy"
         cases.append(("int8", int8(models), settings, words))
         if len(models) > 1 and float(models.disk.max()) <= 1.1 * float(models.disk.min()):

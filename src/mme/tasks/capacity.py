@@ -6,7 +6,7 @@ import json as jsonlib
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from importlib.util import find_spec
 from pathlib import Path
@@ -186,6 +186,12 @@ def capacity(
             "Plan, simulate or measure?" if what is None else f"There is no `capacity {what}`.",
             f"invoke capacity {' | '.join(WHAT)}; `invoke --help capacity` lists the flags.",
         )
+    from mme.capacity.needs import SERVINGS
+
+    if container not in SERVINGS:
+        raise UsageError(f"There is no container {container!r}.", f"Known: {', '.join(SERVINGS)}.")
+    if tfvars is not None and not tfvars.endswith(".tfvars.json"):
+        raise UsageError(f"--tfvars {tfvars}: Terraform reads such a file by its name, NAME.tfvars.json.")
     asked = Asked(
         what, models, catalog, dist, needs, container, trace, access_log, gaps, live, zipf, rate, hours, swing, bursts,
         churn, p99, cold, type, count, at_least, volume_gb, routing, download, extract, processor_factor, deployments,
@@ -204,10 +210,7 @@ def capacity(
 
 def _models(context: Context, asked: Asked, settings: Settings) -> Models:
     from mme.capacity import listing
-    from mme.capacity.needs import SERVINGS
 
-    if asked.container not in SERVINGS:
-        raise UsageError(f"There is no container {asked.container!r}.", f"Known: {', '.join(SERVINGS)}.")
     if asked.models:
         rows = listing.read_csv(Path(asked.models))
     elif asked.catalog:
@@ -234,7 +237,7 @@ def _models(context: Context, asked: Asked, settings: Settings) -> Models:
             f"{asked.needs} was measured with the container {measured.container}; the plan is for {asked.container}.",
             f"Give --container {measured.container}, or measure with the other one.",
         )
-    return listing.combine(rows, measured, asked.container)
+    return listing.combine(rows, measured)
 
 
 def _traffic(asked: Asked, settings: Settings, models: Models, most: int | None) -> tuple[Requests, Floats, str, Any]:
@@ -363,6 +366,7 @@ def _plan(context: Context, asked: Asked, settings: Settings) -> None:
     assumed = _settings(asked)
     prices = _prices(asked, settings)
     models = _models(context, asked, settings)
+    assumed = replace(assumed, serving=models.measured(assumed.serving))
     requests, rates, words, span = _traffic(asked, settings, models, plans.SAMPLE)
     _prepare()
     made = plans.plan(models, requests, rates, prices, goal, assumed, tuple(asked.type))
@@ -401,8 +405,6 @@ def _plan(context: Context, asked: Asked, settings: Settings) -> None:
             "The table says what each one misses. Loosen the goal (--p99, --cold), or take what would change it.",
         )
     if asked.tfvars:
-        if not asked.tfvars.endswith(".tfvars.json"):
-            raise UsageError(f"--tfvars {asked.tfvars}: Terraform reads such a file by its name, NAME.tfvars.json.")
         peak, trough = span or (search.peak, float(rates.sum()))
         write(Path(asked.tfvars), tfvars.text(tfvars.variants(made.best, asked.routing, peak, trough)))
         note(f"The variants are in {asked.tfvars}: terraform apply -var-file={asked.tfvars}")
@@ -410,8 +412,6 @@ def _plan(context: Context, asked: Asked, settings: Settings) -> None:
 
 def _pictures(made: Plan, search: Search, rates: Floats) -> dict[str, str]:
     """The three plots by the names of their files."""
-    from dataclasses import replace
-
     from mme.capacity import plan as plans
     from mme.capacity import report
 
@@ -451,8 +451,6 @@ def _prepare() -> None:
 
 
 def _simulate(context: Context, asked: Asked, settings: Settings) -> None:
-    from dataclasses import replace
-
     import numpy as np
 
     from mme.capacity import plan as plans
@@ -467,6 +465,7 @@ def _simulate(context: Context, asked: Asked, settings: Settings) -> None:
     if kind.gpu:
         raise UsageError(f"{kind.name} has a GPU, and the simulation knows processors only.")
     models = _models(context, asked, settings)
+    assumed = replace(assumed, serving=models.measured(assumed.serving))
     requests, rates, words, _ = _traffic(asked, settings, models, None)
     fleet = plans.fleet_of(kind, int(number("--count", asked.count, 1, 10_000)), models, assumed)
     if asked.deployments:

@@ -1,0 +1,90 @@
+"""What `measure` asks of the real container."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from mme.capacity import listing
+from mme.capacity.measure import Subject, measure, quantiles
+from mme.errors import UsageError
+
+HANDLER = b"""
+import json
+
+
+def model_fn(model_dir):
+    return bytearray(24 << 20)
+
+
+def predict_fn(data, model):
+    total = 0
+    for number in range(200_000):
+        total += number
+    return [data, total]
+
+
+def output_fn(prediction, accept):
+    return json.dumps(prediction)
+"""
+
+
+def archived(path: Path, handler: bytes = HANDLER) -> Path:
+    files = {
+        "weights.safetensors": bytes(1 << 20),
+        "code/inference.py": handler,
+        "code/sample.json": b'{"inputs": "x"}',
+    }
+    files["weights.safetensors"] = (2).to_bytes(8, "little") + b"{}" + bytes((1 << 20) - 10)
+    with tarfile.open(path, "w:gz") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.mark.slow
+def test_the_container_tells_what_a_model_needs(tmp_path: Path) -> None:
+    subject = Subject("m", archived(tmp_path / "m.tar.gz"))
+    document = measure([subject])
+    (tmp_path / "needs.json").write_text(json.dumps(document))
+    needs = listing.read_needs(tmp_path / "needs.json")
+    (sample,) = needs.samples
+    assert sample["weights_bytes"] == 1 << 20
+    assert sample["disk_bytes"] > 1 << 20
+    assert sample["archive_bytes"] < sample["disk_bytes"]
+    assert 20 << 20 < sample["private_bytes"] < 200 << 20
+    assert 0 < sample["answer_seconds"] < sample["load_seconds"] + 10
+    assert sample["wake_seconds"] > 0
+    assert 0 <= (needs.batch_shared or 0) <= 1
+    assert needs.base_bytes is not None
+    assert needs.base_bytes > 50 << 20
+    assert len(needs.answer_spread) == 50
+    made = listing.combine([listing.Row("m", 1, {})], needs)
+    assert made.active[0] == sample["private_bytes"] + (1 << 20)
+
+
+@pytest.mark.slow
+def test_a_model_that_fails_is_an_error_with_the_containers_words(tmp_path: Path) -> None:
+    broken = HANDLER.replace(b"return [data, total]", b"raise ValueError('no such thing')")
+    with pytest.raises(UsageError, match=r"m: INVOKE: the container answers 400: .*no such thing"):
+        measure([Subject("m", archived(tmp_path / "m.tar.gz", broken))])
+
+
+def test_what_is_not_there_is_said_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="Which archives"):
+        measure([])
+    with pytest.raises(UsageError, match=r"There is no archive .*none\.tar\.gz"):
+        measure([Subject("m", tmp_path / "none.tar.gz")])
+
+
+def test_quantiles_stand_for_all() -> None:
+    assert quantiles([]) == [1.0]
+    assert quantiles([2.0]) == [2.0] * 50
+    made = quantiles([float(number) for number in range(1000)], 4)
+    assert made == [125, 375, 625, 875]

@@ -1,0 +1,174 @@
+"""`invoke capacity` as a user types it, the worked example of docs/capacity.md among it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from invoke import Collection, Program
+
+import mme.tasks
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "capacity.md"
+HEAD = "name,size,active,load_seconds,wake_seconds,answer_seconds,cores\n"
+ROW = "90MB,105MB,0.06,0.05,0.012,1.3\n"
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def capacity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    monkeypatch.chdir(tmp_path)
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "MME_BUCKET", "MME_TERRAFORM"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "models.csv").write_text(HEAD + "".join(f"tenant-{n},{ROW}" for n in range(60)))
+
+    def run(*words: str) -> Result:
+        capsys.readouterr()
+        try:
+            Program(namespace=Collection.from_module(mme.tasks)).run(["invoke", "capacity", *words])
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return Result(code, out, err)
+
+    return run
+
+
+LAW = ("--models", "models.csv", "--zipf", "0.9", "--rate", "40")
+
+
+def test_a_plan_as_json_and_everything_it_writes(capacity: Any, tmp_path: Path) -> None:
+    done = capacity(
+        "plan", *LAW, "--type", "ml.m5.xlarge", "--type", "ml.c5.large", "--json",
+        "--tfvars", "fleet.tfvars.json", "--page", "plan.html", "--plots", "plots",
+    )  # fmt: skip
+    assert done.code == 0, done.err
+    best = done.json["best"]
+    assert {option["type"] for option in done.json["options"]} == {"ml.m5.xlarge", "ml.c5.large"}
+    primary = json.loads((tmp_path / "fleet.tfvars.json").read_text())["variants"]["primary"]
+    assert (primary["instance_type"], primary["instance_count"]) == (best["type"], best["instances"])
+    assert "Capacity plan" in (tmp_path / "plan.html").read_text()
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == ["cost-and-cold.svg", "hits-and-instances.svg", "latency-by-popularity.svg"]
+
+
+def test_a_plan_as_a_table_marks_the_best_and_says_what_it_stands_on(capacity: Any) -> None:
+    done = capacity("plan", *LAW, "--type", "ml.m5.xlarge")
+    assert done.code == 0, done.err
+    assert re.search(r"^->  1 x ml\.m5\.xlarge", done.out, re.M)
+    for words in ("one endpoint per model", "serverless", "inference components", "Prices: us-east-1, ", "Assumed:"):
+        assert words in done.out
+
+
+def test_a_goal_that_cannot_be_met_fails_and_writes_nothing(capacity: Any, tmp_path: Path) -> None:
+    done = capacity(
+        "plan", *LAW, "--type", "ml.m5.large", "--volume-gb", "1", "--tfvars", "fleet.tfvars.json", "--json"
+    )
+    assert done.code == 2
+    assert "No fleet that was tried meets the goal" in done.err
+    assert done.json["best"] is None
+    assert not (tmp_path / "fleet.tfvars.json").exists()
+
+
+def test_a_simulation_of_a_trace(capacity: Any, tmp_path: Path) -> None:
+    (tmp_path / "trace.csv").write_text("time,model\n0,tenant-1\n1,tenant-1\n2,tenant-2\n3,tenant-1\n")
+    fleet = ("--type", "ml.m5.large", "--count", "1", "--models", "models.csv", "--trace", "trace.csv")
+    done = capacity("simulate", *fleet, "--deployments", "2.5", "--json", "--per-model")
+    assert done.code == 0, done.err
+    assert done.json["requests"] == 4
+    assert done.json["hit_ratio"] == 0.25
+    assert done.json["models"]["tenant-1"]["requests"] == 3
+    assert done.json["models"]["tenant-3"]["p99"] is None
+    text = capacity("simulate", *fleet, "--autoscale", "1,2,600", "--warm", "1")
+    assert text.code == 0, text.err
+    assert "instances added, removed" in text.out
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("plan",), "Which models?"),
+        (("plan", "--models", "none.csv", "--zipf", "1", "--rate", "1"), "none.csv cannot be read"),
+        (("plan", "--models", "models.csv"), "Which traffic?"),
+        (("plan", "--models", "models.csv", "--zipf", "1"), "--zipf needs --rate"),
+        (("plan", *LAW, "--trace", "t.csv"), "more than one source"),
+        (("plan", *LAW, "--p99", "fast"), "--p99 takes a number"),
+        (("plan", *LAW, "--cold", "2"), "--cold takes a number"),
+        (("plan", *LAW, "--routing", "nearest"), "no routing 'nearest'"),
+        (("plan", *LAW, "--container", "theirs"), "no container 'theirs'"),
+        (("plan", *LAW, "--type", "ml.m9.huge"), "has no price of 'ml.m9.huge'"),
+        (("plan", *LAW, "--region", "eu-west-1"), "not of eu-west-1"),
+        (("plan", *LAW, "--volume-gb", "600"), "--volume-gb takes a number from 1 to 512"),
+        (("plan", *LAW, "--bursts", "1,2"), "--bursts takes NUMBER,FACTOR,SECONDS"),
+        (("plan", *LAW, "--type", "ml.m5.large", "--tfvars", "fleet.tf"), "NAME.tfvars.json"),
+        (("plan", *LAW, "--at-least", "0"), "--at-least takes a number"),
+        (("simulate", *LAW), "Which fleet?"),
+        (("simulate", *LAW, "--type", "ml.m5.large", "--count", "none"), "--count takes a number"),
+        (("simulate", *LAW, "--type", "ml.m5.large", "--count", "1", "--autoscale", "3"), "--autoscale takes"),
+        (("simulate", *LAW, "--type", "ml.m5.large", "--count", "1", "--deployments", "9,3"), "order of their times"),
+        (("simulate", *LAW, "--type", "ml.m5.large", "--count", "9", "--autoscale", "1,3,60"), "autoscaling range"),
+        (("measure", "--archive", "none.tar.gz"), "There is no archive none.tar.gz"),
+        (("buy",), "There is no `capacity buy`"),
+    ],
+)
+def test_mistakes_are_said_without_a_traceback(capacity: Any, words: tuple[str, ...], said: str) -> None:
+    done = capacity(*words)
+    assert done.code == 2, done.out + done.err
+    assert said in done.err
+
+
+def test_needs_of_the_other_container_are_refused(capacity: Any, tmp_path: Path) -> None:
+    keys = ("archive_bytes", "disk_bytes", "weights_bytes", "private_bytes", "parked_bytes", "load_seconds")
+    sample = dict.fromkeys((*keys, "wake_seconds", "answer_seconds", "answer_cores"), 1)
+    document = {"format": 1, "container": "stock", "models": {"m": sample}}
+    (tmp_path / "needs.json").write_text(json.dumps(document))
+    done = capacity("plan", *LAW, "--needs", "needs.json")
+    assert done.code == 2
+    assert "was measured with the container stock" in done.err
+
+
+def test_models_of_a_catalogue_need_their_archives(capacity: Any, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "config.json").write_text("{}")
+    (tmp_path / "models.toml").write_text('[models.bert]\nsource = "folder:source"\nhandler = "embedding"\n')
+    (tmp_path / "dist").mkdir()
+    (tmp_path / "dist" / "other-0123456789ab.tar.gz").write_bytes(b"x")
+    done = capacity("plan", "--catalog", "models.toml", "--zipf", "1", "--rate", "1")
+    assert done.code == 2
+    assert "There is no archive of bert in dist" in done.err
+
+
+def test_the_worked_example_is_what_the_page_says(capacity: Any, tmp_path: Path) -> None:
+    """The commands between the marks run, and each line of figures that the page shows is printed."""
+    text = PAGE.read_text(encoding="utf-8")
+    blocks = re.findall(r"<!-- example: (\w+) -->\n```\w*\n(.*?)```", text, re.S)
+    files = {name: body for name, body in blocks if name not in ("plan", "prints")}
+    namespace: dict[str, Any] = {}
+    exec(files["models"], namespace)  # the page's own three lines that write models.csv
+    assert (tmp_path / "models.csv").read_text().count("\n") == 401
+    (command,) = [body for name, body in blocks if name == "plan"]
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[:2] == ["invoke", "capacity"]
+    done = capacity(*words[2:])
+    assert done.code == 0, done.err
+    (shown,) = [body for name, body in blocks if name == "prints"]
+    for line in shown.strip().splitlines():
+        if line.strip() != "…":
+            assert line.rstrip() in done.out, line
