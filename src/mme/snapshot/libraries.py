@@ -48,7 +48,8 @@ def quiet() -> Iterator[None]:
 
 def missing() -> SourceError:
     return SourceError(
-        "Packaging a model needs torch, transformers and safetensors.", "Install them: pip install 'mme[package]'"
+        "Packaging a model needs torch, transformers and safetensors.",
+        "Install them: pip install 'mme[package]'. (docs/installing.md: torch without the libraries for GPUs.)",
     )
 
 
