@@ -36,19 +36,9 @@ class Request:
 
 def read_request(data: Any, content_type: str | None, known: tuple[str, ...]) -> Request:
     """One request's body, with parameters out of `known`. Raises ValueError with what is wrong with it."""
-    kind, _, rest = (content_type or JSON).partition(";")
-    kind = kind.strip().lower()
-    if kind not in (JSON, TEXT):
-        raise ValueError(f"Content type {kind!r} is not supported. Send {JSON} or {TEXT}.")
-    text = _body_text(data, rest)
-    if kind == TEXT:
-        return Request([text], True, {})
-    try:
-        body = json.loads(text, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise ValueError("The body is JSON nested too deeply.") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"The body is not valid JSON: {error}.") from None
+    body = read_body(data, content_type)
+    if content_type is not None and content_type.partition(";")[0].strip().lower() == TEXT:
+        return Request([body], True, {})
     if not isinstance(body, dict):
         body = {"inputs": body}
     for name in body:
@@ -77,6 +67,23 @@ def read_request(data: Any, content_type: str | None, known: tuple[str, ...]) ->
         if not item.isascii() and any("\ud800" <= character <= "\udfff" for character in item):
             raise ValueError(f"inputs[{place}] holds half of a surrogate pair (\\ud800 to \\udfff), which is not text.")
     return Request(texts, single, parameters)
+
+
+def read_body(data: Any, content_type: str | None) -> Any:
+    """What a body holds: the value of its JSON, or its text. Raises ValueError with what is wrong with it."""
+    kind, _, rest = (content_type or JSON).partition(";")
+    kind = kind.strip().lower()
+    if kind not in (JSON, TEXT):
+        raise ValueError(f"Content type {kind!r} is not supported. Send {JSON} or {TEXT}.")
+    text = _body_text(data, rest)
+    if kind == TEXT:
+        return text
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("The body is JSON nested too deeply.") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"The body is not valid JSON: {error}.") from None
 
 
 def _body_text(data: Any, content_type_parameters: str) -> str:

@@ -28,6 +28,8 @@ from mme.folder import Found, files
 COMMON = "common"
 # A handler with this file computes in int8 where its settings say so, and reads weights that are stored so.
 INT8_HANDLER = "handler_int8.py"
+# A handler with this file serves the task that its settings name.
+PIPELINE_MODULE = "pipeline_tasks.py"
 
 
 def shipped_roots() -> tuple[Path, ...]:
@@ -63,6 +65,11 @@ def collect(folder: Path) -> tuple[Found, ...]:
 def computes_in_int8(folder: Path) -> bool:
     """Whether the handler in ``folder`` has or imports handler_int8.py."""
     return any(item.path == INT8_HANDLER for item in collect(folder))
+
+
+def is_pipeline(folder: Path) -> bool:
+    """Whether the handler in ``folder`` is made for any task, which its settings name."""
+    return (folder / PIPELINE_MODULE).is_file()
 
 
 def lay_out(handler: Path, code: Path) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from mme.catalog import reader, spec
+from mme.catalog.spec import TASKS
 from mme.errors import CatalogError
+from mme.packaging.defaults import completed
 
 COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
 
@@ -108,6 +110,39 @@ def test_no_handler_where_the_stock_container_has_one(tmp_path: Path) -> None:
     assert model.handler is None
 
 
+ALIASES = {
+    "ner": "token-classification",
+    "sentiment-analysis": "text-classification",
+    "vqa": "visual-question-answering",
+    "text-to-speech": "text-to-audio",
+    "translation_en_to_de": "translation_en_to_de",
+}
+
+
+@pytest.mark.parametrize(("written", "known"), ALIASES.items())
+def test_a_task_by_another_of_its_names(tmp_path: Path, written: str, known: str) -> None:
+    (model,) = load(tmp_path, f'[models.a]\nsource = "folder:x"\ntask = "{written}"\n').models
+    assert model.task == known
+
+
+def test_sentences_are_compared_by_their_vectors(tmp_path: Path) -> None:
+    (model,) = load(tmp_path, '[models.a]\nsource = "folder:x"\ntask = "sentence-similarity"\n').models
+    assert model.task == "feature-extraction"
+    assert model.handler is not None
+    assert model.handler.name == "embedding"
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_packaging_lays_in_a_handler_for_every_task(tmp_path: Path, task: str) -> None:
+    (model,) = load(tmp_path, f'[models.a]\nsource = "folder:x"\ntask = "{task}"\n').models
+    whole = completed(model)
+    assert whole.handler is not None
+    assert whole.handler.name == ("generation" if task == "text-generation" else "pipeline")
+    if whole.handler.name == "pipeline":
+        assert whole.settings["task"] == task
+    assert completed(whole) == whole
+
+
 def test_selecting(tmp_path: Path) -> None:
     text = "".join(f'[models.{name}]\nsource = "folder:x"\nhandler = "embedding"\n' for name in ("a", "b", "c"))
     loaded = load(tmp_path, text)
@@ -156,9 +191,21 @@ WRONG = {
     ),
     "a handler path without inference.py": ('[models.bert]\nsource = "folder:x"\nhandler = "./x"\n', 3, "looked for"),
     "neither handler nor task": ('[models.bert]\nsource = "folder:x"\n', 1, "handler ="),
-    "a task that needs a handler": (
-        '[models.bert]\nsource = "folder:x"\ntask = "feature-extraction"\n',
+    "a task that is none of transformers": (
+        '[models.bert]\nsource = "folder:x"\ntask = "text-to-image"\n',
         3,
+        "diffusers",
+    ),
+    "a task of former days": ('[models.bert]\nsource = "folder:x"\ntask = "conversational"\n', 3, "text-generation"),
+    "a task nearly like another": (
+        '[models.bert]\nsource = "folder:x"\ntask = "zero-shot-clasification"\n',
+        3,
+        "Did you mean 'zero-shot-classification'?",
+    ),
+    "a handler that needs a task": ('[models.bert]\nsource = "folder:x"\nhandler = "pipeline"\n', 3, "Add task"),
+    "a handler that is not for the task": (
+        '[models.bert]\nsource = "folder:x"\ntask = "sentence-similarity"\nhandler = "pipeline"\n',
+        4,
         'handler = "embedding"',
     ),
     "an unknown task": (table('task = "text-generaton"'), 4, "Did you mean 'text-generation'?"),

@@ -30,11 +30,15 @@ from mme.catalog.spec import (
     MAX_NAME,
     NAME,
     PACKAGE,
+    PIPELINE_HANDLER,
     PYTHON,
     QUANTIZES,
+    REFUSED_TASKS,
     REPOSITORY,
+    SENTENCE_SIMILARITY,
+    TASK_ALIASES,
     TASKS,
-    TASKS_WITHOUT_HANDLER,
+    TRANSLATION,
     Catalog,
     ModelSpec,
     Source,
@@ -202,7 +206,7 @@ class _Reader:
             raise self.fail(
                 (*here, "settings"),
                 f"model {name!r} has settings but no handler to read them.",
-                "Give it a handler, or remove the settings.",
+                'Say whose they are: handler = "pipeline" reads those of nearly every task. Or remove the settings.',
             )
         return self.quantized(here, name, table, settings, handler)
 
@@ -332,28 +336,48 @@ class _Reader:
     def task_and_handler(
         self, here: tuple[str, ...], name: str, table: Mapping[str, Any]
     ) -> tuple[str | None, Path | None]:
-        task: str | None = table.get("task")
-        if task is not None and task not in TASKS:
-            raise self.fail(
-                (*here, "task"), f"task {task!r} is not known.", _did_you_mean(task, TASKS, ", ".join(TASKS))
-            )
         written: str | None = table.get("handler")
+        task = self.task(here, table.get("task"), written)
+        if task == SENTENCE_SIMILARITY:
+            task, written = HANDLER_TASKS["embedding"], written or "embedding"
         if written is not None:
-            return task or HANDLER_TASKS.get(written), self.handler((*here, "handler"), written)
+            handler = self.handler((*here, "handler"), written)
+            task = task or HANDLER_TASKS.get(written)
+            if task is None and handler_files.is_pipeline(handler):
+                raise self.fail(
+                    (*here, "handler"),
+                    f"the handler {written!r} needs the model's task.",
+                    f"Add task, one of {', '.join(TASKS)}.",
+                )
+            return task, handler
         if task is None:
             raise self.fail(
                 here,
                 f"model {name!r} has neither a handler nor a task.",
-                'Add handler = "embedding" or "generation", a folder of your own ("./my_handler"), or the task '
-                "for which the stock container has a handler.",
-            )
-        if task not in TASKS_WITHOUT_HANDLER:
-            raise self.fail(
-                (*here, "task"),
-                f"task {task!r} needs a handler: the stock container cannot tell it from the model.",
-                'Add handler = "embedding"' if task == "feature-extraction" else 'Add handler = "./my_handler"',
+                'Add handler = "embedding" or "generation", a folder of your own ("./my_handler"), or the task, for '
+                f"which there is a handler ({', '.join(TASKS)}).",
             )
         return task, None
+
+    def task(self, here: tuple[str, ...], task: str | None, handler: str | None) -> str | None:
+        """The task under its own name."""
+        if task is None:
+            return None
+        task = TASK_ALIASES.get(task, task)
+        if task in TASKS or TRANSLATION.fullmatch(task):
+            return task
+        if task == SENTENCE_SIMILARITY:
+            if handler != PIPELINE_HANDLER:
+                return task
+            raise self.fail(
+                (*here, "handler"),
+                f"the handler {handler!r} has no task {task!r}.",
+                'Leave the handler out, or say handler = "embedding".',
+            )
+        if task in REFUSED_TASKS:
+            raise self.fail((*here, "task"), f"task {task!r} cannot be served as it is.", REFUSED_TASKS[task])
+        known = (*TASKS, SENTENCE_SIMILARITY, *TASK_ALIASES)
+        raise self.fail((*here, "task"), f"task {task!r} is not known.", _did_you_mean(task, known, ", ".join(known)))
 
     def handler(self, here: tuple[str, ...], written: str) -> Path:
         if written.startswith((".", "/", "~")):

@@ -25,21 +25,87 @@ DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZES = ("int8",)
 COMPRESSIONS = ("auto", "stored", "fast", "small")
 
-# Task -> the class of transformers that loads a checkpoint for it.
-TASKS = {
-    "feature-extraction": "AutoModel",
-    "text-generation": "AutoModelForCausalLM",
-    "text2text-generation": "AutoModelForSeq2SeqLM",
-    "summarization": "AutoModelForSeq2SeqLM",
-    "translation": "AutoModelForSeq2SeqLM",
-    "fill-mask": "AutoModelForMaskedLM",
-    "text-classification": "AutoModelForSequenceClassification",
-    "token-classification": "AutoModelForTokenClassification",
-    "question-answering": "AutoModelForQuestionAnswering",
-    "image-classification": "AutoModelForImageClassification",
-    "audio-classification": "AutoModelForAudioClassification",
-    "automatic-speech-recognition": "AutoModelForSpeechSeq2Seq",
+# Task -> the Auto classes of transformers that load a checkpoint for it; the first that knows the model wins.
+TASKS: dict[str, tuple[str, ...]] = {
+    "feature-extraction": ("AutoModel",),
+    "text-generation": ("AutoModelForCausalLM",),
+    "text2text-generation": ("AutoModelForSeq2SeqLM",),
+    "summarization": ("AutoModelForSeq2SeqLM",),
+    "translation": ("AutoModelForSeq2SeqLM",),
+    "fill-mask": ("AutoModelForMaskedLM",),
+    "text-classification": ("AutoModelForSequenceClassification",),
+    "token-classification": ("AutoModelForTokenClassification",),
+    "question-answering": ("AutoModelForQuestionAnswering",),
+    "zero-shot-classification": ("AutoModelForSequenceClassification",),
+    "table-question-answering": ("AutoModelForTableQuestionAnswering", "AutoModelForSeq2SeqLM"),
+    "image-classification": ("AutoModelForImageClassification",),
+    "zero-shot-image-classification": ("AutoModelForZeroShotImageClassification",),
+    "object-detection": ("AutoModelForObjectDetection",),
+    "zero-shot-object-detection": ("AutoModelForZeroShotObjectDetection",),
+    "image-segmentation": (
+        *("AutoModelForImageSegmentation", "AutoModelForSemanticSegmentation", "AutoModelForUniversalSegmentation"),
+    ),
+    "mask-generation": ("AutoModelForMaskGeneration",),
+    "depth-estimation": ("AutoModelForDepthEstimation",),
+    "image-feature-extraction": ("AutoModel",),
+    "image-to-image": ("AutoModelForImageToImage",),
+    "keypoint-matching": ("AutoModelForKeypointMatching",),
+    "image-to-text": ("AutoModelForImageTextToText", "AutoModelForVision2Seq"),
+    "image-text-to-text": ("AutoModelForImageTextToText",),
+    "visual-question-answering": ("AutoModelForVisualQuestionAnswering",),
+    "document-question-answering": (
+        *("AutoModelForDocumentQuestionAnswering", "AutoModelForImageTextToText", "AutoModelForVision2Seq"),
+    ),
+    "video-classification": ("AutoModelForVideoClassification",),
+    "audio-classification": ("AutoModelForAudioClassification",),
+    "automatic-speech-recognition": ("AutoModelForCTC", "AutoModelForSpeechSeq2Seq"),
+    "zero-shot-audio-classification": ("AutoModel",),
+    "text-to-audio": ("AutoModelForTextToWaveform",),
 }
+# Other names of tasks, as the Hub and transformers have them.
+TASK_ALIASES = {
+    "sentiment-analysis": "text-classification",
+    "ner": "token-classification",
+    "vqa": "visual-question-answering",
+    "text-to-speech": "text-to-audio",
+    "image-captioning": "image-to-text",
+    "speech-recognition": "automatic-speech-recognition",
+}
+# transformers' name of a translation between two languages; a model may have settings of its own under it.
+TRANSLATION = re.compile(r"translation_[A-Za-z_-]+?_to_[A-Za-z_-]+")
+# The Hub's name for sentence vectors that are compared, which the embedding handler does.
+SENTENCE_SIMILARITY = "sentence-similarity"
+# Tasks of the Hub that cannot be served as they are -> why not, and the way out.
+_DIFFUSION = "It is a task for models of the library diffusers. A handler of your own can serve one."
+_NO_PIPELINE = "transformers has no pipeline for it. A handler of your own can serve the model."
+REFUSED_TASKS = {
+    "conversational": 'It is text-generation today: say task = "text-generation", and send the messages of the chat.',
+    "any-to-any": 'Say task = "image-text-to-text" for texts about images, or give a handler of your own.',
+    "audio-text-to-text": "It needs a handler of your own: what such models hear differs from one to the next.",
+    "video-text-to-text": "It needs a handler of your own: what such models see differs from one to the next.",
+    "multiple-choice": _NO_PIPELINE,
+    "keypoint-detection": _NO_PIPELINE,
+    "audio-to-audio": _NO_PIPELINE,
+    "voice-activity-detection": _NO_PIPELINE,
+    "time-series-forecasting": _NO_PIPELINE,
+    **dict.fromkeys(
+        (
+            *("text-to-image", "text-to-video", "image-to-video", "unconditional-image-generation"),
+            *("text-to-3d", "image-to-3d"),
+        ),
+        _DIFFUSION,
+    ),
+    **dict.fromkeys(
+        ("tabular-classification", "tabular-regression", "reinforcement-learning", "robotics", "graph-ml"),
+        "It is no task of transformers. A handler of your own can serve the model.",
+    ),
+}
+
+
+def auto_classes(task: str) -> tuple[str, ...]:
+    """The Auto classes for a task of the catalogue, ``translation_en_to_de`` and the like among them."""
+    return TASKS["translation" if TRANSLATION.fullmatch(task) else task]
+
 
 # What the handlers that ship with mme load. A model for another handler is loaded as its own configuration
 # says, unless the catalogue gives a task.
@@ -48,15 +114,10 @@ HANDLER_TASKS = {"embedding": "feature-extraction", "generation": "text-generati
 # A handler with this file computes in int8 where its settings say so, and reads weights that are stored so.
 INT8_HANDLER = "handler_int8.py"
 
-# Tasks that the stock Hugging Face container can tell from the architecture's name when there is no handler.
-TASKS_WITHOUT_HANDLER = (
-    "text-generation",
-    "text2text-generation",
-    "fill-mask",
-    "text-classification",
-    "token-classification",
-    "question-answering",
-)
+# The handlers of ours that packaging lays into an archive for which the catalogue names none: this one for every task
+# but those that follow.
+PIPELINE_HANDLER = "pipeline"
+DEFAULT_HANDLERS = {"text-generation": "generation"}
 
 # Key -> the TOML type it must have, in words.
 KEYS: dict[str, tuple[type, str]] = {
@@ -102,9 +163,10 @@ class Source:
 class ModelSpec:
     """One table of the catalogue, checked.
 
-    ``handler`` is the folder with inference.py, or None when the stock container is to find the task by the
-    architecture. ``settings`` say ``quantize`` too, where it is set. ``max_error`` bounds how far ``dtype``,
-    ``quantize`` and a ``dtype`` among the settings may move the answers; see ``mme.snapshot.accuracy``.
+    ``handler`` is the folder with inference.py; where the catalogue names none it is None, and packaging lays in ours
+    for the task (``mme.packaging.defaults``). ``settings`` say ``quantize`` too, where it is set. ``max_error`` bounds
+    how far ``dtype``, ``quantize`` and a ``dtype`` among the settings may move the answers; see
+    ``mme.snapshot.accuracy``.
     ``adapter_merge`` adds the adapter to the weights; without it, the archive holds both, and the handler puts them
     together when it loads.
     ``python`` and ``platform`` are those of the container that the handler's requirements are resolved for.

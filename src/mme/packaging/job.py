@@ -23,6 +23,7 @@ from mme.catalog.spec import ModelSpec
 from mme.errors import ArchiveError
 from mme.folder import Found
 from mme.packaging import records, unchanged, vendor
+from mme.packaging.defaults import completed
 from mme.packaging.unchanged import Previous, Sources
 from mme.packaging.verify import Verified, Verifier
 from mme.packaging.workspace import workspace
@@ -89,7 +90,7 @@ class PackagingJob:
     """
 
     def __init__(self, spec: ModelSpec, out: Path, *, compression: str | None = None) -> None:
-        self.spec = spec
+        self.spec = completed(spec)
         self.out = out
         self.compression = spec.compression or compression or "auto"
 

@@ -22,6 +22,8 @@ from mme.archive.plan import Plan
 from mme.archive.untar import extract
 from mme.archive.write import lay_out
 from mme.errors import VerifyError
+from mme.handler_files import PIPELINE_MODULE
+from mme.packaging import samples
 from mme.runner.errors import ContainerError, ContainerTimeout
 from mme.runner.process import Container
 
@@ -30,12 +32,6 @@ LOAD_S = 360.0  # what SageMaker allows
 INVOKE_S = 60.0
 STOP_S = 30.0
 
-# A request for a model without a handler of its own, by task.
-SAMPLES = {
-    "question-answering": {"inputs": {"question": "What is quiet?", "context": "The house is quiet."}},
-    "fill-mask": {"inputs": "The house is [MASK]."},
-}
-SAMPLE_TEXT = {"inputs": "The house is quiet."}
 JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 
 # What a container under verification gets besides what every local container gets.
@@ -204,11 +200,14 @@ class Verifier:
 
 
 def _sample(archive: Archive, model: Path) -> bytes | None:
-    if (model / "code").is_dir():
-        sample = model / "code" / SAMPLE
-        return sample.read_bytes() if sample.is_file() else None
-    task = str(archive.manifest.get("task", ""))
-    return json.dumps(SAMPLES.get(task, SAMPLE_TEXT)).encode()
+    """What to ask: the handler's own sample, else one for the task; None where nothing says what the handler takes."""
+    sample = model / "code" / SAMPLE
+    if sample.is_file():
+        return sample.read_bytes()
+    task = archive.manifest.get("task")
+    if (model / "code").is_dir() and not (model / "code" / PIPELINE_MODULE).is_file():
+        return None
+    return samples.for_task(str(task), model)
 
 
 def _doubt(content_type: str, body: bytes) -> str | None:

@@ -140,6 +140,7 @@ def copy(source: Path, saved: Path | None, into: Path) -> None:
             shutil.copyfile(origin, into / name)
     if saved is not None:
         _complete(into)
+    _part_processors(into)
     settings = into / "tokenizer_config.json"
     if settings.is_file():
         template = into / "chat_template.jinja"
@@ -148,6 +149,40 @@ def copy(source: Path, saved: Path | None, into: Path) -> None:
         special = into / "special_tokens_map.json"
         if not special.is_file():
             write_json(special, _special_tokens(read_json(settings)))
+
+
+# Where version 4 looks for what version 5 writes into processor_config.json, by its name there.
+_PARTS = (
+    ("image_processor", "preprocessor_config.json"),
+    ("feature_extractor", "preprocessor_config.json"),
+    ("video_processor", "video_preprocessor_config.json"),
+)
+
+
+def _part_processors(folder: Path) -> None:
+    """Bring what prepares images and sound into the files and under the names that all versions read."""
+    whole = folder / "processor_config.json"
+    if whole.is_file():
+        config = read_json(whole)
+        for name, file in _PARTS:
+            part = config.get(name)
+            if isinstance(part, dict) and not (folder / file).exists():
+                more = {"processor_class": config["processor_class"]} if "processor_class" in config else {}
+                write_json(folder / file, {**more, **part})
+                del config[name]
+        write_json(whole, {key: value for key, value in config.items() if key not in PRIVATE})
+    for file in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        if (folder / file).is_file():
+            write_json(folder / file, preprocessor_config(read_json(folder / file)))
+
+
+def preprocessor_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``config`` in the form that all versions read: the class without the backend that happened to save it."""
+    config = {key: value for key, value in config.items() if key not in PRIVATE}
+    name = config.get("image_processor_type")
+    if isinstance(name, str):
+        config["image_processor_type"] = name.removesuffix("Pil").removesuffix("Fast")
+    return config
 
 
 def tokenizer_config(config: Mapping[str, Any], chat_template: str | None) -> dict[str, Any]:

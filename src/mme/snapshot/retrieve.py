@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mme.catalog.spec import HANDLER_TASKS, TASKS, ModelSpec
+from mme.catalog.spec import HANDLER_TASKS, TASKS, ModelSpec, auto_classes
 from mme.errors import MmeError, SourceError
 from mme.handler_files import computes_in_int8
 from mme.snapshot import accuracy, adapters, libraries, portable, smoothing, tensors, weights
@@ -33,10 +33,15 @@ FOREIGN = {
     ".pth": "PyTorch, saved as a whole",
     ".ckpt": "a training checkpoint",
 }
+# Tasks whose models do not read what a request holds as it is.
+PREPARED = (
+    *("image-", "audio-", "video-", "object-", "mask-", "depth-", "keypoint-", "visual-", "automatic-"),
+    *("zero-shot-image-classification", "zero-shot-object-detection", "zero-shot-audio-classification"),
+)
 MAX_SHARD = 5_000_000_000  # bytes
 
-# Tasks whose input is text: without a tokenizer, no handler could use the model.
-TEXT_TASKS = frozenset(task for task in TASKS if not task.startswith(("image", "audio", "automatic")))
+# Tasks whose input is no text, or not alone: their models may do without a tokenizer.
+NO_TEXT = ("image-", "audio-", "video-", "object-", "mask-", "depth-", "keypoint-", "automatic-", "document-")
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ def snapshot(
     pickled = check_files(spec, located)
     config = portable.read_json(located.path / "config.json")
     _check_code(spec, config)
+    _check_processor(spec, located)
     scratch = into.with_name(into.name + ".saved")
     try:
         scratch.mkdir(parents=True)
@@ -142,7 +148,7 @@ def _model_class(spec: ModelSpec, config: Mapping[str, Any]) -> Any:
     import transformers
 
     if spec.task is not None:
-        return getattr(transformers, TASKS[spec.task])
+        return _class_for_task(spec, spec.task, config)
     names = config.get("architectures") or []
     name = names[0] if isinstance(names, list) and names else ""
     found = getattr(transformers, str(name), None)
@@ -152,6 +158,61 @@ def _model_class(spec: ModelSpec, config: Mapping[str, Any]) -> Any:
             f"Give the model a task in the catalogue ({', '.join(TASKS)}), or use a newer transformers.",
         )
     return found or transformers.AutoModel
+
+
+def _check_processor(spec: ModelSpec, located: Located) -> None:
+    """Raises SourceError where a model for images or sound comes without what prepares them."""
+    task = spec.task or ""
+    files = ("preprocessor_config.json", "processor_config.json", "feature_extractor_config.json")
+    if not (task.startswith(PREPARED) or task in PREPARED) or any(found.path in files for found in located.files):
+        return
+    raise SourceError(
+        f"{spec.name} ({spec.source}) is for {task}, and has nothing that prepares its inputs: none of "
+        f"{', '.join(files)}.",
+        "Put the image processor's or feature extractor's file beside the weights; save_pretrained of the processor "
+        "writes it.",
+    )
+
+
+def _class_for_task(spec: ModelSpec, task: str, config: Mapping[str, Any]) -> Any:
+    """The Auto class for the task that knows this kind of model. Raises SourceError where none does."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    # Some versions of transformers lack some of them.
+    classes = [found for name in auto_classes(task) if (found := getattr(transformers, name, None)) is not None]
+    kind = str(config.get("model_type"))
+    if not classes:
+        raise SourceError(
+            f"{spec.name} ({spec.source}): transformers {transformers.__version__} has no class for {task}.",
+            "Use a version that has one, or give the model a handler of your own.",
+        )
+    if spec.trust_remote_code or kind not in CONFIG_MAPPING:
+        return classes[0]
+    known = [found for found in classes if CONFIG_MAPPING[kind] in found._model_mapping]
+    named = set(config.get("architectures") or ())
+    best = [found for found in known if named & _class_names(found, CONFIG_MAPPING[kind])]
+    if known:
+        return (best or known)[0]
+    able = [
+        other
+        for other, names in TASKS.items()
+        if any(
+            CONFIG_MAPPING[kind] in getattr(transformers, name)._model_mapping
+            for name in names
+            if hasattr(transformers, name)
+        )
+    ]
+    raise SourceError(
+        f"{spec.name} ({spec.source}): transformers {transformers.__version__} has no {task} for a model of the kind "
+        f"{kind!r}.",
+        f"What it has for this kind: {', '.join(able) or 'no task'}. Or give the model a handler of your own.",
+    )
+
+
+def _class_names(auto: Any, kind: Any) -> set[str]:
+    found = auto._model_mapping[kind]
+    return {part.__name__ for part in (found if isinstance(found, list | tuple) else (found,))}
 
 
 def load_model(
@@ -261,7 +322,7 @@ def _load_tokenizer(spec: ModelSpec, source: Path) -> Any | None:
     from transformers import AutoTokenizer
 
     if not any((source / name).is_file() for name in portable.VOCABULARIES):
-        if spec.task in TEXT_TASKS:
+        if spec.task is not None and not spec.task.startswith(NO_TEXT):
             raise SourceError(
                 f"{spec.name} ({spec.source}) has no tokenizer: none of {', '.join(portable.VOCABULARIES)}.",
                 "Put the tokenizer's files beside the weights.",
@@ -388,7 +449,9 @@ def _measured(
         accuracy.Side(exact, settings),
         accuracy.Side(changed, spec.settings),
         handler=asked,
-        kind=TASKS[spec.task] if spec.task else str((config.get("architectures") or ["AutoModel"])[0]),
+        kind=_model_class(spec, config).__name__
+        if spec.task
+        else str((config.get("architectures") or ["AutoModel"])[0]),
         work=scratch / "measure",
         form=" and ".join(dict.fromkeys(form for form in forms if form)),
         against="float32" if asked else checkpoint.dtype,

@@ -127,6 +127,9 @@ def _built(
     accuracy = made.archive.manifest.get("accuracy")
     if made.verified and made.verified.doubt:
         note(f"{spec.name}: {made.verified.doubt}.")
+    laid = made.archive.manifest.get("handler")
+    if made.fresh and spec.handler is None and laid:
+        note(f"{spec.name}: the catalogue names no handler; it is served by ours for {spec.task}, {laid['name']!r}.")
     if made.fresh and (measured := inspection.accuracy_text(accuracy)):
         note(f"{spec.name} in {measured}.")
     if made.fresh and spec.trust_remote_code:

@@ -18,6 +18,7 @@ from mme.catalog.spec import ModelSpec
 from mme.client import endpoint as endpoints
 from mme.errors import ArchiveError, EndpointError, ReleaseError, UsageError
 from mme.packaging import records, verify
+from mme.packaging.defaults import completed
 from mme.packaging.job import Streamed
 from mme.packaging.records import latest
 from mme.publishing import Outcome
@@ -277,7 +278,7 @@ def models(
                 "name": spec.name,
                 "source": str(spec.source),
                 "revision": spec.revision,
-                "handler": spec.handler.name if spec.handler else None,
+                "handler": laid.name if (laid := completed(spec).handler) else None,
                 "built": built.target if built else None,
                 "channel": dict(splits.get(spec.name, {})),
                 "versions": [_version_json(item) for item in reversed(released.get(spec.name, []))],  # oldest first

@@ -1,0 +1,436 @@
+"""Every task that transformers has a pipeline for, and those that version 5 dropped; one for each model.
+
+Runs unchanged in the Hugging Face inference containers (sagemaker-huggingface-inference-toolkit on multi-model-server)
+and in `mme.container`. It needs torch and transformers (4.49 to 5.x), Pillow for images, soundfile for sound other than
+WAV, and nothing else from this project.
+
+Which task it is stands in `code/settings.json` ("task"), where packaging writes it. Requests and answers are those that
+the toolkit documents: {"inputs": ..., "parameters": {...}}, images and sound as the body itself, as base64 or as data
+URLs, and a list of inputs gives a list of answers. What a request may ask for is in pipeline_tasks.py.
+"""
+
+import base64
+import csv
+import io
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import handler_adapter
+import numpy as np
+import pipeline_media
+import pipeline_own
+import pipeline_requests
+import torch
+import transformers
+from handler_common import (
+    DTYPES,
+    JSON,
+    NPY,
+    check_choice,
+    check_integer,
+    check_number,
+    device_of,
+    load_tokenizer,
+    loading_options,
+    negotiate,
+    read_json,
+)
+from pipeline_requests import CSV, Limits, Request
+from pipeline_tasks import PROCESSOR, TASKS, TOKENIZER, Task, check_parameters, task_of
+
+# Not from transformers itself: what version 5 has there wants torchvision, which most processors do without.
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+SETTINGS: dict[str, Any] = {
+    "task": None,  # such as "text-classification"; needed
+    "dtype": "float32",  # of the weights: float32, bfloat16 or float16
+    "max_inputs": 64,  # in one request
+    "max_new_tokens_limit": 1024,  # that a request may ask a model to write
+    "max_pixels": 50_000_000,  # of an image
+    "max_audio_seconds": 1800,
+}
+LENGTHS = ("max_new_tokens", "max_length", "min_new_tokens", "min_length")
+PNG = "image/png"
+WAV = ("audio/wav", "audio/x-wav", "audio/wave")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A loaded model with all that serving it needs."""
+
+    name: str
+    task: Task
+    call: Callable[..., Any]
+    parts: pipeline_own.Parts
+    defaults: dict[str, Any]  # parameters that the settings give
+    settings: dict[str, Any]
+    limits: Limits
+    reads: int | None  # tokens; None where the model does not say
+
+
+# --- The four functions that the toolkit calls -----------------------------------------------------------------------
+
+
+def model_fn(model_dir: str, context: Any = None) -> Served:
+    """Load the model in `model_dir`. Raises ValueError for settings that make no sense."""
+    folder = Path(model_dir)
+    written, name, task, settings, defaults = _settings(folder)
+    if task.inputs == "table":
+        _check_pandas(name)
+    device = device_of(context)
+    model = _load(folder, task, settings["dtype"])
+    model.to(device).eval().requires_grad_(False)
+    handler_adapter.adapt(model, folder)
+    parts = pipeline_own.Parts(written, model, **_parts(folder, task))
+    reads = _readable_tokens(model)
+    tokenizer = parts.tokenizer
+    if tokenizer is not None and reads is not None and tokenizer.model_max_length > reads:
+        tokenizer.model_max_length = reads
+    call = pipeline_own.OWN[name](parts) if task.own else _pipeline(name, parts, device)
+    limits = Limits(settings["max_inputs"], settings["max_pixels"], settings["max_audio_seconds"])
+    return Served(name, task, call, parts, defaults, settings, limits, reads)
+
+
+def input_fn(data: Any, content_type: str | None) -> Request:
+    """Read one request's body. Raises ValueError with what is wrong with it."""
+    return pipeline_requests.read(data, content_type)
+
+
+def predict_fn(data: Request, model: Served) -> Any:
+    """Answer one request. Raises ValueError where it cannot be answered."""
+    asked = {**model.defaults, **_checked(data.parameters, model)}
+    for name in model.task.needs:
+        if not asked.get(name):
+            raise ValueError(f"parameters.{name} is missing: without it, {model.name} has nothing to answer.")
+    config = model.parts.model.config
+    count = asked.pop("num_frames", getattr(config, "num_frames", 0)) if model.task.inputs == "video" else 0
+    frames = (count, asked.pop("frame_sampling_rate", 1) if model.task.inputs == "video" else 1)
+    rate = getattr(model.parts.feature_extractor, "sampling_rate", 0)
+    inputs = pipeline_requests.inputs_of(data, model.task.inputs, model.limits, rate, frames)
+    _check_fits(inputs, asked, model)
+    options = _spread(model, asked)
+    seed = options.pop("seed", None) if not model.task.own else None
+    try:
+        with torch.inference_mode(), pipeline_own.seeded(seed, model.parts.model.device):
+            return _answer(inputs, options, model)
+    except Exception as error:
+        if type(error).__name__ == "PipelineException":  # what fill-mask raises for a text without a mask
+            raise ValueError(str(error)) from None
+        raise
+
+
+def output_fn(prediction: Any, accept: str | None) -> Any:
+    """Write the answer: JSON; or npy for numbers, a PNG for an image, a WAV for sound, CSV for a list of labels."""
+    offered = [JSON]
+    image, sound, table = _image_of(prediction), _sound_of(prediction), _table_of(prediction)
+    if image is not None:
+        offered.append(PNG)
+    if sound is not None:
+        offered += WAV
+    if table is not None:
+        offered.append(CSV)
+    if isinstance(prediction, (list, np.ndarray, torch.Tensor)) and _depth(prediction) > 1:
+        offered.append(NPY)
+    kind = negotiate(accept, tuple(offered))
+    if kind == PNG:
+        return _png(image)
+    if kind in WAV and sound is not None:
+        return pipeline_media.wave_file(*sound)
+    if kind == CSV and table is not None:
+        stream = io.StringIO()
+        writer = csv.DictWriter(stream, list(table[0]))
+        writer.writeheader()
+        writer.writerows(table)
+        return stream.getvalue().encode()
+    if kind == NPY:
+        buffer = io.BytesIO()
+        np.save(buffer, np.asarray(prediction, np.float32), allow_pickle=False)
+        return buffer.getvalue()
+    try:
+        return json.dumps(
+            prediction, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
+        ).encode()
+    except ValueError as error:
+        raise ArithmeticError(f"The model's answer cannot be written as JSON: {error}.") from None
+
+
+# --- Loading ---------------------------------------------------------------------------------------------------------
+
+
+def _settings(folder: Path) -> tuple[str, str, Task, dict[str, Any], dict[str, Any]]:
+    """The task as it is written, its own name, the task, the settings, and the parameters among them."""
+    where = "code/settings.json: "
+    own = read_json(folder / "code" / "settings.json") or {}
+    if not isinstance(own, dict):
+        raise ValueError("code/settings.json must hold a JSON object.")
+    written = own.get("task") or os.environ.get("HF_TASK")
+    if not isinstance(written, str):
+        raise ValueError(f"{where}the setting task is missing. Known: {', '.join(TASKS)}.")
+    name, task = task_of(written)
+    for key in own:
+        if key not in SETTINGS and key not in task.parameters:
+            known = ", ".join((*SETTINGS, *task.parameters))
+            raise ValueError(f"{where}unknown setting {key!r}. Known for {name}: {known}.")
+    settings = {**SETTINGS, **{key: value for key, value in own.items() if key in SETTINGS}}
+    check_choice(where + "dtype", settings["dtype"], tuple(DTYPES))
+    for key, high in (("max_inputs", 100_000), ("max_new_tokens_limit", 10**6), ("max_pixels", 10**9)):
+        check_integer(where + key, settings[key], 1, high)
+    check_number(where + "max_audio_seconds", settings["max_audio_seconds"], 0, 10**6, above=True)
+    defaults = {key: value for key, value in own.items() if key in task.parameters}
+    check_parameters(where, defaults, task.parameters)
+    return written, name, task, settings, defaults
+
+
+def _check_pandas(name: str) -> None:
+    try:
+        import pandas
+    except ImportError:
+        raise ValueError(f"{name} needs the library pandas, which this container lacks.") from None
+    if int(pandas.__version__.partition(".")[0]) > 2:
+        raise ValueError(f"{name} needs pandas 2: what transformers does with a table fails with {pandas.__version__}.")
+
+
+def _load(folder: Path, task: Task, dtype: str) -> Any:
+    options = loading_options(dtype)
+    loader = {key: value for key, value in options.items() if "dtype" not in key}
+    config = transformers.AutoConfig.from_pretrained(str(folder), **loader)
+    # Some versions lack some of them.
+    classes = [found for name in task.classes if (found := getattr(transformers, name, None)) is not None]
+    kinds = [found for found in classes if type(config) in getattr(found, "_model_mapping", {})]
+    named = [found for found in kinds if _names(found, config) & set(config.architectures or ())]
+    chosen = (named or kinds or classes)[0]
+    return chosen.from_pretrained(str(folder), **options)
+
+
+def _names(kind: Any, config: Any) -> set[str]:
+    found = kind._model_mapping[type(config)]
+    return {part.__name__ for part in (found if isinstance(found, (tuple, list)) else (found,))}
+
+
+def _parts(folder: Path, task: Task) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    loaders = {
+        "image_processor": AutoImageProcessor,
+        "feature_extractor": transformers.AutoFeatureExtractor,
+        "processor": transformers.AutoProcessor,
+    }
+    for part in task.parts:
+        name, optional = part.rstrip("?"), part.endswith("?")
+        try:
+            if name == TOKENIZER:
+                found[name] = load_tokenizer(folder)
+            else:
+                found[name] = loaders[name].from_pretrained(str(folder), **loading_options())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            if not optional:
+                raise
+    processor = found.get(PROCESSOR)
+    if processor is not None and PROCESSOR + "?" in task.parts and not hasattr(processor, "tokenizer"):
+        del found[PROCESSOR]  # where a folder has no processor, transformers gives its tokenizer
+    return found
+
+
+def _pipeline(name: str, parts: pipeline_own.Parts, device: torch.device) -> Callable[..., Any]:
+    given = {
+        key: value
+        for key in ("tokenizer", "image_processor", "feature_extractor", "processor")
+        if (value := getattr(parts, key)) is not None
+    }
+    call: Callable[..., Any] = transformers.pipeline(name, model=parts.model, device=device, **given)
+    return call
+
+
+def _readable_tokens(model: Any) -> int | None:
+    """How many tokens the table of positions has a row for; None for a model without one."""
+    found = []
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if last not in ("position_embeddings", "embed_positions", "position_embedding", "wpe"):
+            continue
+        if not isinstance(module, torch.nn.Embedding) or "vision" in name or "decoder" in name:
+            continue
+        rows = module.num_embeddings
+        if "Sinusoidal" not in type(module).__name__:
+            if hasattr(module, "offset"):
+                rows -= module.offset
+            elif module.padding_idx is not None:  # positions are numbered from there on
+                rows -= module.padding_idx + 1
+        found.append(rows)
+    return min(found, default=None)
+
+
+# --- Predicting ------------------------------------------------------------------------------------------------------
+
+
+def _checked(parameters: dict[str, Any], model: Served) -> dict[str, Any]:
+    known = model.task.parameters
+    given = {
+        name: value
+        for name, value in parameters.items()
+        if value is not None or name not in known or _means_something(known[name])
+    }
+    check_parameters("parameters.", given, known)
+    most = model.settings["max_new_tokens_limit"]
+    inner = given.get("generate_kwargs") or {}
+    for where, values in (("parameters.", given), ("parameters.generate_kwargs.", inner)):
+        for name in LENGTHS:
+            writes = name != "max_length" or "num_beams" in known or where != "parameters."
+            if writes and name in values:
+                check_integer(where + name, values[name], 0, most)
+    return given
+
+
+def _means_something(check: Callable[[str, Any], None]) -> bool:
+    """Whether null is a value of its own: top_k null, all labels."""
+    try:
+        check("", None)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def _check_fits(inputs: Any, asked: dict[str, Any], model: Served) -> None:
+    """Refuse a text that the model has no positions for, unless it is to be cut."""
+    if model.reads is None or model.task.inputs not in ("text", "text or pair") or asked.get("truncation"):
+        return
+    if model.name in ("zero-shot-classification", "text-generation", "text-to-audio"):
+        return
+    if model.name == "token-classification" and asked.get("stride"):
+        return
+    for place, item in enumerate(inputs if isinstance(inputs, list) else [inputs]):
+        texts = (item["text"], item.get("text_pair")) if isinstance(item, dict) else (item,)
+        if sum(len(text) for text in texts if text) < model.reads // 2:
+            continue  # a character is two tokens at the most, nearly always
+        tokens = len(model.parts.tokenizer(*(text for text in texts if text), verbose=False)["input_ids"])
+        if tokens > model.reads:
+            name = f"inputs[{place}]" if isinstance(inputs, list) else "inputs"
+            way = (
+                "give parameters.stride"
+                if model.name == "token-classification"
+                else "set parameters.truncation to true"
+            )
+            raise ValueError(f"{name} has {tokens} tokens; the model reads {model.reads}. Shorten it, or {way}.")
+
+
+def _spread(model: Served, asked: dict[str, Any]) -> dict[str, Any]:
+    """The parameters as the task's pipeline takes them."""
+    name, options = model.name, dict(asked)
+    if name in ("fill-mask", "feature-extraction"):
+        inner = {key: options.pop(key) for key in ("truncation", "max_length") if key in options}
+        if inner:
+            options["tokenizer_kwargs" if name == "fill-mask" else "tokenize_kwargs"] = inner
+    elif name == "token-classification" and "ignore_labels" in options:
+        options["ignore_labels"] = _listed(options["ignore_labels"])
+    elif name in ("zero-shot-image-classification", "zero-shot-object-detection", "zero-shot-audio-classification"):
+        labels = options["candidate_labels"]
+        options["candidate_labels"] = (
+            [part.strip() for part in labels.split(",")] if isinstance(labels, str) else labels
+        )
+    if name == "fill-mask" and "targets" in options:
+        options["targets"] = _listed(options["targets"])
+    return options
+    inner = options.get("generate_kwargs")
+    if inner and "seed" in inner and not model.task.own:
+        options["generate_kwargs"] = {key: value for key, value in inner.items() if key != "seed"}
+        options["seed"] = inner["seed"]
+    return options
+
+
+def _listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def _answer(inputs: Any, options: dict[str, Any], model: Served) -> Any:
+    kind = model.task.inputs
+    if model.task.own or kind in ("text", "text or pair", "text or messages"):
+        return model.call(inputs, **options)  # a list is the pipeline's own affair
+    chat_or_pair = (
+        kind in ("two images", "image and text") and isinstance(inputs, list) and not isinstance(inputs[0], list)
+    )
+    single = not isinstance(inputs, list) or (chat_or_pair and not _is_batch(inputs))
+    answers = [_answer_one(item, options, model) for item in ([inputs] if single else inputs)]
+    return answers[0] if single else answers
+
+
+def _is_batch(inputs: list[Any]) -> bool:
+    """Whether these are several requests of text and image, and not the two images or the messages of one."""
+    return isinstance(inputs[0], dict) and "role" not in inputs[0]
+
+
+def _answer_one(item: Any, options: dict[str, Any], model: Served) -> Any:
+    if model.task.inputs == "image and text":
+        if isinstance(item, dict):
+            return model.call(images=item["images"], text=item["text"], **options)
+        return model.call(text=item, **options)
+    if model.task.inputs == "table":
+        import pandas
+
+        item = {**item, "table": pandas.DataFrame(item["table"])}
+    found = model.call(item, **options)
+    if model.name == "mask-generation":  # a list of numbers for each pixel would be fifty times as long
+        found = {**found, "masks": [_picture(mask) for mask in found["masks"]]}
+    return found
+
+
+# --- Answering -------------------------------------------------------------------------------------------------------
+
+
+def _picture(mask: Any) -> Any:
+    from PIL import Image
+
+    return Image.fromarray(np.asarray(mask).astype(bool))
+
+
+def _image_of(prediction: Any) -> Any:
+    found = prediction.get("depth") if isinstance(prediction, dict) else prediction
+    return found if _is_image(found) else None
+
+
+def _is_image(value: Any) -> bool:
+    return hasattr(value, "save") and hasattr(value, "tobytes") and hasattr(value, "convert")
+
+
+def _sound_of(prediction: Any) -> tuple[Any, int] | None:
+    if isinstance(prediction, dict) and prediction.keys() == {"audio", "sampling_rate"}:
+        return prediction["audio"], int(prediction["sampling_rate"])
+    return None
+
+
+def _table_of(prediction: Any) -> list[dict[str, Any]] | None:
+    rows = [prediction] if isinstance(prediction, dict) else prediction
+    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
+        return None
+    plain = (str, int, float, np.generic)
+    alike = all(row.keys() == rows[0].keys() for row in rows)
+    return rows if alike and all(isinstance(value, plain) for row in rows for value in row.values()) else None
+
+
+def _depth(value: Any) -> int:
+    """How deep lists of numbers are nested; 0 for what is no such list."""
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return value.ndim
+    if isinstance(value, list) and value:
+        inner = _depth(value[0])
+        return inner + 1 if inner or isinstance(value[0], (int, float)) else 0
+    return 0
+
+
+def _png(image: Any) -> bytes:
+    with io.BytesIO() as buffer:
+        image.save(buffer, format="PNG")
+        return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know: numpy's and torch's values as numbers, images as PNG in base64."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().float().tolist() if value.is_floating_point() else value.detach().tolist()
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if _is_image(value):
+        return base64.b64encode(_png(value)).decode()
+    raise TypeError(f"the model's answer holds a {type(value).__name__}, which JSON does not know")

@@ -1,0 +1,267 @@
+"""The pipeline handler: what a request may say, and what a client is told of a wrong one."""
+
+import ast
+import base64
+import io
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_models
+from handler_tools import ROOT, load
+
+from mme.catalog.spec import TASK_ALIASES, TASKS
+from mme.packaging import samples
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> ModuleType:
+    return load("pipeline")
+
+
+def saved(folder: Path, kind: str, **more: Any) -> Path:
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16, **more}
+    config |= {"vocab_size": len(tiny_models.WORDS), "max_position_embeddings": 32}
+    getattr(transformers, kind)(transformers.BertConfig(**config)).save_pretrained(folder)
+    tiny_models.wordpiece(folder)
+    return folder
+
+
+def settings(folder: Path, **values: Any) -> Path:
+    (folder / "code").mkdir(exist_ok=True)
+    (folder / "code" / "settings.json").write_text(json.dumps(values))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(pipeline: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A loaded model of each of some tasks."""
+    folder = tmp_path_factory.mktemp("models")
+    kinds = {
+        "text-classification": ("BertForSequenceClassification", {"num_labels": 3}),
+        "fill-mask": ("BertForMaskedLM", {}),
+        "token-classification": ("BertForTokenClassification", {}),
+        "question-answering": ("BertForQuestionAnswering", {}),
+        "zero-shot-classification": (
+            "BertForSequenceClassification",
+            {"id2label": {0: "entailment", 1: "contradiction"}},
+        ),
+        "feature-extraction": ("BertModel", {}),
+    }
+    found = {}
+    for task, (kind, more) in kinds.items():
+        found[task] = pipeline.model_fn(str(settings(saved(folder / task, kind, **more), task=task)))
+    vit = folder / "image-classification"
+    _vit(vit)
+    found["image-classification"] = pipeline.model_fn(
+        str(settings(vit, task="image-classification", max_pixels=10_000))
+    )
+    return found
+
+
+def _vit(folder: Path) -> None:
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    config = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    ViTForImageClassification(ViTConfig(image_size=16, patch_size=8, **config)).save_pretrained(folder)
+    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+
+
+def ask(
+    pipeline: ModuleType, model: Any, body: Any, content_type: str = "application/json", accept: str = "*/*"
+) -> Any:
+    data = body if isinstance(body, (str, bytes)) else json.dumps(body)
+    answer = pipeline.output_fn(pipeline.predict_fn(pipeline.input_fn(data, content_type), model), accept)
+    return json.loads(answer) if accept in ("*/*", "application/json") else answer
+
+
+def test_it_knows_the_catalogues_tasks_and_no_others() -> None:
+    """The catalogue cannot import what runs in a container, so each has the table; they must be the same."""
+    import pipeline_tasks
+
+    assert {name: task.classes for name, task in pipeline_tasks.TASKS.items()} == TASKS
+    assert pipeline_tasks.ALIASES == TASK_ALIASES
+
+
+def test_it_covers_every_pipeline_of_this_transformers() -> None:
+    from transformers.pipelines import SUPPORTED_TASKS
+
+    assert set(SUPPORTED_TASKS) - set(TASKS) <= {"any-to-any"}
+
+
+REFUSED = {
+    "no mask": ("fill-mask", {"inputs": "the house"}, "mask"),
+    "no labels": ("zero-shot-classification", {"inputs": "the house"}, "candidate_labels is missing"),
+    "empty labels": (
+        "zero-shot-classification",
+        {"inputs": "the house", "parameters": {"candidate_labels": []}},
+        "candidate_labels must be a text or a list of texts",
+    ),
+    "a template without a place": (
+        "zero-shot-classification",
+        {"inputs": "a", "parameters": {"candidate_labels": ["a"], "hypothesis_template": "it is"}},
+        "must have {} once",
+    ),
+    "an unknown parameter": (
+        "text-classification",
+        {"inputs": "a", "parameters": {"topk": 1}},
+        "Unknown parameter 'topk'. Known: top_k, function_to_apply",
+    ),
+    "a parameter of another type": (
+        "text-classification",
+        {"inputs": "a", "parameters": {"top_k": "three"}},
+        "parameters.top_k must be a whole number",
+    ),
+    "parameters that are a list": ("text-classification", {"inputs": "a", "parameters": [1]}, "must be a JSON object"),
+    "a number for a text": ("text-classification", {"inputs": 3}, "inputs must be a text, not a number"),
+    "a list with a number": ("text-classification", {"inputs": ["a", None]}, "inputs[1] must be a text, not null"),
+    "an empty text": ("text-classification", {"inputs": "  "}, "inputs is empty"),
+    "an empty list": ("text-classification", {"inputs": []}, "empty list"),
+    "half a character": ("text-classification", {"inputs": "\ud800"}, "surrogate"),
+    "a long text": ("text-classification", {"inputs": "the house " * 40}, "has 82 tokens; the model reads 32"),
+    "no context": ("question-answering", {"inputs": {"question": "what"}}, 'inputs has no "context"'),
+    "a text for a question": ("question-answering", {"inputs": "what"}, 'must be {"question": ..., "context": ...}'),
+    "a question too long": (
+        "question-answering",
+        {"inputs": {"question": "the house " * 40, "context": "the house"}},
+        "no room is left for the context",
+    ),
+    "a URL": ("image-classification", {"inputs": "https://example.com/a.png"}, "nothing is fetched"),
+    "a path": ("image-classification", {"inputs": "/etc/hostname.png"}, "not valid base64"),
+    "no image": ("image-classification", {"inputs": base64.b64encode(b"text").decode()}, "cannot be read as an image"),
+    "too many pixels": ("image-classification", {"inputs": samples.image(128, 128)}, "128 x 128 pixels; at most 10000"),
+    "no JSON": ("text-classification", "{", "not valid JSON"),
+    "another field": ("text-classification", {"inputs": "a", "options": {}}, "Unknown field 'options'"),
+}
+
+
+@pytest.mark.parametrize(("task", "body", "reason"), REFUSED.values(), ids=REFUSED.keys())
+def test_a_clients_mistake_is_named(
+    pipeline: ModuleType, models: dict[str, Any], task: str, body: Any, reason: str
+) -> None:
+    with pytest.raises(ValueError) as caught:
+        ask(pipeline, models[task], body)
+    assert reason in str(caught.value)
+
+
+def test_null_asks_for_all_labels(pipeline: ModuleType, models: dict[str, Any]) -> None:
+    answer = ask(pipeline, models["text-classification"], {"inputs": "the house", "parameters": {"top_k": None}})
+    assert len(answer) == 3
+
+
+def test_a_long_text_is_cut_where_the_request_says_so(pipeline: ModuleType, models: dict[str, Any]) -> None:
+    model = models["text-classification"]
+    long = ask(pipeline, model, {"inputs": "the house " * 40, "parameters": {"truncation": True}})
+    assert long == ask(pipeline, model, {"inputs": "the house " * 15})
+
+
+def test_a_long_context_is_read_in_pieces(pipeline: ModuleType, models: dict[str, Any]) -> None:
+    context = "the house is quiet and nobody is at home . " * 12
+    answer = ask(pipeline, models["question-answering"], {"inputs": {"question": "the house", "context": context}})
+    assert answer["answer"] == context[answer["start"] : answer["end"]]
+    many = {"inputs": {"question": ["the house", "nobody"], "context": context}}
+    assert ask(pipeline, models["question-answering"], many)[0] == answer
+
+
+def test_a_csv_is_a_batch(pipeline: ModuleType, models: dict[str, Any]) -> None:
+    model = models["text-classification"]
+    alone = ask(pipeline, model, {"inputs": ["the house", "nobody, at home"]})
+    assert ask(pipeline, model, 'inputs\nthe house\n"nobody, at home"\n', "text/csv") == alone
+    qa = models["question-answering"]
+    one = ask(pipeline, qa, {"inputs": {"question": "the house", "context": "nobody is at home"}})
+    assert ask(pipeline, qa, "question,context\nthe house,nobody is at home\n", "text/csv") == one
+    with pytest.raises(ValueError, match="needs a header"):
+        ask(pipeline, model, "the house\nnobody\n", "text/csv")
+
+
+def test_an_image_comes_in_every_form(pipeline: ModuleType, models: dict[str, Any]) -> None:
+    model, text = models["image-classification"], samples.image(20, 10)
+    alone = ask(pipeline, model, {"inputs": text})
+    assert ask(pipeline, model, {"inputs": f"data:image/png;base64,{text}"}) == alone
+    assert ask(pipeline, model, {"inputs": [text, text]}) == [alone, alone]
+    raw = base64.b64decode(text)
+    assert ask(pipeline, model, raw, "image/png") == alone
+    assert ask(pipeline, model, raw, "application/octet-stream") == alone
+    with pytest.raises(ValueError, match="The body is sound; this model's inputs are an image"):
+        ask(pipeline, model, raw, "audio/wav")
+
+
+def test_answers_in_other_types(pipeline: ModuleType, models: dict[str, Any]) -> None:
+    body = {"inputs": "the house"}
+    array = ask(pipeline, models["feature-extraction"], body, accept="application/x-npy")
+    expected = ask(pipeline, models["feature-extraction"], body)
+    assert np.abs(np.load(io.BytesIO(array), allow_pickle=False) - np.array(expected)).max() < 1e-6
+    table = ask(pipeline, models["text-classification"], body, accept="text/csv").decode()
+    assert table.splitlines()[0] == "label,score"
+    with pytest.raises(ValueError, match="cannot be answered"):
+        ask(pipeline, models["text-classification"], body, accept="image/png")
+
+
+def test_settings_give_what_a_request_leaves_out(pipeline: ModuleType, tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", "BertForSequenceClassification", id2label={0: "entailment", 1: "no"})
+    labels = ["the house", "nobody"]
+    model = pipeline.model_fn(str(settings(folder, task="zero-shot-classification", candidate_labels=labels)))
+    assert sorted(ask(pipeline, model, {"inputs": "quiet"})["labels"]) == sorted(labels)
+    assert sorted(ask(pipeline, model, b"quiet", "text/plain")["labels"]) == sorted(labels)
+
+
+WRONG_SETTINGS = {
+    "no task": ({}, "the setting task is missing"),
+    "a task that is none": ({"task": "text-to-image"}, "'text-to-image' is not known"),
+    "an unknown setting": ({"task": "text-classification", "topk": 1}, "unknown setting 'topk'"),
+    "a setting out of bounds": ({"task": "text-classification", "top_k": 0}, "top_k must be"),
+    "another dtype": ({"task": "text-classification", "dtype": "int8"}, "dtype must be one of"),
+}
+
+
+@pytest.mark.parametrize(("values", "reason"), WRONG_SETTINGS.values(), ids=WRONG_SETTINGS.keys())
+def test_wrong_settings_fail_the_load(
+    pipeline: ModuleType, tmp_path: Path, values: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TASK", raising=False)
+    folder = saved(tmp_path / "m", "BertForSequenceClassification")
+    with pytest.raises(ValueError, match=reason):
+        pipeline.model_fn(str(settings(folder, **values)))
+
+
+def test_sound_is_read_alike_with_and_without_soundfile(pipeline: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    import pipeline_media
+
+    tone = samples.tone(0.25, 8_000)
+    one = pipeline_media.audio(tone, "inputs", 16_000, 10)
+    monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
+    other = pipeline_media.audio(tone, "inputs", 16_000, 10)
+    assert len(one) == 4_000
+    assert np.abs(one - other).max() < 1e-6
+    with pytest.raises(ValueError, match=r"at most 0\.1 are read"):
+        pipeline_media.audio(tone, "inputs", 16_000, 0.1)
+
+
+def test_resampling_keeps_a_tone(pipeline: ModuleType) -> None:
+    import pipeline_media
+
+    times = np.arange(44_100) / 44_100
+    found = pipeline_media.resample(np.sin(2 * np.pi * 440 * times).astype(np.float32), 44_100, 16_000)
+    wanted = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
+    assert len(found) == 16_000
+    assert np.abs(found - wanted)[200:-200].max() < 2e-3
+
+
+def test_l16_is_understood(pipeline: ModuleType) -> None:
+    data = np.array([0, 16384, -32768], ">i2").tobytes()
+    request = pipeline.input_fn(data, "audio/L16; rate=8000; channels=1")
+    assert request.inputs["sampling_rate"] == 8000
+    assert request.inputs["raw"].tolist() == [0, 0.5, -1.0]
+
+
+def test_it_prints_nothing_and_fetches_nothing() -> None:
+    for script in (ROOT / "model_code" / "pipeline").glob("*.py"):
+        names = {node.id for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Name)}
+        assert not names & {"print", "urlopen", "requests", "httpx"}, script
