@@ -82,7 +82,7 @@ def ask(
     return json.loads(answer) if accept in ("*/*", "application/json") else answer
 
 
-def test_it_knows_the_catalogues_tasks_and_no_others() -> None:
+def test_it_knows_the_catalogues_tasks_and_no_others(pipeline: ModuleType) -> None:
     """The catalogue cannot import what runs in a container, so each has the table; they must be the same."""
     import pipeline_tasks
 

@@ -1,0 +1,66 @@
+"""Every architecture and task, from a table of a catalogue to both containers: the answers are those of the model's own
+library, alone and in company.
+
+A part of the rows runs always, which holds one of each kind; all of them where CI is set or MME_CONFORMANCE=all, and
+those alone whose names hold a word where MME_CONFORMANCE is that word.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from conftest import Made, Server
+from rows import Row, all_rows
+
+pytestmark = pytest.mark.slow
+
+AT_ONCE = 24
+WANTED = os.environ.get("MME_CONFORMANCE") or ("all" if os.environ.get("CI") else "")
+ROWS = [row for row in all_rows() if (WANTED == "all" or row.everywhere if WANTED in ("", "all") else WANTED in row.id)]
+
+
+def close(ours: Any, theirs: Any, tolerance: float) -> bool:
+    """Equal, with numbers that are not whole as near as this: absolutely, or for large ones relatively."""
+    if isinstance(ours, float) and isinstance(theirs, (int, float)):
+        return abs(ours - theirs) <= tolerance * max(1.0, abs(theirs))
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return ours.keys() == theirs.keys() and all(close(ours[key], theirs[key], tolerance) for key in ours)
+    if isinstance(ours, list) and isinstance(theirs, list):
+        return len(ours) == len(theirs) and all(close(a, b, tolerance) for a, b in zip(ours, theirs, strict=True))
+    return type(ours) is type(theirs) and ours == theirs
+
+
+def check(row: Row, answer: Any, right: Any) -> None:
+    found = row.project(answer)
+    assert close(found, right, row.tolerance), f"{str(found)[:800]}\n is not\n{str(right)[:800]}"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+def test_our_container_answers_as_the_library_does(row: Row, made: Callable[[Row], Made], ours: Server) -> None:
+    model = made(row)
+    ours.load(row.id, model.folder)
+    try:
+        for request, right in zip(row.requests, model.answers, strict=True):
+            check(row, ours.ask(row.id, request), right)
+        numbers = [number % len(row.requests) for number in range(AT_ONCE)]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            answers = list(pool.map(lambda number: ours.ask(row.id, row.requests[number]), numbers))
+        for number, answer in zip(numbers, answers, strict=True):
+            check(row, answer, model.answers[number])
+    finally:
+        ours.unload(row.id)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.stock], ids=lambda row: row.id)
+def test_the_stock_server_answers_as_the_library_does(row: Row, made: Callable[[Row], Made], stock: Server) -> None:
+    model = made(row)
+    stock.load(row.id, model.folder)
+    try:
+        for request, right in zip(row.requests, model.answers, strict=True):
+            check(row, stock.ask(row.id, request), right)
+    finally:
+        stock.unload(row.id)
