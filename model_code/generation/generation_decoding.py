@@ -36,6 +36,7 @@ class Generator:
     context: int  # tokens, prompt and new ones together
     end_tokens: frozenset[int]
     arguments: frozenset[str]  # of the model's forward method
+    together: bool = True  # whether prompts of several lengths share a pass; else each is left to `generate`
 
 
 @dataclass
@@ -80,7 +81,7 @@ def text_of(tokens: list[int], model: Generator) -> str:
 
 def is_ours(prompt: Prompt, model: Generator) -> bool:
     """Whether the prompt can grow in Rows, as far as one can say before the model has read it."""
-    return prompt.options.num_beams == 1 and "past_key_values" in model.arguments
+    return model.together and prompt.options.num_beams == 1 and "past_key_values" in model.arguments
 
 
 def batches(prompts: list[Prompt], model: Generator) -> list[list[Prompt]]:
@@ -141,7 +142,7 @@ class Rows:
         mask = mask.to(model.device)
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         logits, cache = _forward(ids.to(model.device), mask, positions, None, model)
-        if not _can_select(cache):
+        if not can_select(cache):
             return False
         joined: list[Sequence] = []
         origin: list[int] = []
@@ -164,7 +165,7 @@ class Rows:
         rows = [origin[row] for row in kept]
         if rows != list(range(len(prompts))):
             chosen = torch.tensor(rows, device=model.device)
-            mask, cache = mask[chosen], _select(cache, chosen)
+            mask, cache = mask[chosen], select(cache, chosen)
         if self.live:
             self._mask, self._cache = _merge(self._mask, self._cache, mask, cache)
         else:
@@ -203,7 +204,7 @@ class Rows:
         chosen = torch.tensor(rows, device=self.model.device)
         self.live = [self.live[row] for row in rows]
         self._last = [self._last[row] for row in rows]
-        self._mask, self._cache = self._mask[chosen], _select(self._cache, chosen)
+        self._mask, self._cache = self._mask[chosen], select(self._cache, chosen)
         # Columns that only those had who left would be read for every token to come, and in a batch that never ends
         # they would never end either.
         longest = max(len(sequence.prompt.tokens) + len(sequence.tokens) - 1 for sequence in self.live)
@@ -269,6 +270,13 @@ def _stack(upper: torch.Tensor, lower: torch.Tensor, columns: int) -> torch.Tens
     return whole
 
 
+def forward(
+    ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, model: Generator
+) -> tuple[torch.Tensor, Any]:
+    """The last column's logits, in float32, and the cache with these tokens in it. All of shape (rows, columns)."""
+    return _forward(ids, mask, positions, cache, model)
+
+
 def _forward(
     ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, model: Generator
 ) -> tuple[torch.Tensor, Any]:
@@ -284,11 +292,18 @@ def _forward(
     return output.logits[:, -1, :].float(), output.past_key_values
 
 
-def _can_select(cache: Any) -> bool:
-    return isinstance(cache, tuple) or hasattr(cache, "batch_select_indices")
+def can_select(cache: Any) -> bool:
+    """Whether `select` can take rows of it."""
+    if isinstance(cache, tuple):
+        return True
+    layers = getattr(cache, "layers", None)
+    # A cache may have the method and hold layers that do not: a state of linear attention among keys and values.
+    return hasattr(cache, "batch_select_indices") and all(
+        hasattr(layer, "batch_select_indices") for layer in layers or ()
+    )
 
 
-def _select(cache: Any, rows: torch.Tensor) -> Any:
+def select(cache: Any, rows: torch.Tensor) -> Any:
     """The cache of these rows alone; a row may be taken more than once."""
     if isinstance(cache, tuple):  # GPT-2 and others up to transformers 4.49
         return tuple(tuple(tensor.index_select(0, rows) for tensor in layer) for layer in cache)

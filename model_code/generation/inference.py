@@ -5,6 +5,8 @@ and in `mme.container`. It needs torch and transformers (4.49 to 5.x), and nothi
 
 Request: text/plain (one prompt), or application/json: "prompt", ["prompt", ...] or
 {"inputs": "prompt" or [...], "parameters": {"max_new_tokens": 20, ...}}; generation_options.py lists them all.
+A chat is {"messages": [{"role": ..., "content": ...}, ...], "tools": [...], "parameters": {...}}, or its messages as
+inputs: the model's own template makes the prompt of it.
 Answer, in the shape of transformers' own text-generation pipeline: for one prompt
 [{"generated_text": ..., "finish_reason": ..., "prompt_tokens": ..., "generated_tokens": ..., "truncated": ...}]
 with one entry per returned sequence; for a list of prompts, a list of such lists.
@@ -17,16 +19,19 @@ Requests with different parameters, lengths and seeds share one forward pass per
 would have got alone: see generation_decoding.py.
 """
 
+import dataclasses
 import inspect
 import json
 from pathlib import Path
 from typing import Any
 
+import generation_chat
 import handler_adapter
 import handler_format
 import handler_int8
 from generation_continuous import Asked, Decoder
 from generation_decoding import Generator, Prompt, Sequence, grow, text_of
+from generation_joining import joins
 from generation_linear import quicken
 from generation_options import LIMITS, PARAMETERS, Options, options_of, settings_of
 from handler_common import (
@@ -39,7 +44,6 @@ from handler_common import (
     name_of,
     negotiate,
     orjson,
-    read_request,
     read_settings,
     tokenize,
 )
@@ -71,7 +75,7 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
     handler_adapter.adapt(model, folder)
     if not settings["quantize"]:
         quicken(model)
-    return Generator(
+    loaded = Generator(
         model=model,
         tokenizer=tokenizer,
         device=device,
@@ -80,11 +84,12 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
         end_tokens=_end_tokens(model, tokenizer),
         arguments=frozenset(inspect.signature(model.forward).parameters),
     )
+    return dataclasses.replace(loaded, together=joins(loaded))
 
 
 def input_fn(data: Any, content_type: str | None) -> Request:
     """Read one request's body. Raises ValueError with what is wrong with it."""
-    return read_request(data, content_type, tuple(PARAMETERS))
+    return generation_chat.read(data, content_type, tuple(PARAMETERS))
 
 
 def predict_fn(data: Request, model: Generator) -> list[Any]:
@@ -112,9 +117,9 @@ def tokens_fn(data: Request, model: Generator) -> int:
     tokens are kept in `data`, so they are counted only once."""
     try:
         option = options_of(data, model.settings)
+        _tokenize(data, model)
     except ValueError:
         return 1  # batch_fn will refuse it
-    tokenize([data], model.tokenizer)
     width = max(option.num_return_sequences, option.num_beams)
     return sum(min(len(ids) + option.max_new_tokens, model.context) for ids in data.tokens or ()) * width
 
@@ -127,6 +132,8 @@ def batch_fn(inputs: list[Request], model: Generator) -> list[Any]:
     for index, request in enumerate(inputs):
         try:
             options[index] = options_of(request, model.settings)
+            if isinstance(request, generation_chat.Chat):
+                _tokenize(request, model)
         except ValueError as error:
             results[index] = error
     tokenize([request for request, option in zip(inputs, options, strict=True) if option], model.tokenizer)
@@ -151,6 +158,13 @@ def decoder_fn(model: Generator) -> Decoder:
 
 
 # --- From requests to prompts, from tokens to answers ----------------------------------------------------------------
+
+
+def _tokenize(request: Request, model: Generator) -> None:
+    """Give the request its tokens. Raises ValueError for a chat that the model's template refuses."""
+    if isinstance(request, generation_chat.Chat) and request.tokens is None:
+        generation_chat.render(request, model.tokenizer)
+    tokenize([request], model.tokenizer)
 
 
 def _prompts(request: Request, option: Options, model: Generator) -> list[Prompt]:
@@ -178,7 +192,7 @@ def _prompts(request: Request, option: Options, model: Generator) -> list[Prompt
 
 def _asked(request: Request, model: Generator) -> Asked:
     option = options_of(request, model.settings)
-    tokenize([request], model.tokenizer)
+    _tokenize(request, model)
     prompts = _prompts(request, option, model)
     return Asked(prompts, lambda: _answers(request, prompts, model))
 

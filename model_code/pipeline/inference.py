@@ -85,6 +85,9 @@ def model_fn(model_dir: str, context: Any = None) -> Served:
     model = _load(folder, task, settings["dtype"])
     model.to(device).eval().requires_grad_(False)
     handler_adapter.adapt(model, folder)
+    names = getattr(model.config, "id2label", None)
+    if names and not getattr(model.config, "label2id", None):  # transformers 5 does not make one of the other
+        model.config.label2id = {label: number for number, label in names.items()}
     parts = pipeline_own.Parts(written, model, **_parts(folder, task))
     reads = _readable_tokens(model)
     tokenizer = parts.tokenizer

@@ -42,7 +42,11 @@ def check(row: Row, answer: Any, right: Any) -> None:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 def test_our_container_answers_as_the_library_does(row: Row, made: Callable[[Row], Made], ours: Server) -> None:
     model = made(row)
+    said = len(ours.log)
     ours.load(row.id, model.folder)
+    if row.task == "text-generation":
+        alone = any("each prompt runs alone" in line for line in ours.log[said:])
+        assert alone == (row.batching == "one by one"), "the log says what docs/models.md does"
     try:
         for request, right in zip(row.requests, model.answers, strict=True):
             check(row, ours.ask(row.id, request), right)
