@@ -131,9 +131,10 @@ def batch_fn(inputs: list[Request], model: Generator) -> list[Any]:
     options: list[Options | None] = [None] * len(inputs)
     for index, request in enumerate(inputs):
         try:
-            options[index] = options_of(request, model.settings)
+            option = options_of(request, model.settings)
             if isinstance(request, generation_chat.Chat):
                 _tokenize(request, model)
+            options[index] = option
         except ValueError as error:
             results[index] = error
     tokenize([request for request, option in zip(inputs, options, strict=True) if option], model.tokenizer)

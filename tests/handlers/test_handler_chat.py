@@ -12,7 +12,7 @@ from handler_tools import linked
 TEMPLATE = (
     "{% if tools %}[{% for tool in tools %}{{ tool.function.name }}{% endfor %}]{% endif %}"
     "{% for message in messages %}"
-    "{% if message.role not in ('system', 'user', 'assistant', 'tool') %}{{ raise_exception('no such role') }}{% endif %}"
+    "{% if message.role not in ('system', 'user', 'assistant') %}{{ raise_exception('no such role') }}{% endif %}"
     "<{{ message.role }}>{{ message.content }}{% if not loop.last or message.role != 'assistant' %}</s>{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
