@@ -13,7 +13,7 @@ from rows import Row
 
 from mme.archive import untar
 from mme.catalog import reader
-from mme.packaging import build
+from mme.packaging.job import PackagingJob
 from mme.packaging.verify import Verifier
 from mme.runner.process import Container, Reply
 from mme.runner.stock import StockMissing, find_java, venv_python
@@ -63,7 +63,7 @@ def _packaged(row: Row, work: Path, verifier: Verifier) -> Made:
         ]
     (work / "models.toml").write_text("\n".join(lines), encoding="utf-8")
     (spec,) = reader.load(work / "models.toml").models
-    packaged = build.package(spec, work / "dist", verifier=verifier)
+    packaged = PackagingJob(spec, work / "dist").package(verifier)
     assert packaged.verified is not None, "it was verified"
     assert packaged.verified.doubt is None, packaged.verified.doubt
     assert packaged.archive.path is not None

@@ -21,10 +21,14 @@ from mme.catalog.spec import (
     MAX_NAME,
     NAME,
     PACKAGE,
+    PIPELINE_HANDLER,
     PYTHON,
     QUANTIZES,
     REPOSITORY,
+    SENTENCE_SIMILARITY,
+    TASK_ALIASES,
     TASKS,
+    TRANSLATION,
 )
 
 FILE = Path(__file__).with_name("models.schema.json")
@@ -96,6 +100,10 @@ def _model() -> dict[str, Any]:
                 "if": {"properties": {"adapter_merge": {"const": False}}, "required": ["adapter_merge"]},
                 "then": {"required": ["handler"]},
             },
+            {
+                "if": {"properties": {"handler": {"const": PIPELINE_HANDLER}}, "required": ["handler"]},
+                "then": {"required": ["task"], "properties": {"task": {"not": {"const": SENTENCE_SIMILARITY}}}},
+            },
         ],
     }
 
@@ -111,9 +119,12 @@ def _key(key: str) -> dict[str, Any]:
 
 def _values(key: str) -> dict[str, Any]:
     """What a key's value must be, beyond its type."""
-    enums = {"task": tuple(TASKS), "dtype": DTYPES, "quantize": QUANTIZES, "compression": COMPRESSIONS}
+    enums = {"dtype": DTYPES, "quantize": QUANTIZES, "compression": COMPRESSIONS}
     if key in enums:
         return {"enum": list(enums[key])}
+    if key == "task":
+        names = [*TASKS, SENTENCE_SIMILARITY, *TASK_ALIASES]
+        return {"anyOf": [{"enum": names}, {"pattern": _whole(TRANSLATION)}]}
     if key in ("source", "adapter"):
         package = rf"package:(?!.*(?:^|[:/])\.\.(?:/|$)){_inner(PACKAGE)}"
         return {"pattern": rf"^(?:hub:{_inner(REPOSITORY)}|folder:[^\0]+|{package})$"}
@@ -124,7 +135,7 @@ def _values(key: str) -> dict[str, Any]:
     if key == "max_error":
         return {"exclusiveMinimum": 0, "maximum": 2}
     if key == "handler":
-        return {"examples": [*HANDLER_TASKS, "./my_handler"]}
+        return {"examples": [*HANDLER_TASKS, PIPELINE_HANDLER, "./my_handler"]}
     return {}
 
 
