@@ -329,7 +329,7 @@ class Bench:
 
     @staticmethod
     def _wait_parked(server: Server, count: int) -> None:
-        while f'mme_models{{state="parked"}} {count}\n' not in server.call("GET", "/metrics")[1].decode():
+        while f'mme_models{{state="parked"}} {float(count)}\n' not in server.call("GET", "/metrics")[1].decode():
             time.sleep(0.1)
         while len(server.pids()) > 2:  # the front and the parent: the last of the models' processes are ending
             time.sleep(0.1)

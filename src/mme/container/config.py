@@ -41,6 +41,7 @@ class Settings:
     preload: tuple[str, ...]
     log_level: str
     access_log: bool
+    metrics_models: int
 
 
 class SettingsError(ValueError):
@@ -106,6 +107,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         preload=tuple(environ.get("MME_PRELOAD", ",".join(default_preload())).replace(",", " ").split()),
         log_level=log_level(environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", "20")),
         access_log=flag("MME_ACCESS_LOG", True),
+        metrics_models=int(number("MME_METRICS_MODELS", 50, 0, 100_000)),
     )
 
 

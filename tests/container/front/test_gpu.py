@@ -56,3 +56,36 @@ def test_the_real_library_is_asked_without_harm() -> None:
     for gpu in Gpus().look():
         assert 0 <= gpu.free <= gpu.total
     assert Gpus(visible="none-of-these").look() == []
+
+
+class Nvml:
+    """What pynvml answers, for two GPUs of which the second does not."""
+
+    class NVMLError(Exception):
+        pass
+
+    class Memory:
+        total, free = 16 * MiB, 9 * MiB
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 3
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetUUID(self, device: int) -> bytes | str:
+        return b"GPU-bytes" if device == 2 else f"GPU-{device}"
+
+    def nvmlDeviceGetMemoryInfo(self, device: int) -> object:
+        if device == 1:
+            raise self.NVMLError("fallen off the bus")
+        return self.Memory()
+
+
+def test_gpus_are_read_from_the_library_and_one_that_fails_leaves_the_others() -> None:
+    assert Gpus(library=Nvml()).look() == [
+        Gpu("GPU-0", 16 * MiB, 9 * MiB),
+        Gpu("GPU-bytes", 16 * MiB, 9 * MiB),
+    ]
+    for visible in ("2", "GPU-bytes"):
+        assert [gpu.name for gpu in Gpus(visible, library=Nvml()).look()] == ["GPU-bytes"]

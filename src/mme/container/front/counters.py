@@ -1,18 +1,16 @@
-"""Counters and their text for Prometheus. Plain numbers that the event loop alone touches."""
+"""What the front counts. Plain numbers that the event loop alone touches; exposition.py writes them down."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-
-SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
+# Few bounds: each is a series that somebody stores, for each stage of a request.
+SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
+SIZES = (1.0, 4.0, 16.0, 64.0)
+MAX_STATUSES = 12  # handlers may set any of 400; what comes after so many different ones is counted together
+OTHER = "other"
 
 
 class Histogram:
@@ -25,15 +23,27 @@ class Histogram:
         self.counts[bisect_left(self.bounds, value)] += 1
         self.sum += value
 
-    def lines(self, name: str, labels: str = "") -> Iterable[str]:
+    def buckets(self) -> list[tuple[str, float]]:
+        """(upper bound, how many were at most that), the last of them ``+Inf``."""
         total = 0
-        comma = "," if labels else ""
-        for bound, count in zip((*self.bounds, "+Inf"), self.counts, strict=True):
+        rows: list[tuple[str, float]] = []
+        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
             total += count
-            yield f'{name}_bucket{{{labels}{comma}le="{bound}"}} {total}'
-        braces = f"{{{labels}}}" if labels else ""
-        yield f"{name}_sum{braces} {self.sum:.6f}"
-        yield f"{name}_count{braces} {total}"
+            rows.append((bound, total))
+        return rows
+
+
+class Answers:
+    """How many answers had which status."""
+
+    def __init__(self) -> None:
+        self.by_status: Counter[str] = Counter()
+        self.all = 0
+
+    def add(self, status: int) -> None:
+        key = str(status)
+        self.by_status[key if key in self.by_status or len(self.by_status) < MAX_STATUSES else OTHER] += 1
+        self.all += 1
 
 
 @dataclass
@@ -45,15 +55,15 @@ class ModelMetrics:
     parks: int = 0
     tokens: int = 0
     batched: int = 0
-    answers: Counter[int] = field(default_factory=Counter)
-    seconds: Counter[str] = field(default_factory=Counter)
+    answers: Answers = field(default_factory=Answers)
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage
 
     def observe(self, stages: dict[str, float], status: int, batch: int, tokens: int) -> None:
-        self.answers[status] += 1
+        self.answers.add(status)
         self.batched += batch
         self.tokens += tokens
         for stage, seconds in stages.items():
-            self.seconds[stage] += seconds  # type: ignore[assignment]
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
 @dataclass
@@ -72,14 +82,15 @@ class Totals:
     cancelled: int = 0
     batches: int = 0
     shared_bytes: int = 0
-    answers: Counter[int] = field(default_factory=Counter)
+    parted: int = 0
+    answers: Answers = field(default_factory=Answers)
     load_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     wake_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     batch_size: Histogram = field(default_factory=lambda: Histogram(SIZES))
     stages: dict[str, Histogram] = field(default_factory=dict)
 
     def observe(self, stages: dict[str, float], status: int, batch: int) -> None:
-        self.answers[status] += 1
+        self.answers.add(status)
         if batch:
             self.batch_size.add(batch)
         for stage, seconds in stages.items():

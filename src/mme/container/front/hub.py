@@ -29,6 +29,7 @@ from mme.container.front.scheduler import Scheduler
 from mme.container.wire import Kind
 
 TICK = 0.25  # seconds
+MAX_TARGET = 1024  # characters, as SageMaker bounds it
 
 
 class Hub:
@@ -42,6 +43,7 @@ class Hub:
         self.models: dict[str, Model] = {}
         self.totals = Totals()
         self.stopping = False
+        self.gone: Callable[[Model], None] = lambda _: None  # called with a model that is not loaded any more
         self._numbers = 0
         gpus = Gpus(os.environ.get("CUDA_VISIBLE_DEVICES")) if settings.device != "cpu" else None
         self._admission = Admission(settings, self.totals, self, gpus)
@@ -54,6 +56,10 @@ class Hub:
     async def start(self) -> None:
         self.parent.start()
         self._processes.background(self._tick())
+
+    @property
+    def parent_starts(self) -> int:
+        return self.parent.starts
 
     @property
     def budget(self) -> Budget:
@@ -135,6 +141,7 @@ class Hub:
             await self._processes.end(model.worker, "unload")
         del self.models[name]
         self._processes.let_go(model)
+        self.gone(model)
         self.totals.unloads += 1
 
     def get(self, name: str) -> Model:
@@ -167,6 +174,8 @@ class Hub:
         if self.stopping:
             raise errors.unavailable("The container is shutting down")
         invocation = self._requests.take(model, headers, body, done, target)
+        if target and not model.called:
+            model.target, model.called = target[:MAX_TARGET], True
         if model.state is State.ACTIVE:
             self._requests.push(model)
         elif model.state is State.PARKED:
@@ -194,6 +203,7 @@ class Hub:
         if self.models.get(model.name) is model and model.state is not State.UNLOADING:
             del self.models[model.name]
             self._processes.let_go(model)
+            self.gone(model)
 
     # -- what the owners need of each other ---------------------------------------------------------------------
 

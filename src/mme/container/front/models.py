@@ -61,6 +61,8 @@ class Model:
     task: asyncio.Task[None] | None = None  # brings its process up
     parting: asyncio.Event | None = None  # set once its weights are a file of its own; until then nothing is forked
     metrics: ModelMetrics = field(default_factory=ModelMetrics)
+    target: str = ""  # the target model, as the platform's requests name it, or the archive's manifest
+    called: bool = False  # a request has named it
 
     @property
     def open(self) -> int:

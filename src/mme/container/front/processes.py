@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import time
 from collections.abc import Callable, Coroutine, Iterable
+from pathlib import Path
 from typing import Any
 
 from mme.container import errors, memory
-from mme.container.config import Settings
+from mme.container.config import MiB, Settings
 from mme.container.errors import ServingError
+from mme.container.files import read_regular
 from mme.container.front.admission import Admission
 from mme.container.front.blocking import Blocking
 from mme.container.front.counters import Totals
@@ -33,6 +36,8 @@ from mme.container.front.weightpool import Lease, WeightPool
 from mme.container.recipes import foresee
 from mme.container.wire import Frame, Kind
 
+MANIFEST = "mme-manifest.json"  # what every archive of ours says of itself
+MAX_MANIFEST = 16 * MiB
 MAX_NOTE = 300  # characters of what a handler says of itself
 
 
@@ -181,6 +186,7 @@ class Processes:
             if self._settings.share_files:
                 self._totals.shared_bytes += self._pool.share(model.number, model.path)
             model.weights = memory.weights(model.path)
+            model.target = _target(model.path)
         except OSError as error:
             raise errors.internal(f"The files of model {model.name} cannot be read: {error}") from None
         return foresee(alone, model.path)
@@ -207,6 +213,7 @@ class Processes:
         """End the processes of all models with this file, the one that wants to write it among them. Then each gets a
         file of its own, and comes back with what it was asked."""
         self._log("warning", "weights parted", models=[model.name for model in models])
+        self._totals.parted += 1
         done = asyncio.Event()
         for model in models:
             model.parting = done
@@ -387,3 +394,15 @@ class Processes:
         if starved:
             return errors.out_of_memory(f"The kernel ended model {model.name} while it loaded: out of memory")
         return errors.internal(f"The process of model {model.name} ended while it loaded ({why})")
+
+
+def _target(folder: str) -> str:
+    """The target model's name, which is the name of its archive: as that says itself. Empty for other archives."""
+    try:
+        manifest = json.loads(read_regular(Path(folder, MANIFEST), MAX_MANIFEST))
+        name, digest = manifest["name"], manifest["digest"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    if not (isinstance(name, str) and isinstance(digest, str) and re.fullmatch(r"[0-9a-f]{12,128}", digest)):
+        return ""
+    return f"{name[:MAX_NOTE]}-{digest[:12]}.tar.gz"

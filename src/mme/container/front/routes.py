@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, unquote
 from mme.container import errors, system
 from mme.container.config import Settings
 from mme.container.errors import ServingError
-from mme.container.front import exposition
+from mme.container.front.exposition import CONTENT_TYPE, Exposition
 from mme.container.front.http import Connection, Limits, Request, Turns, look_after
 from mme.container.front.hub import Hub
 from mme.container.front.log import Log
@@ -38,6 +38,8 @@ class Front:
         self.settings = settings
         self.log = log
         self.hub = Hub(settings, log)
+        self.metrics = Exposition(self.hub, settings.metrics_models)
+        self.hub.gone = self.metrics.gone
         self.budget = self.hub.budget
         self.limits = Limits(settings.max_body, settings.stall_timeout, settings.invoke_timeout)
         self.connections: set[Connection] = set()
@@ -74,7 +76,7 @@ class Front:
             self._model(request, path.removeprefix("/models/"))
         elif path == "/metrics":
             self._need(request, "GET")
-            request.answer(200, exposition.render(self.hub).encode(), exposition.CONTENT_TYPE)
+            request.answer(200, self.metrics.render(), CONTENT_TYPE)
         elif path == "/invocations" and not self.settings.multi_model:
             self._need(request, "POST")
             self._invoke(request, SINGLE_NAME)
