@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from container_process import Container
-from front_parts import model
+from front_parts import model, worker
 from prometheus_client.parser import text_string_to_metric_families
 
 from mme.container.front.counters import MAX_STATUSES, Totals
@@ -146,6 +147,16 @@ def test_any_name_is_text_that_prometheus_reads(name: str) -> None:
     fleet.answer(name)
     (target,) = answers(Exposition(fleet, cap=50).render())
     assert target == name or not name.isprintable()
+
+
+def test_what_a_handler_says_of_its_engine_is_a_label_whatever_it_is() -> None:
+    async def work() -> None:
+        fleet = Fleet(1)
+        worker(fleet.models["m0"]).notes = {"engine": 'a\n"\\ \ud800', "reason": "x" * 10}
+        found = series(Exposition(fleet, 1).render())
+        assert [row for row in found if row.startswith("mme_model_engine") and "reason" in row]
+
+    asyncio.run(work())
 
 
 def test_each_series_is_named_in_the_documentation() -> None:

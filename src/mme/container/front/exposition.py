@@ -148,8 +148,8 @@ class Exposition:
             waiting.add_sample("mme_model_open_requests", labels, model.open)
             notes = model.worker.notes if model.worker else {}
             if notes.get("engine"):
-                said = {**labels, "engine": notes["engine"], "reason": notes.get("reason", "")}
-                engine.add_sample("mme_model_engine", said, 1)
+                said = {name: _text(notes.get(name, "")) for name in ("engine", "format", "reason")}
+                engine.add_sample("mme_model_engine", {**labels, **said}, 1)
         if unnamed:
             private.add_sample("mme_model_private_bytes", rest, sum(map(_private, unnamed)))
             waiting.add_sample("mme_model_open_requests", rest, sum(model.open for model in unnamed))
