@@ -35,7 +35,7 @@ import numpy as np
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from mme.capacity import engine
+from mme.capacity import state
 from mme.capacity.measure import processor, quantiles
 from mme.capacity.needs import OURS, models
 from mme.capacity.simulate import Fleet, Requests, simulate
@@ -315,7 +315,7 @@ def compare(
             "of it one at a time": serial,
         },
         "predicted_woken": predicted.woken_share,
-        "refused": int((predicted.outcome != engine.OK).sum()),
+        "refused": int((predicted.outcome != state.OK).sum()),
     }
     say(row)
     return row

@@ -10,7 +10,7 @@ import libcachesim
 import numpy as np
 import pytest
 
-from mme.capacity import engine
+from mme.capacity import state
 from mme.capacity.caches import che_hit_ratio
 from mme.capacity.needs import OURS, STOCK, Models, models
 from mme.capacity.simulate import Autoscaling, Fleet, Outcome, Requests, simulate
@@ -106,7 +106,7 @@ def test_an_object_larger_than_the_memory_is_refused_and_disturbs_nothing() -> N
     outcome = simulate(
         named(3, active=[5, 5, 11]), at((0, 0), (1, 1), (2, 2), (3, 0), (4, 1)), Fleet(1, 1, memory=10, serving=STOCK)
     )
-    assert outcome.outcome.tolist() == [engine.OK, engine.OK, engine.TOO_LARGE, engine.OK, engine.OK]
+    assert outcome.outcome.tolist() == [state.OK, state.OK, state.TOO_LARGE, state.OK, state.OK]
     assert outcome.hits.tolist() == [0, 0, 0, 1, 1]
     assert outcome.refused == 1
 
@@ -131,7 +131,7 @@ def test_a_cold_start_is_download_extraction_and_load() -> None:
     fleet = Fleet(1, 2, download=100.0, extract=500.0)
     outcome = simulate(needs, at((0, 0), (20, 0), (30, 1)), fleet)
     assert outcome.latency == pytest.approx([8 + 2 + 0.5 + 0.25, 0.25, 10.75])
-    assert outcome.kind.tolist() == [engine.DOWNLOADED, engine.HIT, engine.DOWNLOADED]
+    assert outcome.kind.tolist() == [state.DOWNLOADED, state.HIT, state.DOWNLOADED]
 
 
 def test_two_downloads_share_the_network_and_a_third_waits_for_its_place() -> None:
@@ -145,18 +145,18 @@ def test_what_was_unloaded_comes_back_from_disk_and_what_was_deleted_is_download
     fleet = Fleet(1, 1, memory=1, disk=20, download=100.0, serving=STOCK)
     outcome = simulate(needs, at((0, 0), (10, 1), (20, 0), (30, 2), (40, 1)), fleet)
     assert outcome.kind.tolist() == [
-        engine.DOWNLOADED,
-        engine.DOWNLOADED,
-        engine.FROM_DISK,
-        engine.DOWNLOADED,
-        engine.DOWNLOADED,
+        state.DOWNLOADED,
+        state.DOWNLOADED,
+        state.FROM_DISK,
+        state.DOWNLOADED,
+        state.DOWNLOADED,
     ]
     assert outcome.latency == pytest.approx([1.1, 1.1, 0.1, 1.1, 1.1], rel=1e-5)
 
 
 def test_requests_for_a_model_that_is_loading_wait_for_the_same_load() -> None:
     outcome = simulate(named(1, load=2.0), at((0, 0), (0.5, 0), (3, 0)), Fleet(1, 2))
-    assert outcome.kind.tolist() == [engine.DOWNLOADED, engine.JOINED, engine.HIT]
+    assert outcome.kind.tolist() == [state.DOWNLOADED, state.JOINED, state.HIT]
     assert outcome.latency == pytest.approx([2, 1.5, 0])
     assert outcome.loads == 1
 
@@ -164,7 +164,7 @@ def test_requests_for_a_model_that_is_loading_wait_for_the_same_load() -> None:
 def test_idle_models_are_parked_after_a_while_and_woken() -> None:
     needs = named(1, load=1.0, wake=0.25)
     outcome = simulate(needs, at((0, 0), (800, 0), (1800, 0)), Fleet(1, 1))
-    assert outcome.kind.tolist() == [engine.DOWNLOADED, engine.HIT, engine.WOKEN]
+    assert outcome.kind.tolist() == [state.DOWNLOADED, state.HIT, state.WOKEN]
     assert outcome.latency == pytest.approx([1, 0, 0.25])
     assert (outcome.parks, outcome.wakes, outcome.loads) == (1, 1, 1)
 
@@ -187,10 +187,10 @@ def test_a_model_not_ready_in_time_is_asked_for_again() -> None:
     needs = named(1, load=100.0)
     fleet = Fleet(1, 1, load_timeout=60, retry_after=1, tries=5)
     outcome = simulate(needs, at((0, 0)), fleet)
-    assert (outcome.outcome.tolist(), outcome.retries) == ([engine.OK], 1)
+    assert (outcome.outcome.tolist(), outcome.retries) == ([state.OK], 1)
     assert outcome.latency == pytest.approx([100])
     gave_up = simulate(needs, at((0, 0)), replace(fleet, tries=1))
-    assert gave_up.outcome.tolist() == [engine.NOT_READY]
+    assert gave_up.outcome.tolist() == [state.NOT_READY]
     assert gave_up.latency == pytest.approx([60])
 
 
@@ -232,14 +232,14 @@ def test_answers_that_take_too_long_are_time_outs() -> None:
     one_by_one = replace(OURS, batch_limit=1)
     needs = named(1, answer=50.0)
     outcome = simulate(needs, at((0, 0), (0, 0), (0, 0)), Fleet(1, 1, serving=one_by_one))
-    assert outcome.outcome.tolist() == [engine.OK, engine.TIMEOUT, engine.TIMEOUT]
+    assert outcome.outcome.tolist() == [state.OK, state.TIMEOUT, state.TIMEOUT]
     assert outcome.latency == pytest.approx([50, 60, 60])
 
 
 def test_a_full_queue_refuses() -> None:
     small = replace(OURS, batch_limit=1, max_queue=2)
     outcome = simulate(named(1, answer=1.0), at((0, 0), (1, 0), (1.1, 0), (1.2, 0)), Fleet(1, 1, serving=small))
-    assert outcome.outcome.tolist() == [engine.OK, engine.OK, engine.OK, engine.REFUSED]
+    assert outcome.outcome.tolist() == [state.OK, state.OK, state.OK, state.REFUSED]
 
 
 # ---- instances

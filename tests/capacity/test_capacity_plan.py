@@ -13,8 +13,9 @@ import pytest
 
 from mme import terraform
 from mme.capacity import instances, plots, report, tfvars, trace
+from mme.capacity.fleets import GB, Settings
 from mme.capacity.needs import STOCK, Models, models
-from mme.capacity.plan import GB, Goal, Plan, Search, Settings, adapters, busiest, int8, plan
+from mme.capacity.plan import Goal, Plan, Search, adapters, busiest, int8, plan
 from mme.capacity.simulate import Requests
 from mme.errors import UsageError
 from mme.local import LocalAws

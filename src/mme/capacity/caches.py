@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mme.capacity import engine
-from mme.capacity.engine import Floats, Ints, Longs
+from mme.capacity import state
 from mme.capacity.needs import Models
+from mme.capacity.state import Floats, Ints, Longs
 
 if TYPE_CHECKING:
     from mme.capacity.simulate import Fleet
@@ -70,13 +70,13 @@ def stationary(models: Models, fleet: Fleet, rates: Floats, random: np.random.Ge
         recent = age < fleet.serving.park_after
         used = np.cumsum(np.where(recent, models.active[mine], models.parked[mine]))
         fits = np.logical_and.accumulate(recent & (used <= fleet.memory))
-        rest = engine.PARKED if fleet.serving.parking else engine.ON_DISK
-        state = np.where(fits, engine.ACTIVE, rest).astype(np.int32)
-        if rest == engine.PARKED and models.parked.any():
+        rest = state.PARKED if fleet.serving.parking else state.ON_DISK
+        placed = np.where(fits, state.ACTIVE, rest).astype(np.int32)
+        if rest == state.PARKED and models.parked.any():
             left = fleet.memory - int(models.active[mine[fits]].sum())
             over = np.cumsum(np.where(fits, 0, models.parked[mine])) > left
-            state[over] = engine.ON_DISK
+            placed[over] = state.ON_DISK
         places.append(np.full(len(mine), i, np.int32))
         held.append(mine[::-1].astype(np.int32))
-        states.append(state[::-1])
+        states.append(placed[::-1])
     return np.concatenate(places), np.concatenate(held), np.concatenate(states)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from mme.capacity.caches import che_hit_ratio
-from mme.capacity.engine import Floats
 from mme.capacity.simulate import Requests
+from mme.capacity.state import Floats
 from mme.capacity.trace import popularity
 from mme.errors import EndpointError
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mme.capacity.engine import Floats, Longs
+from mme.capacity.state import Floats, Longs
 from mme.errors import UsageError
 
 MiB = 1 << 20

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from mme.capacity.engine import Floats
+from mme.capacity.alternatives import Alternative, other_ways
+from mme.capacity.fleets import MOST_VOLUME, Settings, fleet_of, on, volume_of
 from mme.capacity.instances import InstanceType, Prices
-from mme.capacity.needs import OURS, STOCK, Models, Serving
-from mme.capacity.simulate import UNBOUNDED, Fleet, Outcome, Requests, memory_for_models, simulate
+from mme.capacity.needs import OURS, STOCK, Models
+from mme.capacity.simulate import Outcome, Requests, memory_for_models, simulate
+from mme.capacity.state import Floats
 from mme.errors import UsageError
 
-GB = 10**9
-MOST_VOLUME = 512 * GB
 MOST_INSTANCES = 200
 ENOUGH = 12  # fleets that meet the goal, after which dearer types are not tried
 SAMPLE = 60_000
@@ -64,22 +64,6 @@ class Goal:
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What holds for every fleet of a plan."""
-
-    serving: Serving = OURS
-    routing: str = "random"
-    volume: int | None = None
-    """Bytes of each instance's volume; None: room for all models and a fifth more, 512 GB at most."""
-    download: float = 250e6
-    extract: float = 500e6
-    processor_factor: float = 1.0
-    """Seconds on an instance's core for a second on the measured one (before the type's ``speed``)."""
-    at_least: int = 1
-    seed: int = 1
-
-
-@dataclass(frozen=True)
 class Option:
     """One fleet and what its users see. Seconds, shares, US dollars a month."""
 
@@ -105,16 +89,6 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Alternative:
-    """Another way to host the same models. ``usd_month`` is None where ``words`` say why it is not known."""
-
-    name: str
-    usd_month: float | None
-    what: str
-    words: str
-
-
-@dataclass(frozen=True)
 class Change:
     """What something would change: instances of the chosen type, and the month."""
 
@@ -134,34 +108,6 @@ class Plan:
     alternatives: list[Alternative]
     changes: list[Change]
     trials: list[Option] = field(default_factory=list)
-
-
-def fleet_of(kind: InstanceType, count: int, models: Models, settings: Settings) -> Fleet:
-    """The fleet as the simulation takes it. The processor's speed is in the models (see ``on``)."""
-    return Fleet(
-        count,
-        kind.vcpus,
-        memory=memory_for_models(kind.memory, settings.serving),
-        disk=volume_of(kind, models, settings) or kind.local_disk or UNBOUNDED,
-        download=settings.download,
-        extract=settings.extract,
-        routing=settings.routing,
-        serving=settings.serving,
-    )
-
-
-def volume_of(kind: InstanceType, models: Models, settings: Settings) -> int | None:
-    """Bytes of the volume to ask for; None for a type with a disk of its own."""
-    if kind.local_disk is not None:
-        return None
-    if settings.volume is not None:
-        return settings.volume
-    return int(min(MOST_VOLUME, math.ceil(float(models.disk.sum()) * 1.2 / GB + 1) * GB))
-
-
-def on(kind: InstanceType, models: Models, settings: Settings) -> Models:
-    """The models' needs on this type's processor."""
-    return models.faster(settings.processor_factor / kind.speed)
 
 
 def busiest(requests: Requests, most: int = SAMPLE) -> Requests:
@@ -354,104 +300,10 @@ def plan(
         options,
         best,
         skipped,
-        alternatives_to(models, search, prices, settings),
+        other_ways(models, rates, search.peak, prices, settings),
         changes_to(search, nearest, prices.types[nearest.type]) if nearest and changes else [],
         search.trials,
     )
-
-
-# ---- the other ways -----------------------------------------------------------------------------------------------
-
-
-def alternatives_to(models: Models, search: Search, prices: Prices, settings: Settings) -> list[Alternative]:
-    """One endpoint per model, serverless, inference components: at the same prices, with the same needs."""
-    total = max(float(search.rates.sum()), 1e-12)
-    peak = search.rates / total * search.peak
-    kinds = sorted((k for k in prices.types.values() if not k.gpu), key=lambda k: k.usd_per_hour)
-    base = settings.serving.base_bytes
-    return [
-        _endpoint_per_model(models, peak, kinds, prices, settings),
-        _serverless(models, search.rates, base, prices, settings),
-        _components(models, peak, kinds, base, prices, settings),
-    ]
-
-
-def _endpoint_per_model(
-    models: Models, peak: Floats, kinds: Sequence[InstanceType], prices: Prices, settings: Settings
-) -> Alternative:
-    month = 0.0
-    instances = 0
-    left = np.ones(len(models), bool)
-    for kind in kinds:
-        needs = on(kind, models, settings)
-        fits = left & (models.active <= memory_for_models(kind.memory, settings.serving))
-        work = peak * needs.answer * np.minimum(needs.cores, kind.vcpus)
-        counts = np.maximum(settings.at_least, np.ceil(work / (0.7 * kind.vcpus))).astype(int)
-        alone = fits & (counts == max(1, settings.at_least))  # a busier one looks for a larger type
-        if kind is kinds[-1]:
-            alone = fits
-        month += prices.month(kind.usd_per_hour) * int(counts[alone].sum())
-        instances += int(counts[alone].sum())
-        left &= ~alone
-    if left.any():
-        name = models.names[int(np.argmax(left))]
-        return Alternative("one endpoint per model", None, "", f"no type in the price file holds {name}")
-    words = "nothing is cold and no model waits for another; each endpoint is idle when its model is"
-    return Alternative("one endpoint per model", month, f"{instances:,} instances", words)
-
-
-def _serverless(models: Models, rates: Floats, base: int, prices: Prices, settings: Settings) -> Alternative:
-    name = "serverless"
-    if not prices.serverless:
-        return Alternative(name, None, "", "the price file has no price for it")
-    need = models.active + base
-    month = 0.0
-    seconds = prices.hours_per_month * 3600
-    left = np.ones(len(models), bool)
-    for size, usd in prices.serverless.items():
-        fits = left & (need <= size * GB)
-        month += float((rates * models.answer * settings.processor_factor)[fits].sum()) * seconds * usd
-        left &= ~fits
-    if left.any():
-        largest = max(prices.serverless)
-        return Alternative(
-            name, None, "", f"{int(left.sum())} models need more than the {largest} GB that have a price"
-        )
-    return Alternative(
-        name,
-        month,
-        f"{len(models):,} endpoints",
-        f"processing alone ({prices.serverless_source}); every model has an endpoint of its own, "
-        "whose cold starts are not counted",
-    )
-
-
-def _components(
-    models: Models,
-    peak: Floats,
-    kinds: Sequence[InstanceType],
-    base: int,
-    prices: Prices,
-    settings: Settings,
-) -> Alternative:
-    best: tuple[float, str, int] | None = None
-    memory = float((models.active + base).sum())
-    largest = int((models.active + base).max())
-    for kind in kinds:
-        usable = min(kind.memory, int(kind.memory * 0.95))
-        if largest > usable:
-            continue
-        needs = on(kind, models, settings)
-        work = float((peak * needs.answer * np.minimum(needs.cores, kind.vcpus)).sum())
-        count = max(settings.at_least, math.ceil(memory / usable), math.ceil(work / (0.7 * kind.vcpus)))
-        month = prices.month(kind.usd_per_hour * count)
-        if best is None or month < best[0]:
-            best = (month, kind.name, count)
-    name = "inference components"
-    if best is None:
-        return Alternative(name, None, "", "no type in the price file holds the largest model")
-    words = "every model stays in memory, in a container of its own; one AWS resource for each"
-    return Alternative(name, best[0], f"{best[2]:,} x {best[1]}", words)
 
 
 # ---- what would change it -----------------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from mme.capacity import engine
-from mme.capacity.engine import Floats
+from mme.capacity import state
+from mme.capacity.fleets import Settings
 from mme.capacity.instances import Prices
 from mme.capacity.needs import Models
-from mme.capacity.plan import Goal, Option, Plan, Settings
+from mme.capacity.plan import Goal, Option, Plan
 from mme.capacity.plots import Axis, Series, plot
 from mme.capacity.simulate import Outcome, hit_kinds
+from mme.capacity.state import Floats
 
 HEAD = ("", "instances", "USD a month", "p50", "p99", "cold", "woken", "processor", "what limits it")
 
@@ -155,7 +156,7 @@ def latency_by_popularity(outcome: Outcome, rates: Floats) -> str:
     rank = np.empty(len(rates), np.int64)
     rank[order] = np.arange(len(rates))
     edges = np.unique(np.round(np.geomspace(1, len(rates) + 1, 13)).astype(int)) - 1
-    good = outcome.outcome == engine.OK
+    good = outcome.outcome == state.OK
     ranks = rank[outcome.model]
     middle: list[tuple[float, float]] = []
     slow: list[tuple[float, float]] = []

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from mme.capacity import engine
+from mme.capacity import engine, scaling, state
 from mme.capacity.caches import stationary
-from mme.capacity.engine import Bytes, Floats, Ints, Singles, World
 from mme.capacity.needs import OURS, MiB, Models, Serving
+from mme.capacity.state import Bytes, Floats, Ints, Singles, World
 from mme.errors import UsageError
 
-ROUTINGS = {"random": engine.RANDOM, "least-outstanding": engine.LEAST_OUTSTANDING, "sticky": engine.STICKY}
+ROUTINGS = {"random": state.RANDOM, "least-outstanding": state.LEAST_OUTSTANDING, "sticky": state.STICKY}
 UNBOUNDED = 1 << 62
 
 
@@ -116,7 +116,7 @@ class Outcome:
     @property
     def hits(self) -> Bytes:
         """1 for each request whose model was loaded when it came, parked or not."""
-        return (self.kind <= engine.WOKEN).astype(np.uint8)
+        return (self.kind <= state.WOKEN).astype(np.uint8)
 
     @property
     def hit_ratio(self) -> float:
@@ -129,16 +129,16 @@ class Outcome:
 
     @property
     def woken_share(self) -> float:
-        return float((self.kind == engine.WOKEN).mean()) if len(self.kind) else 0.0
+        return float((self.kind == state.WOKEN).mean()) if len(self.kind) else 0.0
 
     @property
     def refused(self) -> int:
         """Requests without an answer, whatever the reason."""
-        return int((self.outcome != engine.OK).sum())
+        return int((self.outcome != state.OK).sum())
 
     def percentile(self, percent: float, which: NDArray[np.bool_] | None = None) -> float:
         """Seconds until the answer, of the requests that got one; not a number where none did."""
-        good = self.outcome == engine.OK
+        good = self.outcome == state.OK
         if which is not None:
             good = good & which
         return float(np.percentile(self.latency[good], percent)) if good.any() else float("nan")
@@ -150,7 +150,7 @@ class Outcome:
         asked = np.diff(edges).astype(np.float64)
         hit = np.bincount(self.model, weights=self.hits, minlength=count)
         rows = {"requests": asked, "hit_ratio": np.divide(hit, asked, out=np.full(count, np.nan), where=asked > 0)}
-        good = self.outcome[order] == engine.OK
+        good = self.outcome[order] == state.OK
         latency = self.latency[order]
         figures = np.full((3, count), np.nan)
         for m in np.flatnonzero(asked):
@@ -179,13 +179,13 @@ def simulate(
     world = _world(models, requests, fleet, seed)
     count = fleet.instances
     if start is None:
-        engine.begin(world, count)
+        scaling.begin(world, count)
     else:
-        world.whole[engine.RUNNING_NOW] = count
+        world.whole[state.RUNNING_NOW] = count
         world.up[:count] = np.arange(count)
-        world.inst[:count, engine.UP] = 1
+        world.inst[:count, state.UP] = 1
         places, held, states = stationary(models, fleet, start, np.random.default_rng(seed + 1))
-        engine.fill(world, places, held, states)
+        scaling.fill(world, places, held, states)
         if fleet.routing == "sticky":
             world.needs["home"][held] = places + 1
     engine.run(world)
@@ -226,50 +226,50 @@ def _world(models: Models, requests: Requests, fleet: Fleet, seed: int) -> World
         factor = factor * spread[random.integers(0, len(spread), n)]
     ring = 1 << max(4, (n + 1).bit_length())
     zeros = np.zeros
-    whole = zeros(engine.WHOLE, np.int64)
+    whole = zeros(state.WHOLE, np.int64)
     for column, value in (
-        (engine.MODELS, m),
-        (engine.INSTANCES, slots),
-        (engine.CPUS, fleet.cpus),
-        (engine.BATCH_LIMIT, serving.batch_limit),
-        (engine.PARKING, int(serving.parking)),
-        (engine.MAX_LOADS, fleet.loads_at_once),
-        (engine.MAX_SPAWNS, fleet.cpus if serving.spawns_per_core else UNBOUNDED),
-        (engine.MAX_QUEUE, serving.max_queue),
-        (engine.ROUTING, ROUTINGS[fleet.routing]),
-        (engine.TRIES, fleet.tries),
-        (engine.SEED, int(random.integers(1, 2147483646))),
-        (engine.MEMORY_LIMIT, fleet.memory),
-        (engine.DISK_LIMIT, fleet.disk),
-        (engine.MINIMUM, scaling.minimum if scaling else 0),
-        (engine.MAXIMUM, scaling.maximum if scaling else 0),
-        (engine.SPILL, fleet.spill or 2 * fleet.cpus),
-        (engine.GRANT_LIMIT, fleet.cpus if serving.grants else UNBOUNDED),
+        (state.MODELS, m),
+        (state.INSTANCES, slots),
+        (state.CPUS, fleet.cpus),
+        (state.BATCH_LIMIT, serving.batch_limit),
+        (state.PARKING, int(serving.parking)),
+        (state.MAX_LOADS, fleet.loads_at_once),
+        (state.MAX_SPAWNS, fleet.cpus if serving.spawns_per_core else UNBOUNDED),
+        (state.MAX_QUEUE, serving.max_queue),
+        (state.ROUTING, ROUTINGS[fleet.routing]),
+        (state.TRIES, fleet.tries),
+        (state.SEED, int(random.integers(1, 2147483646))),
+        (state.MEMORY_LIMIT, fleet.memory),
+        (state.DISK_LIMIT, fleet.disk),
+        (state.MINIMUM, scaling.minimum if scaling else 0),
+        (state.MAXIMUM, scaling.maximum if scaling else 0),
+        (state.SPILL, fleet.spill or 2 * fleet.cpus),
+        (state.GRANT_LIMIT, fleet.cpus if serving.grants else UNBOUNDED),
     ):
         whole[column] = value
-    real = zeros(engine.REAL, np.float64)
+    real = zeros(state.REAL, np.float64)
     for column, seconds in (
-        (engine.LOAD_TIMEOUT, fleet.load_timeout),
-        (engine.ANSWER_TIMEOUT, fleet.answer_timeout),
-        (engine.RETRY_AFTER, fleet.retry_after),
-        (engine.OVERHEAD, models.overhead),
-        (engine.PARK_AFTER, serving.park_after or float("inf")),
-        (engine.PATIENCE, 0.1 if serving.grants else float("inf")),
-        (engine.SHARED, serving.batch_shared),
-        (engine.TARGET, scaling.target if scaling else 0.0),
-        (engine.START_SECONDS, scaling.start_seconds if scaling else 0.0),
-        (engine.OUT_COOLDOWN, scaling.scale_out_cooldown if scaling else 0.0),
-        (engine.IN_COOLDOWN, scaling.scale_in_cooldown if scaling else 0.0),
-        (engine.LAST_OUT, -1e18),
-        (engine.LAST_IN, -1e18),
+        (state.LOAD_TIMEOUT, fleet.load_timeout),
+        (state.ANSWER_TIMEOUT, fleet.answer_timeout),
+        (state.RETRY_AFTER, fleet.retry_after),
+        (state.OVERHEAD, models.overhead),
+        (state.PARK_AFTER, serving.park_after or float("inf")),
+        (state.PATIENCE, 0.1 if serving.grants else float("inf")),
+        (state.SHARED, serving.batch_shared),
+        (state.TARGET, scaling.target if scaling else 0.0),
+        (state.START_SECONDS, scaling.start_seconds if scaling else 0.0),
+        (state.OUT_COOLDOWN, scaling.scale_out_cooldown if scaling else 0.0),
+        (state.IN_COOLDOWN, scaling.scale_in_cooldown if scaling else 0.0),
+        (state.LAST_OUT, -1e18),
+        (state.LAST_IN, -1e18),
     ):
         real[column] = seconds
-    request = zeros(n, engine.REQUEST)
+    request = zeros(n, state.REQUEST)
     request["arrive"] = requests.time
     request["model"] = requests.model
     request["factor"] = factor
-    request["outcome"] = engine.OPEN_YET
-    needs = zeros(m, engine.NEEDS)
+    request["outcome"] = state.OPEN_YET
+    needs = zeros(m, state.NEEDS)
     for name, needed in (
         ("disk", models.disk),
         ("active", models.active),
@@ -282,21 +282,21 @@ def _world(models: Models, requests: Requests, fleet: Fleet, seed: int) -> World
         ("wake", models.wake),
     ):
         needs[name] = needed
-    station = zeros(3 * slots, engine.STATION)
+    station = zeros(3 * slots, state.STATION)
     station["capacity"] = 1.0
-    station["capacity"][engine.CORES :: 3] = fleet.cpus
+    station["capacity"][state.CORES :: 3] = fleet.cpus
     station["key"] = np.inf
     station["order"] = station["place"] = np.arange(3 * slots)
     return World(
         request=request,
         needs=needs,
-        pair=zeros((slots * m, engine.PAIR_COLUMNS), np.int32),
+        pair=zeros((slots * m, state.PAIR_COLUMNS), np.int32),
         when=zeros(slots * m),
-        inst=zeros((slots, engine.INST_COLUMNS), np.int64),
-        area=zeros((slots, engine.AREA_COLUMNS)),
+        inst=zeros((slots, state.INST_COLUMNS), np.int64),
+        area=zeros((slots, state.AREA_COLUMNS)),
         station=station,
-        late=np.empty(ring, engine.WAIT),
-        again=np.empty(ring, engine.WAIT),
+        late=np.empty(ring, state.WAIT),
+        again=np.empty(ring, state.WAIT),
         ring=zeros(4, np.int64),
         up=zeros(slots + 1, np.int32),
         coming=zeros(slots + 1),
@@ -305,18 +305,16 @@ def _world(models: Models, requests: Requests, fleet: Fleet, seed: int) -> World
         warm=np.asarray(fleet.warm, np.int32),
         whole=whole,
         real=real,
-        counts=zeros(engine.COUNTS, np.int64),
+        counts=zeros(state.COUNTS, np.int64),
     )
 
 
 def _outcome(models: Models, requests: Requests, fleet: Fleet, world: World, counted_from: float | None) -> Outcome:
-    end = float(world.real[engine.UNTIL])
+    end = float(world.real[state.UNTIL])
     first = 0 if counted_from is None else int(np.searchsorted(requests.time, counted_from))
-    running = world.inst[:, engine.UP] == 1
-    up = world.area[:, engine.UP_SECONDS] + np.where(running, end - world.area[:, engine.UP_SINCE], 0.0)
-    memory = world.area[:, engine.MEMORY_SECONDS] + world.inst[:, engine.MEMORY] * (
-        end - world.area[:, engine.MEMORY_AT]
-    )
+    running = world.inst[:, state.UP] == 1
+    up = world.area[:, state.UP_SECONDS] + np.where(running, end - world.area[:, state.UP_SINCE], 0.0)
+    memory = world.area[:, state.MEMORY_SECONDS] + world.inst[:, state.MEMORY] * (end - world.area[:, state.MEMORY_AT])
     seconds = max(float(up.sum()), 1e-9)
     counts = world.counts
     return Outcome(
@@ -326,23 +324,23 @@ def _outcome(models: Models, requests: Requests, fleet: Fleet, world: World, cou
         outcome=world.request["outcome"][first:].copy(),
         latency=world.request["latency"][first:].copy(),
         requests=len(requests),
-        loads=int(counts[engine.LOADED]),
-        reloads=int(counts[engine.RELOADED]),
-        unloads=int(counts[engine.UNLOADED]),
-        parks=int(counts[engine.PARKS]),
-        wakes=int(counts[engine.WAKES]),
-        retries=int(counts[engine.RETRIED]),
-        scaled_out=int(counts[engine.SCALED_OUT]),
-        scaled_in=int(counts[engine.SCALED_IN]),
+        loads=int(counts[state.LOADED]),
+        reloads=int(counts[state.RELOADED]),
+        unloads=int(counts[state.UNLOADED]),
+        parks=int(counts[state.PARKS]),
+        wakes=int(counts[state.WAKES]),
+        retries=int(counts[state.RETRIED]),
+        scaled_out=int(counts[state.SCALED_OUT]),
+        scaled_in=int(counts[state.SCALED_IN]),
         # What instances finish after they were taken out of service is work too, so that a sum may pass the whole.
-        processor=min(1.0, float(world.station["busy"][engine.CORES :: 3].sum()) / (seconds * fleet.cpus)),
-        network=min(1.0, float(world.station["busy"][engine.NETWORK :: 3].sum()) / seconds),
+        processor=min(1.0, float(world.station["busy"][state.CORES :: 3].sum()) / (seconds * fleet.cpus)),
+        network=min(1.0, float(world.station["busy"][state.NETWORK :: 3].sum()) / seconds),
         memory_mean=min(1.0, float(memory.sum()) / seconds / fleet.memory),
-        memory_peak=float(world.inst[:, engine.PEAK].max()) / fleet.memory,
+        memory_peak=float(world.inst[:, state.PEAK].max()) / fleet.memory,
         instance_hours=seconds / 3600,
         seconds=end,
         counted_seconds=float(requests.time[-1] - requests.time[first]) if first < len(requests) else 0.0,
-        events=int(counts[engine.EVENTS]),
+        events=int(counts[state.EVENTS]),
     )
 
 

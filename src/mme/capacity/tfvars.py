@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from mme.capacity.plan import GB, Option
+from mme.capacity.fleets import GB
+from mme.capacity.plan import Option
 
 ROUTING = {"random": "RANDOM", "least-outstanding": "LEAST_OUTSTANDING_REQUESTS", "sticky": None}
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mme.capacity.engine import Floats, Ints
 from mme.capacity.needs import Models
 from mme.capacity.simulate import Requests
+from mme.capacity.state import Floats, Ints
 from mme.errors import UsageError
 
 DAY = 86400.0

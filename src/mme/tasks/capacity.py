@@ -20,10 +20,10 @@ from mme.settings import Settings
 from mme.tasks.command import JSON_HELP, command, load_catalog, note, print_json
 
 if TYPE_CHECKING:
-    from mme.capacity.engine import Floats
     from mme.capacity.needs import Models
     from mme.capacity.plan import Plan, Search
     from mme.capacity.simulate import Requests
+    from mme.capacity.state import Floats
 
 WHAT = ("plan", "simulate", "measure")
 
@@ -309,9 +309,9 @@ def _traffic(asked: Asked, settings: Settings, models: Models, most: int | None)
 
 
 def _settings(asked: Asked) -> Any:
+    from mme.capacity.fleets import GB, MOST_VOLUME
+    from mme.capacity.fleets import Settings as Assumed
     from mme.capacity.needs import SERVINGS
-    from mme.capacity.plan import GB, MOST_VOLUME
-    from mme.capacity.plan import Settings as Assumed
     from mme.capacity.simulate import ROUTINGS
 
     if asked.routing not in ROUTINGS:
@@ -453,8 +453,7 @@ def _prepare() -> None:
 def _simulate(context: Context, asked: Asked, settings: Settings) -> None:
     import numpy as np
 
-    from mme.capacity import plan as plans
-    from mme.capacity import report
+    from mme.capacity import fleets, report
     from mme.capacity.simulate import Autoscaling, simulate
 
     if len(asked.type) != 1 or asked.count is None:
@@ -467,7 +466,7 @@ def _simulate(context: Context, asked: Asked, settings: Settings) -> None:
     models = _models(context, asked, settings)
     assumed = replace(assumed, serving=models.measured(assumed.serving))
     requests, rates, words, _ = _traffic(asked, settings, models, None)
-    fleet = plans.fleet_of(kind, int(number("--count", asked.count, 1, 10_000)), models, assumed)
+    fleet = fleets.fleet_of(kind, int(number("--count", asked.count, 1, 10_000)), models, assumed)
     if asked.deployments:
         fleet = replace(fleet, deployments=tuple(number("--deployments", t) for t in asked.deployments.split(",")))
     popular = int(number("--warm", asked.warm, 0, len(models)))
@@ -479,7 +478,7 @@ def _simulate(context: Context, asked: Asked, settings: Settings) -> None:
         least, most = (int(number("--autoscale", part, 1, 10_000)) for part in parts[:2])
         fleet = replace(fleet, autoscaling=Autoscaling(least, most, number("--autoscale", parts[2], 1e-9)))
     _prepare()
-    outcome = simulate(plans.on(kind, models, assumed), requests, fleet, seed=assumed.seed)
+    outcome = simulate(fleets.on(kind, models, assumed), requests, fleet, seed=assumed.seed)
     usd = outcome.instance_hours / max(outcome.seconds / 3600, 1e-9) * prices.month(kind.usd_per_hour)
     notes = report.assumptions(models, prices, assumed, words)
     if asked.json:
