@@ -11,6 +11,7 @@ A model without a channel means its newest version.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -209,6 +210,27 @@ def change(
     # A delete that ran at the same moment may not have seen this change: whoever comes second notices.
     _check_released(s3, store, split)
     return replace(changed, etag=etag)
+
+
+def delete(s3: S3Client, store: Store, channel: Channel) -> None:
+    """Remove the channel and its history, if it still is as ``channel`` was read.
+
+    A model's own name means its newest version then, and a name with a stage nothing. Raises ConflictError when
+    somebody else changed the channel meanwhile.
+    """
+    try:
+        s3.delete_object(Bucket=store.bucket, Key=_key(store, channel.name), IfMatch=channel.etag or "*")
+    except (ClientError, BotoCoreError) as error:
+        with contextlib.suppress(MmeError):
+            if read(s3, store, channel.name).etag is None:
+                return  # an earlier try, whose answer was lost, or somebody else
+        if isinstance(error, ClientError) and status_of(error) in (409, 412):
+            raise ConflictError(
+                f"Channel {channel.name} was changed by somebody else meanwhile; it was not removed.",
+                f"Look at it (invoke history --model {channel.name}), then run the same command again if it still "
+                "applies.",
+            ) from error
+        raise explain(error, f"remove channel {channel.name}", bucket=store.bucket) from error
 
 
 def _written_all_the_same(s3: S3Client, store: Store, name: str, revision: Revision) -> str | None:

@@ -59,11 +59,12 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress(
-    stream: TextIO, title: str, total: int, clock: Callable[[], float] = time.monotonic
+    stream: TextIO, title: str | Callable[[], str], total: int, clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Callable[[int], None]]:
     """A line with share, rate and time left, rewritten in place; gives the function that counts bytes.
 
-    Nothing is written unless ``stream`` is a terminal.
+    A ``title`` that is a function is asked each time the line is written. Nothing is written unless ``stream`` is a
+    terminal.
     """
     if not stream.isatty():
         yield lambda _: None
@@ -78,7 +79,8 @@ def progress(
         now = clock()
         if now - shown >= EVERY_S:
             shown = now
-            stream.write(f"\r\x1b[K{progress_line(title, done, total, now - start)}")
+            shown_title = title if isinstance(title, str) else title()
+            stream.write(f"\r\x1b[K{progress_line(shown_title, done, total, now - start)}")
             stream.flush()
 
     try:

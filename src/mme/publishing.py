@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -76,6 +77,9 @@ class Events:
         """A model is being packaged: the step, and its bytes (0 when unknown); the result counts the bytes."""
         return contextlib.nullcontext(lambda count: None)
 
+    def finished(self, done: int, of: int) -> None:
+        """``done`` of the ``of`` models of this run are through, whatever became of them. May come from any thread."""
+
     def packaged(self, name: str, made: Streamed) -> None:
         """A model that is streamed has been packaged and verified; its bytes are sent next."""
 
@@ -118,7 +122,7 @@ class Publisher:
     def publish_built(self, built: Sequence[Latest], folder: Path) -> list[Outcome]:
         """Publish archives from their files in ``folder``, several small ones at a time; outcomes in their order."""
         new = [item for item in built if item.target not in self.present]
-        stop, lock = threading.Event(), threading.Lock()
+        stop, lock, done = threading.Event(), threading.Lock(), itertools.count(1)
         with self.events.sending([item.name for item in new], sum(item.size for item in new)) as count:
 
             def advance(size: int) -> None:
@@ -127,10 +131,14 @@ class Publisher:
                     count(size)
 
             def publish(item: Latest) -> Outcome:
-                archive = records.built(folder, item.name)
-                if archive is None or archive.path is None:
-                    raise ArchiveError(f"{folder / item.target} is gone.", "Package the model again.")
-                return self._publish(archive, archive.path, advance)
+                try:
+                    archive = records.built(folder, item.name)
+                    if archive is None or archive.path is None:
+                        raise ArchiveError(f"{folder / item.target} is gone.", "Package the model again.")
+                    return self._publish(archive, archive.path, advance)
+                finally:
+                    with lock:
+                        self.events.finished(next(done), len(new))
 
             work = [jobs.Job(functools.partial(publish, item), releases.room_for(item.size)) for item in new]
             results = jobs.run(work, releases.AT_ONCE, stop, aws.concerns_all)
@@ -153,7 +161,8 @@ class Publisher:
         """
         outcomes: list[Outcome] = []
         give_up = False
-        for spec in specs:
+        for done, spec in enumerate(specs):
+            self.events.finished(done, len(specs))
             if give_up:
                 outcomes.append(Outcome(spec.name, "not tried"))
                 continue

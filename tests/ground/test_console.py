@@ -88,3 +88,14 @@ def test_the_nearest_name_is_offered_and_long_lists_are_cut() -> None:
     assert many.startswith("Did you mean 'model-7")
     assert many.endswith(" and 30 others.")
     assert nearest("x", [], "There are") == "There are: none."
+
+
+def test_a_title_that_changes_is_asked_for_each_line() -> None:
+    stream, done = Terminal(), iter(range(10))
+    with console.progress(
+        stream, lambda: f"{next(done)} of 10 models done", 100, clock=iter(range(100)).__next__
+    ) as count:
+        count(10)
+        count(10)
+    assert "0 of 10 models done" in stream.getvalue()
+    assert "1 of 10 models done" in stream.getvalue()

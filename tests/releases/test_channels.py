@@ -11,7 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ReadTimeoutError
+from botocore.exceptions import ClientError, ReadTimeoutError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moto import mock_aws
@@ -179,6 +179,34 @@ def test_a_pipeline_can_insist_on_the_revision_it_saw(s3: Any) -> None:
     channels.expect(channel, 1)
     with pytest.raises(ConflictError, match="at revision 1, not 0"):
         channels.expect(channel, 0)
+
+
+def test_a_channel_is_removed_with_its_history(s3: Any) -> None:
+    change(s3, {A: 1})
+    channels.delete(s3, STORE, channels.read(s3, STORE, "bert"))
+    assert channels.read(s3, STORE, "bert").history == ()
+    assert change(s3, {B: 1}).revision == 1
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_removal_that_is_refused_is_a_conflict_unless_it_is_done(s3: Any, gone: bool) -> None:
+    channel = change(s3, {A: 1})
+    real = s3.delete_object
+
+    def refuse(**given: Any) -> Any:
+        assert given["IfMatch"] == channel.etag
+        if gone:
+            real(Bucket=given["Bucket"], Key=given["Key"])
+        answer: Any = {"Error": {"Code": "PreconditionFailed"}, "ResponseMetadata": {"HTTPStatusCode": 412}}
+        raise ClientError(answer, "DeleteObject")
+
+    s3.delete_object = refuse
+    if gone:
+        channels.delete(s3, STORE, channel)
+    else:
+        with pytest.raises(ConflictError, match="was not removed"):
+            channels.delete(s3, STORE, channel)
+        assert channels.read(s3, STORE, "bert").history
 
 
 def test_rolling_back_sets_the_state_before(s3: Any) -> None:

@@ -42,12 +42,16 @@ class Noted(Events):
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
+        self.finishes: list[tuple[int, int]] = []
 
     @contextlib.contextmanager
     def sending(self, names: Sequence[str], size: int) -> Iterator[Callable[[int], object]]:
         counted: list[int] = []
         yield counted.append
         self.seen.append(("sent", list(names), size, sum(counted)))
+
+    def finished(self, done: int, of: int) -> None:
+        self.finishes.append((done, of))
 
     @contextlib.contextmanager
     def packaging(self, name: str, step: str, size: int) -> Iterator[Callable[[int], object]]:
@@ -104,6 +108,7 @@ def test_each_outcome_says_what_became_of_its_model(s3: Any, tmp_path: Path, cap
         assert "error" not in item.as_json()
     size = made["bert"].size + made["t5"].size
     assert noted.seen == [("sent", ["bert", "t5"], size, size)]
+    assert noted.finishes == [(1, 2), (2, 2)]
     assert {version.target for version in releases.list_versions(s3, STORE)} == {item.target for item in made.values()}
     assert capfd.readouterr() == ("", "")
 
@@ -172,6 +177,7 @@ def test_streamed_models_are_packaged_then_sent_one_after_the_other(
         ("sent", ["gpt2"]),
     ]
     assert noted.seen[1][2] == outcomes[0].target
+    assert noted.finishes == [(0, 3), (1, 3), (2, 3)]
     assert list((tmp_path).rglob("*.tar.gz")) == []
     (record, _) = releases.read_records(s3, STORE, releases.list_versions(s3, STORE))
     assert (record.author, record.notes) == ("ada", "new")

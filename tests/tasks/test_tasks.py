@@ -683,6 +683,70 @@ def test_a_weight_that_is_none(shop: Shop, weight: str) -> None:
     assert "VERSION=WEIGHT" in done.err
 
 
+def test_a_channel_can_be_deleted(shop: Shop) -> None:
+    (target,) = shop.release("bert", b"1")
+    for name in ("bert", "bert@staging"):
+        shop("promote", "--model", name)
+    assert "Would delete channel bert@staging" in shop("delete", "--channel", "bert@staging", "--dry-run").out
+    assert len(shop("channels", "--json").json["channels"]) == 2
+    done = shop("delete", "--channel", "bert@staging", "--yes", "--json")
+    assert done.json == {"deleted": True, "channel": "bert@staging", "versions": {target: 100.0}, "revision": 1}
+    assert "means its newest version" in shop("delete", "--channel", "bert", "--yes").out
+    assert shop("channels", "--json").json["channels"] == []
+    again = shop("delete", "--channel", "bert", "--yes")
+    assert again.code == 8
+    assert "no channel bert" in again.err
+    assert shop("delete", "--channel", "bert", "--model", "bert").code == 2
+    assert targets(shop) == {target}
+
+
+def test_releases_as_json_says_what_is_not_shown(shop: Shop) -> None:
+    shop.release("bert", b"1")
+    shop.release("gpt2", b"1")
+    shown = shop("releases", "--limit", "1", "--json").json
+    assert (len(shown["versions"]), shown["not_shown"]) == (1, 1)
+    assert shop("releases", "--json").json["not_shown"] == 0
+
+
+def test_the_history_of_a_name_that_is_not_there_is_an_error(shop: Shop) -> None:
+    shop.release("bert", b"1")
+    assert shop("history", "--model", "bert").code == 0
+    for name, message in (("gpt2", "no released version"), ("bert@staging", "no channel bert@staging")):
+        done = shop("history", "--model", name, "--json")
+        assert (done.code, done.out) == (8, "")
+        assert message in done.err
+
+
+# ---- clean --------------------------------------------------------------------------------------------------------
+
+
+def test_clean_removes_old_archives_that_are_published(shop: Shop) -> None:
+    published, newest = shop.build("bert", b"1"), None
+    shop("upload", "--model", "bert")
+    never = shop.build("bert", b"2")
+    newest = shop.build("bert", b"3")
+    shop.catalogue("bert", "team-a/gpt2")
+    other = shop.build("team-a/gpt2", b"1")
+    shop("upload")
+    dist = shop.folder / "dist"
+    (dist / "stranger-0123456789ab.tar.gz").write_bytes(b"x")
+
+    def there() -> set[str]:
+        return {path.relative_to(dist).as_posix() for path in dist.rglob("*.tar.gz")}
+
+    stay = {newest.target, other.target, "stranger-0123456789ab.tar.gz"}
+    assert published.target in shop("clean", "--dry-run").out
+    assert there() == {published.target, never.target, *stay}
+    assert shop("clean").code == 2, "nobody is there to ask"
+    done = shop("clean", "--yes", "--json")
+    assert done.json == {"removed": True, "archives": [{"target": published.target, "size": published.size}]}
+    assert there() == {never.target, *stay}
+    assert "nothing to remove" in shop("clean", "--yes").err
+    assert shop("clean", "--yes", "--unpublished", "--bucket", "no-such-bucket").code == 0
+    assert there() == stay
+    assert [item["status"] for item in shop("upload", "--json").json["models"]] == ["present", "present"]
+
+
 # ---- prune --------------------------------------------------------------------------------------------------------
 
 
@@ -710,6 +774,14 @@ def test_prune_keeps_the_newest_and_what_is_in_use(shop: Shop) -> None:
     assert every[2] in shown.out
     assert not any(target in shown.out for target in (every[0], every[1], every[3], *kept))
     assert "Would remove 1 of 5 versions" in shown.err
+    assert f"Stays although it is old: {every[0]}, in use by bert@stable" in shown.err
+    assert f"Stays although it is old: {every[1]}, in use by {shop.bucket}" in shown.err
+    assert every[3] not in shown.err
+    kept_as_json = shop("prune", "--keep", "1", "--dry-run", "--json").json["kept"]
+    assert {item["target"]: item["in_use_by"] for item in kept_as_json} == {
+        every[0]: ["bert@stable"],
+        every[1]: [shop.bucket],
+    }
     assert targets(shop) == {*every, *kept}
     done = shop("prune", "--keep", "1", "--yes", "--json")
     assert done.json["removed"] is True

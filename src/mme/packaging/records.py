@@ -91,3 +91,18 @@ def built(out: Path, name: str) -> Archive | None:
         raise ArchiveError(f"{path} is not the archive that was built.", "Package the model again.")
     crc32 = record.get("crc32")
     return replace(archive, crc32=crc32 if isinstance(crc32, int) else None)
+
+
+def superseded(out: Path) -> dict[str, int]:
+    """The archives in ``out`` that are not the last build of their model, with their sizes in bytes, by path.
+
+    An archive of a model of which nothing is recorded is left out: nothing says that it is old.
+    """
+    found: dict[str, int] = {}
+    for path in sorted(out.rglob("*.tar.gz")):
+        target = path.relative_to(out).as_posix()
+        match = FILE_NAME.fullmatch(target)
+        record = recorded(out, match["name"]) if match else None
+        if record is not None and record.get("target") != target and path.is_file() and not path.is_symlink():
+            found[target] = path.stat().st_size
+    return found

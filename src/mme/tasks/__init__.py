@@ -15,14 +15,15 @@ from mme.tasks.channel import history as history
 from mme.tasks.channel import promote as promote
 from mme.tasks.channel import rollback as rollback
 from mme.tasks.channel import split as split
+from mme.tasks.cleanup import clean as clean
+from mme.tasks.cleanup import delete as delete
+from mme.tasks.cleanup import prune as prune
 from mme.tasks.machine import local as local
 from mme.tasks.package import inspect as inspect
 from mme.tasks.package import package as package
 from mme.tasks.package import schema as schema
 from mme.tasks.predict import predict as predict
-from mme.tasks.release import delete as delete
 from mme.tasks.release import models as models
-from mme.tasks.release import prune as prune
 from mme.tasks.release import releases as releases
 from mme.tasks.release import upload as upload
 

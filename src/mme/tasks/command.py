@@ -176,6 +176,11 @@ def open_store(settings: Settings) -> tuple[S3Client, releases.Store]:
     return s3, store
 
 
+def name_of(name: str, number: int, of: int) -> str:
+    """A model's name in a line of progress: which of how many it is, where there are several."""
+    return f"{name} ({number} of {of})" if of > 1 else name
+
+
 @contextlib.contextmanager
 def stage(name: str, title: str, total: int) -> Iterator[Callable[[int], object]]:
     """Tell on a terminal what is being done to a model, with a rate where the amount is known."""

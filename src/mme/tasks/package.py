@@ -16,7 +16,7 @@ from mme.catalog import schema as catalog_schema
 from mme.catalog.spec import ModelSpec
 from mme.errors import MmeError, UsageError
 from mme.packaging import verify
-from mme.packaging.job import PackagingJob
+from mme.packaging.job import PackagingJob, Stage
 from mme.settings import Settings
 from mme.tasks import inspection
 from mme.tasks.command import (
@@ -26,6 +26,7 @@ from mme.tasks.command import (
     check_compression,
     command,
     load_catalog,
+    name_of,
     note,
     print_json,
     stage,
@@ -74,14 +75,15 @@ def package(
     results: list[dict[str, Any]] = []
     failures: list[MmeError] = []
     with verify.maybe(not (no_verify or check or dry_run)) as verifier:
-        for spec in specs:
+        for number, spec in enumerate(specs, 1):
+            shown = functools.partial(stage, name_of(spec.name, number, len(specs)))
             try:
                 if dry_run:
                     done = _foreseen(spec, Path(out), compression, force)
                 elif check:
-                    done = _compared(spec, Path(out), compression)
+                    done = _compared(spec, Path(out), compression, shown)
                 else:
-                    done = _built(spec, Path(out), compression, verifier, force)
+                    done = _built(spec, Path(out), compression, verifier, force, shown)
             except MmeError as error:
                 failures.append(error)
                 done = {**_result(spec.name, "failed", None), "error": error.message, "hint": error.hint}
@@ -113,17 +115,15 @@ def _foreseen(spec: ModelSpec, out: Path, compression: str | None, force: bool) 
     return _result(spec.name, "unchanged" if archive and not force else "would build", archive)
 
 
-def _compared(spec: ModelSpec, out: Path, compression: str | None) -> dict[str, Any]:
-    job = PackagingJob(spec, out, compression=compression)
-    again = job.check(stage=functools.partial(stage, spec.name))
+def _compared(spec: ModelSpec, out: Path, compression: str | None, shown: Stage) -> dict[str, Any]:
+    again = PackagingJob(spec, out, compression=compression).check(stage=shown)
     return _result(spec.name, "same bytes" if again.same_bytes else "same content", again.archive)
 
 
 def _built(
-    spec: ModelSpec, out: Path, compression: str | None, verifier: verify.Verifier | None, force: bool
+    spec: ModelSpec, out: Path, compression: str | None, verifier: verify.Verifier | None, force: bool, shown: Stage
 ) -> dict[str, Any]:
-    job = PackagingJob(spec, out, compression=compression)
-    made = job.package(verifier, force=force, stage=functools.partial(stage, spec.name))
+    made = PackagingJob(spec, out, compression=compression).package(verifier, force=force, stage=shown)
     accuracy = made.archive.manifest.get("accuracy")
     if made.verified and made.verified.doubt:
         note(f"{spec.name}: {made.verified.doubt}.")

@@ -1,22 +1,20 @@
-"""Publishing versions, listing them, and removing them."""
+"""Publishing versions, and listing them."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from invoke import Context
 
-from mme import aws, console, publishing
 from mme import channels as channel_objects
+from mme import console, publishing
 from mme import releases as versions
 from mme.catalog.spec import ModelSpec
-from mme.client import endpoint as endpoints
-from mme.errors import ArchiveError, EndpointError, ReleaseError, UsageError
+from mme.errors import ArchiveError, UsageError
 from mme.packaging import records, verify
 from mme.packaging.defaults import completed
 from mme.packaging.job import Streamed
@@ -30,8 +28,8 @@ from mme.tasks.command import (
     JSON_HELP,
     check_compression,
     command,
-    confirm,
     load_catalog,
+    name_of,
     note,
     open_store,
     print_json,
@@ -40,10 +38,6 @@ from mme.tasks.command import (
     whole_number,
 )
 from mme.tasks.package import PACKAGED, PACKAGED_FROM
-
-if TYPE_CHECKING:
-    from types_boto3_s3 import S3Client
-
 
 # ---- publishing ---------------------------------------------------------------------------------------------------
 
@@ -151,12 +145,22 @@ def _as_packaged(context: Context, catalog: str, out: str) -> tuple[str, str]:
 class _Shown(publishing.Events):
     """What a run of uploads reports, on standard error: progress on a terminal, and what was measured."""
 
+    def __init__(self) -> None:
+        self.done, self.of = 0, 1
+
+    def finished(self, done: int, of: int) -> None:
+        self.done, self.of = done, of
+
     def sending(self, names: Sequence[str], size: int) -> AbstractContextManager[Callable[[int], object]]:
-        title = f"{names[0]}: uploading" if len(names) == 1 else f"uploading {len(names)} models"
-        return console.progress(sys.stderr, title, size)
+        if len(names) == 1:
+            return console.progress(sys.stderr, f"{self._label(names[0])}: uploading", size)
+        return console.progress(sys.stderr, lambda: f"uploading: {self.done} of {len(names)} models done", size)
 
     def packaging(self, name: str, step: str, size: int) -> AbstractContextManager[Callable[[int], object]]:
-        return stage(name, step, size)
+        return stage(self._label(name), step, size)
+
+    def _label(self, name: str) -> str:
+        return name_of(name, self.done + 1, self.of)
 
     def packaged(self, name: str, made: Streamed) -> None:
         if made.verified and made.verified.doubt:
@@ -225,10 +229,11 @@ def releases(
     shown = released[:most]
     records_shown = versions.read_records(s3, store, shown) if model else []
     if json:
-        listed = [_version_json(item) for item in shown]
+        listed = [version_json(item) for item in shown]
         for values, record in zip(listed, records_shown, strict=False):
             values.update(_record_json(record))
-        print_json({"bucket": store.bucket, "prefix": store.prefix, "versions": listed})
+        older = len(released) - len(shown)
+        print_json({"bucket": store.bucket, "prefix": store.prefix, "versions": listed, "not_shown": older})
         return
     if model:
         lines = [
@@ -281,7 +286,7 @@ def models(
                 "handler": laid.name if (laid := completed(spec).handler) else None,
                 "built": built.target if built else None,
                 "channel": dict(splits.get(spec.name, {})),
-                "versions": [_version_json(item) for item in reversed(released.get(spec.name, []))],  # oldest first
+                "versions": [version_json(item) for item in reversed(released.get(spec.name, []))],  # oldest first
             }
         )
     unlisted = sorted(set(released) - {spec.name for spec in specs})
@@ -309,7 +314,8 @@ def models(
         note(f"Released, but not in {catalog}: {', '.join(unlisted)}.")
 
 
-def _version_json(version: versions.Version) -> dict[str, Any]:
+def version_json(version: versions.Version) -> dict[str, Any]:
+    """A version as plain JSON values."""
     return {
         "name": version.name,
         "target": version.target,
@@ -321,153 +327,3 @@ def _version_json(version: versions.Version) -> dict[str, Any]:
 
 def _record_json(record: versions.Record) -> dict[str, Any]:
     return {"digest": record.digest, "author": record.author, "notes": record.notes, "crc32": record.crc32}
-
-
-# ---- removing -----------------------------------------------------------------------------------------------------
-
-
-@command(
-    {
-        "model": "the model",
-        "version": "its version: the first digits of the digest, four or more",
-        "target": "or both in one: the target model",
-        "yes": "do not ask",
-        "dry-run": DRY_RUN_HELP,
-        "json": JSON_HELP,
-    },
-    where=("bucket", "prefix", "region", "terraform"),
-)
-def delete(
-    context: Context,
-    settings: Settings,
-    model: str | None = None,
-    version: str | None = None,
-    target: str | None = None,
-    yes: bool = False,
-    dry_run: bool = False,
-    json: bool = False,
-) -> None:
-    """Remove one released version, after asking. A version that a channel uses is not removed.
-
-    Instances that have it loaded go on answering until they unload it.
-    """
-    parsed = versions.parse_target(target) if target else None
-    if target and not parsed:
-        raise UsageError(f"{target!r} is not a target model.", "It looks like bert-0123456789ab.tar.gz.")
-    name, wanted = parsed or (model, version)
-    if not name or not wanted:
-        raise UsageError("Which version?", "Give --target, or --model and --version; invoke releases shows them.")
-    s3, store = open_store(settings)
-    chosen = versions.find_version(versions.versions_of(s3, store, name), name, wanted)
-    _refuse_in_use(s3, store, chosen.target, "not deleted")
-    what = f"{store.uri(chosen.target)} ({console.size(chosen.size)})"
-    done = not dry_run and confirm(f"Delete {what}?", yes)
-    if done:
-        versions.delete(s3, store, chosen.target)
-    if json:
-        print_json({"deleted": done, "target": chosen.target, "uri": store.uri(chosen.target)})
-    elif dry_run:
-        print(f"Would delete {what}.")
-    else:
-        print(f"Deleted {what}." if done else "Nothing was deleted.")
-    if done:
-        _refuse_in_use(
-            s3, store, chosen.target, "deleted while the channel was changed: upload it again, or change the channel"
-        )
-
-
-def _refuse_in_use(s3: S3Client, store: versions.Store, target: str, consequence: str) -> None:
-    model = (versions.parse_target(target) or ("",))[0]
-    users = channel_objects.in_use(channel_objects.read_all(s3, store, model)).get(target)
-    if users:
-        raise ReleaseError(
-            f"{target} is in use by channel {', '.join(users)}; {consequence}.",
-            f"Point the channel at other versions first (a rollback may need it too): "
-            f"invoke history --model {users[0]}.",
-        )
-
-
-@command(
-    {
-        "keep": "how many of each model's newest versions stay",
-        "model": "a model, repeatable; left out, all that are released",
-        "ignore-endpoints": "do not ask which archives live endpoints name (needs no SageMaker permission)",
-        "uploads-older-than": "days after which an unfinished upload is given up",
-        "yes": "do not ask",
-        "dry-run": DRY_RUN_HELP,
-        "json": JSON_HELP,
-    },
-    where=("bucket", "prefix", "region", "terraform"),
-    repeatable=("model",),
-)
-def prune(
-    context: Context,
-    settings: Settings,
-    keep: str = "5",
-    model: Sequence[str] = (),
-    ignore_endpoints: bool = False,
-    uploads_older_than: str = "7",
-    yes: bool = False,
-    dry_run: bool = False,
-    json: bool = False,
-) -> None:
-    """Remove old versions: all but the newest of each model and those still in use. Shows them first, and asks.
-
-    In use is what a channel means now or would mean after a rollback, and what a live endpoint names itself. A client
-    that calls an exact target is not seen: give it a channel. Unfinished uploads that nobody goes on with are given up.
-    """
-    newest = whole_number("--keep", keep, 1)
-    age = timedelta(days=whole_number("--uploads-older-than", uploads_older_than, 1))
-    s3, store = open_store(settings)
-    released = versions.list_versions(s3, store)
-    for name in model:
-        versions.find_version(released, name)
-    users = channel_objects.in_use(channel_objects.read_all(s3, store))
-    if not ignore_endpoints:
-        for target, names in _named_by_endpoints(settings, store).items():
-            users.setdefault(target, []).extend(names)
-    plan = versions.plan_prune(released, newest, users, set(model) or None)
-    stale = versions.abort_stale_uploads(s3, store, older_than=age, dry_run=True)
-    if not json or not yes:
-        rows = [(item.name, item.target, console.size(item.size), console.when(item.time)) for item in plan]
-        if rows:
-            print(console.table(("model", "target", "size", "released"), rows), file=sys.stderr if json else sys.stdout)
-        for target in stale:
-            note(f"Unfinished upload: {target}")
-    total = sum(item.size for item in plan)
-    summary = f"{len(plan)} of {len(released)} versions ({console.size(total)}) and {len(stale)} unfinished uploads"
-    done = False
-    if not plan and not stale:
-        note("There is nothing to remove.")
-    elif dry_run:
-        note(f"Would remove {summary}.")
-    elif confirm(f"Remove {summary}?", yes):
-        # Answering takes a while: what came into use meanwhile stays.
-        users = channel_objects.in_use(channel_objects.read_all(s3, store))
-        plan = [item for item in plan if item.target not in users]
-        versions.delete_many(s3, store, [item.target for item in plan])
-        versions.abort_stale_uploads(s3, store, older_than=age)
-        done = True
-        note(f"Removed {summary}.")
-    else:
-        note("Nothing was removed.")
-    if json:
-        print_json({"removed": done, "versions": [_version_json(item) for item in plan], "unfinished_uploads": stale})
-    if done:
-        after = channel_objects.in_use(channel_objects.read_all(s3, store))
-        lost = sorted(item.target for item in plan if item.target in after)
-        if lost:
-            raise ReleaseError(
-                f"While this ran, a channel was changed to use {', '.join(lost)}, now removed.",
-                "Upload it again (the same content comes back under the same name), or change the channel.",
-            )
-
-
-def _named_by_endpoints(settings: Settings, store: versions.Store) -> dict[str, list[str]]:
-    """For each target below the prefix that a live endpoint names itself: the endpoints."""
-    try:
-        live = endpoints.archives_in_use(aws.sagemaker_client(settings.region))
-    except EndpointError as error:
-        hint = f"{error.hint or ''} Or go without: --ignore-endpoints.".strip()
-        raise EndpointError(error.message, hint) from error
-    return {uri.removeprefix(store.uri()): names for uri, names in live.items() if uri.startswith(store.uri())}
