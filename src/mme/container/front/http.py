@@ -34,8 +34,9 @@ MAX_HEAD = 64 * 1024
 IDLE_SECONDS = 75.0
 SLOW_SECONDS = 1.0
 LINGER_SECONDS = 2.0  # to read a refusal in
-TURN_SECONDS = 0.002
-SLICE = 16 * 1024  # bytes parsed at once
+TURN_SECONDS = 0.001
+SLICE = 8 * 1024  # bytes parsed at once
+SPARE = 256 * 1024
 JSON_TYPE = "application/json"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -91,10 +92,11 @@ class Server(Protocol):
 
 
 class Turns:
-    """Connections with more to parse than fits one turn: one of them after each turn of the event loop."""
+    """Connections with more to parse or to answer than fits one turn: one of them after each turn of the event loop."""
 
     def __init__(self) -> None:
         self._queue: deque[Connection] = deque()
+        self._next: asyncio.Handle | None = None
 
     @property
     def busy(self) -> bool:
@@ -102,18 +104,18 @@ class Turns:
 
     def add(self, connection: Connection) -> None:
         self._queue.append(connection)
-        if len(self._queue) == 1:
-            self._soon()
+        self._soon()
 
     def _soon(self) -> None:
-        asyncio.get_running_loop().call_soon(self._one)  # sockets are looked at before it is run
+        if self._next is None and self._queue:
+            self._next = asyncio.get_running_loop().call_soon(self._one)  # sockets are looked at before it is run
 
     def _one(self) -> None:
+        self._next = None
         try:
             self._queue.popleft().go_on()
         finally:
-            if self._queue:
-                self._soon()
+            self._soon()
 
 
 async def look_after(server: Server) -> None:
@@ -139,10 +141,12 @@ class Connection(asyncio.Protocol):
         self._in_message = False
         self._messages = 0  # that began in the piece which is parsed now
         self._progress = False  # whether that piece held anything of a body
+        self._begun = False  # whether a request of that piece has been begun; all further ones wait for a turn
         self._silent = 0  # bytes since the request began, or since its body's last byte
         self._held = 0  # bytes of the budget: of the body that arrives, and of requests that wait behind another
         self._refusal: tuple[int, str, str] | None = None
         self._refused = False
+        self._spare = SPARE  # bytes that may still come after a refusal
         self._current: Request | None = None
         self._waiting: deque[Request] = deque()
         self._rest = b""  # arrived and not parsed yet
@@ -174,7 +178,12 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._last = time.monotonic()
-        if self._refused or self._refusal:
+        if self._refused:
+            self._spare -= len(data)
+            if self._spare < 0:  # whoever goes on like this does not read the refusal
+                self._abort()
+            return
+        if self._refusal:
             return
         if self._rest or self._queued or (len(data) > SLICE and self._server.turns.busy):
             self._rest += data
@@ -192,7 +201,7 @@ class Connection(asyncio.Protocol):
         self._server.budget.give(self._unsent)
         self._unsent = 0
         self._last = time.monotonic()
-        self._proceed()
+        self._arrange()
 
     def look(self, now: float) -> None:
         """End what takes too long. Called now and then."""
@@ -242,20 +251,33 @@ class Connection(asyncio.Protocol):
         self._arrange(long=time.monotonic() - began > TURN_SECONDS)
 
     def go_on(self) -> None:
-        """It is this connection's turn to be parsed."""
+        """It is this connection's turn: begin what waits behind an answer, or parse what has arrived."""
+        end = time.monotonic() + TURN_SECONDS
+        while self._free() and self._waiting:
+            self._begin(self._waiting.popleft())
+            if time.monotonic() > end:
+                break
         self._queued = False
-        data, self._rest = self._rest, b""
-        if data and self._transport is not None:
+        if self._free() and self._refusal and not self._waiting:
+            refusal, self._refusal = self._refusal, None
+            self._refuse(*refusal)
+        elif self._rest and not self._waiting and not self._unsent and self._transport is not None:
+            data, self._rest = self._rest, b""
             self._feed(data)
-        else:
-            self._arrange()
+            return
+        self._arrange()
+
+    def _free(self) -> bool:
+        """Whether another request may begin."""
+        return self._current is None and not self._unsent and self._transport is not None
 
     def _arrange(self, long: bool = False) -> None:
         """Read on, or stop reading; ask for a turn where there is something to parse."""
         if self._transport is None:
             return
         blocked = bool(self._waiting) or self._unsent > 0
-        if (self._rest or long) and not blocked and not self._queued:
+        answer = self._free() and (self._waiting or self._refusal)
+        if (answer or ((self._rest or long) and not blocked)) and not self._queued:
             self._queued = True
             self._server.turns.add(self)
         reading = not (blocked or self._rest or self._queued) or self._refused
@@ -269,7 +291,7 @@ class Connection(asyncio.Protocol):
 
     def _parse(self, piece: bytes) -> None:
         apart = not self._in_message  # whatever is in the piece belongs to what begins in it
-        self._messages, self._progress = 0, False
+        self._messages, self._progress, self._begun = 0, False, False
         size = len(piece)
         try:
             while piece:
@@ -379,9 +401,10 @@ class Connection(asyncio.Protocol):
         request.keep_alive = self._parser.should_keep_alive() and method != "CONNECT"
         self._body = bytearray()
         self._in_message = False
-        if self._current is not None or self._waiting or self._unsent:
+        if self._begun or self._waiting or not self._free():
             self._waiting.append(request)
         else:
+            self._begun = True
             self._begin(request)
 
     # -- answering ----------------------------------------------------------------------------------------------
@@ -415,18 +438,6 @@ class Connection(asyncio.Protocol):
             self._waiting.clear()
             self._transport.close()
         elif self._waiting or self._refusal:
-            asyncio.get_running_loop().call_soon(self._proceed)
-
-    def _proceed(self) -> None:
-        """Go on with what waits behind an answer, as long as the client takes its answers."""
-        if self._transport is None or self._current is not None or self._unsent:
-            return
-        if self._waiting:
-            self._begin(self._waiting.popleft())
-        elif self._refusal:
-            refusal, self._refusal = self._refusal, None
-            self._refuse(*refusal)
-        if not self._waiting:
             self._arrange()
 
     def _refuse(self, status: int, kind: str, message: str) -> None:
@@ -439,8 +450,11 @@ class Connection(asyncio.Protocol):
         self._body = bytearray()
         if self._current is not None or self._waiting:  # answers to earlier requests come first
             self._refusal = (status, kind, message)
+            self._arrange()
             return
         self._refused = True
+        if status in (413, 503):  # most clients send all of a body before they read
+            self._spare += self._server.limits.max_body
         body = error_body(status, kind, message)
         head = (
             f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}\r\nContent-Type: {JSON_TYPE}\r\n"
