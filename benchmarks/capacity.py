@@ -1,6 +1,7 @@
 """The planner's predictions beside the real local endpoint, on the same traces.
 
-    python -m benchmarks.capacity [--json FILE] [--seconds 150] [--rate 6] [--models 60] [--fits 40]
+    python -m benchmarks.capacity [--json FILE] [--seconds 150] [--rate 4] [--models 60] [--fits 40]
+    python -m benchmarks.capacity --speed
 
 One endpoint of the local AWS with our container: `--models` seeded models, of which the disk holds `--fits` at a time,
 and which are parked after three seconds. Three traces: uniform, Zipf 0.8, and Zipf 1.2 with a deployment in the middle.
@@ -9,7 +10,10 @@ trace, one request at a time, and what of a load cannot go on beside another (th
 process) by four cold requests at a time; then the trace is played in real time and simulated. The first third warms the
 caches and is not counted.
 
-Needs root, to mount the small file system that is the instance's disk. Figures are as good as the machine is quiet.
+Needs root, to mount the small file system that is the instance's disk. Figures are as good as the machine is quiet: the
+load average is printed with them.
+
+`--speed` times the planner instead: 10 million requests for 100,000 models on 200 instances, and a plan for 400 models.
 """
 
 from __future__ import annotations
@@ -18,13 +22,14 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,10 +40,13 @@ import numpy as np
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from mme.capacity import state
+from mme.capacity import instances, state
+from mme.capacity.fleets import GB, Settings
 from mme.capacity.measure import processor, quantiles
 from mme.capacity.needs import OURS, models
+from mme.capacity.plan import SAMPLE, Goal, plan
 from mme.capacity.simulate import Fleet, Requests, simulate
+from mme.capacity.trace import Law, busiest_of, generate
 from mme.local import LocalAws
 
 PARK_AFTER = 3.0
@@ -304,6 +312,7 @@ def compare(
     good = measured[np.isfinite(measured)]
     row = {
         "trace": name,
+        "load_average": os.getloadavg()[0],
         "requests": len(late),
         "failed": int(np.isnan(measured).sum()),
         "measured": {"hit": hit / max(1, number), **{f"p{p}": float(np.percentile(good, p)) for p in (50, 99)}},
@@ -324,7 +333,8 @@ def compare(
 def say(row: dict[str, Any]) -> None:
     seen, told = row["measured"], row["predicted"]
     needs = ", ".join(f"{key} {value * 1000:.0f} ms" for key, value in row["needs"].items())
-    print(f"{row['trace']} ({row['requests']} requests, {row['failed']} failed; one at a time: {needs})")
+    print(f"{row['trace']} ({row['requests']} requests, {row['failed']} failed; one at a time: {needs};")
+    print(f"  load average {row['load_average']:.1f})")
     print(
         f"  hit ratio  measured {seen['hit'] * 100:6.2f} %   predicted {told['hit'] * 100:6.2f} %   "
         f"{(told['hit'] - seen['hit']) * 100:+.2f} points"
@@ -337,15 +347,53 @@ def say(row: dict[str, Any]) -> None:
         )
 
 
+def speed() -> dict[str, float]:
+    """Seconds of a large simulation and of a plan; of the processor too, since a machine with other work is slower."""
+    needs = models(
+        [f"m{n}" for n in range(100_000)], disk=100e6, active=115e6, load=0.06, wake=0.05, answer=0.01, cores=1.5
+    )
+    asked, rates = generate(Law(4000, 1.1, 2500), 100_000)
+    fleet = Fleet(200, 4, memory=14 << 30, disk=500 * GB, download=250e6, extract=500e6)
+    figures: dict[str, float] = {}
+
+    def timed(name: str, work: Callable[[], object]) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        figures[f"{name}_s"] = time.perf_counter() - wall
+        figures[f"{name}_cpu_s"] = time.process_time() - cpu
+        print(
+            f"{name}: {figures[f'{name}_s']:.1f} s, of the processor {figures[f'{name}_cpu_s']:.1f} s "
+            f"(load average {os.getloadavg()[0]:.1f})",
+            flush=True,
+        )
+
+    few = Requests(asked.time[:1000], asked.model[:1000])
+    timed("compilation, or reading it from the disk", lambda: simulate(needs, few, fleet))
+    timed(f"{len(asked):,} requests", lambda: simulate(needs, asked, fleet, start=rates))
+    small = models(
+        [f"m{n}" for n in range(400)], disk=90e6, active=105e6, load=0.06, wake=0.05, answer=0.012, cores=1.3
+    )
+    traffic, shares = busiest_of(Law(200, 0.9, 3600), 400, SAMPLE)
+    prices = instances.load()
+    timed("a plan for 400 models", lambda: plan(small, traffic, shares, prices, Goal(), Settings()))
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--seconds", type=float, default=150.0)
-    parser.add_argument("--rate", type=float, default=6.0)
+    parser.add_argument("--rate", type=float, default=4.0)
     parser.add_argument("--models", type=int, default=60)
     parser.add_argument("--fits", type=int, default=40)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--speed", action="store_true")
     args = parser.parse_args()
+    if args.speed:
+        figures = speed()
+        if args.json:
+            args.json.write_text(json.dumps({"processor": processor(), **figures}, indent=2))
+        return
     weights = len(archive(0))
     args.size = BALLAST + 384 * 384 * 4 + 8192
     print(f"{processor()}; {args.models} models of {args.size / 1e6:.1f} MB, {args.fits} of them fit", flush=True)

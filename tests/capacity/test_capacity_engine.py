@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import libcachesim
 import numpy as np
 import pytest
 
-from mme.capacity import state
+from mme.capacity import compiled, state
 from mme.capacity.caches import che_hit_ratio
 from mme.capacity.needs import OURS, STOCK, Models, models
 from mme.capacity.simulate import Autoscaling, Fleet, Outcome, Requests, simulate
@@ -389,3 +391,16 @@ def test_every_request_ends_whatever_happens(seed: int) -> None:
     outcome = simulate(needs, asked, fleet, seed=seed)
     assert outcome.requests == 8000
     assert_sane(outcome)
+
+
+def test_machine_code_is_kept_apart_for_each_state_of_the_sources(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A function compiled earlier must not go on calling old code of another file."""
+    shutil.copytree(compiled.PACKAGE, tmp_path / "capacity", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(compiled, "PACKAGE", tmp_path / "capacity")
+    first = compiled.kept_in()
+    assert compiled.kept_in() == first
+    with (tmp_path / "capacity" / "loading.py").open("a") as file:
+        file.write("# changed\n")
+    assert compiled.kept_in() != first

@@ -6,7 +6,10 @@ slow for planning.
 
 from __future__ import annotations
 
+import hashlib
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 try:
@@ -17,6 +20,7 @@ except ImportError:  # pragma: no cover - the tests run with numba
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 COMPILED = numba is not None
+PACKAGE = Path(__file__).parent
 
 
 def compiled(function: Function) -> Function:
@@ -29,12 +33,33 @@ def entry(function: Function) -> Function:
     return _compiled(function, nogil=True, no_cfunc_wrapper=True)
 
 
+def kept_in() -> Path:
+    """The folder for the machine code, named after all sources of this package.
+
+    numba itself looks at the file of the outermost function alone, and would go on with old code of the functions that
+    it calls from other files.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.glob("*.py")):
+        digest.update(path.read_bytes())
+    name = f"numba-{digest.hexdigest()[:16]}"
+    if os.access(PACKAGE, os.W_OK):
+        return PACKAGE / "__pycache__" / name
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mme" / name
+
+
+_FOLDER = str(kept_in()) if COMPILED else ""
+
+
 def _compiled(function: Function, **options: bool) -> Function:
     if numba is None:  # pragma: no cover
         return function
-    options["cache"] = True  # on disk, between runs
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = _FOLDER  # read when a function is decorated; others' functions keep their own place
     try:
-        return cast(Function, numba.njit(error_model="numpy", _nrt=False, **options)(function))
+        # No reference counts: nothing in there makes an array, and counting took most of the time.
+        return cast(Function, numba.njit(error_model="numpy", _nrt=False, cache=True, **options)(function))
     except RuntimeError:  # nowhere to keep it: no folder here may be written to
-        options["cache"] = False
         return cast(Function, numba.njit(error_model="numpy", _nrt=False, **options)(function))
+    finally:
+        numba.config.CACHE_DIR = before
