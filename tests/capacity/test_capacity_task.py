@@ -101,6 +101,24 @@ def test_a_simulation_of_a_trace(capacity: Any, tmp_path: Path) -> None:
     assert "instances added, removed" in text.out
 
 
+def test_no_request_and_a_single_model_are_right(capacity: Any, tmp_path: Path) -> None:
+    (tmp_path / "one.csv").write_text(HEAD + f"only,{ROW}")
+    (tmp_path / "empty.csv").write_text("time,model\n")
+    given = ("--models", "one.csv", "--trace", "empty.csv", "--type", "ml.m5.large", "--json")
+    planned = capacity("plan", *given, "--page", "plan.html", "--tfvars", "fleet.tfvars.json")
+    assert planned.code == 0, planned.err
+    assert planned.json["best"]["instances"] == 1
+    assert planned.json["best"]["p99"] is None
+    assert "nan" not in planned.out
+    simulated = capacity("simulate", *given, "--count", "2")
+    assert simulated.code == 0, simulated.err
+    assert simulated.json["usd_month"] == pytest.approx(2 * 0.115 * 730)
+    (tmp_path / "two.csv").write_text("time,model\n5,only\n6,only\n")
+    two = capacity("simulate", "--models", "one.csv", "--trace", "two.csv", "--type", "ml.m5.large", "--count", "1")
+    assert two.code == 0, two.err
+    assert "1 model;" in two.out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

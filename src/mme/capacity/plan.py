@@ -345,7 +345,8 @@ def changes_to(search: Search, best: Option, kind: InstanceType) -> list[Change]
             if less < 0
             else "the same number of instances"
         )
-        said += f"; p99 {option.p99 * 1000:.0f} ms, cold {option.cold * 100:.2f} %"
+        p99 = "unknown" if math.isnan(option.p99) else f"{option.p99 * 1000:.0f} ms"
+        said += f"; p99 {p99}, cold {option.cold * 100:.2f} %"
         return Change(name, option.instances, option.usd_month, f"{said}{'; ' + words if words else ''}")
 
     with ThreadPoolExecutor(WORKERS) as pool:

@@ -337,6 +337,10 @@ def _prices(asked: Asked, settings: Settings) -> Any:
     return instances.load(Path(asked.prices) if asked.prices else None, settings.region)
 
 
+def counted(models: int) -> str:
+    return "1 model" if models == 1 else f"{models:,} models"
+
+
 def write(path: Path, text: str) -> None:
     """The whole file or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -375,7 +379,7 @@ def _plan(context: Context, asked: Asked, settings: Settings) -> None:
     if asked.json:
         print_json(report.plan_json(made, models, prices, assumed, words))
     else:
-        print(f"Goal: {goal.words}. {len(models):,} models.\n")
+        print(f"Goal: {goal.words}. {counted(len(models))}.\n")
         print(console.table(report.HEAD, [report.option_row(one, made.best) for one in made.options[:12]]))
         if made.skipped:
             note(f"\nNot simulated, since they cost more in any case: {len(made.skipped)} types.")
@@ -479,7 +483,9 @@ def _simulate(context: Context, asked: Asked, settings: Settings) -> None:
         fleet = replace(fleet, autoscaling=Autoscaling(least, most, number("--autoscale", parts[2], 1e-9)))
     _prepare()
     outcome = simulate(fleets.on(kind, models, assumed), requests, fleet, seed=assumed.seed)
-    usd = outcome.instance_hours / max(outcome.seconds / 3600, 1e-9) * prices.month(kind.usd_per_hour)
+    hours = outcome.seconds / 3600
+    mean = outcome.instance_hours / hours if hours else fleet.instances
+    usd = mean * prices.month(kind.usd_per_hour)
     notes = report.assumptions(models, prices, assumed, words)
     if asked.json:
         answer = report.outcome_json(outcome, models, asked.per_model)
@@ -487,7 +493,7 @@ def _simulate(context: Context, asked: Asked, settings: Settings) -> None:
         return
     found = report.outcome_json(outcome, models, False)
     print(
-        f"{fleet.instances} x {kind.name}, {usd:,.0f} USD a month; {len(models):,} models; caches empty at the start.\n"
+        f"{fleet.instances} x {kind.name}, {usd:,.0f} USD a month; {counted(len(models))}; caches empty at the start.\n"
     )
     rows = [
         ("requests", f"{found['requests']:,}"),
