@@ -456,6 +456,15 @@ GOOD_HANDLERS = {
     "imported": "from other import predict_fn\n",
     "assigned": "transform_fn = lambda *a: a\n",
     "batched": "def model_fn(d): return 1\ndef batch_fn(inputs, model): return inputs\n",
+    "a star import": "from impl import *\n",
+    "under if": "import os\nif os.sep:\n    def model_fn(d): return 1\nelse:\n    def model_fn(d): return 2\n",
+    "under try": "try:\n    import x\nexcept ImportError:\n    def predict_fn(data, model): return data\n",
+    "annotated": "from typing import Callable\nmodel_fn: Callable = lambda d: 1\n",
+    "in a tuple": "model_fn, predict_fn = (lambda d: 1), (lambda data, model: 1)\n",
+    "by globals": "globals()['model_fn'] = lambda d: 1\n",
+    "by a decorator": "import functools\n@functools.partial(lambda f: lambda d: f)\ndef model_fn(): return 1\n",
+    "one that is bound twice": "def predict_fn(): return 1\npredict_fn = lambda data, model: data\n",
+    "transform_fn, and another as None": "def transform_fn(m, d, c, a): return d\npredict_fn = None\n",
 }
 
 

@@ -32,7 +32,7 @@ def test_all_four_functions_and_what_they_get(container: Container, handler: Mak
     answer = container.invoke("four", "{}", Content_Type="application/json; charset=utf-8", Accept="text/plain")
     assert answer.json() == {
         "type": "str",
-        "content_type": "application/json",
+        "content_type": "application/json; charset=utf-8",
         "dir": str(folder),
         "accept": "text/plain",
     }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import difflib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 
 from mme import handler_files
@@ -62,23 +63,22 @@ def _parse(path: Path, source: bytes) -> ast.Module:
 
 
 def _check_functions(script: Path, tree: ast.Module) -> None:
-    functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
-    names = set(functions) | _other_names(tree)
-    defined = [name for name in TOOLKIT if name in names]
-    if not defined:
-        close = next((m[0] for name in names if (m := difflib.get_close_matches(name, TOOLKIT, n=1, cutoff=0.7))), "")
+    """Refuse what surely cannot work; verification finds the rest."""
+    module = _Module(tree)
+    if not module.open and not module.names & TOOLKIT.keys():
+        close = next((m[0] for n in module.names if (m := difflib.get_close_matches(n, TOOLKIT, n=1, cutoff=0.7))), "")
         guess = f"Did you mean {close}? " if close else ""
         raise HandlerError(
             f"{script} defines none of {', '.join(TOOLKIT)}.",
             f"{guess}Define at least model_fn(model_dir) and predict_fn(data, model), or transform_fn.",
         )
-    clash = [name for name in ("input_fn", "predict_fn", "output_fn") if name in names]
-    if "transform_fn" in names and clash:
+    clash = [name for name in ("input_fn", "predict_fn", "output_fn") if name in module.functions]
+    if "transform_fn" in module.functions and clash:
         raise HandlerError(
             f"{script} defines transform_fn and also {', '.join(clash)}.",
             "transform_fn does the work of all three: keep it, or them.",
         )
-    for name, function in functions.items():
+    for name, function in module.functions.items():
         if name not in TOOLKIT and name not in BATCHING:
             continue
         if isinstance(function, ast.AsyncFunctionDef):
@@ -95,15 +95,50 @@ def _check_functions(script: Path, tree: ast.Module) -> None:
             )
 
 
-def _other_names(tree: ast.Module) -> set[str]:
-    """Names bound at the top of the module by assignment or import."""
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and node in tree.body:
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {alias.asname or alias.name for alias in node.names}
-    return names
+class _Module:
+    """What a module's top level certainly defines, and what it may.
+
+    ``functions`` are those that stand as they are written: at the top level, without a decorator, and bound nowhere
+    else. ``names`` is everything that is bound at the top level or inside its if, try, with, for and match. ``open``
+    says that more may be bound than can be read: by a star import, exec, globals() or setattr.
+    """
+
+    def __init__(self, tree: ast.Module) -> None:
+        self.functions: dict[str, ast.FunctionDef | ast.AsyncFunctionDef] = {}
+        self.names: set[str] = set()
+        self.open = False
+        bound: dict[str, int] = {}
+        for node in _top_level(tree):
+            for name in self._bound_by(node):
+                bound[name] = bound.get(name, 0) + 1
+        self.names = set(bound)
+        for function in tree.body:
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) or function.decorator_list:
+                continue
+            if bound[function.name] == 1 and not self.open:
+                self.functions[function.name] = function
+
+    def _bound_by(self, node: ast.AST) -> list[str]:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            return [node.name]
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store | ast.Del):
+            return [node.id]
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            self.open = self.open or any(alias.name == "*" for alias in node.names)
+            return [alias.asname or alias.name.partition(".")[0] for alias in node.names]
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            self.open = self.open or node.func.id in ("exec", "globals", "setattr", "vars", "locals")
+        return []
+
+
+def _top_level(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every node of the module that is not inside a function, a lambda or a class."""
+    todo: list[ast.AST] = list(tree.body)
+    while todo:
+        node = todo.pop()
+        yield node
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            todo += ast.iter_child_nodes(node)
 
 
 def _takes(arguments: ast.arguments, count: int) -> bool:

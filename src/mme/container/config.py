@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -42,6 +43,7 @@ class Settings:
     log_level: str
     access_log: bool
     metrics_models: int
+    notes: tuple[str, ...] = ()  # what of the environment is not taken as it stands, for the log
 
 
 class SettingsError(ValueError):
@@ -73,27 +75,43 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
             return default if not text else text in ("true", "1", "yes", "on")
         raise SettingsError(f"{name}={text!r} must be true or false")
 
-    minutes = number("SAGEMAKER_MODEL_SERVER_TIMEOUT", 1, 0.01, 1440)
-    payload = environ.get("SAGEMAKER_MAX_PAYLOAD_IN_MB", "").strip()
+    def text(name: str, default: str) -> str:
+        return environ.get(name, "").strip() or default
+
+    def within(name: str, default: float, low: float, high: float, factor: float = 1) -> float:
+        """A number that the stock server takes whatever its size: what is out of our bounds is put into them."""
+        value = number(name, default / factor, -math.inf, math.inf) * factor
+        if not low <= value <= high:
+            notes.append(f"{name}={environ[name]} is taken as {min(max(value, low), high) / factor:g}")
+        return min(max(value, low), high)
+
+    notes: list[str] = []
+    invoke_timeout = within("SAGEMAKER_MODEL_SERVER_TIMEOUT", 60, 0.1, DAY, factor=60)  # it is in minutes
+    invoke_timeout = within("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", invoke_timeout, 0.1, DAY)
+    # The platform forwards up to 6 MiB; the stock server's own bound is this odd number.
+    max_body = within("SAGEMAKER_MAX_PAYLOAD_IN_MB", 6_553_500, MiB, 4095 * MiB, factor=MiB)
+    for server in ("TS", "MMS"):  # the server's own settings, which it takes before the toolkit's
+        invoke_timeout = within(f"{server}_DEFAULT_RESPONSE_TIMEOUT", invoke_timeout, 0.1, DAY)
+        max_body = within(f"{server}_MAX_REQUEST_SIZE", max_body, MiB, 4095 * MiB)
+    notes += [f"{name} has no meaning here{UNUSED.get(name, '')}" for name in _foreign(environ)]
     cpus = int(number("MME_CPUS", usable_cpus(), 1, 4096))
-    device = environ.get("MME_DEVICE", "auto").strip().lower()
+    device = text("MME_DEVICE", "auto").lower()
     if device not in ("auto", "cpu", "cuda"):
         raise SettingsError(f"MME_DEVICE={device!r} must be auto, cpu or cuda")
     return Settings(
-        host=environ.get("MME_CONTAINER_HOST", "127.0.0.1"),
+        host=text("MME_CONTAINER_HOST", "127.0.0.1"),
         port=int(number("SAGEMAKER_BIND_TO_PORT", 8080, 0, 65535)),
-        multi_model=flag("SAGEMAKER_MULTI_MODEL", True),
-        base_dir=environ.get("SAGEMAKER_BASE_DIR", "/opt/ml"),
-        program=environ.get("SAGEMAKER_PROGRAM", "inference.py").removesuffix(".py"),
+        multi_model=text("SAGEMAKER_MULTI_MODEL", "true").lower() in ("true", "1", "yes", "on"),
+        base_dir=text("SAGEMAKER_BASE_DIR", "/opt/ml"),
+        program=text("SAGEMAKER_PROGRAM", "inference.py").removesuffix(".py"),
         cpus=cpus,
         memory_limit=size("MME_MEMORY_LIMIT"),
         memory_reserve=size("MME_MEMORY_RESERVE"),
-        invoke_timeout=number("SAGEMAKER_MODEL_SERVER_TIMEOUT_SECONDS", minutes * 60, 0.1, 86400),
+        invoke_timeout=invoke_timeout,
         stall_timeout=number("MME_STALL_TIMEOUT", 10, 0.1, 3600),
         load_timeout=number("MME_LOAD_TIMEOUT", 350, 0.1, 86400),
         drain_timeout=number("MME_DRAIN_TIMEOUT", 25, 0, 3600),
-        # The platform forwards up to 6 MiB; the stock server's own bound is this odd number.
-        max_body=int(number("SAGEMAKER_MAX_PAYLOAD_IN_MB", 0, 1, 4095)) * MiB if payload else 6_553_500,
+        max_body=int(max_body),
         max_loads=int(number("MME_MAX_LOADS", cpus, 1, 1024)),
         max_queue=int(number("MME_MAX_QUEUE", 1000, 1, 1_000_000)),
         max_queue_bytes=size("MME_MAX_QUEUE_BYTES") or 256 * MiB,
@@ -108,7 +126,29 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         log_level=log_level(environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", "20")),
         access_log=flag("MME_ACCESS_LOG", True),
         metrics_models=int(number("MME_METRICS_MODELS", 50, 0, 100_000)),
+        notes=tuple(notes),
     )
+
+
+DAY = 86400.0
+
+# Why a setting of the stock servers does nothing, where that is worth a word.
+UNUSED = dict.fromkeys(
+    ("MMS_DEFAULT_WORKERS_PER_MODEL", "TS_DEFAULT_WORKERS_PER_MODEL", "SAGEMAKER_MODEL_SERVER_WORKERS"),
+    ": a model has one process, which answers several requests in one pass",
+)
+
+
+# Settings of the stock servers that are taken (``read``).
+TAKEN = tuple(
+    f"{server}_{name}" for server in ("MMS", "TS") for name in ("DEFAULT_RESPONSE_TIMEOUT", "MAX_REQUEST_SIZE")
+)
+
+
+def _foreign(environ: Mapping[str, str]) -> list[str]:
+    """The settings of the stock servers that are set and that this one has no use for."""
+    theirs = [name for name in environ if name.startswith(("MMS_", "TS_")) or name in UNUSED]
+    return sorted(name for name in theirs if name not in TAKEN and environ[name].strip())
 
 
 def default_preload() -> tuple[str, ...]:

@@ -215,6 +215,8 @@ class Front:
         )
         port = server.sockets[0].getsockname()[1]
         self.log("info", "listening", host=self.settings.host, port=port, cpus=self.settings.cpus)
+        for note in self.settings.notes:
+            self.log("warning", "setting", message=note)
         await self.hub.start()
         looking = asyncio.create_task(look_after(self))
         code = 0

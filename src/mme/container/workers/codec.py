@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 from mme.container.errors import ServingError
+from mme.container.text import json_bytes
 
 JSON = "application/json"
 CSV = "text/csv"
@@ -67,7 +68,7 @@ def encode(value: Any, accept: str) -> bytes:
     """A prediction as bytes of the accepted type. Raises 406 for a type that cannot be produced."""
     kind = accepted(accept)
     if kind == JSON:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode()
+        return json_bytes(value, allow_nan=False, separators=(",", ":"), default=_plain)
     if kind == NPY:
         import numpy as np
 

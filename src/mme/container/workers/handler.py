@@ -16,6 +16,7 @@ import importlib
 import importlib.util
 import inspect
 import operator
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,9 +61,8 @@ class Handler:
     def __init__(self, name: str, model_dir: str, program: str, device: int) -> None:
         self.context = Context(name, model_dir, device if device >= 0 else None)
         self._device = device
-        code_dir = str(Path(model_dir, "code"))
-        sys.path.insert(0, code_dir)
-        module = _import(code_dir, program)
+        _enter(model_dir)
+        module = _import(program)
         found = {key: getattr(module, key, None) for key in FUNCTIONS}
         if found["transform_fn"] and (found["input_fn"] or found["predict_fn"] or found["output_fn"]):
             raise HandlerError(
@@ -89,7 +89,7 @@ class Handler:
 
     def decode(self, body: bytes, headers: dict[str, str]) -> Any:
         self.context.begin(headers)
-        content_type = codec.media_type(headers.get("Content-Type"))
+        content_type = _content_type(headers)
         return self._input(_text(body, content_type), content_type)
 
     def tokens(self, data: Any) -> int:
@@ -118,19 +118,19 @@ class Handler:
 
     def encode(self, prediction: Any, headers: dict[str, str]) -> Answer:
         self.context.headers = headers
-        accept = codec.accepted(headers.get("Accept"))
+        accept = _accept(headers)
         return self._answer(self._output(prediction, accept), accept)
 
     def transform(self, body: bytes, headers: dict[str, str]) -> Answer:
         assert self._transform is not None
         self.context.begin(headers)
-        content_type = codec.media_type(headers.get("Content-Type"))
-        accept = codec.accepted(headers.get("Accept"))
+        content_type = _content_type(headers)
+        accept = _accept(headers)
         result = self._transform(self.model, _text(body, content_type), content_type, accept)
         return self._answer(result, accept)
 
     def _answer(self, result: Any, accept: str) -> Answer:
-        content_type = accept
+        content_type = codec.accepted(accept)
         if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str) and "/" in result[1]:
             result, content_type = result
         content_type = self.context.response_content_type or content_type
@@ -139,7 +139,7 @@ class Handler:
         if isinstance(result, bytes):
             body = result
         elif isinstance(result, str):
-            body = result.encode()
+            body = result.encode("utf-8", "backslashreplace")  # a lone surrogate has no other form
         elif isinstance(result, (bytearray, memoryview)):
             body = bytes(result)
         else:
@@ -161,14 +161,35 @@ def _status(value: Any) -> int:
 
 def _text(body: bytes, content_type: str) -> bytes | str:
     """JSON and CSV reach a handler as text, everything else as bytes (as the toolkit does it)."""
-    return body.decode("utf-8") if content_type in codec.TEXT_TYPES else body
+    return body.decode("utf-8") if codec.media_type(content_type) in codec.TEXT_TYPES else body
 
 
-def _import(code_dir: str, program: str) -> Any:
+def _content_type(headers: dict[str, str]) -> str:
+    """The Content-Type as it was sent: the default codec takes its parameters off, a handler may want them."""
+    return headers.get("Content-Type", "").strip() or codec.JSON
+
+
+def _accept(headers: dict[str, str]) -> str:
+    """The Accept header as it was sent; JSON where the client takes anything."""
+    text = headers.get("Accept", "").strip()
+    return codec.JSON if text in ("", "*/*") else text
+
+
+STANDINS = str(Path(__file__).with_name("standins"))
+"""Packages with what handlers import of the stock container's own, for where those are not installed."""
+
+
+def _enter(model_dir: str) -> None:
+    """Be where the stock server runs a handler: in the model's folder, which is on its path behind code/."""
+    os.chdir(model_dir)
+    sys.path[:0] = [str(Path(model_dir, "code")), model_dir]
+    sys.path.append(STANDINS)  # last, so that the real packages are preferred wherever they are
+    importlib.invalidate_caches()
+
+
+def _import(program: str) -> Any:
     """The handler's module, or None where the model has none. Other models' modules are in other processes."""
-    if not Path(code_dir, f"{program}.py").is_file() and not Path(code_dir, program, "__init__.py").is_file():
-        return None
-    return importlib.import_module(program)
+    return importlib.import_module(program) if importlib.util.find_spec(program) is not None else None
 
 
 def _bind(function: Callable[..., Any] | None, needs: int, context: Context) -> Callable[..., Any] | None:
@@ -185,19 +206,28 @@ def _bind(function: Callable[..., Any] | None, needs: int, context: Context) -> 
     )
 
 
+def _words(said: object) -> str:
+    """What an exception says. Its ``__str__`` is the handler's own code and may fail itself."""
+    try:
+        return str(said)
+    except Exception:
+        return f"{type(said).__name__}, which cannot say more: its __str__ fails"
+
+
 def client_error(error: BaseException) -> ServingError:
     """What the client is told about an exception of the handler's."""
-    text = str(error) or type(error).__name__
+    name = type(error).__name__
+    text = _words(error) or name
     if isinstance(error, ServingError):
         return error
-    name = type(error).__name__
     if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "out of memory" in text.lower():
         return ServingError(507, "InsufficientMemoryException", f"Out of memory: {text}")
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left on device" in text.lower():
         return ServingError(507, "InsufficientStorageException", f"The disk is full: {text}")
-    status = getattr(error, "status_code", None)
-    if isinstance(status, int) and 400 <= status < 600:
-        return ServingError(status, name, str(getattr(error, "message", text)))
+    for attribute in ("status_code", "error_code"):  # SageMaker's toolkits; multi-model-server's PredictionException
+        status = getattr(error, attribute, None)
+        if isinstance(status, int) and not isinstance(status, bool) and 400 <= status < 600:
+            return ServingError(int(status), name, _words(getattr(error, "message", text)) or name)
     if isinstance(error, ValueError):
         return ServingError(400, "BadRequestException", text)
     if isinstance(error, HandlerError):

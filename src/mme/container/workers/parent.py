@@ -175,6 +175,7 @@ class Parent:
             for number in (signal.SIGCHLD, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
             system.die_with_parent(parent)
+            system.adopt_orphans()  # whatever a handler starts stays below it, sessions of its own included
             system.prefer_for_oom()
             system.name_process("mme-model")
             with contextlib.suppress(OSError):
@@ -217,6 +218,7 @@ class Parent:
                     _kill_group(pid)
             except ChildProcessError:
                 return
+            self._end_orphans()
             if pid not in self._workers:  # an orphan of a worker's, left to this process
                 continue
             self._workers.discard(pid)
@@ -224,12 +226,31 @@ class Parent:
             code = os.WEXITSTATUS(status) if os.WIFEXITED(status) else 0
             self._tell(op="exit", pid=pid, code=code, signal=by_signal)
 
+    def _end_orphans(self) -> None:
+        """End what a worker that has ended had started: it has become a child of this process, which has no others."""
+        for pid in system.children(os.getpid()):
+            if pid not in self._workers:
+                _kill_group(pid)
+
 
 def _kill_group(pid: int) -> None:
-    """End a worker and every process that it started and left in its group."""
-    for kill in (os.killpg, os.kill):
+    """End a process and everything below it, wherever it has put itself: in its group or in a session of its own.
+
+    Each is stopped before its children are looked for, so that none can start another meanwhile.
+    """
+    todo = [pid]
+    family = []
+    while todo:
+        one = todo.pop()
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            kill(pid, signal.SIGKILL)
+            os.kill(one, signal.SIGSTOP)
+        family.append(one)
+        todo += system.children(one)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+    for one in reversed(family):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(one, signal.SIGKILL)
 
 
 def run(fd: int, front: int, modules: Sequence[str]) -> None:

@@ -87,7 +87,7 @@ class Worker:
             spec = self._spec
             self._shelf.root = spec.model_dir + os.sep
             self._handler = Handler(spec.name, spec.model_dir, spec.program, spec.device)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._only_here()
             traceback.print_exc()
             told = client_error(error)
@@ -232,7 +232,7 @@ class Worker:
             if len(self._steps):
                 results = list(self._steps.step())
             self._only_here()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._only_here()
             results = [(key, error) for key in self._joined]
             self._steps = None  # who knows what state it is in; the next request gets a new one
@@ -255,7 +255,7 @@ class Worker:
         try:
             steps.add(entry.id, entry.data)
             self._only_here()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._only_here()
             self._fail(entry, error)
             return
@@ -292,7 +292,7 @@ class Worker:
         try:
             entry.data = handler.decode(entry.body, entry.headers)
             entry.tokens = handler.tokens(entry.data)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._only_here()
             self._fail(entry, error)
             return False
@@ -307,7 +307,7 @@ class Worker:
             results = handler.batch([entry.data for entry in batch])
             self._only_here()
             return results
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._only_here()
             if len(batch) == 1:
                 return [error]
@@ -319,7 +319,7 @@ class Worker:
             result = function(data)
             self._only_here()
             return result
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._only_here()
             return error
 
@@ -331,7 +331,7 @@ class Worker:
             return
         try:
             answer = handler.encode(result, entry.headers)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._only_here()
             self._fail(entry, error)
             return
@@ -341,7 +341,7 @@ class Worker:
     def _transform(self, handler: Handler, entry: Pending) -> None:
         try:
             answer = handler.transform(entry.body, entry.headers)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._only_here()
             self._fail(entry, error)
             return
@@ -380,6 +380,8 @@ def main(sock: socket.socket, spec: Spec, shelf: Shelf) -> None:
     """Run as a freshly forked process. Never returns."""
     code = 0
     try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a handler may print anything
         sys.dont_write_bytecode = True  # the model's folder is the platform's, not ours to write in
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         Worker(sock, spec, shelf).run()

@@ -1,0 +1,1 @@
+"""A stand-in for the Hugging Face inference toolkit, of which handlers import ``decoder_encoder``."""
