@@ -40,7 +40,7 @@ resource "aws_appautoscaling_target" "this" {
   min_capacity       = each.value.min_capacity
   max_capacity       = each.value.max_capacity
 
-  tags = var.tags
+  tags = local.tags
 
   lifecycle {
     replace_triggered_by = [

@@ -18,6 +18,17 @@ locals {
     for image in local.ecr_images : "arn:${local.partition}:ecr:${image.region}:${image.account}:repository/${image.repository}"
   ])
 
+  bucket_keys = distinct(concat(var.bucket.kms_key_arn[*], var.bucket.former_kms_key_arns))
+
+  # What the instances write: captured data, and the memory of containers that crash.
+  core_dumps     = { for key, variant in local.variants : key => variant.core_dump if variant.core_dump != null }
+  core_dump_keys = distinct(flatten([for dump in values(local.core_dumps) : dump.kms_key_arn[*]]))
+  written_uris   = distinct(concat([for capture in var.data_capture[*] : local.capture_uri], values(local.core_dumps)[*].destination_uri))
+  arn_of_uri     = { for uri in local.written_uris : uri => "arn:${local.partition}:s3:::${trimsuffix(trimprefix(uri, "s3://"), "/")}" }
+  regional_keys = flatten([
+    var.volume_kms_key_arn[*], local.bucket_keys, try(var.data_capture.kms_key_arn, null)[*], local.core_dump_keys,
+  ])
+
   ec2_arn        = "arn:${local.partition}:ec2:${local.region}:${local.account_id}"
   log_group_name = "/aws/sagemaker/Endpoints/${local.endpoint_name}"
 
@@ -49,6 +60,8 @@ data "aws_iam_policy_document" "assume_role" {
 data "aws_iam_policy_document" "execution" {
   count = local.create_role ? 1 : 0
 
+  source_policy_documents = compact([var.role.policy_json])
+
   statement {
     sid       = "ReadModels"
     actions   = ["s3:GetObject"]
@@ -67,13 +80,14 @@ data "aws_iam_policy_document" "execution" {
     }
   }
 
+  # Archives stay encrypted with the key that the bucket had when they came, so former keys are needed as well.
   dynamic "statement" {
-    for_each = var.bucket.kms_key_arn[*]
+    for_each = length(local.bucket_keys) > 0 ? [local.bucket_keys] : []
 
     content {
       sid       = "DecryptModels"
       actions   = ["kms:Decrypt"]
-      resources = [statement.value]
+      resources = statement.value
 
       condition {
         test     = "StringEquals"
@@ -157,7 +171,7 @@ data "aws_iam_policy_document" "execution" {
     content {
       sid       = "CaptureData"
       actions   = ["s3:PutObject"]
-      resources = ["arn:${local.partition}:s3:::${trimsuffix(trimprefix(local.capture_uri, "s3://"), "/")}/*"]
+      resources = ["${local.arn_of_uri[local.capture_uri]}/*"]
     }
   }
 
@@ -168,6 +182,43 @@ data "aws_iam_policy_document" "execution" {
       sid       = "EncryptCapturedData"
       actions   = ["kms:GenerateDataKey"]
       resources = [statement.value]
+    }
+  }
+
+  dynamic "statement" {
+    for_each = length(local.core_dumps) > 0 ? [local.core_dumps] : []
+
+    content {
+      sid       = "DumpCores"
+      actions   = ["s3:PutObject"]
+      resources = distinct([for dump in values(statement.value) : "${local.arn_of_uri[dump.destination_uri]}/*"])
+    }
+  }
+
+  dynamic "statement" {
+    for_each = length(local.core_dump_keys) > 0 ? [local.core_dump_keys] : []
+
+    content {
+      sid       = "EncryptCoreDumps"
+      actions   = ["kms:GenerateDataKey"]
+      resources = statement.value
+    }
+  }
+
+  # Whatever the instances write into the archives' bucket without a key of its own is encrypted with the bucket's.
+  dynamic "statement" {
+    for_each = anytrue([for uri in local.written_uris : startswith(uri, "s3://${local.bucket_name}/") || uri == "s3://${local.bucket_name}"]) ? var.bucket.kms_key_arn[*] : []
+
+    content {
+      sid       = "EncryptIntoBucket"
+      actions   = ["kms:GenerateDataKey"]
+      resources = [statement.value]
+
+      condition {
+        test     = "StringEquals"
+        variable = "kms:ViaService"
+        values   = ["s3.${local.region}.${local.dns_suffix}"]
+      }
     }
   }
 
@@ -232,7 +283,26 @@ resource "aws_iam_role" "this" {
   assume_role_policy   = data.aws_iam_policy_document.assume_role[0].json
   permissions_boundary = var.role.permissions_boundary_arn
 
-  tags = var.tags
+  tags = local.tags
+
+  lifecycle {
+    precondition {
+      condition     = var.role.name == null || terraform_data.role_path[0].output == var.role.path
+      error_message = "role.path changes while role.name stays \"${coalesce(var.role.name, "null")}\". AWS can only make a new role for that, and it knows one role of a name, whatever the path. Choose a new role.name together with the new path."
+    }
+  }
+}
+
+# Remembers the path that a role of a given name was made with.
+resource "terraform_data" "role_path" {
+  count = local.create_role ? 1 : 0
+
+  input            = var.role.path
+  triggers_replace = local.role_name
+
+  lifecycle {
+    ignore_changes = [input]
+  }
 }
 
 resource "aws_iam_role_policy" "this" {
@@ -286,7 +356,7 @@ resource "aws_iam_policy" "invoke" {
   description = "Calls to some of the models on the SageMaker endpoint ${local.endpoint_name}"
   policy      = data.aws_iam_policy_document.invoke_targets[each.key].json
 
-  tags = var.tags
+  tags = local.tags
 }
 
 # Publishing models
@@ -384,11 +454,27 @@ data "aws_iam_policy_document" "publisher" {
   }
 
   dynamic "statement" {
+    for_each = length(local.bucket_keys) > 0 ? [local.bucket_keys] : []
+
+    content {
+      sid       = "ReadWithBucketKeys"
+      actions   = ["kms:Decrypt"]
+      resources = statement.value
+
+      condition {
+        test     = "StringEquals"
+        variable = "kms:ViaService"
+        values   = ["s3.${local.region}.${local.dns_suffix}"]
+      }
+    }
+  }
+
+  dynamic "statement" {
     for_each = var.bucket.kms_key_arn[*]
 
     content {
       sid       = "UseBucketKey"
-      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
+      actions   = ["kms:GenerateDataKey"]
       resources = [statement.value]
 
       condition {
@@ -408,5 +494,5 @@ resource "aws_iam_policy" "publisher" {
   description = "Publishing models for the SageMaker endpoint ${local.endpoint_name}"
   policy      = data.aws_iam_policy_document.publisher[0].json
 
-  tags = var.tags
+  tags = local.tags
 }

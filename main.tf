@@ -10,12 +10,14 @@ data "aws_region" "current" {
   count = var.create ? 1 : 0
 }
 
-# Makes no API call: the provider carries the registries' account numbers.
+# Makes no API call: the provider carries the registries' account numbers. It is there whether it is used or not, since
+# an image URI that is not known yet could not decide on it; and where every variant has an image of its own, it looks at
+# a region that the provider surely knows, since the endpoint's may be newer than the provider.
 data "aws_sagemaker_prebuilt_ecr_image" "this" {
-  for_each = local.huggingface_tags
+  count = var.create ? 1 : 0
 
   repository_name = "huggingface-pytorch-inference"
-  image_tag       = each.value
+  region          = anytrue([for uri in values(local.given_images) : uri == null]) ? local.region : "us-east-1"
   # The data source's own default knows only amazonaws.com.
   dns_suffix = local.dns_suffix
 }
@@ -36,24 +38,43 @@ locals {
 
   variants = var.create ? var.variants : {}
 
-  gpu_variants = toset([
-    for key, variant in local.variants : key if can(regex("^ml\\.(g|p)[0-9]", variant.instance_type))
-  ])
+  # An image's URI is no secret, even where it comes from something that is marked as one, such as an SSM parameter.
+  given_images = {
+    for key, variant in local.variants : key => nonsensitive(variant.image_uri != null ? variant.image_uri : var.image_uri)
+  }
   huggingface_tags = {
     for key, variant in local.variants : key => join("-", concat(
       [var.huggingface.pytorch_version, "transformers${var.huggingface.transformers_version}"],
-      contains(local.gpu_variants, key)
+      can(regex(local.patterns.gpu_type, variant.instance_type))
       ? ["gpu", var.huggingface.python_version, var.huggingface.cuda_version]
       : ["cpu", var.huggingface.python_version],
       [var.huggingface.os_version],
-    )) if variant.image_uri == null && var.image_uri == null
+    ))
   }
   image_uris = {
-    for key, variant in local.variants : key => (
-      contains(keys(local.huggingface_tags), key)
-      ? data.aws_sagemaker_prebuilt_ecr_image.this[key].registry_path
-      : coalesce(variant.image_uri, var.image_uri)
-    )
+    for key, uri in local.given_images : key =>
+    uri != null ? uri : "${split(":", data.aws_sagemaker_prebuilt_ecr_image.this[0].registry_path)[0]}:${local.huggingface_tags[key]}"
+  }
+
+  # A null takes away what the module's own variables have of the name.
+  environments = {
+    for key, variant in local.variants : key => {
+      for name, value in merge(var.environment, variant.environment) : name => value if value != null
+    }
+  }
+  tags = { for key, value in var.tags : key => value if value != null }
+
+  # AWS keeps weights in single precision: 0.1 would come back as 0.10000000149, a change in every plan. Whole numbers up
+  # to 2^24 come back as they are. So weights are multiplied by the least power of ten, a million at most, that makes
+  # them all whole, and larger ones are brought down to that bound. What has a weight keeps one.
+  weight_scale = [
+    for n in range(7) : pow(10, n)
+    if n == 6 || alltrue([for variant in values(local.variants) : abs(variant.weight * pow(10, n) - floor(variant.weight * pow(10, n) + 0.5)) < 0.000001])
+  ][0]
+  scaled_weights = { for key, variant in local.variants : key => variant.weight * local.weight_scale }
+  weight_bound   = min(1, pow(2, 24) / max(1, values(local.scaled_weights)...))
+  weights = {
+    for key, weight in local.scaled_weights : key => weight == 0 ? 0 : max(1, floor(weight * local.weight_bound + 0.5))
   }
 
   # Everything about a model that cannot be changed once it is there. Its name carries the hash of all of it: a change
@@ -65,7 +86,7 @@ locals {
       variant           = key
       revision          = var.revision
       image_uri         = local.image_uris[key]
-      environment       = merge(var.environment, variant.environment)
+      environment       = local.environments[key]
       model_data_url    = local.model_prefix_uri
       cache             = var.model_cache_enabled
       network_isolation = var.network_isolation
@@ -76,9 +97,10 @@ locals {
       role = local.role_identity
     }
   }
+  # Forty bits of a hash give nothing away, so the name is not sensitive although an input may be.
   model_names = {
     for key, inputs in local.model_inputs : key =>
-    "${substr("${local.endpoint_name}-${key}", 0, 52)}-${substr(sha256(jsonencode(inputs)), 0, 10)}"
+    "${substr("${local.endpoint_name}-${key}", 0, 52)}-${nonsensitive(substr(sha256(jsonencode(inputs)), 0, 10))}"
   }
 
   # The same for the endpoint configuration.
@@ -91,17 +113,19 @@ locals {
     variants = {
       for key, variant in local.variants : key => merge(variant, {
         model       = local.model_names[key]
+        weight      = local.weights[key]
         autoscaling = null
         image_uri   = null
         environment = null
       })
     }
   }
-  configuration_name = "${substr(local.endpoint_name, 0, 52)}-${substr(sha256(jsonencode(local.configuration_inputs)), 0, 10)}"
+  configuration_name = "${substr(local.endpoint_name, 0, 52)}-${nonsensitive(substr(sha256(jsonencode(local.configuration_inputs)), 0, 10))}"
 
   rollback_alarm_names = setunion(
     [for key, alarm in local.alarms : aws_cloudwatch_metric_alarm.this[key].alarm_name if contains(var.deployment.rollback_on, alarm.kind)],
     var.deployment.rollback_alarm_names,
+    aws_cloudwatch_metric_alarm.never[*].alarm_name,
   )
 }
 
@@ -132,7 +156,7 @@ resource "aws_sagemaker_model" "this" {
     }
   }
 
-  tags = var.tags
+  tags = local.tags
 
   # SageMaker checks the role's rights and looks for the prefix when a model is created.
   depends_on = [
@@ -144,6 +168,20 @@ resource "aws_sagemaker_model" "this" {
 
   lifecycle {
     create_before_destroy = true
+
+    precondition {
+      condition     = can(regex("\\.dkr\\.ecr\\.${local.region}\\.", local.image_uris[each.key]))
+      error_message = "The image of variant ${each.key}, ${local.image_uris[each.key]}, is not in ${local.region}. SageMaker pulls images from its own region only: replicate the repository there (ECR's replication does it), and give that image."
+    }
+
+    precondition {
+      condition = try(
+        length(setsubtract(data.aws_s3_objects.archives["now"].keys, [var.model_prefix])) > 0
+        || length([for key in data.aws_s3_objects.archives["first"].keys : key if !endswith(key, "/")]) == 0,
+        true
+      )
+      error_message = "No archive lies below ${local.model_prefix_uri}, where model_prefix has moved to: the endpoint would find none of the models that it serves. Archives do not move by themselves. Copy them first, as docs/module.md has it, or publish one there."
+    }
   }
 }
 
@@ -162,7 +200,7 @@ resource "aws_sagemaker_endpoint_configuration" "this" {
       model_name             = aws_sagemaker_model.this[variant.key].name
       instance_type          = variant.value.instance_type
       initial_instance_count = variant.value.instance_count
-      initial_variant_weight = variant.value.weight
+      initial_variant_weight = local.weights[variant.key]
       volume_size_in_gb      = variant.value.volume_size_gb
       enable_ssm_access      = variant.value.enable_ssm_access
       inference_ami_version  = variant.value.inference_ami_version
@@ -175,6 +213,15 @@ resource "aws_sagemaker_endpoint_configuration" "this" {
 
         content {
           routing_strategy = routing_config.value
+        }
+      }
+
+      dynamic "core_dump_config" {
+        for_each = variant.value.core_dump[*]
+
+        content {
+          destination_s3_uri = core_dump_config.value.destination_uri
+          kms_key_id         = core_dump_config.value.kms_key_arn
         }
       }
     }
@@ -208,10 +255,20 @@ resource "aws_sagemaker_endpoint_configuration" "this" {
     }
   }
 
-  tags = var.tags
+  tags = local.tags
 
   lifecycle {
     create_before_destroy = true
+
+    precondition {
+      condition     = !anytrue([for uri in local.written_uris : startswith("${trimsuffix(uri, "/")}/", local.model_prefix_uri)])
+      error_message = "Captured data or core dumps would go below the model prefix ${local.model_prefix_uri}, where every object can be called as a model. Choose another prefix: ${join(", ", local.written_uris)}."
+    }
+
+    precondition {
+      condition     = alltrue([for arn in local.regional_keys : split(":", arn)[3] == local.region])
+      error_message = "A KMS key of volume_kms_key_arn, bucket, data_capture or core_dump is not in ${local.region}: ${join(", ", [for arn in local.regional_keys : arn if split(":", arn)[3] != local.region])}. AWS encrypts with keys of the same region only; a multi-Region key has an ARN in each."
+    }
   }
 }
 
@@ -278,9 +335,9 @@ resource "aws_sagemaker_endpoint" "this" {
       }
     }
 
-    # Added later, this block would replace the endpoint. So it is there from creation.
+    # Added later, this block would replace the endpoint. So it is there from creation, whether an alarm is wanted or not.
     dynamic "auto_rollback_configuration" {
-      for_each = length(var.deployment.rollback_on) + length(var.deployment.rollback_alarm_names) > 0 ? [1] : []
+      for_each = var.deployment.rollback_enabled ? [1] : []
 
       content {
         dynamic "alarms" {
@@ -294,7 +351,7 @@ resource "aws_sagemaker_endpoint" "this" {
     }
   }
 
-  tags = var.tags
+  tags = local.tags
 
   # Otherwise the first container could create the group before Terraform does.
   depends_on = [aws_cloudwatch_log_group.this]
@@ -303,8 +360,8 @@ resource "aws_sagemaker_endpoint" "this" {
     # AWS rolls a bad update back, and the provider takes the endpoint, in service again, for updated. Failing here keeps
     # Terraform from deleting the configuration and the model that the endpoint went back to.
     postcondition {
-      condition     = self.endpoint_config_name == aws_sagemaker_endpoint_configuration.this[0].name
-      error_message = "The endpoint ${self.name} does not run the new configuration ${aws_sagemaker_endpoint_configuration.this[0].name}: it is back on ${self.endpoint_config_name}, since an alarm or a failed start rolled the update back. Callers are served by the old configuration. See why with `aws sagemaker describe-endpoint --endpoint-name ${self.name}`, the alarms and the log group. Then correct the cause and apply again; or, to stay with the old settings, restore them here together with a new `revision`."
+      condition     = self.endpoint_config_name == local.configuration_name
+      error_message = "The endpoint ${self.name} does not run the new configuration ${local.configuration_name}: it is back on ${self.endpoint_config_name}, since an alarm or a failed start rolled the update back. Callers are served by the old configuration. See why with `aws sagemaker describe-endpoint --endpoint-name ${self.name}`, the alarms and the log group. Then correct the cause and apply again; or, to stay with the old settings, restore them here together with a new `revision`."
     }
   }
 }

@@ -1,54 +1,4 @@
 locals {
-  # What each alarm watches. Thresholds are in the reader's units; `scale` brings them to CloudWatch's (microseconds).
-  alarm_kinds = {
-    errors_5xx = {
-      description = "Calls that failed in the container or the platform"
-      metric      = "Invocation5XXErrors", statistic = "Average", above = true, threshold = 0.05, scale = 1
-      period      = 60, evaluation_periods = 3, datapoints = 2
-    }
-    model_errors = {
-      description = "Calls that the container did not answer with success, bad input included"
-      metric      = "InvocationModelErrors", statistic = "Average", above = true, threshold = 0.25, scale = 1
-      period      = 60, evaluation_periods = 5, datapoints = 3
-    }
-    latency = {
-      description = "The container's time for a call, 99th percentile, microseconds"
-      metric      = "ModelLatency", statistic = "p99", above = true, threshold = 10, scale = 1000000
-      period      = 60, evaluation_periods = 5, datapoints = 3
-    }
-    overhead = {
-      description = "SageMaker's time on top of the container's, loading of models included, 99th percentile, microseconds"
-      metric      = "OverheadLatency", statistic = "p99", above = true, threshold = 10, scale = 1000000
-      period      = 300, evaluation_periods = 3, datapoints = 3
-    }
-    cache_hit = {
-      description = "Part of the calls that found their model loaded: low means that the models do not fit in memory together"
-      metric      = "ModelCacheHit", statistic = "Average", above = false, threshold = 0.8, scale = 1
-      period      = 300, evaluation_periods = 3, datapoints = 3
-    }
-    load_wait = {
-      description = "How long calls waited for their model to be downloaded and loaded, 90th percentile, microseconds"
-      metric      = "ModelLoadingWaitTime", statistic = "p90", above = true, threshold = 30, scale = 1000000
-      period      = 300, evaluation_periods = 3, datapoints = 2
-    }
-    disk = {
-      description = "Disk in use, percent: a full disk fails the next model's download"
-      metric      = "DiskUtilization", statistic = "Maximum", above = true, threshold = 85, scale = 1
-      period      = 300, evaluation_periods = 2, datapoints = 2
-    }
-    memory = {
-      description = "Memory in use, percent"
-      metric      = "MemoryUtilization", statistic = "Maximum", above = true, threshold = 90, scale = 1
-      period      = 300, evaluation_periods = 3, datapoints = 3
-    }
-    # There is no metric for it: each unload reports its time, so the number of reports is the number of unloads.
-    thrash = {
-      description = "Models unloaded to make room for others: many mean that they push each other out"
-      metric      = "ModelUnloadingTime", statistic = "SampleCount", above = true, threshold = 20, scale = 1
-      period      = 300, evaluation_periods = 3, datapoints = 2
-    }
-  }
-
   alarms = merge([
     for key in keys(local.variants) : {
       for kind, alarm in local.alarm_kinds : "${key}/${kind}" => merge(alarm, {
@@ -67,8 +17,20 @@ locals {
     }
   ]...)
 
+  # What the access log of this project's own container calls things.
+  access_log = { call = "invoke", load = "load", milliseconds = "predict_ms" }
+
+  target_namespace = "mme/${local.endpoint_name}"
+  target_alarms    = var.create ? var.alarms.targets : {}
+  insight_rules = {
+    for key, event in { calls-by-target = local.access_log.call, loads-by-target = local.access_log.load } : key => event
+    if var.create && var.contributor_insights
+  }
+
   create_topic = var.create && var.notifications.create_topic
-  topic_arns   = merge(var.notifications.topic_arns, { for topic in aws_sns_topic.this : "this" => topic.arn })
+  # CreateTopic and PutRule take what is there under the name for theirs, and would destroy it with the endpoint: so the
+  # names are not the bare endpoint's.
+  topic_arns = merge(var.notifications.topic_arns, { for topic in aws_sns_topic.this : "this" => topic.arn })
 }
 
 resource "aws_cloudwatch_log_group" "this" {
@@ -80,7 +42,14 @@ resource "aws_cloudwatch_log_group" "this" {
   retention_in_days = var.logs.retention_days
   kms_key_id        = var.logs.kms_key_arn
 
-  tags = var.tags
+  tags = local.tags
+
+  lifecycle {
+    precondition {
+      condition     = alltrue([for arn in var.logs.kms_key_arn[*] : split(":", arn)[3] == local.region])
+      error_message = "logs.kms_key_arn is not in ${local.region}: ${coalesce(var.logs.kms_key_arn, "null")}. AWS encrypts with keys of the same region only."
+    }
+  }
 }
 
 # The names are built from inputs and not read from the endpoint: the alarms have to be there before it.
@@ -109,7 +78,86 @@ resource "aws_cloudwatch_metric_alarm" "this" {
   alarm_actions = values(local.topic_arns)
   ok_actions    = values(local.topic_arns)
 
-  tags = var.tags
+  tags = local.tags
+}
+
+# An endpoint to which a rollback configuration is added later is replaced, and AWS takes none without an alarm. Where
+# no other is wanted, this one, which no number of calls sets off, holds the place.
+resource "aws_cloudwatch_metric_alarm" "never" {
+  # checkov:skip=CKV_AWS_319:it must never act
+  count = var.create && var.deployment.rollback_enabled && length(var.deployment.rollback_on) + length(var.deployment.rollback_alarm_names) == 0 ? 1 : 0
+
+  alarm_name          = "${local.endpoint_name}-no-rollback"
+  alarm_description   = "Never goes off: it holds the place of rollback alarms of the endpoint ${local.endpoint_name}."
+  namespace           = "AWS/SageMaker"
+  metric_name         = "Invocations"
+  statistic           = "Sum"
+  comparison_operator = "LessThanThreshold"
+  threshold           = -1
+  period              = 300
+  evaluation_periods  = 1
+  treat_missing_data  = "notBreaching"
+
+  dimensions = {
+    EndpointName = local.endpoint_name
+    VariantName  = keys(local.variants)[0]
+  }
+
+  tags = local.tags
+}
+
+# Single models, from the access log of this project's own container. AWS has no metric for one model.
+
+resource "aws_cloudwatch_log_metric_filter" "target" {
+  for_each = local.target_alarms
+
+  name           = "${local.endpoint_name}-target-${each.key}"
+  log_group_name = aws_cloudwatch_log_group.this[0].name
+  pattern        = "{ ($.event = \"${local.access_log.call}\") && ($.target = \"${each.value.target}\") }"
+
+  metric_transformation {
+    namespace = local.target_namespace
+    name      = each.key
+    value     = "$.${local.access_log.milliseconds}"
+    unit      = "Milliseconds"
+  }
+}
+
+resource "aws_cloudwatch_metric_alarm" "target" {
+  for_each = local.target_alarms
+
+  alarm_name          = "${local.endpoint_name}-target-${each.key}"
+  alarm_description   = "The container's time for calls of ${each.value.target}, 99th percentile, milliseconds. Endpoint ${local.endpoint_name}."
+  namespace           = local.target_namespace
+  metric_name         = one(aws_cloudwatch_log_metric_filter.target[each.key].metric_transformation).name
+  extended_statistic  = "p99"
+  comparison_operator = "GreaterThanThreshold"
+  threshold           = each.value.p99_seconds * 1000
+  period              = each.value.period_seconds
+  evaluation_periods  = each.value.evaluation_periods
+  treat_missing_data  = "notBreaching"
+
+  alarm_actions = values(local.topic_arns)
+  ok_actions    = values(local.topic_arns)
+
+  tags = local.tags
+}
+
+# Which models are called most, and which are loaded most because they were not in memory.
+resource "aws_cloudwatch_contributor_insight_rule" "this" {
+  for_each = local.insight_rules
+
+  rule_name = "${local.endpoint_name}-${each.key}"
+  rule_definition = jsonencode({
+    Schema        = { Name = "CloudWatchLogRule", Version = 1 }
+    AggregateOn   = "Count"
+    Contribution  = { Keys = ["$.target"], Filters = [{ Match = "$.event", In = [each.value] }] }
+    LogFormat     = "JSON"
+    LogGroupNames = [aws_cloudwatch_log_group.this[0].name]
+  })
+  rule_state = "ENABLED"
+
+  tags = local.tags
 }
 
 # Notifications
@@ -151,11 +199,18 @@ resource "aws_sns_topic" "this" {
   # checkov:skip=CKV_AWS_26:the messages hold names and metrics; AWS's own key for SNS would shut CloudWatch out, so a key is a choice (notifications.kms_key_arn)
   count = local.create_topic ? 1 : 0
 
-  name              = local.endpoint_name
+  name              = "${local.endpoint_name}-sagemaker-alarms"
   display_name      = "SageMaker endpoint ${local.endpoint_name}"
   kms_master_key_id = var.notifications.kms_key_arn
 
-  tags = var.tags
+  tags = local.tags
+
+  lifecycle {
+    precondition {
+      condition     = alltrue([for arn in var.notifications.kms_key_arn[*] : split(":", arn)[3] == local.region])
+      error_message = "notifications.kms_key_arn is not in ${local.region}: ${coalesce(var.notifications.kms_key_arn, "null")}. AWS encrypts with keys of the same region only."
+    }
+  }
 }
 
 resource "aws_sns_topic_policy" "this" {
@@ -173,12 +228,20 @@ resource "aws_sns_topic_subscription" "email" {
   endpoint  = each.value
 }
 
+resource "aws_sns_topic_subscription" "this" {
+  for_each = local.create_topic ? var.notifications.subscriptions : {}
+
+  topic_arn = aws_sns_topic.this[0].arn
+  protocol  = each.value.protocol
+  endpoint  = each.value.endpoint
+}
+
 # Tells of a rolled-back or failed endpoint even when nobody is looking at Terraform.
 resource "aws_cloudwatch_event_rule" "endpoint_state" {
   count = var.create && (var.notifications.create_topic || length(var.notifications.topic_arns) > 0) ? 1 : 0
 
   # 64 characters at most
-  name        = "${length(var.name) <= 58 ? var.name : "${substr(var.name, 0, 49)}-${substr(sha256(var.name), 0, 8)}"}-state"
+  name        = "${length(var.name) <= 48 ? var.name : "${substr(var.name, 0, 39)}-${substr(sha256(var.name), 0, 8)}"}-sagemaker-state"
   description = "The SageMaker endpoint ${local.endpoint_name} failed, or rolls an update back"
   event_pattern = jsonencode({
     source      = ["aws.sagemaker"]
@@ -190,7 +253,14 @@ resource "aws_cloudwatch_event_rule" "endpoint_state" {
     }
   })
 
-  tags = var.tags
+  tags = local.tags
+
+  lifecycle {
+    precondition {
+      condition     = alltrue([for arn in values(var.notifications.topic_arns) : split(":", arn)[3] == local.region])
+      error_message = "notifications.topic_arns: alarms tell topics of their own region only, ${local.region}. Elsewhere: ${join(", ", [for key, arn in var.notifications.topic_arns : key if split(":", arn)[3] != local.region])}."
+    }
+  }
 }
 
 resource "aws_cloudwatch_event_target" "endpoint_state" {
@@ -245,13 +315,39 @@ locals {
   ]
 }
 
+locals {
+  # Single models: who is called most, who is loaded most, and how long the calls take, from the access log.
+  insight_widgets = concat([
+    for key, title in { calls-by-target = "Models that are called most", loads-by-target = "Models that are loaded most, since they were not in memory" } : {
+      type                              = "metric"
+      title                             = title
+      properties = {
+        period      = 300
+        view        = "timeSeries"
+        stacked     = false
+        insightRule = { maxContributorCount = 10, orderBy = "Sum", ruleName = aws_cloudwatch_contributor_insight_rule.this[key].rule_name }
+        legend      = { position = "right" }
+      }
+    } if contains(keys(local.insight_rules), key)
+    ], [
+    for title in ["Time in the container by model, 99th percentile"] : {
+      type  = "log"
+      title = title
+      properties = {
+        view  = "table"
+        query = "SOURCE '${local.log_group_name}' | filter event = '${local.access_log.call}' | stats count(*) as calls, pct(${local.access_log.milliseconds}, 99) as p99_ms, max(${local.access_log.milliseconds}) as max_ms by target | sort calls desc | limit 20"
+      }
+    } if length(local.insight_rules) > 0
+  ])
+}
+
 resource "aws_cloudwatch_dashboard" "this" {
   count = var.create && var.dashboard ? 1 : 0
 
   # Dashboards are global, so the name holds the region.
-  dashboard_name = "${local.endpoint_name}-${local.region}"
+  dashboard_name = "${local.endpoint_name}-sagemaker-${local.region}"
   dashboard_body = jsonencode({
-    widgets = [
+    widgets = concat([
       for index, widget in local.dashboard_widgets : {
         type   = "metric"
         x      = index % 2 * local.widget_width
@@ -273,6 +369,15 @@ resource "aws_cloudwatch_dashboard" "this" {
           ]...)
         }
       }
-    ]
+      ], [
+      for index, widget in local.insight_widgets : {
+        type       = widget.type
+        x          = index % 2 * local.widget_width
+        y          = ceil(length(local.dashboard_widgets) / 2) * 6 + floor(index / 2) * 6
+        width      = local.widget_width
+        height     = 6
+        properties = merge(widget.properties, { region = local.region, title = widget.title })
+      }
+    ])
   })
 }

@@ -53,6 +53,11 @@ output "role_name" {
   value       = one(aws_iam_role.this[*].name)
 }
 
+output "role_id" {
+  description = "Unique ID of the execution role, if the module created it, as the condition key `aws:userid` has it."
+  value       = one(aws_iam_role.this[*].unique_id)
+}
+
 output "invoke_policy_json" {
   description = "IAM policy that allows calling every model on the endpoint."
   value       = one(data.aws_iam_policy_document.invoke[*].json)
@@ -83,6 +88,14 @@ output "alarm_names" {
   value       = { for key, alarm in aws_cloudwatch_metric_alarm.this : key => alarm.alarm_name }
 }
 
+output "alarm_arns" {
+  description = "ARNs of the CloudWatch alarms, by the keys of `alarm_names`, and by `\"target/NAME\"` for those of `alarms.targets`."
+  value = merge(
+    { for key, alarm in aws_cloudwatch_metric_alarm.this : key => alarm.arn },
+    { for key, alarm in aws_cloudwatch_metric_alarm.target : "target/${key}" => alarm.arn },
+  )
+}
+
 output "topic_arn" {
   description = "ARN of the SNS topic, with `notifications.create_topic`."
   value       = one(aws_sns_topic.this[*].arn)
@@ -93,6 +106,16 @@ output "log_group_name" {
   value       = var.create ? local.log_group_name : null
 }
 
+output "log_group_arn" {
+  description = "ARN of the containers' log group, if the module created it."
+  value       = one(aws_cloudwatch_log_group.this[*].arn)
+}
+
+output "contributor_insights_rule_names" {
+  description = "Names of the Contributor Insights rules, `calls-by-target` and `loads-by-target`, with `contributor_insights`."
+  value       = { for key, rule in aws_cloudwatch_contributor_insight_rule.this : key => rule.rule_name }
+}
+
 output "dashboard_name" {
   description = "Name of the CloudWatch dashboard, with `dashboard`."
   value       = one(aws_cloudwatch_dashboard.this[*].dashboard_name)
@@ -101,4 +124,14 @@ output "dashboard_name" {
 output "region" {
   description = "Region of the endpoint."
   value       = var.create ? local.region : null
+}
+
+output "toolchain" {
+  description = "What the toolchain needs to know, in one object. A root that has it in any output can be named with `--terraform DIR`, or `--terraform DIR#OUTPUT` where it has several."
+  value = var.create ? {
+    endpoint_name = aws_sagemaker_endpoint.this[0].name
+    bucket        = local.bucket
+    model_prefix  = var.model_prefix
+    region        = local.region
+  } : null
 }

@@ -27,7 +27,36 @@ resource "aws_s3_bucket" "this" {
   bucket        = local.bucket_name
   force_destroy = var.bucket.force_destroy
 
-  tags = var.tags
+  tags = local.tags
+
+  lifecycle {
+    precondition {
+      condition     = var.bucket.force_destroy || terraform_data.location[0].output.bucket == local.bucket_name
+      error_message = "The bucket's name changes to ${local.bucket_name}. That makes a new, empty bucket, and the endpoint would move to it while the archives stay behind. Make the new bucket beside the module, copy the archives, and name it with bucket = { create = false, name = … }; docs/module.md has the order of steps. If the archives may be lost, set bucket.force_destroy."
+    }
+  }
+}
+
+# Remembers where the archives went at first: what a changed name or prefix is compared with. A change of force_destroy
+# makes it look again.
+resource "terraform_data" "location" {
+  count = local.create_bucket ? 1 : 0
+
+  input            = { bucket = local.bucket_name, prefix = var.model_prefix }
+  triggers_replace = var.bucket.force_destroy
+
+  lifecycle {
+    ignore_changes = [input]
+  }
+}
+
+# Whether there are archives at the prefix, and where they went at first. Two objects tell: the marker, and any other.
+data "aws_s3_objects" "archives" {
+  for_each = { for key, prefix in { now = var.model_prefix, first = try(terraform_data.location[0].output.prefix, "") } : key => prefix if local.create_bucket }
+
+  bucket   = aws_s3_bucket.this[0].id
+  prefix   = each.value
+  max_keys = 2
 }
 
 resource "aws_s3_bucket_public_access_block" "this" {
@@ -189,6 +218,64 @@ resource "aws_s3_bucket_policy" "this" {
   depends_on = [aws_s3_bucket_public_access_block.this]
 }
 
+# A bucket that holds archives cannot be deleted, but Terraform would find that out last: it takes what depends on a bucket
+# away first, and that is all that protects it. So this depends on all of it, goes before it, and refuses to go while
+# there is anything in the bucket or nobody can tell. What it needs is in its own state; it asks with the AWS CLI or, with
+# keys in the environment, with curl.
+resource "terraform_data" "bucket_guard" {
+  count = local.create_bucket ? 1 : 0
+
+  input = {
+    bucket = local.bucket
+    region = local.region
+    host   = "s3.${local.region}.${local.dns_suffix}"
+    force  = var.bucket.force_destroy
+  }
+
+  provisioner "local-exec" {
+    when    = destroy
+    quiet   = true
+    command = self.output.force ? "exit 0" : "sh -c \"$GUARD\""
+
+    environment = {
+      BUCKET = self.output.bucket
+      REGION = self.output.region
+      HOST   = self.output.host
+      GUARD  = <<-EOT
+        [ "$DELETE_BUCKET" = "$BUCKET" ] && exit 0
+        if found=$(aws s3api list-object-versions --bucket "$BUCKET" --region "$REGION" --max-items 1 --output text \
+            --query '[Versions, DeleteMarkers][].[Key]' 2>/dev/null); then
+          case "$found" in "" | None) exit 0 ;; esac
+          why="there are objects in it, such as $found"
+        elif [ -n "$AWS_ACCESS_KEY_ID" ] && found=$(curl --silent --fail --max-time 30 \
+            --aws-sigv4 "aws:amz:$REGION:s3" --user "$AWS_ACCESS_KEY_ID:$AWS_SECRET_ACCESS_KEY" \
+            $${AWS_SESSION_TOKEN:+--header} $${AWS_SESSION_TOKEN:+"x-amz-security-token: $AWS_SESSION_TOKEN"} \
+            "$${AWS_ENDPOINT_URL_S3:-$${AWS_ENDPOINT_URL:-https://$HOST}}/$BUCKET?max-keys=1&versions="); then
+          case "$found" in *"<Key>"*) ;; *) exit 0 ;; esac
+          why="there are objects in it"
+        else
+          why="whether it is empty cannot be told here, without the AWS CLI or keys in the environment"
+        fi
+        echo "The bucket $BUCKET stays, with all that protects it: $why." >&2
+        echo "To delete it with whatever is in it, set bucket.force_destroy = true and apply that first. To delete it once" >&2
+        echo "it is empty, destroy again; DELETE_BUCKET=$BUCKET in the environment skips this question." >&2
+        echo "To keep it, take it out of the state: terraform state rm (docs/module.md has the addresses)." >&2
+        exit 1
+      EOT
+    }
+  }
+
+  depends_on = [
+    aws_s3_bucket_lifecycle_configuration.this,
+    aws_s3_bucket_logging.this,
+    aws_s3_bucket_ownership_controls.this,
+    aws_s3_bucket_policy.this,
+    aws_s3_bucket_public_access_block.this,
+    aws_s3_bucket_server_side_encryption_configuration.this,
+    aws_s3_bucket_versioning.this,
+  ]
+}
+
 # SageMaker refuses a model whose prefix holds nothing. This empty object stands there until the first archive does.
 resource "aws_s3_object" "prefix" {
   count = local.create_marker ? 1 : 0
@@ -204,9 +291,6 @@ resource "aws_s3_object" "prefix" {
     }
   }
 
-  depends_on = [
-    aws_s3_bucket_ownership_controls.this,
-    aws_s3_bucket_server_side_encryption_configuration.this,
-    aws_s3_bucket_versioning.this,
-  ]
+  # With its versions it is gone before the guard looks for what is left.
+  depends_on = [terraform_data.bucket_guard]
 }

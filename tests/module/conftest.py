@@ -20,7 +20,8 @@ def module_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copy(source, copy)
     ignore = shutil.ignore_patterns(".terraform*", "*.tfstate*")
     shutil.copytree(ROOT / "examples", copy / "examples", ignore=ignore)
-    shutil.copytree(ROOT / "tests" / "inputs", copy / "tests" / "inputs")
-    for source in (ROOT / "tests").glob("*.tftest.hcl"):
-        shutil.copy(source, copy / "tests")
+    tests = copy / "tests" / "module"
+    shutil.copytree(ROOT / "tests" / "module" / "inputs", tests / "inputs")
+    for source in (ROOT / "tests" / "module").glob("*.tftest.hcl"):
+        shutil.copy(source, tests)
     return copy

@@ -15,7 +15,7 @@ OFFLINE = {name: value for name, value in os.environ.items() if not name.startsw
 
 @pytest.fixture(scope="module")
 def root(module_copy: Path) -> Path:
-    terraform.run(["init", "-input=false", "-backend=false", "-no-color"], module_copy, OFFLINE)
+    terraform.run(["init", "-input=false", "-backend=false", "-test-directory=tests/module", "-no-color"], module_copy, OFFLINE)
     return module_copy
 
 
@@ -25,18 +25,18 @@ def test_the_module_is_valid(root: Path) -> None:
 
 @pytest.mark.slow
 def test_terraform_test_passes(root: Path) -> None:
-    files = sorted(path.name for path in (root / "tests").glob("*.tftest.hcl"))
-    done = terraform.run(["test", "-no-color"], root, OFFLINE, check=False)
+    files = sorted(path.name for path in (root / "tests" / "module").glob("*.tftest.hcl"))
+    done = terraform.run(["test", "-no-color", "-test-directory=tests/module"], root, OFFLINE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"Success! \d+ passed, 0 failed\.", done.stdout), done.stdout
     for name in files:
-        assert f"tests/{name}... pass" in done.stdout
+        assert f"tests/module/{name}... pass" in done.stdout
 
 
 def test_every_input_with_a_validation_is_refused_somewhere(root: Path) -> None:
     """As many refusals as validations, for each input: a validation without one could be deleted unnoticed."""
-    text = (root / "variables.tf").read_text()
-    refusals = "".join(path.read_text() for path in (root / "tests").glob("*.tftest.hcl"))
+    text = "".join(path.read_text() for path in sorted(root.glob("variables*.tf")))
+    refusals = "".join(path.read_text() for path in (root / "tests" / "module").glob("*.tftest.hcl"))
     for name, body in re.findall(r'^variable "(\w+)" \{\n(.*?)^\}', text, re.M | re.S):
         validations = body.count("  validation {\n")
         tested = refusals.count(f"expect_failures = [var.{name}]")

@@ -92,7 +92,7 @@ run "refuses_no_variant_at_all" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -106,7 +106,7 @@ run "refuses_eleven_variants" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -121,7 +121,7 @@ run "refuses_bad_variant_names" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -135,7 +135,7 @@ run "refuses_instance_types_of_ec2" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -149,7 +149,7 @@ run "refuses_accelerators_that_cannot_host_many" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -163,7 +163,7 @@ run "refuses_no_instance" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -177,7 +177,7 @@ run "refuses_half_an_instance" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -191,7 +191,7 @@ run "refuses_negative_weights" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -205,7 +205,7 @@ run "refuses_weights_without_traffic" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -219,7 +219,7 @@ run "refuses_huge_volumes" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -233,7 +233,7 @@ run "refuses_volumes_beside_local_disks" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -247,7 +247,7 @@ run "refuses_short_timeouts" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -261,7 +261,7 @@ run "refuses_long_timeouts" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -275,7 +275,7 @@ run "refuses_unknown_routing" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {

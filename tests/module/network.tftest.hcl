@@ -81,7 +81,7 @@ run "refuses_one_subnet" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -95,7 +95,7 @@ run "refuses_one_subnet_twice" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -109,7 +109,7 @@ run "refuses_no_security_group" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -123,7 +123,7 @@ run "refuses_a_volume_key_by_alias" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -137,7 +137,7 @@ run "refuses_a_volume_key_on_local_disks" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -152,7 +152,7 @@ run "refuses_capturing_nothing" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -166,7 +166,7 @@ run "refuses_capturing_to_a_bucket_name" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -180,7 +180,7 @@ run "refuses_unknown_capture_modes" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {

@@ -93,7 +93,7 @@ run "refuses_scaling_to_zero" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -107,7 +107,7 @@ run "refuses_a_range_upside_down" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -121,7 +121,7 @@ run "refuses_a_count_outside_the_range" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -135,7 +135,7 @@ run "refuses_nothing_to_act_on" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -149,7 +149,7 @@ run "refuses_a_target_of_zero" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -163,7 +163,7 @@ run "refuses_memory_over_all" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -177,7 +177,7 @@ run "refuses_bare_cron" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -191,7 +191,7 @@ run "refuses_schedules_to_zero" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {

@@ -155,7 +155,7 @@ run "refuses_an_existing_bucket_without_a_name" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -169,7 +169,7 @@ run "refuses_a_uri_for_a_name" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -183,7 +183,7 @@ run "refuses_a_key_by_alias" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -197,7 +197,7 @@ run "refuses_negative_days" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -211,7 +211,7 @@ run "refuses_changing_an_existing_bucket" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -225,7 +225,7 @@ run "refuses_a_prefix_without_a_slash" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -239,7 +239,7 @@ run "refuses_a_prefix_with_a_slash_before" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -253,7 +253,7 @@ run "refuses_the_prefix_of_the_channels" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {

@@ -70,7 +70,7 @@ run "refuses_other_registries" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -84,7 +84,7 @@ run "refuses_other_registries_in_variants" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -98,7 +98,7 @@ run "refuses_gpu_image_on_cpu" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -112,7 +112,7 @@ run "refuses_x86_image_on_arm" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -126,7 +126,7 @@ run "refuses_part_of_a_version" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -140,7 +140,7 @@ run "refuses_a_plain_python_version" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -154,7 +154,7 @@ run "refuses_odd_environment_names" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {

@@ -111,7 +111,7 @@ run "refuses_unknown_strategies" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -126,7 +126,7 @@ run "refuses_unknown_steps" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -140,7 +140,7 @@ run "refuses_canary_with_one_instance" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -154,7 +154,7 @@ run "refuses_more_than_half" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -169,7 +169,7 @@ run "refuses_more_than_half_in_percent" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -184,7 +184,7 @@ run "refuses_tiny_steps" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -199,7 +199,7 @@ run "refuses_rolling_with_two_variants" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -214,7 +214,7 @@ run "refuses_rollback_step_of_blue_green" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -228,7 +228,7 @@ run "refuses_long_waits" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -242,7 +242,7 @@ run "refuses_short_limits" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -256,7 +256,7 @@ run "refuses_unknown_alarms" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -270,7 +270,7 @@ run "refuses_more_than_ten_alarms" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {

@@ -99,7 +99,7 @@ run "refuses_unknown_alarms" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -113,7 +113,7 @@ run "refuses_odd_periods" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -127,7 +127,7 @@ run "refuses_more_datapoints_than_periods" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -141,7 +141,7 @@ run "refuses_turning_off_a_rollback_alarm" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -155,7 +155,7 @@ run "refuses_odd_retention" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -169,7 +169,7 @@ run "refuses_mail_without_a_topic" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -183,7 +183,7 @@ run "refuses_odd_addresses" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -197,7 +197,7 @@ run "refuses_topics_by_name" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {

@@ -167,7 +167,7 @@ run "refuses_an_existing_role_without_an_arn" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -181,7 +181,7 @@ run "refuses_an_arn_for_a_new_role" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -195,7 +195,7 @@ run "refuses_a_role_by_name" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -209,7 +209,7 @@ run "refuses_a_long_role_name" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -223,7 +223,7 @@ run "refuses_a_path_without_slashes" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -237,7 +237,7 @@ run "refuses_changing_an_existing_role" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -251,7 +251,7 @@ run "refuses_odd_policy_names" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -265,7 +265,7 @@ run "refuses_a_policy_for_nothing" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
@@ -279,7 +279,7 @@ run "refuses_uris_for_patterns" {
   command = plan
 
   module {
-    source = "./tests/inputs"
+    source = "./tests/module/inputs"
   }
 
   variables {
