@@ -355,13 +355,21 @@ resource "aws_sagemaker_endpoint" "this" {
 
   # Otherwise the first container could create the group before Terraform does.
   depends_on = [aws_cloudwatch_log_group.this]
+}
+
+# AWS rolls a bad update back, and the provider takes the endpoint, in service again, for updated. What fails here keeps
+# Terraform from deleting the configuration and the model that the endpoint went back to: they are let go only when
+# everything that refers to the new configuration is done, and this does. It is no postcondition of the endpoint, whose
+# `self` is an error where the endpoint could not be made.
+resource "terraform_data" "in_use" {
+  count = var.create ? 1 : 0
+
+  input = aws_sagemaker_endpoint_configuration.this[0].name
 
   lifecycle {
-    # AWS rolls a bad update back, and the provider takes the endpoint, in service again, for updated. Failing here keeps
-    # Terraform from deleting the configuration and the model that the endpoint went back to.
-    postcondition {
-      condition     = self.endpoint_config_name == local.configuration_name
-      error_message = "The endpoint ${self.name} does not run the new configuration ${local.configuration_name}: it is back on ${self.endpoint_config_name}, since an alarm or a failed start rolled the update back. Callers are served by the old configuration. See why with `aws sagemaker describe-endpoint --endpoint-name ${self.name}`, the alarms and the log group. Then correct the cause and apply again; or, to stay with the old settings, restore them here together with a new `revision`."
+    precondition {
+      condition     = aws_sagemaker_endpoint.this[0].endpoint_config_name == local.configuration_name
+      error_message = "The endpoint ${local.endpoint_name} does not run the new configuration ${local.configuration_name}: it is back on ${aws_sagemaker_endpoint.this[0].endpoint_config_name}, since an alarm or a failed start rolled the update back. Callers are served by the old configuration. See why with `aws sagemaker describe-endpoint --endpoint-name ${local.endpoint_name}`, the alarms and the log group. Then correct the cause and apply again; or, to stay with the old settings, restore them here together with a new `revision`."
     }
   }
 }

@@ -41,6 +41,11 @@ variable "environment" {
   nullable    = false
 
   validation {
+    condition     = length(var.environment) <= 100
+    error_message = "environment has ${length(var.environment)} entries; SageMaker takes 100."
+  }
+
+  validation {
     condition     = length([for key in keys(var.environment) : key if !can(regex(local.patterns.variable, key))]) == 0
     error_message = "environment: the name of a variable has letters, digits and underscores, does not begin with a digit, and is at most 1024 characters long. Rename ${join(", ", [for key in keys(var.environment) : "\"${key}\"" if !can(regex(local.patterns.variable, key))])}."
   }

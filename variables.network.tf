@@ -26,7 +26,7 @@ variable "vpc" {
   }
 
   validation {
-    condition     = alltrue([for id in try(var.vpc.subnet_ids, []) : can(regex("^subnet-", id))]) && alltrue([for id in try(var.vpc.security_group_ids, []) : can(regex("^sg-", id))])
+    condition     = alltrue([for id in try(tolist(coalesce(var.vpc.subnet_ids, [])), []) : can(regex("^subnet-", id))]) && alltrue([for id in try(tolist(coalesce(var.vpc.security_group_ids, [])), []) : can(regex("^sg-", id))])
     error_message = "vpc has ${jsonencode(var.vpc)}. A subnet's ID begins with \"subnet-\", a security group's with \"sg-\"."
   }
 }

@@ -68,7 +68,7 @@ variable "variants" {
   }
 
   validation {
-    condition     = !anytrue([for variant in values(var.variants) : try(!can(regex("^ml\\.[a-z0-9-]+\\.[a-z0-9]+$", variant.instance_type)), false)])
+    condition     = !anytrue([for variant in values(var.variants) : try(variant.instance_type != null && !can(regex("^ml\\.[a-z0-9-]+\\.[a-z0-9]+$", variant.instance_type)), false)])
     error_message = "variants: an instance_type is not one of SageMaker's. They begin with \"ml.\", such as \"ml.m5.xlarge\". Given: ${jsonencode({ for key, variant in var.variants : key => try(variant.instance_type, null) })}."
   }
 

@@ -60,9 +60,8 @@ class Caller(Stack):
         assert code == 1, f"the plan was to fail:\n{printed}"
         return " ".join(printed.replace("│", " ").split())
 
-    @property
-    def module(self) -> dict[str, Any]:
-        """The module's outputs."""
-        found = self.outputs()["all"]
+    def outputs(self) -> dict[str, Any]:
+        """The module's own outputs."""
+        found = super().outputs()["all"]
         assert isinstance(found, dict)
         return found

@@ -102,8 +102,25 @@ run "without_rollback" {
   }
 
   assert {
-    condition     = length(one(aws_sagemaker_endpoint.this[0].deployment_config).auto_rollback_configuration) == 0 && length(aws_cloudwatch_metric_alarm.this) == 0
-    error_message = "No alarm, no rollback."
+    condition     = toset(one(one(aws_sagemaker_endpoint.this[0].deployment_config).auto_rollback_configuration).alarms[*].alarm_name) == toset(["unit-no-rollback"]) && length(aws_cloudwatch_metric_alarm.this) == 0
+    error_message = "An alarm that never goes off holds the place: the provider replaces an endpoint to which the block is added later."
+  }
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.never[0].comparison_operator == "LessThanThreshold" && aws_cloudwatch_metric_alarm.never[0].threshold < 0 && length(aws_cloudwatch_metric_alarm.never[0].alarm_actions == null ? [] : aws_cloudwatch_metric_alarm.never[0].alarm_actions) == 0
+    error_message = "No number of calls sets it off, and it tells nobody."
+  }
+}
+
+run "without_rollback_at_all" {
+  command = plan
+
+  variables {
+    deployment = { rollback_enabled = false, rollback_on = [] }
+  }
+
+  assert {
+    condition     = length(one(aws_sagemaker_endpoint.this[0].deployment_config).auto_rollback_configuration) == 0 && length(aws_cloudwatch_metric_alarm.this) + length(aws_cloudwatch_metric_alarm.never) == 0
+    error_message = "No block, no alarm: for an endpoint that is imported."
   }
 }
 

@@ -46,7 +46,7 @@ run "own" {
   command = plan
 
   variables {
-    image_uri = "210987654321.dkr.ecr.eu-west-1.amazonaws.com/ml/mme:1.2.3"
+    image_uri = "210987654321.dkr.ecr.us-east-1.amazonaws.com/ml/mme:1.2.3"
     variants = {
       a = {}
       b = { image_uri = "123456789012.dkr.ecr.us-east-1.amazonaws.com/mme@sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef" }
@@ -55,14 +55,42 @@ run "own" {
   }
 
   assert {
-    condition     = output.image_uris["a"] == var.image_uri && output.image_uris["b"] != var.image_uri && length(data.aws_sagemaker_prebuilt_ecr_image.this) == 0
-    error_message = "A variant's own image goes before the module's, and neither needs the registry of AWS."
+    condition     = output.image_uris["a"] == var.image_uri && output.image_uris["b"] != var.image_uri
+    error_message = "A variant's own image goes before the module's, and neither needs AWS's registry."
   }
   assert {
     condition = toset(one([for statement in jsondecode(data.aws_iam_policy_document.execution[0].json).Statement : statement.Resource if try(statement.Sid, "") == "PullImages"])) == toset([
-      "arn:aws:ecr:eu-west-1:210987654321:repository/ml/mme", "arn:aws:ecr:us-east-1:123456789012:repository/mme",
+      "arn:aws:ecr:us-east-1:210987654321:repository/ml/mme", "arn:aws:ecr:us-east-1:123456789012:repository/mme",
     ])
     error_message = "The role may pull from these two repositories and no other."
+  }
+}
+
+run "refuses_another_region" {
+  command = plan
+
+  variables {
+    image_uri = "210987654321.dkr.ecr.eu-west-1.amazonaws.com/ml/mme:1.2.3"
+  }
+
+  expect_failures = [aws_sagemaker_model.this]
+}
+
+run "own_in_a_region_that_the_provider_does_not_know" {
+  command = plan
+
+  override_data {
+    target = data.aws_region.current
+    values = { id = "ap-southeast-5" }
+  }
+
+  variables {
+    image_uri = "123456789012.dkr.ecr.ap-southeast-5.amazonaws.com/mme:1"
+  }
+
+  assert {
+    condition     = output.image_uris["primary"] == var.image_uri
+    error_message = "An image of one's own does without the provider's list of registries."
   }
 }
 

@@ -76,6 +76,48 @@ run "everything" {
   }
 }
 
+run "single_models" {
+  command = plan
+
+  variables {
+    alarms               = { targets = { bert = { target = "bert-*", p99_seconds = 0.5 } } }
+    contributor_insights = true
+    dashboard            = true
+  }
+
+  assert {
+    condition     = aws_cloudwatch_log_metric_filter.target["bert"].pattern == "{ ($.event = \"invoke\") && ($.target = \"bert-*\") }"
+    error_message = "The calls of the model, from the container's access log."
+  }
+  assert {
+    condition     = aws_cloudwatch_metric_alarm.target["bert"].threshold == 500 && aws_cloudwatch_metric_alarm.target["bert"].extended_statistic == "p99" && aws_cloudwatch_metric_alarm.target["bert"].metric_name == "bert" && aws_cloudwatch_metric_alarm.target["bert"].namespace == "mme/unit"
+    error_message = "Seconds are turned into the log's milliseconds."
+  }
+  assert {
+    condition     = toset(keys(aws_cloudwatch_contributor_insight_rule.this)) == toset(["calls-by-target", "loads-by-target"]) && jsondecode(aws_cloudwatch_contributor_insight_rule.this["calls-by-target"].rule_definition).Contribution == { Keys = ["$.target"], Filters = [{ Match = "$.event", In = ["invoke"] }] }
+    error_message = "Who is called most, and who is loaded most."
+  }
+  assert {
+    condition     = length(jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets) == 12
+    error_message = "The dashboard has them as well."
+  }
+}
+
+run "refuses_keys_and_topics_of_another_region" {
+  command = plan
+
+  variables {
+    logs = { kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555" }
+    notifications = {
+      create_topic = true
+      kms_key_arn  = "arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555"
+      topic_arns   = { there = "arn:aws:sns:eu-west-1:123456789012:there" }
+    }
+  }
+
+  expect_failures = [aws_cloudwatch_log_group.this, aws_sns_topic.this, aws_cloudwatch_event_rule.endpoint_state]
+}
+
 run "rollback_alarms_alone" {
   command = plan
 

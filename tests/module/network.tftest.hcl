@@ -77,6 +77,45 @@ run "data_capture" {
   }
 }
 
+run "data_capture_into_the_bucket" {
+  command = plan
+
+  variables {
+    data_capture = {}
+    bucket       = { kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555" }
+    variants     = { primary = { core_dump = { destination_uri = "s3://cores/here" } } }
+  }
+
+  assert {
+    condition     = one([for statement in jsondecode(data.aws_iam_policy_document.execution[0].json).Statement : statement.Action if statement.Sid == "EncryptIntoBucket"]) == "kms:GenerateDataKey"
+    error_message = "What is captured into the bucket is encrypted with the bucket's key, so the role may use it."
+  }
+  assert {
+    condition     = one([for statement in jsondecode(data.aws_iam_policy_document.execution[0].json).Statement : statement.Resource if statement.Sid == "DumpCores"]) == "arn:aws:s3:::cores/here/*"
+    error_message = "The role may write core dumps there and nowhere else."
+  }
+}
+
+run "refuses_capturing_below_the_prefix" {
+  command = plan
+
+  variables {
+    data_capture = { destination_uri = "s3://unit-123456789012-us-east-1/models/captured" }
+  }
+
+  expect_failures = [aws_sagemaker_endpoint_configuration.this]
+}
+
+run "refuses_keys_of_another_region" {
+  command = plan
+
+  variables {
+    volume_kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/11111111-2222-3333-4444-555555555555"
+  }
+
+  expect_failures = [aws_sagemaker_endpoint_configuration.this]
+}
+
 run "refuses_one_subnet" {
   command = plan
 

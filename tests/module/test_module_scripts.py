@@ -75,8 +75,8 @@ def test_the_reference_page_is_current(capsys: pytest.CaptureFixture[str]) -> No
 def test_the_reference_page_is_found_out_of_date(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in ("variables.tf", "outputs.tf", "versions.tf"):
-        shutil.copy(ROOT / name, tmp_path)
+    for source in ROOT.glob("*.tf"):
+        shutil.copy(source, tmp_path)
     monkeypatch.setattr(module_docs, "ROOT", tmp_path)
     assert module_docs.main(["--check"]) == 1
     assert "python scripts/module_docs.py" in capsys.readouterr().err
@@ -86,11 +86,16 @@ def test_the_reference_page_is_found_out_of_date(
         file.write('\nvariable "new" {\n  description = "More."\n  type        = string\n}\n')
     assert module_docs.main(["--check"]) == 1
     page = module_docs.render(tmp_path)
-    assert "### new\n\nMore.\n\nType: `string`. Required.\n" in page
+    assert "### new\n\nDescription: More.\n\nType: `string`\n\nRequired.\n" in page
+    for kind in ("Requirements", "Providers", "Resources", "Inputs", "Outputs"):
+        assert f"\n## {kind}\n" in page
+    assert "| terraform | >= 1.9 |" in page
+    assert "| `aws_sagemaker_endpoint.this` | resource |" in page
+    assert "| `aws_region.current` | data source |" in page
 
 
 def test_every_input_and_output_is_described() -> None:
-    blocks = hcl.read(ROOT / "variables.tf") + hcl.read(ROOT / "outputs.tf")
+    blocks = [b for path in ROOT.glob("*.tf") for b in hcl.read(path) if b.type in ("variable", "output")]
     assert all(hcl.string(block.attributes["description"]).strip() for block in blocks)
     assert all("type" in block.attributes for block in blocks if block.type == "variable")
 

@@ -70,6 +70,45 @@ run "two" {
   }
 }
 
+run "weights_are_whole" {
+  command = plan
+
+  variables {
+    variants = { a = { weight = 0.9 }, b = { weight = 0.1 }, c = { weight = 0 }, d = { weight = 0.125 } }
+  }
+
+  assert {
+    condition     = aws_sagemaker_endpoint_configuration.this[0].production_variants[*].initial_variant_weight == tolist([900, 100, 0, 125])
+    error_message = "AWS keeps weights in single precision, which holds whole numbers as they are."
+  }
+}
+
+run "whole_weights_stay" {
+  command = plan
+
+  variables {
+    variants = { a = { weight = 16777216 }, b = { weight = 1 } }
+  }
+
+  assert {
+    condition     = aws_sagemaker_endpoint_configuration.this[0].production_variants[*].initial_variant_weight == tolist([16777216, 1])
+    error_message = "Whole numbers are passed on."
+  }
+}
+
+run "large_weights_are_brought_down" {
+  command = plan
+
+  variables {
+    variants = { a = { weight = 100000000 }, b = { weight = 0.5 } }
+  }
+
+  assert {
+    condition     = aws_sagemaker_endpoint_configuration.this[0].production_variants[*].initial_variant_weight == tolist([16777216, 1])
+    error_message = "Nothing above 2^24, and what has a weight keeps one."
+  }
+}
+
 run "volume_and_cache" {
   command = plan
 

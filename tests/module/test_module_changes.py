@@ -1,0 +1,433 @@
+"""Documented changes, applied there and back, with an empty second plan after each; and what goes wrong in between.
+
+Each test is the life of one endpoint. They share one local AWS and run two at a time, since most of the time goes into
+waiting for Terraform.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from caller import Caller
+from stack import refused
+
+from mme import terraform
+from mme.errors import TerraformError
+from mme.local import LocalAws
+
+pytestmark = pytest.mark.slow
+
+IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/mme:1"
+ANYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+ARCHIVE = "times-two-0123456789ab.tar.gz"
+
+
+def values_come_back_as_they_were(folder: Path, aws: LocalAws) -> None:
+    """AWS keeps weights in single precision, and changes of deployment settings never replace the endpoint."""
+    caller = Caller(folder, aws, "values")
+
+    def weights() -> dict[str, float]:
+        name = caller.endpoint()["EndpointConfigName"]
+        found = caller.client("sagemaker").describe_endpoint_config(EndpointConfigName=name)
+        return {v["VariantName"]: v["InitialVariantWeight"] for v in found["ProductionVariants"]}
+
+    try:
+        caller.settle(
+            variants={"a": {"weight": 0.9}, "b": {"weight": 0.1}},
+            deployment={"rollback_on": []},
+            tags={"team": "search", "none": None},
+            environment={"A": "1", "B": None},
+        )
+        created = caller.endpoint()["CreationTime"]
+        assert weights() == {"a": 9, "b": 1}
+        alarms = caller.client("cloudwatch").describe_alarms(AlarmNamePrefix="values-")["MetricAlarms"]
+        assert [alarm["AlarmName"] for alarm in alarms] == ["values-no-rollback"]
+        caller.settle(
+            variants={
+                "a": {"weight": 1 / 3, "instance_count": 2, "environment": {"A": None}},
+                "b": {
+                    "weight": 2 / 3,
+                    "instance_count": 2,
+                    "autoscaling": {
+                        "min_capacity": 2,
+                        "max_capacity": 4,
+                        "cpu_utilization": 70.5,
+                        "schedules": {
+                            "night": {
+                                "schedule": "cron(0 20 ? * MON-FRI *)",
+                                "min_capacity": 2,
+                                "max_capacity": 3,
+                                "start_time": "2030-01-01T00:00:00Z",
+                                "end_time": "2031-01-01T00:00:00Z",
+                            }
+                        },
+                    },
+                },
+            },
+            environment={"A": "1", "B": None},
+            deployment={"strategy": "CANARY", "wait_seconds": 60, "rollback_on": ["errors_5xx", "latency"]},
+            alarms={
+                "enabled": True,
+                "settings": {"latency": {"threshold": 0.1}, "disk": None},
+                "targets": {"two": {"target": "times-two-*", "p99_seconds": 0.25}},
+            },
+            contributor_insights=True,
+            dashboard=True,
+        )
+        assert weights() == {"a": 333333, "b": 666667}
+        models = [caller.client("sagemaker").describe_model(ModelName=name) for name in caller.models()]
+        assert sorted(len(m["PrimaryContainer"].get("Environment", {})) for m in models) == [0, 1]
+        caller.settle(
+            variants={"a": {"weight": 16777217.5, "instance_count": 2}},
+            deployment={"strategy": "ROLLING", "wait_seconds": 60, "rollback_on": []},
+        )
+        assert weights() == {"a": 16777216}
+        assert caller.endpoint()["CreationTime"] == created, "the endpoint was replaced"
+    finally:
+        caller.destroy()
+    assert caller.left() == []
+
+
+def former_keys_still_open_archives(folder: Path, aws: LocalAws) -> None:
+    """A new key for the bucket, captured data and core dumps under it, acted out in the execution role."""
+    caller = Caller(folder, aws, "keys", resource={"aws_kms_key": {"a": {}, "b": {}}})
+    a, b = "${aws_kms_key.a.arn}", "${aws_kms_key.b.arn}"
+    try:
+        dump = {"destination_uri": "s3://keys-123456789012-us-east-1/cores"}
+        caller.settle(bucket={"kms_key_arn": a}, data_capture={}, variants={"primary": {"core_dump": dump}})
+        caller.publish(ARCHIVE, 2)
+        outputs = caller.outputs()
+        bucket, key = outputs["bucket"], outputs["model_prefix"] + ARCHIVE
+
+        def as_role(call: str, **arguments: Any) -> str:
+            role = caller.client("s3", caller.assumed(outputs["role_arn"]))
+            return refused(getattr(role, call), Bucket=bucket, **arguments)
+
+        assert as_role("get_object", Key=key) == ""
+        assert as_role("put_object", Key="data-capture/keys/1.jsonl", Body=b"{}") == ""
+        assert as_role("put_object", Key="cores/keys/1", Body=b"1") == ""
+        assert as_role("put_object", Key="elsewhere/1", Body=b"1") == "AccessDenied"
+        caller.settle(bucket={"kms_key_arn": b, "former_kms_key_arns": [a]}, data_capture={"kms_key_arn": b})
+        assert as_role("get_object", Key=key) == ""
+        assert as_role("put_object", Key="data-capture/keys/2.jsonl", Body=b"{}") == ""
+        answer = caller.client("sagemaker-runtime").invoke_endpoint(
+            EndpointName=caller.name, TargetModel=ARCHIVE, Body="21"
+        )
+        assert json.loads(answer["Body"].read())["result"] == 42
+        # back, and to none at all
+        caller.settle(bucket={"former_kms_key_arns": [a, b]})
+        assert as_role("get_object", Key=key) == ""
+        assert as_role("put_object", Key="data-capture/keys/3.jsonl", Body=b"{}") == "AccessDenied"
+    finally:
+        caller.destroy()
+    assert caller.left() == []
+
+
+def every_input_may_be_unknown(folder: Path, aws: LocalAws) -> None:
+    """What another resource will say: Terraform has to know only what there is, not what it is like."""
+    later = {
+        "image": IMAGE,
+        "type": "ml.m5.2xlarge",
+        "two": 2,
+        "weight": 0.5,
+        "text": "text",
+        "gb": 64,
+        "seconds": 600,
+        "routing": "RANDOM",
+        "cron": "cron(0 20 * * ? *)",
+        "subnets": ["subnet-0123456789abcdef0", "subnet-0123456789abcdef1"],
+        "group": "sg-0123456789abcdef0",
+        "policy_arn": "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess",
+        "target": "team-a/*",
+        "days": 60,
+        "type_of_content": "text/csv",
+        "mail": "oncall@example.com",
+        "number": 0.2,
+        "policy": json.dumps({**ANYTHING, "Statement": [{**ANYTHING["Statement"][0], "Sid": "Mine"}]}),  # type: ignore[index]
+        "bucket_policy": json.dumps(
+            {"Statement": [{"Effect": "Deny", "Principal": "*", "Action": "s3:PutBucketAcl", "Resource": "*"}]}
+        ),
+        "prefix": "deep/models/",
+        "uri": "s3://elsewhere/here",
+        "role": "unknown-role",
+        "path": "/ml/",
+    }
+    log_policy = {"Effect": "Allow", "Principal": {"Service": "logging.s3.amazonaws.com"}, "Action": "s3:PutObject"}
+    caller = Caller(
+        folder,
+        aws,
+        "unknown",
+        resource={
+            "terraform_data": {"later": {"input": later}},
+            "aws_kms_key": {"this": {}},
+            "aws_iam_policy": {"boundary": {"name": "unknown-boundary", "policy": json.dumps(ANYTHING)}},
+            "aws_sns_topic": {"there": {"name": "unknown-there"}},
+            "aws_s3_bucket": {"logs": {"bucket": "unknown-logs"}},
+            "aws_s3_bucket_policy": {
+                "logs": {
+                    "bucket": "${aws_s3_bucket.logs.bucket}",
+                    "policy": json.dumps({"Statement": [{**log_policy, "Resource": "arn:aws:s3:::unknown-logs/*"}]}),
+                }
+            },
+        },
+    )
+
+    def unknown(name: str) -> str:
+        return f"${{terraform_data.later.output.{name}}}"
+
+    key, boundary = "${aws_kms_key.this.arn}", "${aws_iam_policy.boundary.arn}"
+    capacity = {"min_capacity": 1, "max_capacity": unknown("two")}
+    inputs = {
+        "revision": unknown("text"),
+        "tags": {"a": unknown("text")},
+        "image_uri": unknown("image"),
+        "environment": {"A": unknown("text")},
+        "variants": {
+            "a": {
+                "instance_type": unknown("type"),
+                "instance_count": unknown("two"),
+                "weight": unknown("weight"),
+                "image_uri": unknown("image"),
+                "environment": {"B": unknown("text")},
+                "volume_size_gb": unknown("gb"),
+                "download_timeout_seconds": unknown("seconds"),
+                "startup_timeout_seconds": unknown("seconds"),
+                "routing_strategy": unknown("routing"),
+                "core_dump": {"destination_uri": unknown("uri"), "kms_key_arn": key},
+                "autoscaling": {
+                    **capacity,
+                    "cpu_utilization": 70,
+                    "scale_in_cooldown_seconds": unknown("seconds"),
+                    "schedules": {"night": {"schedule": unknown("cron"), **capacity}},
+                },
+            },
+            "b": {},
+        },
+        "vpc": {"subnet_ids": unknown("subnets"), "security_group_ids": [unknown("group")]},
+        "volume_kms_key_arn": key,
+        "bucket": {
+            "kms_key_arn": key,
+            "former_kms_key_arns": [key],
+            "policy_json": unknown("bucket_policy"),
+            "access_log": {"bucket": "${aws_s3_bucket_policy.logs.bucket}"},
+        },
+        "model_prefix": unknown("prefix"),
+        "role": {
+            "name": unknown("role"),
+            "path": unknown("path"),
+            "permissions_boundary_arn": boundary,
+            "policy_arns": {"x": unknown("policy_arn")},
+            "policy_json": unknown("policy"),
+        },
+        "invoke_policies": {"a": [unknown("target")]},
+        "create_publisher_policy": True,
+        "deployment": {"wait_seconds": unknown("two"), "timeout_seconds": unknown("seconds")},
+        "alarms": {
+            "enabled": True,
+            "settings": {"latency": {"threshold": unknown("number")}},
+            "targets": {"a": {"target": unknown("target"), "p99_seconds": unknown("number")}},
+        },
+        "dashboard": True,
+        "contributor_insights": True,
+        "logs": {"retention_days": unknown("days"), "kms_key_arn": key},
+        "notifications": {
+            "create_topic": True,
+            "kms_key_arn": key,
+            "topic_arns": {"there": "${aws_sns_topic.there.arn}"},
+            "subscriptions": {"oncall": {"protocol": "email", "endpoint": unknown("mail")}},
+        },
+        "data_capture": {
+            "sampling_percentage": unknown("two"),
+            "destination_uri": unknown("uri"),
+            "kms_key_arn": key,
+            "json_content_types": [unknown("type_of_content")],
+        },
+    }
+    try:
+        caller.settle(**inputs)
+        role = caller.client("iam").get_role_policy(RoleName="unknown-role", PolicyName="sagemaker-endpoint")
+        assert "Mine" in [statement["Sid"] for statement in role["PolicyDocument"]["Statement"]]
+        # The same from a secret place, as SSM parameters are: the outputs are none the less plain.
+        caller.blocks["resource"]["aws_ssm_parameter"] = {
+            "image": {"name": "unknown-image", "type": "String", "value": IMAGE.replace(":1", ":2")},
+            "subnets": {"name": "unknown-subnets", "type": "String", "value": ",".join(later["subnets"])},  # type: ignore[arg-type]
+        }
+        subnets = '${split(",", aws_ssm_parameter.subnets.value)}'
+        caller.settle(
+            image_uri="${aws_ssm_parameter.image.value}",
+            vpc={"subnet_ids": subnets, "security_group_ids": ["sg-0123456789abcdef0"]},
+            model_prefix=unknown("prefix"),
+        )
+        assert caller.outputs()["image_uris"] == {"primary": IMAGE.replace(":1", ":2")}
+    finally:
+        caller.destroy()
+    assert caller.left() == []
+
+
+def a_bucket_with_archives_keeps_its_protection(folder: Path, aws: LocalAws) -> None:
+    """Terraform takes what depends on a bucket away first: here it asks before it does."""
+    caller = Caller(folder, aws, "kept")
+    caller.write(bucket={"force_destroy": False})
+    caller.apply()
+    caller.publish(ARCHIVE, 2)
+    bucket = caller.outputs()["bucket"]
+    s3 = caller.client("s3")
+
+    def protection() -> list[Any]:
+        calls = ("public_access_block", "bucket_policy", "bucket_encryption", "bucket_ownership_controls")
+        answers = [getattr(s3, f"get_{call}")(Bucket=bucket) for call in (*calls, "bucket_versioning")]
+        return [{key: value for key, value in answer.items() if key != "ResponseMetadata"} for answer in answers]
+
+    before = protection()
+    assert before[-1] == {"Status": "Enabled"}
+    for _ in range(2):
+        with pytest.raises(TerraformError) as caught:
+            caller.destroy()
+        words = " ".join(str(caught.value).split())
+        assert f"The bucket {bucket} stays, with all that protects it: there are objects in it" in words
+        assert "bucket.force_destroy = true" in words
+        assert protection() == before
+    assert caller.left() == [bucket]
+    # The way out: an emptied bucket goes.
+    for version in s3.list_object_versions(Bucket=bucket)["Versions"]:
+        s3.delete_object(Bucket=bucket, Key=version["Key"], VersionId=version["VersionId"])
+    caller.destroy()
+    assert caller.left() == []
+
+
+def an_endpoint_that_exists_is_adopted(folder: Path, aws: LocalAws) -> None:
+    """Made by hand, imported as docs/module.md has it, and updated in place."""
+    name, log_group = "adopted", "/aws/sagemaker/Endpoints/adopted"
+    caller = Caller(folder, aws, name)
+    iam, s3, sagemaker = caller.client("iam"), caller.client("s3"), caller.client("sagemaker")
+    trust = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    role = iam.create_role(RoleName="by-hand", AssumeRolePolicyDocument=policy)["Role"]["Arn"]
+    s3.create_bucket(Bucket="by-hand")
+    s3.put_object(Bucket="by-hand", Key=f"models/{ARCHIVE}", Body=b"1")
+    container = {"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": "s3://by-hand/models/"}
+    sagemaker.create_model(ModelName="by-hand", ExecutionRoleArn=role, PrimaryContainer=container)
+    variant = {"VariantName": "AllTraffic", "ModelName": "by-hand", "InstanceType": "ml.m5.xlarge"}
+    sagemaker.create_endpoint_config(
+        EndpointConfigName="by-hand", ProductionVariants=[{**variant, "InitialInstanceCount": 1}]
+    )
+    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName="by-hand")
+    sagemaker.get_waiter("endpoint_in_service").wait(EndpointName=name, WaiterConfig={"Delay": 1})
+    if not caller.client("logs").describe_log_groups(logGroupNamePrefix=log_group)["logGroups"]:
+        caller.client("logs").create_log_group(logGroupName=log_group)
+    created = caller.endpoint()["CreationTime"]
+    inputs = {
+        "bucket": {"create": False, "name": "by-hand"},
+        "variants": {"AllTraffic": {}},
+        "deployment": {"rollback_enabled": False, "rollback_on": []},
+    }
+    caller.blocks["import"] = [
+        {"to": "module.endpoint.aws_sagemaker_endpoint.this[0]", "id": name},
+        {"to": "module.endpoint.aws_cloudwatch_log_group.this[0]", "id": log_group},
+    ]
+    try:
+        printed = caller.settle(**inputs)
+        assert "2 imported" in printed
+        assert "0 destroyed" in printed
+        assert caller.endpoint()["CreationTime"] == created, "the endpoint was replaced"
+        assert caller.endpoint()["EndpointConfigName"] == caller.outputs()["endpoint_configuration_name"]
+        del caller.blocks["import"]
+        caller.write(**inputs)
+        assert caller.changes() == ""
+    finally:
+        caller.blocks.pop("import", None)
+        caller.write(**inputs)
+        caller.destroy()
+    assert caller.left() == []
+
+
+def an_interrupt_needs_one_more_apply(folder: Path, aws: LocalAws) -> None:
+    """Ctrl-C while the endpoint is made: the provider gives it up, and the next applies say what is so, and mend it."""
+    caller = Caller(folder, aws, "interrupted")
+    caller.write(environment={"FAKE_START_SECONDS": "3"})
+    words = [*terraform.command(), "apply", "-auto-approve", "-input=false", "-no-color"]
+    env = terraform.environment(aws.client_env())
+    with subprocess.Popen(words, cwd=caller.folder, env=env, stdout=subprocess.PIPE, text=True) as applying:
+        assert applying.stdout is not None
+        for line in applying.stdout:
+            if "aws_sagemaker_endpoint.this[0]: Creating" in line:
+                applying.send_signal(2)
+    assert applying.returncode != 0
+    try:
+        for _ in range(3):
+            code, printed = caller._run("apply", "-auto-approve", "-input=false", check=False)
+            assert "Invalid index" not in printed
+            if code == 0:
+                break
+            assert "Cannot create already existing endpoint" in printed
+        assert code == 0, printed
+        assert caller.changes() == ""
+        assert caller.endpoint()["EndpointStatus"] == "InService"
+    finally:
+        caller.destroy()
+    assert caller.left() == []
+
+
+def what_would_lose_the_models_is_refused(folder: Path, aws: LocalAws) -> None:
+    """A prefix without archives, another bucket, a role of the same name on another path; and others' topics stay."""
+    topic = {"aws_sns_topic": {"theirs": {"name": "moved"}}}
+    caller = Caller(folder, aws, "moved", resource=topic)
+    role = {"name": "moved-role"}
+    try:
+        # With nothing published there is nothing to lose.
+        caller.settle(role=role, notifications={"create_topic": True})
+        topics = caller.client("sns").list_topics()["Topics"]
+        assert len([t for t in topics if t["TopicArn"].rpartition(":")[2].startswith("moved")]) == 2
+        caller.settle(role=role, model_prefix="v2/models/", bucket={"force_destroy": False})
+        assert len([t for t in caller.client("sns").list_topics()["Topics"] if t["TopicArn"].endswith(":moved")]) == 1
+        caller.publish(ARCHIVE, 2)
+        kept: dict[str, Any] = {"role": role, "bucket": {"force_destroy": False}}
+        words = caller.refuse(**kept, model_prefix="v3/models/")
+        assert "No archive lies below s3://moved-123456789012-us-east-1/v3/models/" in words
+        words = caller.refuse(role=role, bucket={**kept["bucket"], "name": "moved-elsewhere"}, model_prefix="v2/models/")
+        assert "The bucket's name changes to moved-elsewhere." in words
+        words = caller.refuse(**{**kept, "role": {**role, "path": "/ml/"}}, model_prefix="v2/models/")
+        assert 'role.path changes while role.name stays "moved-role".' in words
+        source = {"Bucket": caller.outputs()["bucket"], "Key": f"v2/models/{ARCHIVE}"}
+        caller.client("s3").copy_object(Bucket=source["Bucket"], Key=f"v3/models/{ARCHIVE}", CopySource=source)
+        caller.settle(role={"name": "moved-other", "path": "/ml/"}, model_prefix="v3/models/")
+    finally:
+        caller.destroy()
+    assert caller.left() == []
+
+
+LIVES: dict[str, Callable[[Path, LocalAws], None]] = {
+    life.__name__: life
+    for life in (
+        every_input_may_be_unknown,
+        values_come_back_as_they_were,
+        former_keys_still_open_archives,
+        what_would_lose_the_models_is_refused,
+        an_interrupt_needs_one_more_apply,
+        a_bucket_with_archives_keeps_its_protection,
+        an_endpoint_that_exists_is_adopted,
+    )
+}
+
+
+@pytest.fixture(scope="module")
+def lives(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, local_aws: LocalAws
+) -> Iterator[dict[str, Future[None]]]:
+    """The lives that this run of pytest asks for, started together."""
+    folder = tmp_path_factory.mktemp("changes")
+    here = [item for item in request.session.items if item.path == request.path]
+    wanted = {item.callspec.params["life"] for item in here if hasattr(item, "callspec")}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        yield {name: pool.submit(life, folder, local_aws) for name, life in LIVES.items() if name in wanted}
+
+
+@pytest.mark.parametrize("life", LIVES)
+def test_a_life_of_an_endpoint(life: str, lives: dict[str, Future[None]]) -> None:
+    lives[life].result()
