@@ -148,11 +148,16 @@ resource "aws_s3_bucket_lifecycle_configuration" "this" {
 }
 
 resource "aws_s3_bucket_logging" "this" {
-  for_each = { for key, log in { this = var.bucket.access_log } : key => log if local.create_bucket && log != null }
+  count = local.create_bucket && var.bucket.access_log != null ? 1 : 0
 
   bucket        = aws_s3_bucket.this[0].id
-  target_bucket = each.value.bucket
-  target_prefix = each.value.prefix
+  target_bucket = var.bucket.access_log.bucket
+  target_prefix = var.bucket.access_log.prefix
+}
+
+moved {
+  from = aws_s3_bucket_logging.this["this"]
+  to   = aws_s3_bucket_logging.this[0]
 }
 
 data "aws_iam_policy_document" "bucket" {

@@ -95,7 +95,7 @@ run "more_of_it" {
     error_message = "Archives cannot be replaced; channels, which have to move, can."
   }
   assert {
-    condition     = aws_s3_bucket_logging.this["this"].target_bucket == "logs" && aws_s3_bucket_logging.this["this"].target_prefix == "s3/"
+    condition     = aws_s3_bucket_logging.this[0].target_bucket == "logs" && aws_s3_bucket_logging.this[0].target_prefix == "s3/"
     error_message = "Access logs go where they are sent."
   }
   assert {

@@ -390,7 +390,9 @@ def what_would_lose_the_models_is_refused(folder: Path, aws: LocalAws) -> None:
         kept: dict[str, Any] = {"role": role, "bucket": {"force_destroy": False}}
         words = caller.refuse(**kept, model_prefix="v3/models/")
         assert "No archive lies below s3://moved-123456789012-us-east-1/v3/models/" in words
-        words = caller.refuse(role=role, bucket={**kept["bucket"], "name": "moved-elsewhere"}, model_prefix="v2/models/")
+        words = caller.refuse(
+            role=role, bucket={**kept["bucket"], "name": "moved-elsewhere"}, model_prefix="v2/models/"
+        )
         assert "The bucket's name changes to moved-elsewhere." in words
         words = caller.refuse(**{**kept, "role": {**role, "path": "/ml/"}}, model_prefix="v2/models/")
         assert 'role.path changes while role.name stays "moved-role".' in words

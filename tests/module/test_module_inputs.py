@@ -150,15 +150,14 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
 
 TAKEN: list[dict[str, Any]] = [
     # null is as good as nothing
-    {
-        name: None
-        for name in (
+    dict.fromkeys(
+        (
             *("create", "revision", "tags", "image_uri", "huggingface", "environment", "model_cache_enabled"),
             *("variants", "network_isolation", "vpc", "volume_kms_key_arn", "bucket", "model_prefix", "role"),
             *("invoke_policies", "create_publisher_policy", "deployment", "alarms", "dashboard"),
             *("contributor_insights", "logs", "notifications", "data_capture"),
         )
-    },
+    ),
     {"tags": {"a": None}, "environment": {"A": None}, "alarms": {"settings": {"latency": None}}},
     {"variants": {"a": {"autoscaling": None, "core_dump": None, "environment": None, "weight": None}}},
     {"bucket": {"access_log": None, "former_kms_key_arns": None}, "role": {"policy_arns": None, "policy_json": None}},
@@ -198,7 +197,9 @@ def test_a_bad_input_is_refused_in_the_modules_own_words(
     assert words in printed
     # Nothing but validations speaks: no "Invalid function argument", no "Attempt to get attribute from null value".
     assert printed.count("Error: ") == printed.count("Error: Invalid value for variable"), printed
-    assert printed.count("Error: Invalid value for variable") == printed.count("This was checked by the validation rule")
+    assert printed.count("Error: Invalid value for variable") == printed.count(
+        "This was checked by the validation rule"
+    )
 
 
 @pytest.mark.parametrize("given", TAKEN, ids=range(len(TAKEN)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -16,7 +17,9 @@ OFFLINE = {name: value for name, value in os.environ.items() if not name.startsw
 
 @pytest.fixture(scope="module")
 def root(module_copy: Path) -> Path:
-    terraform.run(["init", "-input=false", "-backend=false", "-test-directory=tests/module", "-no-color"], module_copy, OFFLINE)
+    terraform.run(
+        ["init", "-input=false", "-backend=false", "-test-directory=tests/module", "-no-color"], module_copy, OFFLINE
+    )
     return module_copy
 
 
@@ -49,3 +52,15 @@ def test_the_module_leaves_providers_to_its_callers(root: Path) -> None:
         assert not re.search(r"^provider\b", path.read_text(), re.M), path.name
     versions = (root / "versions.tf").read_text()
     assert re.findall(r'source\s*=\s*"([^"]+)"', versions) == ["hashicorp/aws"]
+
+
+def test_the_provider_does_not_have_yet_what_the_module_waits_for(root: Path) -> None:
+    """On the day that this fails, `metrics_config` and `instance_pools` become inputs (docs/module.md names them)."""
+    done = terraform.run(["providers", "schema", "-json"], root, OFFLINE)
+    schemas = json.loads(done.stdout)["provider_schemas"]
+    [provider] = [schema for source, schema in schemas.items() if source.endswith("hashicorp/aws")]
+    configuration = provider["resource_schemas"]["aws_sagemaker_endpoint_configuration"]["block"]
+    variant = configuration["block_types"]["production_variants"]["block"]
+    assert "core_dump_config" in variant["block_types"], "the schema is read where it is"
+    for name, block in {"metrics_config": configuration, "instance_pools": variant}.items():
+        assert name not in block["block_types"].keys() | block["attributes"].keys(), f"the provider has {name} now"
