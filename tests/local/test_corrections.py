@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -51,6 +52,28 @@ def test_a_model_is_not_overwritten(cloud: Cloud) -> None:
         PrimaryContainer={"Image": IMAGE},
     )
     assert "Cannot create already existing model" in found["Error"]["Message"]
+
+
+def test_models_are_listed_by_part_of_a_name_in_order_and_by_pages(cloud: Cloud) -> None:
+    names = [f"{cloud.name}-{n}" for n in "cab"]
+    for name in names:
+        cloud.sagemaker.create_model(
+            ModelName=name,
+            ExecutionRoleArn=cloud.execution_role(),
+            PrimaryContainer={"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": "s3://b/m/"},
+        )
+
+    def listed(**asked: Any) -> list[str]:
+        pages = cloud.sagemaker.get_paginator("list_models").paginate(NameContains=cloud.name, **asked)
+        return [model["ModelName"] for page in pages for model in page["Models"]]
+
+    assert listed() == names
+    assert listed(SortBy="Name") == sorted(names)
+    assert listed(SortBy="Name", SortOrder="Descending", PaginationConfig={"PageSize": 2}) == sorted(names)[::-1]
+    assert listed(CreationTimeAfter=datetime.now(timezone.utc) + timedelta(minutes=1)) == []
+    assert listed(CreationTimeBefore=datetime.now(timezone.utc) + timedelta(minutes=1)) == names
+    assert cloud.sagemaker.list_models(NameContains=f"{cloud.name}-a")["Models"][0]["ModelName"] == names[1]
+    assert cloud.sagemaker.list_models(NameContains=f"{cloud.name}-nothing")["Models"] == []
 
 
 @pytest.mark.parametrize("kind", ["ml.m6i.large", "ml.g5.2xlarge", "ml.c7i.4xlarge", "ml.g6.xlarge"])
@@ -156,6 +179,43 @@ def test_a_composite_alarm(cloud: Cloud) -> None:
 
 
 # -- S3
+
+
+def test_an_alarm_takes_its_tags_along(cloud: Cloud) -> None:
+    watch = cloud.client("cloudwatch")
+    alarm = {
+        "AlarmName": cloud.name,
+        "Namespace": "n",
+        "MetricName": "m",
+        "Statistic": "Sum",
+        "Period": 60,
+        "EvaluationPeriods": 1,
+        "Threshold": 1.0,
+        "ComparisonOperator": "GreaterThanThreshold",
+    }
+    watch.put_metric_alarm(**alarm, Tags=[{"Key": "team", "Value": "search"}])
+    watch.delete_alarms(AlarmNames=[cloud.name])
+    watch.put_metric_alarm(**alarm)
+    arn = watch.describe_alarms(AlarmNames=[cloud.name])["MetricAlarms"][0]["AlarmArn"]
+    assert watch.list_tags_for_resource(ResourceARN=arn)["Tags"] == []
+    watch.delete_alarms(AlarmNames=[cloud.name])
+
+
+def test_a_log_group_gets_a_key_and_loses_it(cloud: Cloud) -> None:
+    logs, name = cloud.client("logs"), f"/{cloud.name}"
+    logs.create_log_group(logGroupName=name)
+
+    def key() -> str | None:
+        [group] = logs.describe_log_groups(logGroupNamePrefix=name)["logGroups"]
+        return str(group["kmsKeyId"]) if "kmsKeyId" in group else None
+
+    logs.associate_kms_key(logGroupName=name, kmsKeyId="arn:aws:kms:us-east-1:123456789012:key/1")
+    assert key() == "arn:aws:kms:us-east-1:123456789012:key/1"
+    logs.disassociate_kms_key(logGroupName=name)
+    assert key() is None
+    error = error_of(logs.associate_kms_key, logGroupName=f"{name}-not", kmsKeyId="arn:x")["Error"]
+    assert error["Code"] == "ResourceNotFoundException"
+    logs.delete_log_group(logGroupName=name)
 
 
 def test_lifecycle_rules_come_back_as_they_were_put(cloud: Cloud) -> None:

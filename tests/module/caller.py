@@ -50,7 +50,8 @@ class Caller(Stack):
         """Applies these inputs, and plans again: a second plan has nothing to do. What the apply printed."""
         self.write(**inputs)
         printed = self.apply()
-        assert self.changes() == ""
+        left = self.changes()
+        assert left == "", left
         return printed
 
     def refuse(self, **inputs: Any) -> str:

@@ -168,7 +168,7 @@ def every_input_may_be_unknown(folder: Path, aws: LocalAws) -> None:
             "aws_kms_key": {"this": {}},
             "aws_iam_policy": {"boundary": {"name": "unknown-boundary", "policy": json.dumps(ANYTHING)}},
             "aws_sns_topic": {"there": {"name": "unknown-there"}},
-            "aws_s3_bucket": {"logs": {"bucket": "unknown-logs"}},
+            "aws_s3_bucket": {"logs": {"bucket": "unknown-logs", "force_destroy": True}},
             "aws_s3_bucket_policy": {
                 "logs": {
                     "bucket": "${aws_s3_bucket.logs.bucket}",

@@ -29,7 +29,9 @@ def parse(argv: Sequence[str]) -> Settings:
         help="what hosts the models: ours (mme.container), stock (multi-model-server with the Hugging Face toolkit), "
         "or a command that keeps SageMaker's contract on the port in SAGEMAKER_BIND_TO_PORT",
     )
-    parser.add_argument("--region", default="us-east-1", help="the region in the export lines")
+    parser.add_argument(
+        "--region", default="us-east-1", help="the region in the export lines; its partition is the account's"
+    )
     parser.add_argument("--account", default="123456789012", help="the account's 12 digits")
     parser.add_argument(
         "--no-iam", dest="iam", action="store_false", help="do not hold identities and roles to their policies"
@@ -42,8 +44,8 @@ def parse(argv: Sequence[str]) -> Settings:
         parser.error("--port is a number from 0 to 65535")
     if not (len(words.account) == 12 and words.account.isdigit()):
         parser.error("--account is 12 digits")
-    if not re.fullmatch(r"[a-z]{2}-[a-z]+-\d", words.region) or words.region.startswith("cn-"):
-        parser.error(f"--region {words.region} is not a region of AWS's main partition, such as us-east-1")
+    if not re.fullmatch(r"[a-z]{2}(-gov)?-[a-z]+-\d", words.region) or words.region.startswith("cn-"):
+        parser.error(f"--region {words.region} is none of AWS's, such as us-east-1 or us-gov-west-1, or is in China")
     return Settings(**vars(words))
 
 

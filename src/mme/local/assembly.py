@@ -35,8 +35,13 @@ class Built:
 
 def build(settings: Settings, folder: Path) -> Built:
     """The application, with nothing running yet."""
-    access = Access(Directory(settings.account, ACCESS_KEY), settings.account, enforced=settings.iam)
-    archives = Archives(settings.account, access.role_may_read)
+    access = Access(
+        Directory(settings.account, ACCESS_KEY, settings.partition),
+        settings.account,
+        settings.partition,
+        enforced=settings.iam,
+    )
+    archives = Archives(settings.account, settings.partition, access.role_may_read)
     hosting = Hosting(folder / "endpoints", settings.container, archives)
     observer = CloudWatch(settings.account).of
     apply.apply(Endpoints(hosting, observer), access.role_for_sagemaker, folder / "objects")

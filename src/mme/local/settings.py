@@ -10,6 +10,11 @@ SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"  # noqa: S105 (AWS's own
 """The credentials of the account's root in the local AWS. They open nothing anywhere else."""
 
 
+def partition_of(region: str) -> str:
+    """The partition of AWS that a region belongs to, as ARNs have it."""
+    return "aws-us-gov" if region.startswith("us-gov-") else "aws"
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the local AWS is started with. ``port`` 0 takes a free one."""
@@ -21,6 +26,11 @@ class Settings:
     account: str = "123456789012"
     iam: bool = True
     exit_with_parent: bool = False
+
+    @property
+    def partition(self) -> str:
+        """The partition that the account is in."""
+        return partition_of(self.region)
 
 
 def exports(url: str, region: str) -> list[str]:

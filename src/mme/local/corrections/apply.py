@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mme.local.corrections.others import autoscaling_tags, composite_alarms
+from mme.local.corrections.others import alarm_tags, autoscaling_tags, composite_alarms, log_group_keys
 from mme.local.corrections.s3 import bucket_policies, composite_checksums, delete_markers, lifecycle_rules, object_bytes
-from mme.local.corrections.sagemaker import endpoint_configurations, endpoint_lifecycle, models, sagemaker_tags
+from mme.local.corrections.sagemaker import (
+    endpoint_configurations,
+    endpoint_lifecycle,
+    model_lists,
+    models,
+    sagemaker_tags,
+)
 from mme.local.sagemaker.endpoints import Endpoints
 
 MOTO_VERSION = "5.2.5"
@@ -20,6 +26,7 @@ def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folde
     ``role_problem`` answers why SageMaker may not use a role, or None; ``folder`` is where objects' bytes go.
     """
     models(role_problem)
+    model_lists()
     endpoint_configurations()
     endpoint_lifecycle(endpoints)
     sagemaker_tags()
@@ -27,6 +34,8 @@ def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folde
     bucket_policies()
     lifecycle_rules()
     composite_alarms()
+    alarm_tags()
+    log_group_keys()
     delete_markers()
     object_bytes(folder)
     composite_checksums()

@@ -1,4 +1,4 @@
-"""Corrections of moto's application autoscaling and CloudWatch."""
+"""Corrections of moto's application autoscaling, CloudWatch and CloudWatch Logs."""
 
 from __future__ import annotations
 
@@ -85,3 +85,42 @@ def composite_alarms() -> None:
         return EmptyResult()
 
     CloudWatchResponse.put_composite_alarm = put_composite_alarm
+
+
+def alarm_tags() -> None:
+    """DeleteAlarms leaves an alarm's tags, and a new alarm of the same name has them."""
+    from moto.cloudwatch.models import CloudWatchBackend
+
+    delete = CloudWatchBackend.delete_alarms
+
+    def delete_alarms(self: Any, alarm_names: list[str]) -> None:
+        for name in alarm_names:
+            if name in self.alarms:
+                self.tagger.delete_all_tags_for_resource(self.alarms[name].alarm_arn)
+        delete(self, alarm_names)
+
+    CloudWatchBackend.delete_alarms = delete_alarms
+
+
+def log_group_keys() -> None:
+    """CloudWatch Logs takes a key for a new log group, and can neither give one to a group nor take it away."""
+    from moto.core.responses import EmptyResult
+    from moto.logs.exceptions import ResourceNotFoundException
+    from moto.logs.responses import LogsResponse
+
+    def group(self: Any) -> Any:
+        found = self.logs_backend.groups.get(self._get_param("logGroupName"))
+        if found is None:
+            raise ResourceNotFoundException()
+        return found
+
+    def associate_kms_key(self: Any) -> Any:
+        group(self).kms_key_id = self._get_param("kmsKeyId")
+        return EmptyResult()
+
+    def disassociate_kms_key(self: Any) -> Any:
+        group(self).kms_key_id = None
+        return EmptyResult()
+
+    LogsResponse.associate_kms_key = associate_kms_key
+    LogsResponse.disassociate_kms_key = disassociate_kms_key

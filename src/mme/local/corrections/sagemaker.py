@@ -8,6 +8,7 @@ the server process, before the first request.
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime, timezone
 from typing import Any
 
 from mme.local.sagemaker.endpoints import EndpointRefused, Endpoints
@@ -65,6 +66,40 @@ _CONFIG_FIELDS = {
     "EnableNetworkIsolation": "enable_network_isolation",
     "ExplainerConfig": "explainer_config",
 }
+
+
+def model_lists() -> None:
+    """ListModels answers every model, whatever NameContains, the times, the order or MaxResults say."""
+    from moto.core.responses import ActionResult
+    from moto.sagemaker.responses import SageMakerResponse
+
+    def list_models(self: Any) -> Any:
+        part = str(self._get_param("NameContains") or "").lower()
+        after, before = self._get_param("CreationTimeAfter"), self._get_param("CreationTimeBefore")
+        found = [model for model in self.sagemaker_backend.list_models() if part in model.model_name.lower()]
+        if after is not None:
+            found = [model for model in found if _seconds(model.creation_time) > _seconds(after)]
+        if before is not None:
+            found = [model for model in found if _seconds(model.creation_time) < _seconds(before)]
+        by_name = self._get_param("SortBy") == "Name"
+        found.sort(
+            key=lambda model: model.model_name if by_name else (_seconds(model.creation_time), model.model_name),
+            reverse=self._get_param("SortOrder") == "Descending",
+        )
+        token = str(self._get_param("NextToken") or "0")
+        start, limit = int(token) if token.isdecimal() else 0, int(self._get_param("MaxResults") or 100)
+        page = [model.response_object for model in found[start : start + limit]]
+        following = {"NextToken": str(start + limit)} if start + limit < len(found) else {}
+        return ActionResult({"Models": page, **following})
+
+    SageMakerResponse.list_models = list_models
+
+
+def _seconds(time: Any) -> float:
+    """A time as moto keeps it (UTC, without saying so) or as a client sends it."""
+    if isinstance(time, datetime):
+        return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
+    return float(time)
 
 
 def endpoint_configurations() -> None:

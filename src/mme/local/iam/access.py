@@ -28,9 +28,10 @@ _ALWAYS = ("sts:GetCallerIdentity", "sts:GetSessionToken")
 class Access:
     """The judge. Each method answers None, or why not (the message that AWS gives)."""
 
-    def __init__(self, directory: Directory, account: str, *, enforced: bool) -> None:
+    def __init__(self, directory: Directory, account: str, partition: str, *, enforced: bool) -> None:
         self._directory = directory
         self._account = account
+        self._partition = partition
         self.enforced = enforced
 
     # -- the judgement
@@ -45,6 +46,8 @@ class Access:
         resource_policy: Document | None = None,
     ) -> str | None:
         """Why ``who`` may not do ``action``; None when it may."""
+        if resource is not None and resource.startswith("arn:aws:"):  # as AWS's main partition writes it
+            resource = resource.replace("arn:aws:", f"arn:{self._partition}:", 1)
         now = datetime.now(timezone.utc)
         full: dict[str, Sequence[str]] = {
             "aws:securetransport": ("true",),  # plain HTTP to loopback stands for TLS
@@ -96,10 +99,13 @@ class Access:
         who = self._directory.role(role_arn)
         if who is None:
             return f"The role {role_arn} does not exist."
-        denied = self._refuse_s3(who, "s3:GetObject", bucket, key, {}, "us-east-1")
+        found = _bucket(self._account, self._partition, bucket)
+        region = found.region_name if found is not None else "us-east-1"
+        denied = self._refuse_s3(who, "s3:GetObject", bucket, key, {}, region)
         if denied is not None:
             return denied
-        return self._refuse_key_use(who, "kms:Decrypt", _object_key(self._account, bucket, key), "us-east-1")
+        kms_key = _object_key(self._account, self._partition, bucket, key)
+        return self._refuse_key_use(who, "kms:Decrypt", kms_key, region)
 
     def role_for_sagemaker(self, role_arn: str) -> str | None:
         """Whether SageMaker may assume the role at all."""
@@ -170,11 +176,12 @@ class Access:
                 denied = self._refuse_missing(who, name, path, region)
             if denied is None and ask.action == "s3:PutObject":
                 kms_key = environ.get("HTTP_X_AMZ_SERVER_SIDE_ENCRYPTION_AWS_KMS_KEY_ID") or _bucket_key(
-                    self._account, name
+                    self._account, self._partition, name
                 )
                 denied = self._refuse_key_use(who, "kms:GenerateDataKey", kms_key, region)
             if denied is None and ask.action == "s3:GetObject":
-                denied = self._refuse_key_use(who, "kms:Decrypt", _object_key(self._account, name, path), region)
+                kms_key = _object_key(self._account, self._partition, name, path)
+                denied = self._refuse_key_use(who, "kms:Decrypt", kms_key, region)
             if denied is not None:
                 return denied
         return None
@@ -182,7 +189,7 @@ class Access:
     def _refuse_s3(
         self, who: Principal, action: str, bucket: str, key: str, context: Mapping[str, Sequence[str]], region: str
     ) -> str | None:
-        found = _bucket(self._account, bucket)
+        found = _bucket(self._account, self._partition, bucket)
         document = parsed_document(found.policy.decode()) if found is not None and found.policy else None
         if document is not None and who.root and action.endswith("BucketPolicy"):
             document = None  # the root can always get back in
@@ -191,7 +198,10 @@ class Access:
 
     def _refuse_missing(self, who: Principal, bucket: str, key: str, region: str) -> str | None:
         """Who may not list a bucket does not learn that an object is missing: S3 says 403 then, not 404."""
-        if _object(self._account, bucket, key) is not None or _bucket(self._account, bucket) is None:
+        if (
+            _object(self._account, self._partition, bucket, key) is not None
+            or _bucket(self._account, self._partition, bucket) is None
+        ):
             return None
         return self._refuse_s3(who, "s3:ListBucket", bucket, "", {}, region)
 
@@ -236,31 +246,31 @@ class Access:
 # -- looking things up in moto's S3
 
 
-def _bucket(account: str, name: str) -> Any:
+def _bucket(account: str, partition: str, name: str) -> Any:
     from moto.s3.models import s3_backends
 
-    return s3_backends[account]["aws"].buckets.get(name)
+    return s3_backends[account][partition].buckets.get(name)
 
 
-def _object(account: str, bucket: str, key: str) -> Any:
+def _object(account: str, partition: str, bucket: str, key: str) -> Any:
     from moto.s3.exceptions import S3ClientError
     from moto.s3.models import s3_backends
 
     try:
-        return s3_backends[account]["aws"].get_object(bucket, key)
+        return s3_backends[account][partition].get_object(bucket, key)
     except S3ClientError:
         return None
 
 
-def _object_key(account: str, bucket: str, key: str) -> str | None:
-    found = _object(account, bucket, key)
+def _object_key(account: str, partition: str, bucket: str, key: str) -> str | None:
+    found = _object(account, partition, bucket, key)
     if found is None or found.encryption != "aws:kms":
         return None
     return found.kms_key_id or None
 
 
-def _bucket_key(account: str, bucket: str) -> str | None:
-    found = _bucket(account, bucket)
+def _bucket_key(account: str, partition: str, bucket: str) -> str | None:
+    found = _bucket(account, partition, bucket)
     if found is None or not found.encryption:
         return None
     rule = found.encryption.get("Rule", {})

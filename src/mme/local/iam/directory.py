@@ -33,15 +33,16 @@ class UnknownKey(Exception):
 class Directory:
     """Finds principals in moto's IAM and STS."""
 
-    def __init__(self, account: str, root_key: str) -> None:
+    def __init__(self, account: str, root_key: str, partition: str = "aws") -> None:
         self._account = account
+        self._partition = partition
         self._root_key = root_key
 
     @property
     def _iam(self) -> Any:
         from moto.iam.models import iam_backends
 
-        return iam_backends[self._account]["aws"]
+        return iam_backends[self._account][self._partition]
 
     def by_key(self, access_key: str) -> Principal:
         """Whom the key belongs to. Raises UnknownKey."""
@@ -49,7 +50,7 @@ class Directory:
             return self.root()
         from moto.sts.models import sts_backends
 
-        for session in sts_backends[self._account]["aws"].assumed_roles:
+        for session in sts_backends[self._account][self._partition].assumed_roles:
             if session.access_key_id == access_key:
                 if session.expiration < datetime.now(timezone.utc).replace(tzinfo=None):
                     raise UnknownKey("The security token included in the request is expired")
@@ -63,7 +64,7 @@ class Directory:
         raise UnknownKey("The security token included in the request is invalid.")
 
     def root(self) -> Principal:
-        arn = f"arn:aws:iam::{self._account}:root"
+        arn = f"arn:{self._partition}:iam::{self._account}:root"
         return Principal(arn, self._account, root=True, names=frozenset({arn, self._account}))
 
     def role(self, arn: str, session: str = "SageMaker") -> Principal | None:
@@ -73,8 +74,8 @@ class Directory:
             return None
         attached = [_default_version(p) for p in role.managed_policies.values()]
         inline = [parsed_document(document) for document in role.policies.values()]
-        me = f"arn:aws:sts::{self._account}:assumed-role/{role.name}/{session}"
-        names = {me, role.arn, self._account, f"arn:aws:iam::{self._account}:root"}
+        me = f"arn:{self._partition}:sts::{self._account}:assumed-role/{role.name}/{session}"
+        names = {me, role.arn, self._account, f"arn:{self._partition}:iam::{self._account}:root"}
         return Principal(
             me,
             self._account,
@@ -101,7 +102,7 @@ class Directory:
             self._account,
             policies=tuple(documents),
             boundary=self._boundary(getattr(user, "permissions_boundary_arn", None)),
-            names=frozenset({user.arn, self._account, f"arn:aws:iam::{self._account}:root"}),
+            names=frozenset({user.arn, self._account, f"arn:{self._partition}:iam::{self._account}:root"}),
             context={
                 "aws:principalarn": (user.arn,),
                 "aws:userid": (user.id,),

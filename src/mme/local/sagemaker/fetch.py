@@ -13,9 +13,10 @@ from mme.local.sagemaker.errors import ArchiveUnavailable
 class Archives:
     """A ``variant.Fetch`` over moto's S3."""
 
-    def __init__(self, account: str, may_read: Callable[[str, str, str], str | None]) -> None:
+    def __init__(self, account: str, partition: str, may_read: Callable[[str, str, str], str | None]) -> None:
         """``may_read(role_arn, bucket, key)`` answers None, or why the role may not read the object."""
         self._account = account
+        self._partition = partition
         self._may_read = may_read
 
     def __call__(self, *, bucket: str, key: str, role_arn: str, into: Path) -> Path:
@@ -33,7 +34,7 @@ class Archives:
         from moto.s3.exceptions import S3ClientError
         from moto.s3.models import s3_backends
 
-        backend = s3_backends[self._account]["aws"]
+        backend = s3_backends[self._account][self._partition]
         try:
             return backend.get_object(bucket, key)
         except S3ClientError:

@@ -18,6 +18,7 @@ from mme.local.sagemaker.errors import BadTarget, InvokeFailed, ModelFailed, Not
 from mme.local.sagemaker.hosting import Hosting
 from mme.local.sagemaker.spec import Observer
 from mme.local.sagemaker.variant import VariantHost
+from mme.local.settings import partition_of
 
 MAX_BODY = 6_291_456
 """Bytes. SageMaker refuses a larger request before any container sees it."""
@@ -178,7 +179,7 @@ class Runtime:
             "ModelError",
             {
                 "ErrorCode": "CLIENT_ERROR_FROM_MODEL" if side == "client" else "INTERNAL_FAILURE_FROM_MODEL",
-                "LogStreamArn": f"arn:aws:logs:{region}:{self._account}:log-group:{group}",
+                "LogStreamArn": f"arn:{partition_of(region)}:logs:{region}:{self._account}:log-group:{group}",
                 "Message": message,
                 "OriginalMessage": str(problem),
                 "OriginalStatusCode": status,
