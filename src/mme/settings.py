@@ -1,7 +1,8 @@
 """Where the bucket, the model prefix, the endpoint and the region come from.
 
 Each is looked up in the same order: the flag, the environment, then the outputs of the Terraform root module in the
-folder that ``--terraform`` (or ``MME_TERRAFORM``) names. So nobody copies names by hand.
+folder that ``--terraform`` (or ``MME_TERRAFORM``) names. So nobody copies names by hand. Where a root has several
+endpoints, ``DIR#OUTPUT`` names one of them (see ``mme.outputs``).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from mme import terraform
+from mme import outputs, terraform
 from mme.errors import UsageError
 
 DEFAULT_PREFIX = "models/"
@@ -65,14 +66,15 @@ class Settings:
         return self._find(self.flags.bucket, ("MME_BUCKET",), "bucket") is not None
 
     @property
-    def folder(self) -> Path | None:
-        """The Terraform folder, if one is named."""
+    def place(self) -> outputs.Place | None:
+        """The Terraform folder, if one is named, and the output in it. Raises UsageError."""
         named = self.flags.terraform or self.environ.get("MME_TERRAFORM")
-        return Path(named).expanduser() if named else None
+        return outputs.place(named) if named else None
 
     @cached_property
     def _outputs(self) -> Mapping[str, object]:
-        return self.read_outputs(self.folder) if self.folder else {}
+        place = self.place
+        return outputs.endpoint(self.read_outputs(place.folder), place) if place else {}
 
     def _find(self, flag: str | None, variables: tuple[str, ...], output: str) -> str | None:
         if flag:
@@ -87,8 +89,8 @@ class Settings:
         value = self._find(getattr(self.flags, what), (variable,), output)
         if value:
             return value
-        if self.folder:
-            tried = f"the Terraform folder {self.folder} has no output {output} (is it applied?)"
+        if self.place:
+            tried = f"the Terraform folder {self.place} has no output {output} (is it applied?)"
         else:
             tried = f"name an applied Terraform folder that has the output {output}: --terraform DIR or MME_TERRAFORM"
         raise UsageError(f"No {what} is known.", f"Give {flag}, or set {variable}, or: {tried}.")

@@ -19,7 +19,7 @@ LONG_WITH_A_REASON = {
 }
 
 # Ground: plain helpers, which import nothing above them.
-GROUND = ("errors", "aws", "console", "folder", "handler_files", "jobs", "settings", "terraform")
+GROUND = ("errors", "aws", "console", "folder", "handler_files", "jobs", "outputs", "settings", "terraform")
 
 
 def module_name(path: Path) -> str:

@@ -34,7 +34,8 @@ WHERE_HELP = {
     "prefix": "the model prefix in the bucket; else MME_PREFIX, else the Terraform output, else models/",
     "endpoint": "the endpoint's name; else MME_ENDPOINT, else the Terraform output",
     "region": "the AWS region; else AWS_REGION, AWS_DEFAULT_REGION, else the Terraform output, else the profile's",
-    "terraform": "a folder in which terraform apply has run, to read the names from; else MME_TERRAFORM",
+    "terraform": "a folder in which terraform apply has run, to read the names from, or DIR#OUTPUT for one of several "
+    "endpoints in it; else MME_TERRAFORM",
 }
 
 CATALOG_HELP = "the catalogue (models.toml)"
