@@ -333,3 +333,12 @@ def test_metrics_count(container: Container, handler: Make) -> None:
     line = container.events("invoke")[-2]
     assert line["model"] == "one"
     assert {"queue_ms", "decode_ms", "predict_ms", "encode_ms", "total_ms", "batch"} <= line.keys()
+
+
+def test_the_access_log_tells_a_first_call_since_a_load(container: Container, handler: Make) -> None:
+    for _ in range(2):
+        assert container.load("one", handler("first", NAMED)).status == 200
+        for _ in range(2):
+            assert container.invoke("one").status == 200
+        assert container.unload("one").status == 200
+    assert [row.get("cold") for row in container.events("invoke")[-4:]] == [True, None, True, None]
