@@ -17,14 +17,17 @@ locals {
     }
   ]...)
 
-  # What the access log of this project's own container calls things.
-  access_log = { call = "invoke", load = "load", milliseconds = "predict_ms" }
+  # What the access log of this project's own container calls things (docs/container.md).
+  access_log = { call = "invoke", milliseconds = "total_ms", cold = "cold" }
 
   target_namespace = "mme/${local.endpoint_name}"
   target_alarms    = var.create ? var.alarms.targets : {}
   insight_rules = {
-    for key, event in { calls-by-target = local.access_log.call, loads-by-target = local.access_log.load } : key => event
-    if var.create && var.contributor_insights
+    for key, filters in {
+      calls-by-target = [{ Match = "$.event", In = [local.access_log.call] }]
+      # A model's first call since it was loaded says so, for whoever asked for it waited for that.
+      loads-by-target = [{ Match = "$.event", In = [local.access_log.call] }, { Match = "$.${local.access_log.cold}", IsPresent = true }]
+    } : key => filters if var.create && var.contributor_insights
   }
 
   create_topic = var.create && var.notifications.create_topic
@@ -151,7 +154,7 @@ resource "aws_cloudwatch_contributor_insight_rule" "this" {
   rule_definition = jsonencode({
     Schema        = { Name = "CloudWatchLogRule", Version = 1 }
     AggregateOn   = "Count"
-    Contribution  = { Keys = ["$.target"], Filters = [{ Match = "$.event", In = [each.value] }] }
+    Contribution  = { Keys = ["$.target"], Filters = each.value }
     LogFormat     = "JSON"
     LogGroupNames = [aws_cloudwatch_log_group.this[0].name]
   })

@@ -98,6 +98,10 @@ run "single_models" {
     error_message = "Who is called most, and who is loaded most."
   }
   assert {
+    condition     = jsondecode(aws_cloudwatch_contributor_insight_rule.this["loads-by-target"].rule_definition).Contribution.Filters[1] == { Match = "$.cold", IsPresent = true } && strcontains(aws_cloudwatch_dashboard.this[0].dashboard_body, "pct(total_ms, 99)")
+    error_message = "Fields are called as the container's access log calls them."
+  }
+  assert {
     condition     = length(jsondecode(aws_cloudwatch_dashboard.this[0].dashboard_body).widgets) == 12
     error_message = "The dashboard has them as well."
   }

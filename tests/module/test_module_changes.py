@@ -7,6 +7,7 @@ waiting for Terraform.
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -357,7 +358,9 @@ def an_interrupt_needs_one_more_apply(folder: Path, aws: LocalAws) -> None:
         assert applying.stdout is not None
         for line in applying.stdout:
             if "aws_sagemaker_endpoint.this[0]: Creating" in line:
-                applying.send_signal(2)
+                while refused(caller.endpoint):
+                    pass  # the request is on its way
+                applying.send_signal(signal.SIGINT)
     assert applying.returncode != 0
     try:
         for _ in range(3):
