@@ -336,9 +336,15 @@ def test_metrics_count(container: Container, handler: Make) -> None:
 
 
 def test_the_access_log_tells_a_first_call_since_a_load(container: Container, handler: Make) -> None:
+    folder = handler("first", NAMED)
     for _ in range(2):
-        assert container.load("one", handler("first", NAMED)).status == 200
+        assert container.load("cold", folder).status == 200
         for _ in range(2):
-            assert container.invoke("one").status == 200
-        assert container.unload("one").status == 200
-    assert [row.get("cold") for row in container.events("invoke")[-4:]] == [True, None, True, None]
+            assert container.invoke("cold").status == 200
+        assert container.unload("cold").status == 200
+
+    def lines() -> list[dict[str, object]]:
+        return [row for row in container.events("invoke") if row["model"] == "cold"]
+
+    wait_until(lambda: len(lines()) == 4, container=container)
+    assert [row.get("cold") for row in lines()] == [True, None, True, None]

@@ -56,7 +56,7 @@ class Model:
     private: int = 0  # bytes, measured; 0 until then
     last_used: float = 0.0  # monotonic seconds
     load_seconds: float = 0.0
-    called: bool = False  # since it was loaded
+    logged: bool = False  # the access log has a call of it
     loaded: asyncio.Event = field(default_factory=asyncio.Event)  # LOAD is over, well or not
     drained: asyncio.Event = field(default_factory=asyncio.Event)  # it is being unloaded and has no request left
     task: asyncio.Task[None] | None = None  # brings its process up

@@ -190,8 +190,8 @@ class Front:
         line: dict[str, Any] = {"model": invocation.model.name, "status": status}
         if invocation.target:
             line["target"] = invocation.target
-        if not invocation.model.called:  # its caller waited for the load
-            invocation.model.called = line["cold"] = True
+        if not invocation.model.logged:  # the first since it was loaded: its caller waited for the load
+            invocation.model.logged = line["cold"] = True
         line["bytes_in"], line["bytes_out"] = len(invocation.body), len(body)
         for stage, value in times.items():
             line[stage if stage == "batch" else f"{stage}_ms"] = value if stage == "batch" else round(value * 1000, 2)
