@@ -10,7 +10,8 @@ clock stands beside it. The last column is the lowest cosine to transformers' ow
 sentences, each alone and all of them together.
 
 Others are the engines' own usual way: ONNX Runtime and OpenVINO with the exported graph and padded batches, CTranslate2
-with its converted model, fastembed as it is. int8 is what each makes of the same weights without data of ours.
+with its converted model, fastembed as it is. int8 is what each makes of the same weights by itself; ours is that of
+`invoke package`.
 """
 
 from __future__ import annotations
@@ -160,14 +161,28 @@ def pooled(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def ours(models: Models, threads: int, **settings: Any) -> Engine:
+    folder = models.work / f"ours-{'-'.join(map(str, settings.values())) or 'float32'}-{threads}"
+    shutil.copytree(models.source, folder)
+    return handled(folder, threads, settings)
+
+
+def ours_int8(models: Models, threads: int) -> Engine:
+    """As `invoke package` stores it."""
+    from handler_tools import stored_int8
+
+    folder = models.work / f"ours-int8-{threads}"
+    stored_int8(models.source, folder, "AutoModel")
+    return handled(folder, threads, {"quantize": "int8"})
+
+
+def handled(folder: Path, threads: int, settings: dict[str, Any]) -> Engine:
+    """Our handler over the model in this folder."""
     sys.path[:0] = [str(ROOT / "model_code" / folder) for folder in ("embedding", "common")]
     import inference
     import torch
 
     torch.set_num_threads(threads)
-    folder = models.work / f"ours-{'-'.join(map(str, settings.values())) or 'float32'}-{threads}"
-    shutil.copytree(models.source, folder)
-    (folder / "code").mkdir()
+    (folder / "code").mkdir(exist_ok=True)
     (folder / "code" / "settings.json").write_text(json.dumps({"normalize": True, **settings}))
     model = inference.model_fn(str(folder))
 
@@ -255,7 +270,7 @@ def fastembed_(models: Models, threads: int) -> Engine:
 ENGINES: dict[str, tuple[str, Callable[[Models, int], Engine]]] = {
     "ours": ("onnxruntime", ours),
     "ours, torch": ("torch", ours_torch),
-    "ours, int8": ("torch", lambda models, threads: ours(models, threads, quantize="int8")),
+    "ours, int8": ("onnxruntime", ours_int8),
     "ONNX Runtime": ("onnxruntime", onnxruntime_),
     "ONNX Runtime, int8": ("onnxruntime", lambda models, threads: onnxruntime_(models, threads, models.onnx_int8())),
     "OpenVINO": ("openvino", openvino_),
@@ -326,7 +341,7 @@ def measure(engines: dict[str, Engine], texts: list[str], rounds: int) -> dict[s
 
 
 def table(models: Models, wanted: Sequence[str], threads: int, rounds: int) -> dict[str, Any]:
-    sys.path.insert(0, str(ROOT / "tests/handlers"))
+    sys.path[:0] = [str(ROOT / "tests/handlers"), str(ROOT / "src")]
     from sentences import SENTENCES
 
     engines: dict[str, Engine] = {}

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ except ImportError:
     onnxruntime = None
 
 TOLERANCE = 1e-5  # of the largest number that transformers answers, or of 1 where that is less
+LOWEST_COSINE = 0.999  # of a token's numbers to those of torch's int8: both round, and not always to the same side
 WEIGHTS = "model.safetensors"
 # Attention's work grows with the square of the longest text, the rest of a pass with the tokens. Texts share a pass as
 # long as what they are spread out to for attention is at most so many times what they need.
@@ -54,7 +55,9 @@ class Engine:
         self.width = found.width
         self.key = _key(found)
         self._folder = folder
-        self._one = _session(found.graph, folder, 1)
+        self._one = _session(found, folder, 1)
+        if found.int8:  # it holds the weights, of which the session has its own copy
+            self.encoder = replace(found, graph=b"", structure=b"")
         self._several: tuple[int, Any] | None = None
         self._paces: dict[int, Pace] = {}
 
@@ -62,7 +65,7 @@ class Engine:
         """The last hidden states of all tokens of all texts, one after the other: (tokens, width) float32. At most
         `threads` of them compute."""
         feed = engine_encoders.inputs(self.encoder, rows, types)
-        if threads == 1:
+        if threads == 1 or self.encoder.int8:  # a second session would have its own copy of int8 weights
             hidden: np.ndarray = self._one.run(None, feed)[0]
             return hidden
         pace = self._paces.setdefault(len(feed["ids"]).bit_length(), Pace())
@@ -77,7 +80,7 @@ class Engine:
             return self._one
         several = self._several
         if several is None or several[0] != threads:
-            self._several = several = (threads, _session(self.encoder.graph, self._folder, threads))
+            self._several = several = (threads, _session(self.encoder, self._folder, threads))
         return several[1]
 
 
@@ -127,15 +130,16 @@ def batches(order: list[int], rows: list[list[int]], most: int) -> list[list[int
     return made
 
 
-def load(folder: Path, config: Any) -> Engine:
-    """The engine of the model in this folder, with transformers' configuration of it. Raises Unsupported, with the
-    reason, where it is better left to torch. The answers are still to be compared (`differs`)."""
+def load(folder: Path, config: Any, weights: str = WEIGHTS) -> Engine:
+    """The engine of the model in this folder, with transformers' configuration of it and its weights in the file
+    `weights`. Raises Unsupported, with the reason, where it is better left to torch. The answers are still to be
+    compared (`differs`)."""
     if onnxruntime is None:
         raise Unsupported("onnxruntime is not installed")
     if os.environ.get("MME_ENGINE", "").strip().lower() == "torch":
         raise Unsupported("MME_ENGINE is torch")
-    tensors, real = _tensors(folder)
-    found = engine_encoders.encoder(config, tensors)
+    tensors, real = _tensors(folder, weights)
+    found = engine_encoders.encoder(config, tensors, real)
     try:
         return Engine(found, real)
     except Exception as error:  # whatever onnxruntime raises: its exceptions have no base of their own
@@ -159,33 +163,38 @@ def differs(engine: Engine, model: Any, longest: int) -> str | None:
         got = engine.run(rows)
     except Exception as error:  # whatever onnxruntime raises
         return f"it fails: {error}"
-    at = 0
-    for row in rows:
+    parts = np.split(got, np.cumsum([len(row) for row in rows])[:-1])
+    for row, states in zip(rows, parts, strict=True):
         ids = torch.tensor([row])
         with torch.inference_mode():
             want = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].float().numpy()
-        apart = float(np.abs(got[at : at + len(row)] - want).max())
+        apart = float(np.abs(states - want).max())
+        if engine.encoder.int8:
+            lengths_of = np.linalg.norm(states, axis=1) * np.linalg.norm(want, axis=1)
+            cosine = float(((states * want).sum(axis=1) / lengths_of).min())
+            if not cosine >= LOWEST_COSINE:
+                return f"the lowest cosine to torch's int8 is {cosine:.4f}"
+            continue
         bound = TOLERANCE * max(1.0, float(np.abs(want).max()))
         if not apart <= bound:  # so that NaN does not pass
             return f"its answers differ by {apart:.2g} where {bound:.2g} is allowed"
-        at += len(row)
     return None
 
 
 def _key(found: engine_encoders.Encoder) -> str:
     text = f"{onnxruntime.__version__} {found.first_position} {found.not_counted} {found.rotations} {found.window}"
-    return hashlib.blake2b(text.encode() + found.graph, digest_size=12).hexdigest()
+    return hashlib.blake2b(text.encode() + found.structure, digest_size=12).hexdigest()
 
 
-def _tensors(folder: Path) -> tuple[dict[str, Stored], Path]:
+def _tensors(folder: Path, weights: str) -> tuple[dict[str, Stored], Path]:
     """Every tensor of the model's weights, and the folder in which the files really lie."""
-    names = [WEIGHTS]
-    if not (folder / WEIGHTS).is_file():
+    names = [weights]
+    if not (folder / weights).is_file():
         try:
-            index = json.loads((folder / f"{WEIGHTS}.index.json").read_text(encoding="utf-8"))
+            index = json.loads((folder / f"{weights}.index.json").read_text(encoding="utf-8"))
             names = sorted(set(index["weight_map"].values()))
         except (OSError, ValueError, KeyError, AttributeError, TypeError):
-            raise Unsupported(f"it has no {WEIGHTS}") from None
+            raise Unsupported(f"it has no {weights}") from None
     real = {(folder / name).resolve().parent for name in names}
     if len(real) != 1 or any((folder / name).resolve().name != name for name in names):
         raise Unsupported("its weights are links to elsewhere")
@@ -195,19 +204,19 @@ def _tensors(folder: Path) -> tuple[dict[str, Stored], Path]:
     return tensors, real.pop()
 
 
-def _session(graph: bytes, folder: Path, threads: int) -> Any:
+def _session(found: engine_encoders.Encoder, folder: Path, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # What a pass takes is given back after it, and the weights stay where they are mapped instead of being copied
-    # into an order that suits the processor better.
+    # What a pass takes is given back after it, and float32 weights stay where they are mapped instead of being copied
+    # into an order that suits the processor better. Those in int8 are the session's own in any case.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.graph_optimization_level = (
         onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     )  # it is written as it is to run
-    options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry("session.disable_prepacking", "0" if found.int8 else "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(found.graph, options, providers=["CPUExecutionProvider"])

@@ -16,6 +16,7 @@ What a graph asks for (its inputs) depends on the model; `engine.py` makes them:
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,8 @@ class Encoder:
     """A graph and what its inputs are made of."""
 
     graph: bytes
+    structure: bytes  # all of the graph but the weights' values
+    int8: bool  # whether linear layers compute in int8
     width: int  # numbers of a token's vector
     vocabulary: int
     inputs: frozenset[str]
@@ -49,8 +52,9 @@ class Encoder:
     window: int = 0  # how far a token sees in most layers
 
 
-def encoder(config: Any, tensors: dict[str, Stored]) -> Encoder:
-    """The graph of the model with this configuration (transformers') and these weights. Raises Unsupported."""
+def encoder(config: Any, tensors: dict[str, Stored], folder: Path) -> Encoder:
+    """The graph of the model with this configuration (transformers') and these weights, whose files lie in `folder`.
+    Raises Unsupported."""
     kind = getattr(config, "model_type", "")
     if kind not in BUILDERS:
         raise Unsupported(f"no graph is known for {kind or 'a model without model_type'}")
@@ -59,7 +63,7 @@ def encoder(config: Any, tensors: dict[str, Stored]) -> Encoder:
     if getattr(config, "position_embedding_type", None) not in (None, "absolute"):
         raise Unsupported(f"its positions are {config.position_embedding_type}")
     try:
-        return BUILDERS[kind](_Builder(config, tensors))
+        return BUILDERS[kind](_Builder(config, tensors, folder))
     except (AttributeError, KeyError, TypeError) as error:  # a version of transformers that describes it otherwise
         raise Unsupported(f"its configuration is not as expected ({error!r})") from None
 
@@ -67,14 +71,17 @@ def encoder(config: Any, tensors: dict[str, Stored]) -> Encoder:
 class _Builder:
     """The pieces that encoders are made of. Values (names) of tokens are (tokens, width) unless said otherwise."""
 
-    def __init__(self, config: Any, tensors: dict[str, Stored]) -> None:
+    def __init__(self, config: Any, tensors: dict[str, Stored], folder: Path) -> None:
         self.config = config
         self.graph = Graph()
         self.op = self.graph.op
         self._tensors = tensors
+        self._folder = folder
+        self._zeros = ""
+        self._in_int8: dict[tuple[str, bytes], tuple[str, str]] = {}
         self._prefix = ""
         self._inputs: set[str] = set()
-        self._constants: dict[tuple[Any, str], str] = {}
+        self._constants: dict[tuple[Any, str, bool], str] = {}
 
     # -- values -----------------------------------------------------------------------------------------------------
 
@@ -91,10 +98,7 @@ class _Builder:
 
     def weight(self, name: str, *shape: int) -> str:
         """A stored tensor of this shape; -1 stands for any size."""
-        stored = self._stored(name)
-        if stored is None:
-            raise Unsupported(f"its weights have no {name}")
-        where = self._tensors[stored]
+        stored, where = self._where(name)
         if where.kind != "F32":
             raise Unsupported(f"its weights are {where.kind}, not float32")
         sizes = 1
@@ -106,6 +110,12 @@ class _Builder:
         if not fits or where.length != 4 * sizes:
             raise Unsupported(f"{name} has the shape {where.shape}")
         return self.graph.stored(stored, where)
+
+    def _where(self, name: str) -> tuple[str, Stored]:
+        stored = self._stored(name)
+        if stored is None:
+            raise Unsupported(f"its weights have no {name}")
+        return stored, self._tensors[stored]
 
     def _stored(self, name: str) -> str | None:
         """What the file calls it. The norms of the oldest checkpoints, BERT's own, have a gamma and a beta."""
@@ -125,10 +135,11 @@ class _Builder:
     def whole(self, *numbers: int) -> str:
         return self._constant(numbers, "int64")
 
-    def _constant(self, value: tuple[Any, ...], dtype: str) -> str:
-        if (value, dtype) not in self._constants:
-            self._constants[value, dtype] = self.graph.constant(list(value), dtype)
-        return self._constants[value, dtype]
+    def _constant(self, value: tuple[Any, ...], dtype: str, scalar: bool = False) -> str:
+        key = (value, dtype, scalar)
+        if key not in self._constants:
+            self._constants[key] = self.graph.constant(value[0] if scalar else list(value), dtype)
+        return self._constants[key]
 
     # -- layers -----------------------------------------------------------------------------------------------------
 
@@ -136,10 +147,75 @@ class _Builder:
         return self.op("Gather", self.weight(table, -1, width), ids)
 
     def dense(self, x: str, name: str, size: int, out: int, bias: bool = True) -> str:
+        answer, missing = self.nearly_dense(x, name, size, out, bias)
+        return self.op("Add", answer, missing) if missing else answer
+
+    def nearly_dense(self, x: str, name: str, size: int, out: int, bias: bool = True) -> tuple[str, str]:
+        """A linear layer's answer and what is still to be added to it: nothing (an empty name), or its bias, which what
+        comes next can mostly add in passing."""
+        stored, where = self._where(f"{name}.weight")
+        if where.kind == "I8":
+            return self._int8_dense(x, stored, where, out), self.weight(f"{name}.bias", out) if bias else ""
         inputs = [x, self.weight(f"{name}.weight", out, size)]
         if bias:
             inputs.append(self.weight(f"{name}.bias", out))
-        return self.op("Gemm", *inputs, transB=1)
+        return self.op("Gemm", *inputs, transB=1), ""
+
+    def _int8_dense(self, x: str, stored: str, where: Stored, out: int) -> str:
+        """As handler_int8.py computes it: whole numbers, with a scale for each token's values and one for each output's
+        weights."""
+        size = where.shape[-1]
+        values, own_scale = self._int8_of(x, self._input_scales(stored, size))
+        weights = self.graph.held(f"{stored} as columns", lambda: self._int8_weight(where, size, out))
+        one, zero = self._constant((1.0,), "float32", scalar=True), self._constant((128,), "uint8", scalar=True)
+        scales = self.graph.held(f"{stored} scales", lambda: self._numbers(f"{stored}_scale", out))
+        product = self.op("MatMulIntegerToFloat", values, weights, one, scales, zero, domain=MICROSOFT)
+        return self.op("Mul", product, own_scale)
+
+    def _int8_of(self, x: str, input_scales: bytes) -> tuple[str, str]:
+        """Values as whole numbers from 1 to 255, and what each token's are to be multiplied with."""
+        if (x, input_scales) not in self._in_int8:
+            scaled = x
+            if input_scales:
+                factors = np.frombuffer(input_scales, np.float32)
+                scaled = self.op("Mul", x, self.graph.held(f"{x} input scale {len(self._in_int8)}", lambda: factors))
+            largest = self.op("ReduceMax", self.op("Abs", scaled), self.whole(1), keepdims=0)
+            peaks = self.op("Max", largest, self._constant((1e-30,), "float32", scalar=True))
+            step = self.op("Mul", peaks, self._constant((1 / 127,), "float32", scalar=True))
+            if not self._zeros:  # 128 for every token
+                zero = self._constant((128,), "uint8", scalar=True)
+                self._zeros = self.op("Expand", zero, self.op("Shape", self.given("ids")))
+            values = self.op("QuantizeLinear", scaled, step, self._zeros, axis=0)
+            self._in_int8[x, input_scales] = values, self.op("Unsqueeze", step, self.whole(1))
+        return self._in_int8[x, input_scales]
+
+    def _int8_weight(self, where: Stored, size: int, out: int) -> np.ndarray:
+        """A column for each output."""
+        if where.shape != (out, size):
+            raise Unsupported(f"a layer of {out} outputs has the shape {where.shape}")
+        weight = np.frombuffer(self._bytes(where, size * out), np.int8).reshape(out, size)
+        if np.abs(weight.astype(np.int16)).max(initial=0) > 63:
+            raise Unsupported("its int8 weights have eight bits, of an archive from before they had seven")
+        return weight.T
+
+    def _input_scales(self, name: str, size: int) -> bytes:
+        return self._numbers(f"{name}_input_scale", size).tobytes() if f"{name}_input_scale" in self._tensors else b""
+
+    def _numbers(self, stored: str, size: int) -> np.ndarray:
+        where = self._tensors.get(stored)
+        if where is None or where.kind != "F32" or where.shape != (size,):
+            raise Unsupported(f"its weights have no {stored} of {size} float32 numbers")
+        return np.frombuffer(self._bytes(where, 4 * size), np.float32)
+
+    def _bytes(self, where: Stored, size: int) -> bytes:
+        if where.length != size:
+            raise Unsupported(f"{where.file} is damaged")
+        with (self._folder / where.file).open("rb") as file:
+            file.seek(where.offset)
+            data = file.read(size)
+        if len(data) != size:
+            raise Unsupported(f"{where.file} ends too early")
+        return data
 
     def norm(self, x: str, name: str, width: int, eps: float) -> str:
         inputs = [x, self.weight(f"{name}.weight", width)]
@@ -147,10 +223,19 @@ class _Builder:
             inputs.append(self.weight(f"{name}.bias", width))
         return self.op("LayerNormalization", *inputs, epsilon=float(eps), axis=-1)
 
-    def added_norm(self, x: str, residual: str, name: str, width: int, eps: float) -> str:
-        """The norm of the sum."""
-        scale, shift = self.weight(f"{name}.weight", width), self.weight(f"{name}.bias", width)
-        return self.op("SkipLayerNormalization", x, residual, scale, shift, domain=MICROSOFT, epsilon=float(eps))
+    def added_norm(self, x: tuple[str, str], residual: str, name: str, width: int, eps: float) -> str:
+        """The norm of the sum of a layer's answer (of `nearly_dense`) and what went in before it. The one operation for
+        both, SkipLayerNormalization, takes several times as long as these two."""
+        answer, missing = x
+        total = self.op("Add", answer, residual)
+        return self.norm(self.op("Add", total, missing) if missing else total, name, width, eps)
+
+    def activated(self, x: tuple[str, str], name: Any) -> str:
+        """The activation of a layer's answer (of `nearly_dense`)."""
+        answer, missing = x
+        if missing and GELU.get(name) == "none":
+            return self.op("BiasGelu", answer, missing, domain=MICROSOFT)
+        return self.activation(self.op("Add", answer, missing) if missing else answer, name)
 
     def activation(self, x: str, name: Any) -> str:
         if name in GELU:
@@ -188,7 +273,8 @@ class _Builder:
 
     def finished(self, x: str, width: int, vocabulary: int, **facts: Any) -> Encoder:
         self.graph.output(x, "hidden", FLOAT, ["tokens", width])
-        return Encoder(self.graph.serialized(), width, vocabulary, frozenset(self._inputs), **facts)
+        graph, int8 = self.graph, bool(self._in_int8)
+        return Encoder(graph.serialized(), graph.structure(), int8, width, vocabulary, frozenset(self._inputs), **facts)
 
 
 # --- The families ----------------------------------------------------------------------------------------------------
@@ -265,9 +351,11 @@ def _block(
     """A block of BERT's: attention, add, norm, two linear layers, add, norm."""
     query, key, value = (build.dense(x, at + name, width, width) for name in (names.query, names.key, names.value))
     attended = build.attention(query, key, value, heads, width, bias)
-    x = build.added_norm(build.dense(attended, at + names.out, width, width), x, at + names.attention_norm, width, eps)
-    inside = build.activation(build.dense(x, at + names.up, width, inner), act)
-    return build.added_norm(build.dense(inside, at + names.down, inner, width), x, at + names.norm, width, eps)
+    x = build.added_norm(
+        build.nearly_dense(attended, at + names.out, width, width), x, at + names.attention_norm, width, eps
+    )
+    inside = build.activated(build.nearly_dense(x, at + names.up, width, inner), act)
+    return build.added_norm(build.nearly_dense(inside, at + names.down, inner, width), x, at + names.norm, width, eps)
 
 
 def _bert_embeddings(build: _Builder, size: int, eps: float, types: bool) -> str:
@@ -359,11 +447,13 @@ def _nomic_bert(build: _Builder) -> Encoder:
         query, key, value = build.graph.split(joined, 3)
         attended = build.attention(query, key, value, heads, width, rotation=0)
         x = build.added_norm(
-            build.dense(attended, f"{at}attn.out_proj", width, width, False), x, f"{at}norm1", width, eps
+            build.nearly_dense(attended, f"{at}attn.out_proj", width, width, False), x, f"{at}norm1", width, eps
         )
         up, gate = (build.dense(x, f"{at}mlp.{part}", width, inner, bias=False) for part in ("fc11", "fc12"))
         inside = build.op("Mul", build.activation(gate, config.hidden_act), up)
-        x = build.added_norm(build.dense(inside, f"{at}mlp.fc2", inner, width, False), x, f"{at}norm2", width, eps)
+        x = build.added_norm(
+            build.nearly_dense(inside, f"{at}mlp.fc2", inner, width, False), x, f"{at}norm2", width, eps
+        )
     return build.finished(x, width, config.vocab_size, rotations=(rotation,))
 
 

@@ -8,6 +8,7 @@ in it each lies, so that they are mapped into memory once for all processes, as 
 
 import json
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ class Graph:
     def __init__(self) -> None:
         self._nodes: list[bytes] = []
         self._values: dict[str, bytes] = {}
+        self._own: dict[str, bytes] = {}  # weights that are part of the graph
         self._inputs: list[bytes] = []
         self._outputs: list[bytes] = []
         self._count = 0
@@ -96,6 +98,14 @@ class Graph:
         self._values[name] = body + _run(8, name) + _run(9, array.tobytes())
         return name
 
+    def held(self, name: str, value: Callable[[], np.ndarray]) -> str:
+        """A weight that is part of the graph, since its file has it in another form. It is made once for each name."""
+        if name not in self._own:
+            array = np.ascontiguousarray(value())
+            body = b"".join(_number(1, size) for size in array.shape) + _number(2, KINDS[str(array.dtype)])
+            self._own[name] = body + _run(8, name) + _run(9, array.tobytes())
+        return name
+
     def op(self, kind: str, *inputs: str, domain: str = "", out: str = "", **attributes: Any) -> str:
         """One operation with one result, whose name is returned. An input that is left out is an empty name."""
         return self.ops(kind, *inputs, outs=(out or self._fresh(),), domain=domain, **attributes)[0]
@@ -112,9 +122,14 @@ class Graph:
         self._nodes.append(node + (_run(7, domain) if domain else b""))
         return outs
 
+    def structure(self) -> bytes:
+        """What says all of the graph but the weights' values."""
+        parts = (*self._nodes, *self._values.values(), *map(str.encode, self._own), *self._inputs, *self._outputs)
+        return b"".join(_run(1, part) for part in parts)
+
     def serialized(self) -> bytes:
         graph = b"".join(_run(1, node) for node in self._nodes) + _run(2, "model")
-        graph += b"".join(_run(5, value) for value in self._values.values())
+        graph += b"".join(_run(5, value) for value in (*self._values.values(), *self._own.values()))
         graph += b"".join(_run(11, value) for value in self._inputs)
         graph += b"".join(_run(12, value) for value in self._outputs)
         opsets = (("", OPSET), (MICROSOFT, 1))

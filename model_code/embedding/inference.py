@@ -158,12 +158,12 @@ def _engine(
     """What runs the model in torch's place; or None, and why."""
     if device.type != "cpu":
         return None, "it is on a GPU"
-    if settings["quantize"] or settings["dtype"] != "float32":
-        return None, f"it computes in {settings['quantize'] or settings['dtype']}"
+    if settings["dtype"] != "float32":
+        return None, f"it computes in {settings['dtype']}"
     if (folder / handler_adapter.FOLDER).is_dir():
         return None, "it has an adapter"
     try:
-        return engine.load(folder, config), ""
+        return engine.load(folder, config, handler_int8.STORED if settings["quantize"] else engine.WEIGHTS), ""
     except engine.Unsupported as error:
         return None, str(error)
 

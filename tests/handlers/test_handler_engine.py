@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from handler_tools import ROOT, linked, load, minilm, request
+from handler_tools import ROOT, cosines, linked, load, minilm, request, stored_int8
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
@@ -291,6 +291,62 @@ def test_without_onnxruntime_torch_computes(embedding: ModuleType, bert: Path, m
     context = Context()
     assert embedding.model_fn(str(bert), context).engine is None
     assert context.notes["reason"] == "onnxruntime is not installed"
+
+
+@pytest.mark.parametrize("name", ["Bert", "DistilBert", "MPNet", "Albert", "Electra", "ModernBert"])
+def test_int8_that_is_stored_is_torchs_int8(
+    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    stored_int8(family(name, bert, tmp_path / "source"), tmp_path / "m", "AutoModel")
+    context = Context()
+    ours = embedding.model_fn(str(tmp_path / "m"), context)
+    assert (context.notes["engine"], context.notes["format"]) == ("onnxruntime", "int8"), context.notes
+    monkeypatch.setenv("MME_ENGINE", "torch")
+    torchs = embedding.model_fn(str(tmp_path / "m"))
+    got, want = (embedding.predict_fn(request(embedding, TEXTS), model)["embeddings"] for model in (ours, torchs))
+    assert cosines(got, want).min() > 0.999
+
+
+def test_int8_is_near_to_float32_and_alone_as_in_a_batch(embedding: ModuleType, tmp_path: Path) -> None:
+    from sentences import SENTENCES
+
+    stored_int8(minilm(), tmp_path / "m", "AutoModel")
+    model, exact = embedding.model_fn(str(tmp_path / "m")), embedding.model_fn(str(minilm()))
+    assert model.engine is not None
+    together = embedding.predict_fn(request(embedding, SENTENCES), model)["embeddings"]
+    want = embedding.predict_fn(request(embedding, SENTENCES), exact)["embeddings"]
+    alone = [embedding.predict_fn(request(embedding, text), model)["embeddings"][0] for text in SENTENCES]
+    assert cosines(together, want).min() > 0.99
+    assert cosines(together, np.stack(alone)).min() > 0.9999
+
+
+def test_int8_models_of_a_kind_are_compared_once(
+    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their graphs hold their weights, and are the same in all else."""
+    keys = []
+    for number in range(2):
+        source = family("Bert", bert, tmp_path / f"source{number}")
+        tensors = {name: tensor * (1 + number) for name, tensor in load_file(source / "model.safetensors").items()}
+        save_file(tensors, source / "model.safetensors", {"format": "pt"})
+        stored_int8(source, tmp_path / f"m{number}", "AutoModel")
+        context = Context()
+        embedding.model_fn(str(tmp_path / f"m{number}"), context)
+        keys.append(context.notes["key"])
+    assert keys[0]
+    assert keys[0] == keys[1]
+
+
+def test_int8_of_eight_bits_is_torchs(embedding: ModuleType, bert: Path, tmp_path: Path) -> None:
+    """As archives have it from before weights had seven: products of eight bits overflow on some processors."""
+    stored_int8(family("Bert", bert, tmp_path / "source"), tmp_path / "m", "AutoModel")
+    path = tmp_path / "m" / "model.int8.safetensors"
+    tensors = load_file(path)
+    wide = {name: tensor * 2 if tensor.dtype == torch.int8 else tensor for name, tensor in tensors.items()}
+    save_file(wide, path, {"format": "pt"})
+    context = Context()
+    assert embedding.model_fn(str(tmp_path / "m"), context).engine is None
+    assert "eight bits" in context.notes["reason"]
 
 
 def test_importing_it_starts_no_thread() -> None:
