@@ -32,17 +32,26 @@ class Request:
     single: bool
     parameters: dict[str, Any]
     tokens: list[list[int]] | None = field(default=None, repr=False)
+    types: list[list[int]] | None = field(default=None, repr=False)  # of the tokens, where they differ
+    prefix: str = field(default="", repr=False)  # what is read before each text
+    lower: bool = field(default=False, repr=False)  # whether texts are read in lower case
+
+    def read(self, place: int) -> str:
+        """A text as the tokenizer is to read it."""
+        text = self.prefix + self.texts[place]
+        return text.lower() if self.lower else text
 
 
-def read_request(data: Any, content_type: str | None, known: tuple[str, ...]) -> Request:
-    """One request's body, with parameters out of `known`. Raises ValueError with what is wrong with it."""
+def read_request(data: Any, content_type: str | None, known: tuple[str, ...], fields: tuple[str, ...] = ()) -> Request:
+    """One request's body, with parameters out of `known`; those in `fields` may stand beside "inputs" too. Raises
+    ValueError with what is wrong with it."""
     body = read_body(data, content_type)
     if content_type is not None and content_type.partition(";")[0].strip().lower() == TEXT:
         return Request([body], True, {})
     if not isinstance(body, dict):
         body = {"inputs": body}
     for name in body:
-        if name not in ("inputs", "parameters"):
+        if name not in ("inputs", "parameters", *fields):
             raise ValueError(f'Unknown field {name!r}. A request is {{"inputs": ..., "parameters": {{...}}}}.')
     if "inputs" not in body:
         raise ValueError('The request has no "inputs": a text, or a list of texts.')
@@ -53,20 +62,15 @@ def read_request(data: Any, content_type: str | None, known: tuple[str, ...]) ->
     for name in parameters:
         if name not in known:
             raise ValueError(f"Unknown parameter {name!r}. Known: {', '.join(known)}.")
-    parameters = {name: value for name, value in parameters.items() if value is not None}
+    beside = {name: body[name] for name in fields if name in body}
+    parameters = {name: value for name, value in {**parameters, **beside}.items() if value is not None}
     single = isinstance(body["inputs"], str)
     texts = [body["inputs"]] if single else body["inputs"]
     if not isinstance(texts, list):
         raise ValueError(f'"inputs" must be a text or a list of texts, not {_kind(texts)}.')
     if not texts:
         raise ValueError('"inputs" is an empty list.')
-    for place, item in enumerate(texts):
-        if not isinstance(item, str):
-            raise ValueError(f'"inputs" must hold texts; inputs[{place}] is {_kind(item)}.')
-        # JSON can spell half of a surrogate pair, which is no text in any encoding: tokenizers fail on it.
-        if not item.isascii() and any("\ud800" <= character <= "\udfff" for character in item):
-            raise ValueError(f"inputs[{place}] holds half of a surrogate pair (\\ud800 to \\udfff), which is not text.")
-    return Request(texts, single, parameters)
+    return Request(texts_of("inputs", texts), single, parameters)
 
 
 def read_body(data: Any, content_type: str | None) -> Any:
@@ -84,6 +88,28 @@ def read_body(data: Any, content_type: str | None) -> Any:
         raise ValueError("The body is JSON nested too deeply.") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"The body is not valid JSON: {error}.") from None
+
+
+def read_object(data: Any, content_type: str | None, fields: tuple[str, ...]) -> dict[str, Any]:
+    """A body that is a JSON object with some of these fields. Raises ValueError with what is wrong with it."""
+    body = read_body(data, content_type)
+    if not isinstance(body, dict):
+        raise ValueError(f"The body must be a JSON object, not {_kind(body)}.")
+    for name in body:
+        if name not in fields:
+            raise ValueError(f"Unknown field {name!r}. Known: {', '.join(fields)}.")
+    return body
+
+
+def texts_of(name: str, items: list[Any]) -> list[str]:
+    """The items, which are texts all of them. Raises ValueError where one is not."""
+    for place, item in enumerate(items):
+        if not isinstance(item, str):
+            raise ValueError(f'"{name}" must hold texts; {name}[{place}] is {_kind(item)}.')
+        # JSON can spell half of a surrogate pair, which is no text in any encoding: tokenizers fail on it.
+        if not item.isascii() and any("\ud800" <= character <= "\udfff" for character in item):
+            raise ValueError(f"{name}[{place}] holds half of a surrogate pair (\\ud800 to \\udfff), which is not text.")
+    return items
 
 
 def _body_text(data: Any, content_type_parameters: str) -> str:
@@ -139,6 +165,11 @@ def check_flag(name: str, value: Any) -> None:
 def check_integer(name: str, value: Any, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise ValueError(f"{name} must be a whole number from {low} to {high}, not {value!r}.")
+
+
+def check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{name} must be a text, not {value!r}.")
 
 
 def check_number(name: str, value: Any, low: float, high: float, above: bool = False) -> None:
@@ -201,17 +232,86 @@ def device_of(context: Any) -> torch.device:
     return torch.device("cuda", int(gpu) if gpu is not None and int(gpu) >= 0 else 0)
 
 
-def tokenize(requests: list[Request], tokenizer: Any) -> None:
-    """Give every request its tokens, whole, with one call of the tokenizer for all that have none yet."""
+def tokenize(requests: list[Request], tokenizer: Any, typed: bool = False) -> None:
+    """Give every request its tokens, whole, with one call of the tokenizer for all that have none yet; and, if `typed`,
+    their types."""
     missing = [request for request in requests if request.tokens is None]
-    texts = [text for request in missing for text in request.texts]
+    texts = [request.read(place) for request in missing for place in range(len(request.texts))]
     if not texts:
         return
-    encoded = iter(
-        tokenizer(texts, return_attention_mask=False, return_token_type_ids=False, verbose=False)["input_ids"]
-    )
+    encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=typed, verbose=False)
+    ids = iter(encoded["input_ids"])
+    types = iter(encoded["token_type_ids"]) if typed else None
     for request in missing:
-        request.tokens = [list(next(encoded)) for _ in request.texts]
+        request.tokens = [list(next(ids)) for _ in request.texts]
+        request.types = [list(next(types)) for _ in request.texts] if types else None
+
+
+def lower_cased(tokenizer: Any) -> bool:
+    """Have the tokenizer read everything in lower case; True where it cannot, and its texts have to be."""
+    if not getattr(tokenizer, "is_fast", False):
+        return True
+    from tokenizers import normalizers
+
+    backend = tokenizer.backend_tokenizer
+    own = [backend.normalizer] if backend.normalizer is not None else []
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *own])
+    return False
+
+
+# Used where neither the model's configuration nor its tokenizer says how much text it can read.
+FALLBACK_MAX_LENGTH = 512
+# These models number positions from padding_idx + 1, so they read that many tokens less than the table has rows.
+POSITIONS_AFTER_PADDING = {
+    "camembert",
+    "data2vec-text",
+    "longformer",
+    "mpnet",
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+}
+
+
+def readable_tokens(config: Any, tokenizer: Any, noted: int | None = None) -> tuple[int, int]:
+    """How many tokens of a text the model can read, and how many it reads where nothing else is said. `noted` is what
+    sentence-transformers has for the latter, which goes before what the tokenizer says."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int) or positions <= 0:
+        positions = None
+    elif getattr(config, "model_type", "") in POSITIONS_AFTER_PADDING:
+        positions -= (config.pad_token_id or 0) + 1
+    # Where nothing is known the tokenizer says 10**30.
+    stated = getattr(tokenizer, "model_max_length", None)
+    stated = int(stated) if stated is not None and 0 < stated < 10**9 else None
+    limits = [limit for limit in (positions, stated) if limit is not None]
+    limit = min(limits) if limits else FALLBACK_MAX_LENGTH
+    if noted is None:
+        return limit, limit
+    usual = noted if positions is None else min(noted, positions)
+    return max(limit, usual), usual
+
+
+# Models with an encoder and a decoder of which the encoder alone reads a text (as sentence-transformers has it): those
+# with a class for it, and those of which it is a part.
+ENCODERS = {
+    "longt5": "LongT5EncoderModel",
+    "mt5": "MT5EncoderModel",
+    "switch_transformers": "SwitchTransformersEncoderModel",
+    "t5": "T5EncoderModel",
+    "t5gemma": "T5GemmaEncoderModel",
+    "umt5": "UMT5EncoderModel",
+}
+ENCODER_PARTS = frozenset(["blenderbot", "blenderbot-small", "m2m_100", "marian", "pegasus", "pegasus_x", "prophetnet"])
+
+
+def encoder_of(config: Any) -> tuple[Any, bool]:
+    """The class that loads what reads texts in a model with this configuration, and whether that is a part of it."""
+    kind = getattr(config, "model_type", "")
+    if kind == "t5gemma":
+        config.is_encoder_decoder = False
+    name = ENCODERS.get(kind, "AutoModel")
+    return getattr(transformers, name), kind in ENCODER_PARTS
 
 
 def read_settings(folder: Path, known: tuple[str, ...]) -> dict[str, Any]:

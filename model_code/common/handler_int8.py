@@ -182,7 +182,9 @@ def _hollow(kind: Any, folder: Path) -> torch.nn.Module:
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     setattr(config, "dtype" if hasattr(config, "dtype") else "torch_dtype", torch.float32)  # transformers 5 and 4
     with _NoMemory():
-        model: torch.nn.Module = kind.from_config(config)
+        # A class of one model's own, such as T5EncoderModel, has it under another name.
+        make = kind.from_config if hasattr(kind, "from_config") else kind._from_config
+        model: torch.nn.Module = make(config)
     if (folder / "generation_config.json").is_file() and model.can_generate():
         model.generation_config = GenerationConfig.from_pretrained(str(folder), local_files_only=True)
     return model

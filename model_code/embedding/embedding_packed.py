@@ -51,6 +51,11 @@ class Plan:
     not_counted: int | None  # a token that has no position of its own
 
 
+def known(model: Any) -> bool:
+    """Whether the model is built as in BERT, and so masks padding wherever there is any."""
+    return getattr(model.config, "model_type", "") in (*BERT_LIKE, "distilbert")
+
+
 def plan(model: Any) -> Plan | None:
     """How to run `model`, or None where it is not built as expected."""
     config = model.config
@@ -152,16 +157,6 @@ def run(found: Plan, rows: list[list[int]], device: torch.device) -> torch.Tenso
     for block in found.blocks:
         hidden = _block(block, hidden, groups, found.heads)
     return hidden
-
-
-def pool(hidden: torch.Tensor, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of every text the mean of its tokens and its first token, in float32: two of (texts, dimensions)."""
-    means, firsts = [], []
-    for start, length, count in _groups(rows):
-        texts = hidden[start : start + length * count].view(count, length, -1).float()
-        means.append(texts.mean(dim=1))
-        firsts.append(texts[:, 0])
-    return torch.cat(means), torch.cat(firsts)
 
 
 def _groups(rows: list[list[int]]) -> list[tuple[int, int, int]]:

@@ -5,12 +5,12 @@ and in `mme.container`. It needs torch, transformers (4.49 to 5.x) and numpy, an
 onnxruntime is there too, it computes most encoders (`engine.py`), exactly and in less time.
 
 Request: text/plain (one text), or application/json: "text", ["text", ...] or
-{"inputs": "text" or [...], "parameters": {"pooling": ..., "normalize": ..., "max_length": ..., "truncate": ...}}.
+{"inputs": "text" or [...], "prompt_name": ..., "parameters": {"pooling": ..., "normalize": ..., ...}} (see PARAMETERS).
 Answer: {"embeddings": [[...], ...], "tokens": [...], "truncated": [...]}, one entry per text in the order they came in;
 or, with `Accept: application/x-npy`, the vectors alone as a float32 array of shape (texts, dimensions).
 
-Defaults come from `code/settings.json` in the model's folder (see SETTINGS), then from the files that
-sentence-transformers keeps beside a model, then from here.
+The modules that sentence-transformers lists beside a model are computed as it computes them (handler_sentence.py).
+Defaults come from `code/settings.json` in the model's folder (see SETTINGS), then from those files, then from here.
 """
 
 import functools
@@ -18,8 +18,10 @@ import inspect
 import io
 import json
 import os
+import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -27,8 +29,10 @@ from typing import Any
 import embedding_packed
 import engine
 import handler_adapter
+import handler_exact
 import handler_format
 import handler_int8
+import handler_sentence
 import numpy as np
 import torch
 from handler_common import (
@@ -40,43 +44,33 @@ from handler_common import (
     check_flag,
     check_integer,
     check_quantize,
+    check_text,
     device_of,
+    encoder_of,
     load_tokenizer,
     loading_options,
+    lower_cased,
     name_of,
     negotiate,
     orjson,
-    read_json,
     read_request,
     read_settings,
+    readable_tokens,
     tokenize,
 )
-from transformers import AutoConfig, AutoModel
+from handler_sentence import MODES, Sentence
+from transformers import AutoConfig
 
-POOLINGS = ("mean", "cls")
-# For models that embedding_packed does not know. A text that sits in a batch beside a longer one is padded to its
-# length, and padding costs as much as text. Texts are sorted by length, and a batch that is not small ends before more
-# than a quarter of it would be padding.
-SMALL_BATCH_TOKENS = 256
 # Tokens, in a model whose vectors have 384 numbers; where they have more, a token is more work, and fewer will do. What
 # each thread must have to do before every one of them gets texts of its own; with less they share each product.
 SHARE_TOKENS = {"float32": 32, "bfloat16": 100, "float16": 100, "int8": 100}
-# Used where neither the model's configuration nor its tokenizer says how much text it can read.
-FALLBACK_MAX_LENGTH = 512
-# These models number positions from padding_idx + 1, so they read that many tokens less than the table has rows.
-POSITIONS_AFTER_PADDING = {
-    "camembert",
-    "data2vec-text",
-    "longformer",
-    "mpnet",
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-}
 
 SETTINGS: dict[str, Any] = {
-    "pooling": "mean",  # or "cls": the first token's vector
-    "normalize": False,  # true: vectors of length 1
+    "pooling": None,  # one of MODES, or several in a list; null: what the model's files say, else "mean"
+    "normalize": None,  # true: vectors of length 1; false: as they are; null: what the model's files say
+    "prompt": None,  # what is put before every text
+    "prompt_name": None,  # the same, by the name that the model has for it
+    "dimensions": None,  # how many of a vector's first numbers are answered
     "max_length": None,  # tokens read of one text, at most what the model can read
     "truncate": True,  # false: a text that is too long is an error
     "max_inputs": 256,  # texts in one request
@@ -85,17 +79,35 @@ SETTINGS: dict[str, Any] = {
     "accuracy": None,  # "exact", "close" or "small": chooses the two by the processor, see handler_format.py
     "quantize": None,  # "int8": the linear layers compute in int8. On the CPU, with dtype float32
 }
-PARAMETERS = ("pooling", "normalize", "max_length", "truncate")
+PARAMETERS = ("pooling", "normalize", "max_length", "truncate", "prompt", "prompt_name", "dimensions")
+FIELDS = ("prompt", "prompt_name")  # parameters that may stand beside "inputs", too
+MOST_DIMENSIONS = 1_000_000
+PROBE = "The house was quiet, and nobody was at home that day."
 
 
 @dataclass(frozen=True)
 class Options:
     """What holds for one request: the settings with the request's parameters over them."""
 
-    pooling: str
-    normalize: bool
+    pooling: tuple[str, ...]
+    normalize: bool | None  # None: as the model's modules have it
     max_length: int
     truncate: bool
+    prompt: str
+    dimensions: int | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text's tokens and what becomes of their vectors."""
+
+    ids: list[int]
+    types: list[int] | None  # of the tokens; None: 0 for all
+    pooling: tuple[str, ...]
+    skip: int  # of how many first tokens the vectors are not pooled
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
 
 @dataclass(frozen=True)
@@ -107,32 +119,41 @@ class Embedder:
     tokenizer: Any
     device: torch.device
     settings: dict[str, Any]
+    sentence: Sentence
     max_length: int  # what the model can read
     arguments: frozenset[str]  # of the model's forward method
     plan: embedding_packed.Plan | None  # how torch runs it without padding
     engine: engine.Engine | None
+    typed: bool  # whether its tokenizer gives the tokens of one text different types
+    lower: bool = False  # whether texts are made lower case before it reads them
+    way: str = handler_exact.PADDED  # which texts can share a forward pass that pads
 
 
 # --- The four functions that the toolkit calls -----------------------------------------------------------------------
 
 
 def model_fn(model_dir: str, context: Any = None) -> Embedder:
-    """Load the model in `model_dir`. Raises ValueError for settings that make no sense."""
+    """Load the model in `model_dir`. Raises ValueError for settings that make no sense, and for modules beside the
+    model that are not computed here."""
     folder = Path(model_dir)
-    noted = _sentence_transformers_settings(folder)
+    sentence = handler_sentence.read(folder)
     device = device_of(context)
-    own = handler_format.chosen(read_settings(folder, tuple(SETTINGS)), device)
-    settings = {**SETTINGS, **noted, "max_length": None, **own}
+    settings = {**SETTINGS, **handler_format.chosen(read_settings(folder, tuple(SETTINGS)), device)}
     _check_settings(settings)
     check_quantize(settings, device)
     settings["dtype"], slow = handler_format.computing(settings["dtype"], device)
-    tokenizer = load_tokenizer(folder)
-    config = AutoConfig.from_pretrained(model_dir, **loading_options())
-    limit = _readable_tokens(config, tokenizer)
+    where = folder / sentence.path
+    tokenizer = load_tokenizer(where)
+    lower = sentence.lower_case and lower_cased(tokenizer)
+    config = AutoConfig.from_pretrained(str(where), **loading_options())
+    limit, usual = readable_tokens(config, tokenizer, sentence.max_length)
+    if settings["max_length"] is None:
+        settings["max_length"] = usual
+    check_integer("code/settings.json: max_length", settings["max_length"], _shortest(tokenizer), limit)
     model = None
-    found, reason = _engine(folder, config, settings, device)
+    found, reason = _engine(folder, sentence, config, settings, device)
     if found is None or not engine.checked(found):
-        model = _model(folder, settings, device)
+        model = _model(folder, sentence, config, settings, device)
     if found is not None and model is not None:
         apart = engine.differs(found, model, limit)
         found, reason, model = (found, "", None) if apart is None else (None, apart, model)
@@ -143,17 +164,37 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
             reason="; ".join(filter(None, (reason, slow))),
             key=found.key if found else "",
         )
-    if settings["max_length"] is None:
-        settings["max_length"] = min(noted.get("max_length", limit), limit)
-    check_integer("code/settings.json: max_length", settings["max_length"], _shortest(tokenizer), limit)
-    arguments = frozenset(inspect.signature(model.forward).parameters) if model is not None else frozenset()
+    for step in (*sentence.before, *sentence.after):
+        step.to(device)  # type: ignore[attr-defined]
     # A GPU has enough to do with padding, and does not like many small pieces.
-    plan = embedding_packed.plan(model) if model is not None and device.type == "cpu" else None
-    return Embedder(model, config, tokenizer, device, settings, limit, arguments, plan, found)
+    packs = model is not None and device.type == "cpu" and sentence.layers is None
+    encoded = tokenizer(PROBE, truncation=True, max_length=max(limit // 4, _shortest(tokenizer)))
+    embedder = Embedder(
+        model,
+        config,
+        tokenizer,
+        device,
+        settings,
+        sentence,
+        limit,
+        frozenset(inspect.signature(model.forward).parameters) if model is not None else frozenset(),
+        embedding_packed.plan(model) if packs else None,
+        found,
+        any(encoded.get("token_type_ids") or ()),
+        lower,
+    )
+    _options(Request([], False, {}), embedder)  # the settings, against what the model has
+    if model is None or embedding_packed.known(model):
+        return embedder
+    way = _way(embedder, list(encoded["input_ids"]))
+    if way != handler_exact.PADDED:
+        one = "texts of one length run together" if way == handler_exact.EQUAL else "each text runs alone"
+        sys.stderr.write(f"{config.model_type}: {one}, since padding would change its answers\n")
+    return replace(embedder, way=way)
 
 
 def _engine(
-    folder: Path, config: Any, settings: dict[str, Any], device: torch.device
+    folder: Path, sentence: Sentence, config: Any, settings: dict[str, Any], device: torch.device
 ) -> tuple[engine.Engine | None, str]:
     """What runs the model in torch's place; or None, and why."""
     if device.type != "cpu":
@@ -162,26 +203,43 @@ def _engine(
         return None, f"it computes in {settings['dtype']}"
     if (folder / handler_adapter.FOLDER).is_dir():
         return None, "it has an adapter"
+    if sentence.layers is not None:
+        return None, "it needs the hidden states of all layers"
     try:
-        return engine.load(folder, config, handler_int8.STORED if settings["quantize"] else engine.WEIGHTS), ""
+        weights = handler_int8.STORED if settings["quantize"] else engine.WEIGHTS
+        return engine.load(folder / sentence.path, config, weights), ""
     except engine.Unsupported as error:
         return None, str(error)
 
 
-def _model(folder: Path, settings: dict[str, Any], device: torch.device) -> Any:
+def _model(folder: Path, sentence: Sentence, config: Any, settings: dict[str, Any], device: torch.device) -> Any:
     options = loading_options(settings["dtype"])
+    where = folder / sentence.path
+    kind, part = encoder_of(config)
     if settings["quantize"]:
-        model = handler_int8.load(AutoModel, folder, options)
+        model = handler_int8.load(kind, where, options)
     else:
-        model = AutoModel.from_pretrained(str(folder), **options)
+        model = kind.from_pretrained(str(where), **options)
     model.to(device).eval().requires_grad_(False)
     handler_adapter.adapt(model, folder)
-    return model
+    return model.get_encoder() if part else model
+
+
+def _way(model: Embedder, ids: list[int]) -> str:
+    def forward(rows: list[Row]) -> list[torch.Tensor]:
+        with torch.inference_mode():
+            hidden, lengths = _hidden(rows, model)
+        return list(hidden.float().cpu().split(lengths))
+
+    # The types of tokens are left out: a model that reads them reads padding alike with and without.
+    rows = [Row(row, None, ("mean",), 0) for row in handler_exact.probes(ids, model.max_length)]
+    precision = model.settings["quantize"] or model.settings["dtype"]
+    return handler_exact.way(forward, rows, model.config.model_type, precision)
 
 
 def input_fn(data: Any, content_type: str | None) -> Request:
     """Read one request's body. Raises ValueError with what is wrong with it."""
-    return read_request(data, content_type, PARAMETERS)
+    return read_request(data, content_type, PARAMETERS, FIELDS)
 
 
 def predict_fn(data: Request, model: Embedder) -> dict[str, Any]:
@@ -215,7 +273,7 @@ def tokens_fn(data: Request, model: Embedder) -> int:
         _options(data, model)
     except ValueError:
         return 1  # batch_fn will refuse it
-    tokenize([data], model.tokenizer)
+    tokenize([data], model.tokenizer, model.typed)
     return sum(min(len(ids), model.max_length) for ids in data.tokens or ())
 
 
@@ -229,32 +287,33 @@ def batch_fn(inputs: list[Request], model: Embedder) -> list[Any]:
             options[index] = _options(request, model)
         except ValueError as error:
             results[index] = error
-    tokenize([request for request, option in zip(inputs, options, strict=True) if option], model.tokenizer)
+    sound = [request for request, option in zip(inputs, options, strict=True) if option]
+    tokenize(sound, model.tokenizer, model.typed)
 
-    rows: list[list[int]] = []  # the tokens of every text of every sound request
-    places: list[tuple[int, int, bool]] = []  # of each sound request: itself, its first row; and whether it pools CLS
+    rows: list[Row] = []  # every text of every sound request
+    places: list[tuple[int, int, Options]] = []  # of each sound request: itself, and its first row
     truncated: dict[int, list[bool]] = {}
-    cls_rows: list[bool] = []
     for index, (request, option) in enumerate(zip(inputs, options, strict=True)):
         if option is None:
             continue
         try:
-            ids, cut = _fit(request, option, model)
+            fitting, cut = _fit(request, option, model)
         except ValueError as error:
             results[index] = error
             continue
-        places.append((index, len(rows), option.normalize))
+        places.append((index, len(rows), option))
         truncated[index] = cut
-        rows.extend(ids)
-        cls_rows.extend([option.pooling == "cls"] * len(ids))
+        rows.extend(fitting)
 
-    vectors = _embed(rows, cls_rows, model) if rows else np.zeros((0, 0), np.float32)
-    for index, first, normalize in places:
+    vectors = _embed(rows, model) if rows else []
+    for index, first, option in places:
         count = len(inputs[index].texts)
-        part = vectors[first : first + count]
-        if normalize:
-            part = part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12)
-        lengths = [len(ids) for ids in rows[first : first + count]]
+        try:
+            part = _finished(np.stack(vectors[first : first + count]), option, model)
+        except ValueError as error:
+            results[index] = error
+            continue
+        lengths = [len(row) for row in rows[first : first + count]]
         results[index] = {"embeddings": part, "tokens": lengths, "truncated": truncated[index]}
     return results
 
@@ -263,29 +322,53 @@ def batch_fn(inputs: list[Request], model: Embedder) -> list[Any]:
 
 
 def _options(request: Request, model: Embedder) -> Options:
+    """What holds for the request, whose prompt is noted in it. Raises ValueError for what cannot be."""
     values = {name: model.settings[name] for name in PARAMETERS} | request.parameters
-    check_choice("parameters.pooling", values["pooling"], POOLINGS)
-    check_flag("parameters.normalize", values["normalize"])
+    pooling = _modes("parameters.pooling", values["pooling"])
+    if values["normalize"] is not None:
+        check_flag("parameters.normalize", values["normalize"])
     check_flag("parameters.truncate", values["truncate"])
     check_integer("parameters.max_length", values["max_length"], _shortest(model.tokenizer), model.max_length)
+    dimensions = values["dimensions"]
+    if dimensions is not None:
+        check_integer("parameters.dimensions", dimensions, 1, MOST_DIMENSIONS)
     if len(request.texts) > model.settings["max_inputs"]:
         raise ValueError(
             f"inputs has {len(request.texts)} texts; at most {model.settings['max_inputs']} are taken in one request."
         )
-    return Options(**values)
+    # A prompt in the request goes before a name in the settings.
+    own = request.parameters if {"prompt", "prompt_name"} & request.parameters.keys() else values
+    request.prefix = handler_sentence.prompt(model.sentence, own.get("prompt"), own.get("prompt_name"))
+    request.lower = model.lower
+    return Options(
+        pooling or model.sentence.pooling or ("mean",),
+        values["normalize"],
+        values["max_length"],
+        values["truncate"],
+        request.prefix,
+        dimensions,
+    )
 
 
-def _token_ids(tokenizer: Any, texts: list[str], **options: Any) -> list[list[int]]:
-    ids: list[list[int]] = tokenizer(
-        texts, return_attention_mask=False, return_token_type_ids=False, verbose=False, **options
-    )["input_ids"]
-    return ids
+def _modes(name: str, value: Any) -> tuple[str, ...] | None:
+    """The modes of pooling that a setting or a parameter names."""
+    if value is None:
+        return None
+    modes = tuple(value) if isinstance(value, list) and value else (value,)
+    for mode in modes:
+        check_choice(name, mode, MODES)
+    return modes
 
 
-def _fit(request: Request, option: Options, model: Embedder) -> tuple[list[list[int]], list[bool]]:
+def _fit(request: Request, option: Options, model: Embedder) -> tuple[list[Row], list[bool]]:
     """The request's tokens, cut to the length that holds for it, and which texts were cut."""
     ids = list(request.tokens or ())
+    types = list(request.types or [None] * len(ids))
     cut = [len(text) > option.max_length for text in ids]
+    skip = 0
+    if option.prompt and not model.sentence.include_prompt:
+        skip = _prompt_tokens(option.prompt, model, option.max_length)
+    rows = []
     for place, text in enumerate(ids):
         if not text:
             raise ValueError(f"{name_of(request, place)} has no tokens.")
@@ -296,51 +379,84 @@ def _fit(request: Request, option: Options, model: Embedder) -> tuple[list[list[
                     "Shorten it, or set parameters.truncate to true to have its beginning read."
                 )
             # The tokenizer cuts, because it knows which special tokens stand at the end.
-            ids[place] = _token_ids(
-                model.tokenizer, [request.texts[place]], truncation=True, max_length=option.max_length
-            )[0]
-    return ids, cut
+            encoded = model.tokenizer(
+                request.read(place),
+                truncation=True,
+                max_length=option.max_length,
+                return_attention_mask=False,
+                return_token_type_ids=model.typed,
+                verbose=False,
+            )
+            text, types[place] = list(encoded["input_ids"]), encoded.get("token_type_ids")
+        if len(text) <= skip:
+            raise ValueError(f"{name_of(request, place)} has no tokens after the prompt, which is not pooled.")
+        rows.append(Row(text, types[place], option.pooling, skip))
+    return rows, cut
 
 
-def _embed(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.ndarray:
+def _prompt_tokens(prompt: str, model: Embedder, most: int) -> int:
+    """With how many tokens a text begins that has this prompt: those of the prompt alone, but for a special one at the
+    end (as sentence-transformers counts them)."""
+    request = Request([prompt], True, {}, lower=model.lower)
+    ids = model.tokenizer(request.read(0), truncation=True, max_length=most, verbose=False)["input_ids"]
+    return len(ids) - (1 if ids and ids[-1] in model.tokenizer.all_special_ids else 0)
+
+
+def _finished(vectors: np.ndarray, option: Options, model: Embedder) -> np.ndarray:
+    """The vectors of one request as they are answered."""
+    if option.normalize is not False and model.sentence.normalize:
+        vectors = _unit(vectors)
+    if option.dimensions is not None and option.dimensions > vectors.shape[1]:
+        raise ValueError(
+            f"parameters.dimensions is {option.dimensions}, and this model's vectors have {vectors.shape[1]} numbers."
+        )
+    kept = vectors[:, : option.dimensions or model.sentence.dimensions]
+    return _unit(kept) if option.normalize else np.ascontiguousarray(kept)
+
+
+def _unit(vectors: np.ndarray) -> np.ndarray:
+    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def _embed(rows: list[Row], model: Embedder) -> list[np.ndarray]:
     """One float32 vector per row, in the order of `rows`."""
     if not rows:
         raise ValueError("There is nothing to embed.")
-    order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
+    order = sorted(range(len(rows)), key=lambda row: (len(rows[row]), rows[row].pooling, rows[row].skip), reverse=True)
     most = model.settings["batch_tokens"]
     if model.engine is not None:
-        batches, pooled = _by_engine(order, rows, cls_rows, model)
-    elif model.plan is None or not embedding_packed.can_run(model.plan, rows):
-        batches = _batches(order, rows, most, packed=False)
-        pooled = [_padded([rows[row] for row in batch], [cls_rows[row] for row in batch], model) for batch in batches]
+        batches, pooled = _by_engine(order, rows, model)
+    elif model.plan is None or not embedding_packed.can_run(model.plan, [row.ids for row in rows]):
+        batches = handler_exact.batches(order, rows, most, packed=False, way=model.way)
+        pooled = [_padded([rows[row] for row in batch], model) for batch in batches]
     else:
         threads = torch.get_num_threads()
         shares, each = _threads(threads, rows, model)
         batches = [
             batch
             for share in _shares(order, rows, shares)
-            for batch in _batches(share, rows, max(1, most // shares), packed=True)
+            for batch in handler_exact.batches(share, rows, max(1, most // shares), packed=True)
         ]
 
-        def compute(batch: list[int]) -> np.ndarray:
+        def compute(batch: list[int]) -> list[np.ndarray]:
             if torch.get_num_threads() != each:  # which is a setting of the thread
                 torch.set_num_threads(each)
-            return _packed([rows[row] for row in batch], [cls_rows[row] for row in batch], model)
+            return _packed([rows[row] for row in batch], model)
 
         try:
             pooled = list((map if shares == 1 else _executor().map)(compute, batches))
         finally:
             if torch.get_num_threads() != threads:
                 torch.set_num_threads(threads)
-    vectors = np.empty((len(rows), pooled[0].shape[1]), np.float32)
+    vectors: list[Any] = [None] * len(rows)
     for batch, part in zip(batches, pooled, strict=True):
-        vectors[batch] = part
+        for row, vector in zip(batch, part, strict=True):
+            vectors[row] = vector
     return vectors
 
 
-def _by_engine(
-    order: list[int], rows: list[list[int]], cls_rows: list[bool], model: Embedder
-) -> tuple[list[list[int]], list[np.ndarray]]:
+def _by_engine(order: list[int], rows: list[Row], model: Embedder) -> tuple[list[list[int]], list[list[np.ndarray]]]:
     """The batches into which the rows are split, and the vectors of each."""
     found = model.engine
     assert found is not None
@@ -348,25 +464,17 @@ def _by_engine(
     most = max(1, model.settings["batch_tokens"] // shares)
     batches = [batch for share in _shares(order, rows, shares) for batch in engine.batches(share, rows, most)]
 
-    def compute(batch: list[int]) -> np.ndarray:
-        hidden = found.run([rows[row] for row in batch], each)
-        vectors = np.empty((len(batch), found.width), np.float32)
-        start = first = 0
-        for length, same in groupby(len(rows[row]) for row in batch):
-            count = len(list(same))
-            texts = hidden[start : start + length * count].reshape(count, length, -1)
-            vectors[first : first + count] = texts.mean(axis=1)
-            for place in range(count):
-                if cls_rows[batch[first + place]]:
-                    vectors[first + place] = texts[place, 0]
-            start += length * count
-            first += count
-        return vectors
+    def compute(batch: list[int]) -> list[np.ndarray]:
+        texts = [rows[row] for row in batch]
+        types = [row.types or [0] * len(row) for row in texts] if model.typed else None
+        with torch.inference_mode():
+            hidden = torch.from_numpy(found.run([row.ids for row in texts], each, types))
+            return _pooled(hidden, [len(row) for row in texts], texts, model)
 
     return batches, list((map if shares == 1 else _executor().map)(compute, batches))
 
 
-def _threads(threads: int, rows: list[list[int]], model: Embedder) -> tuple[int, int]:
+def _threads(threads: int, rows: list[Row], model: Embedder) -> tuple[int, int]:
     """Into how many shares to split the rows, and how many threads each gets."""
     kind = model.settings["quantize"] or model.settings["dtype"]
     tokens = sum(map(len, rows)) * (model.config.hidden_size / 384) ** 2
@@ -374,7 +482,7 @@ def _threads(threads: int, rows: list[list[int]], model: Embedder) -> tuple[int,
     return shares, max(1, threads // shares)
 
 
-def _shares(order: list[int], rows: list[list[int]], count: int) -> list[list[int]]:
+def _shares(order: list[int], rows: Sequence[Row | list[int]], count: int) -> list[list[int]]:
     """Split `order` (longest row first) into shares that are done at about the same time: each row goes to the one that
     has the least."""
     shares: list[list[int]] = [[] for _ in range(count)]
@@ -392,87 +500,59 @@ def _executor() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(os.cpu_count(), "embed")
 
 
-def _batches(order: list[int], rows: list[list[int]], most: int, packed: bool) -> list[list[int]]:
-    """Split `order` (longest row first) into batches of at most so many tokens; where texts are padded, with little
-    padding."""
-    batches: list[list[int]] = []
-    text_tokens = 0
-    for row in order:
-        length = len(rows[row])
-        if batches:
-            tokens = text_tokens + length
-            padded = tokens if packed else (len(batches[-1]) + 1) * len(rows[batches[-1][0]])
-            wasteful = padded > SMALL_BATCH_TOKENS and padded - tokens > padded // 4
-            if padded <= most and not wasteful:
-                batches[-1].append(row)
-                text_tokens += length
-                continue
-        batches.append([row])
-        text_tokens = length
-    return batches
-
-
-def _packed(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.ndarray:
+def _packed(rows: list[Row], model: Embedder) -> list[np.ndarray]:
     assert model.plan is not None
     with torch.inference_mode():
-        hidden = embedding_packed.run(model.plan, rows, model.device)
-        means, firsts = embedding_packed.pool(hidden, rows)
-        chosen = torch.tensor(cls_rows, device=model.device)[:, None]
-        vectors: np.ndarray = torch.where(chosen, firsts, means).cpu().numpy()
-    return vectors
+        hidden = embedding_packed.run(model.plan, [row.ids for row in rows], model.device)
+        return _pooled(hidden, [len(row) for row in rows], rows, model)
 
 
-def _padded(rows: list[list[int]], cls_rows: list[bool], model: Embedder) -> np.ndarray:
-    longest = len(rows[0])
-    right = getattr(model.tokenizer, "padding_side", "right") != "left"
-    ids = np.full((len(rows), longest), model.tokenizer.pad_token_id or 0, np.int64)
-    mask = np.zeros((len(rows), longest), np.int64)
-    for place, row in enumerate(rows):
-        span = slice(0, len(row)) if right else slice(longest - len(row), longest)
-        ids[place, span] = row
-        mask[place, span] = 1
-    attention = torch.from_numpy(mask).to(model.device)
-    arguments = {"input_ids": torch.from_numpy(ids).to(model.device), "attention_mask": attention}
-    if "token_type_ids" in model.arguments:
-        arguments["token_type_ids"] = torch.zeros_like(arguments["input_ids"])
+def _padded(rows: list[Row], model: Embedder) -> list[np.ndarray]:
     with torch.inference_mode():
+        hidden, lengths = _hidden(rows, model)
+        return _pooled(hidden, lengths, rows, model)
+
+
+def _hidden(rows: list[Row], model: Embedder) -> tuple[torch.Tensor, list[int]]:
+    """The vectors of all tokens of all texts, one after the other, without those of padding; and how many each text
+    has."""
+    arguments, mask = handler_exact.padded(
+        [row.ids for row in rows], [row.types for row in rows], model.tokenizer, model.arguments, model.device
+    )
+    if hasattr(model.model, "set_attention_type"):  # BigBird forgets its own after the first short text
+        model.model.set_attention_type(model.model.config.attention_type)
+    if model.sentence.layers is None:
         hidden = model.model(**arguments).last_hidden_state
-        if all(cls_rows):
-            pooled = _first_tokens(hidden, attention)
-        elif not any(cls_rows):
-            pooled = _means(hidden, attention)
-        else:
-            chosen = torch.tensor(cls_rows, device=model.device)[:, None]
-            pooled = torch.where(chosen, _first_tokens(hidden, attention), _means(hidden, attention))
-        vectors: np.ndarray = pooled.cpu().numpy()
+    else:
+        hidden = model.sentence.layers(model.model(**arguments, output_hidden_states=True).hidden_states)
+    if hidden.shape[1] != mask.shape[1]:  # a model that makes fewer vectors of its tokens, or always as many
+        return hidden.flatten(0, 1), [hidden.shape[1]] * len(rows)
+    return hidden[mask.bool()], [len(row) for row in rows]
+
+
+def _pooled(hidden: torch.Tensor, lengths: list[int], rows: list[Row], model: Embedder) -> list[np.ndarray]:
+    """The vector of each text, from those of its tokens (tokens of all texts, dimensions)."""
+    for step in model.sentence.before:
+        hidden = step(hidden.float())
+    parts: list[tuple[tuple[str, ...], torch.Tensor]] = []
+    start = 0
+    for (length, pooling, skip), same in groupby(
+        zip(lengths, rows, strict=True), key=lambda pair: (pair[0], pair[1].pooling, pair[1].skip)
+    ):
+        count = len(list(same))
+        tokens = hidden[start : start + length * count].view(count, length, -1)
+        parts.append((pooling, handler_sentence.pool(tokens, pooling, skip)))
+        start += length * count
+    vectors: list[np.ndarray] = []
+    for _, alike in groupby(parts, key=lambda part: part[0]):
+        together = torch.cat([part for _, part in alike])
+        for step in model.sentence.after:
+            together = step(together)
+        vectors.extend(together.cpu().numpy())
     return vectors
-
-
-def _first_tokens(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    first = mask.argmax(dim=1)
-    return hidden[torch.arange(len(hidden), device=hidden.device), first].float()
-
-
-def _means(hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    weights = mask[:, None, :].float()
-    return torch.bmm(weights, hidden.float())[:, 0] / weights.sum(dim=2)
 
 
 # --- What the model can do and what its settings say -----------------------------------------------------------------
-
-
-def _readable_tokens(config: Any, tokenizer: Any) -> int:
-    limits = []
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions > 0:
-        if getattr(config, "model_type", "") in POSITIONS_AFTER_PADDING:
-            positions -= (config.pad_token_id or 0) + 1
-        limits.append(positions)
-    # Where nothing is known the tokenizer says 10**30.
-    stated = getattr(tokenizer, "model_max_length", None)
-    if stated is not None and 0 < stated < 10**9:
-        limits.append(int(stated))
-    return min(limits) if limits else FALLBACK_MAX_LENGTH
 
 
 def _shortest(tokenizer: Any) -> int:
@@ -480,29 +560,17 @@ def _shortest(tokenizer: Any) -> int:
     return int(tokenizer.num_special_tokens_to_add()) + 1
 
 
-def _sentence_transformers_settings(folder: Path) -> dict[str, Any]:
-    """What sentence-transformers noted beside the model, where it did: pooling, normalising, length."""
-    found: dict[str, Any] = {}
-    pooling = read_json(folder / "1_Pooling" / "config.json")
-    if isinstance(pooling, dict):
-        modes = [name for name, on in pooling.items() if name.startswith("pooling_mode_") and on is True]
-        known = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
-        if len(modes) == 1 and modes[0] in known:
-            found["pooling"] = known[modes[0]]
-    modules = read_json(folder / "modules.json")
-    if isinstance(modules, list):
-        found["normalize"] = any(str(module.get("type", "")).endswith(".Normalize") for module in modules)
-    length = read_json(folder / "sentence_bert_config.json")
-    if isinstance(length, dict) and isinstance(length.get("max_seq_length"), int):
-        found["max_length"] = length["max_seq_length"]
-    return found
-
-
 def _check_settings(settings: dict[str, Any]) -> None:
     where = "code/settings.json: "
-    check_choice(where + "pooling", settings["pooling"], POOLINGS)
+    _modes(where + "pooling", settings["pooling"])
     check_choice(where + "dtype", settings["dtype"], tuple(DTYPES))
-    check_flag(where + "normalize", settings["normalize"])
+    if settings["normalize"] is not None:
+        check_flag(where + "normalize", settings["normalize"])
+    for name in FIELDS:
+        if settings[name] is not None:
+            check_text(where + name, settings[name])
+    if settings["dimensions"] is not None:
+        check_integer(where + "dimensions", settings["dimensions"], 1, MOST_DIMENSIONS)
     check_flag(where + "truncate", settings["truncate"])
     check_integer(where + "max_inputs", settings["max_inputs"], 1, 100_000)
     check_integer(where + "batch_tokens", settings["batch_tokens"], 1, 10**9)

@@ -30,6 +30,8 @@ COMMON = "common"
 INT8_HANDLER = "handler_int8.py"
 # A handler with this file serves the task that its settings name.
 PIPELINE_MODULE = "pipeline_tasks.py"
+# A handler with this file computes what sentence-transformers keeps beside a model.
+SENTENCE_HANDLER = "handler_sentence.py"
 
 
 def shipped_roots() -> tuple[Path, ...]:
@@ -64,7 +66,12 @@ def collect(folder: Path) -> tuple[Found, ...]:
 
 def computes_in_int8(folder: Path) -> bool:
     """Whether the handler in ``folder`` has or imports handler_int8.py."""
-    return any(item.path == INT8_HANDLER for item in collect(folder))
+    return has_module(folder, INT8_HANDLER)
+
+
+def has_module(folder: Path, name: str) -> bool:
+    """Whether the file ``name`` is among those that the handler in ``folder`` has or imports."""
+    return any(item.path == name for item in collect(folder))
 
 
 def is_pipeline(folder: Path) -> bool:

@@ -43,7 +43,12 @@ def test_the_example_is_a_handler_that_answers(bert: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("kind", "names"), [("embedding", ("SETTINGS", "PARAMETERS")), ("generation", ("LIMITS", "PARAMETERS"))]
+    ("kind", "names"),
+    [
+        ("embedding", ("SETTINGS", "PARAMETERS")),
+        ("generation", ("LIMITS", "PARAMETERS")),
+        ("reranking", ("SETTINGS", "PARAMETERS", "ACTIVATIONS")),
+    ],
 )
 def test_every_parameter_and_setting_is_told(kind: str, names: tuple[str, ...]) -> None:
     from handler_tools import load

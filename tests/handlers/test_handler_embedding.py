@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from handler_tools import linked, minilm, request
+from handler_tools import linked, load, minilm, request
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
@@ -132,7 +132,7 @@ def test_tokens_fn_counts_what_is_read(embedding: ModuleType, embedder: Any) -> 
 @pytest.mark.parametrize(
     ("parameters", "reason"),
     [
-        ({"pooling": "max"}, "parameters.pooling must be one of mean, cls, not 'max'"),
+        ({"pooling": "median"}, "parameters.pooling must be one of cls, max, mean, .*, not 'median'"),
         ({"normalize": 1}, "parameters.normalize must be true or false, not 1"),
         ({"max_length": 0}, "parameters.max_length must be a whole number from 3 to 512, not 0"),
         ({"max_length": 513}, "from 3 to 512, not 513"),
@@ -164,7 +164,7 @@ def test_settings_are_defaults_that_a_request_may_change(embedding: ModuleType, 
     ("settings", "reason"),
     [
         ({"poling": "cls"}, "unknown setting 'poling'. Known: pooling"),
-        ({"pooling": "max"}, "code/settings.json: pooling must be one of mean, cls"),
+        ({"pooling": "median"}, "code/settings.json: pooling must be one of cls, max, mean"),
         ({"max_length": 1000}, "code/settings.json: max_length must be a whole number from 3 to 512, not 1000"),
         ({"dtype": "int8"}, "code/settings.json: dtype must be one of"),
         ({"max_inputs": 0}, "code/settings.json: max_inputs"),
@@ -237,11 +237,9 @@ def test_a_roberta_reads_to_the_end_of_its_positions_and_not_beyond(
 @settings(max_examples=200)
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=80), st.integers(1, 4096), st.booleans())
 def test_batches_hold_every_row_once_and_keep_within_the_budget(lengths: list[int], most: int, packed: bool) -> None:
-    from handler_tools import load
-
     rows = [[0] * length for length in lengths]
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
-    batches = load("embedding")._batches(order, rows, most, packed)
+    batches = load("embedding").handler_exact.batches(order, rows, most, packed)
     assert [row for batch in batches for row in batch] == order
     for batch in batches:
         if packed:

@@ -15,6 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from mme import handler_files
 from mme.errors import CatalogError
+from mme.folder import is_safe
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,6 +39,7 @@ from mme.catalog.spec import (
     SENTENCE_SIMILARITY,
     TASK_ALIASES,
     TASKS,
+    TEXT_RANKING,
     TRANSLATION,
     Catalog,
     ModelSpec,
@@ -171,6 +173,7 @@ class _Reader:
             handler=handler,
             task=task,
             settings=settings,
+            files=tuple(table.get("files", ())),
             dtype=table.get("dtype"),
             quantize=table.get("quantize"),
             max_error=None if max_error is None else float(max_error),
@@ -219,6 +222,10 @@ class _Reader:
         if "max_error" in table and not 0 < table["max_error"] <= 2:
             message = "max_error must be above 0 and at most 2."
             self.errors.append(self.fail((*here, "max_error"), message, "0.01 is usual."))
+        for pattern in table.get("files", ()):
+            if not isinstance(pattern, str) or not is_safe(pattern):
+                message = f"files must be a list of names and patterns below the source, not {pattern!r}."
+                self.errors.append(self.fail((*here, "files"), message, 'Such as ["label_map.json", "extra/**"].'))
         if "python" in table and not PYTHON.fullmatch(table["python"]):
             message = f"python {table['python']!r} is not a version."
             self.errors.append(self.fail((*here, "python"), message, 'Write it as "3.12".'))
@@ -340,6 +347,8 @@ class _Reader:
         task = self.task(here, table.get("task"), written)
         if task == SENTENCE_SIMILARITY:
             task, written = HANDLER_TASKS["embedding"], written or "embedding"
+        if task == TEXT_RANKING:
+            written = written or "reranking"
         if written is not None:
             handler = self.handler((*here, "handler"), written)
             task = task or HANDLER_TASKS.get(written)
@@ -350,6 +359,9 @@ class _Reader:
                     f"Add task, one of {', '.join(TASKS)}.",
                 )
             return task, handler
+        own = self.own_handler(table)
+        if own is not None:
+            return task, own
         if task is None:
             raise self.fail(
                 here,
@@ -366,18 +378,27 @@ class _Reader:
         task = TASK_ALIASES.get(task, task)
         if task in TASKS or TRANSLATION.fullmatch(task):
             return task
-        if task == SENTENCE_SIMILARITY:
+        if task in (SENTENCE_SIMILARITY, TEXT_RANKING):
             if handler != PIPELINE_HANDLER:
                 return task
+            own = "embedding" if task == SENTENCE_SIMILARITY else "reranking"
             raise self.fail(
                 (*here, "handler"),
                 f"the handler {handler!r} has no task {task!r}.",
-                'Leave the handler out, or say handler = "embedding".',
+                f'Leave the handler out, or say handler = "{own}".',
             )
         if task in REFUSED_TASKS:
             raise self.fail((*here, "task"), f"task {task!r} cannot be served as it is.", REFUSED_TASKS[task])
-        known = (*TASKS, SENTENCE_SIMILARITY, *TASK_ALIASES)
+        known = (*TASKS, SENTENCE_SIMILARITY, TEXT_RANKING, *TASK_ALIASES)
         raise self.fail((*here, "task"), f"task {task!r} is not known.", _did_you_mean(task, known, ", ".join(known)))
+
+    def own_handler(self, table: Mapping[str, Any]) -> Path | None:
+        """The handler that a folder brings with it, as a model for SageMaker has it: code/inference.py."""
+        kind, _, location = str(table.get("source", "")).partition(":")
+        if kind != "folder" or not location or "\0" in location:
+            return None
+        code = (self.path.parent / Path(location).expanduser()).absolute() / "code"
+        return code if (code / "inference.py").is_file() else None
 
     def handler(self, here: tuple[str, ...], written: str) -> Path:
         if written.startswith((".", "/", "~")):

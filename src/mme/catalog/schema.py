@@ -28,6 +28,7 @@ from mme.catalog.spec import (
     SENTENCE_SIMILARITY,
     TASK_ALIASES,
     TASKS,
+    TEXT_RANKING,
     TRANSLATION,
 )
 
@@ -42,6 +43,7 @@ DESCRIPTIONS = {
     "that starts with ./",
     "task": "What the model does, which says the class that loads it.",
     "settings": "What the handler reads from code/settings.json.",
+    "files": "Further files of the source that the archive is to hold: names and patterns (*, ? and **).",
     "dtype": "The number format of the weights in the archive; left out, the source's own.",
     "quantize": "Store the linear layers in int8 and compute with them.",
     "max_error": "How far dtype and quantize may move the answers.",
@@ -56,7 +58,7 @@ DESCRIPTIONS = {
     "notes": "Kept in the archive's manifest.",
 }
 
-_TYPES = {str: "string", dict: "object", float: "number", bool: "boolean"}
+_TYPES = {str: "string", list: "array", dict: "object", float: "number", bool: "boolean"}
 
 
 def schema() -> dict[str, Any]:
@@ -102,7 +104,10 @@ def _model() -> dict[str, Any]:
             },
             {
                 "if": {"properties": {"handler": {"const": PIPELINE_HANDLER}}, "required": ["handler"]},
-                "then": {"required": ["task"], "properties": {"task": {"not": {"const": SENTENCE_SIMILARITY}}}},
+                "then": {
+                    "required": ["task"],
+                    "properties": {"task": {"not": {"enum": [SENTENCE_SIMILARITY, TEXT_RANKING]}}},
+                },
             },
         ],
     }
@@ -123,7 +128,7 @@ def _values(key: str) -> dict[str, Any]:
     if key in enums:
         return {"enum": list(enums[key])}
     if key == "task":
-        names = [*TASKS, SENTENCE_SIMILARITY, *TASK_ALIASES]
+        names = [*TASKS, SENTENCE_SIMILARITY, TEXT_RANKING, *TASK_ALIASES]
         return {"anyOf": [{"enum": names}, {"pattern": _whole(TRANSLATION)}]}
     if key in ("source", "adapter"):
         package = rf"package:(?!.*(?:^|[:/])\.\.(?:/|$)){_inner(PACKAGE)}"
@@ -132,6 +137,8 @@ def _values(key: str) -> dict[str, Any]:
         return {"pattern": _whole(COMMIT)}
     if key == "python":
         return {"pattern": _whole(PYTHON)}
+    if key == "files":  # names and patterns that stay below the source
+        return {"items": {"type": "string", "pattern": r"^(?!.*(?:^|/)\.{0,2}(?:/|$))[^\x00-\x1f\x7f\\]+$"}}
     if key == "max_error":
         return {"exclusiveMinimum": 0, "maximum": 2}
     if key == "handler":

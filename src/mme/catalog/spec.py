@@ -75,6 +75,8 @@ TASK_ALIASES = {
 TRANSLATION = re.compile(r"translation_[A-Za-z_-]+?_to_[A-Za-z_-]+")
 # The Hub's name for sentence vectors that are compared, which the embedding handler does.
 SENTENCE_SIMILARITY = "sentence-similarity"
+# The Hub's name for scores of pairs of texts, which the reranking handler gives, and transformers' pipelines do not.
+TEXT_RANKING = "text-ranking"
 # Tasks of the Hub that cannot be served as they are -> why not, and the way out.
 _DIFFUSION = "It is a task for models of the library diffusers. A handler of your own can serve one."
 _NO_PIPELINE = "transformers has no pipeline for it. A handler of your own can serve the model."
@@ -104,12 +106,14 @@ REFUSED_TASKS = {
 
 def auto_classes(task: str) -> tuple[str, ...]:
     """The Auto classes for a task of the catalogue, ``translation_en_to_de`` and the like among them."""
+    if task == TEXT_RANKING:
+        task = "text-classification"
     return TASKS["translation" if TRANSLATION.fullmatch(task) else task]
 
 
 # What the handlers that ship with mme load. A model for another handler is loaded as its own configuration
 # says, unless the catalogue gives a task.
-HANDLER_TASKS = {"embedding": "feature-extraction", "generation": "text-generation"}
+HANDLER_TASKS = {"embedding": "feature-extraction", "generation": "text-generation", "reranking": TEXT_RANKING}
 
 # A handler with this file computes in int8 where its settings say so, and reads weights that are stored so.
 INT8_HANDLER = "handler_int8.py"
@@ -126,6 +130,7 @@ KEYS: dict[str, tuple[type, str]] = {
     "handler": (str, "a string"),
     "task": (str, "a string"),
     "settings": (dict, "a table"),
+    "files": (list, "a list of strings"),
     "dtype": (str, "a string"),
     "quantize": (str, "a string"),
     "max_error": (float, "a number"),
@@ -178,6 +183,7 @@ class ModelSpec:
     handler: Path | None = None
     task: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
     dtype: str | None = None
     quantize: str | None = None
     max_error: float | None = None

@@ -8,7 +8,6 @@ source itself where there are any, and what a new version wrote is brought back 
 from __future__ import annotations
 
 import json
-import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,9 +38,6 @@ FILES = (
     "vocab.json",
     "vocab.txt",
 )
-# How a sentence-transformers model pools and cuts its input, which handlers may go by.
-SENTENCE_FILES = ("modules.json", "sentence_bert_config.json")
-POOLING = re.compile(r"[0-9]+_(?:Pooling|Normalize)/config\.json")
 
 # One of these means that there is a tokenizer.
 VOCABULARIES = (

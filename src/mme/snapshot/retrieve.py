@@ -18,21 +18,12 @@ from typing import Any
 
 from mme.catalog.spec import HANDLER_TASKS, TASKS, ModelSpec, auto_classes
 from mme.errors import MmeError, SourceError
-from mme.handler_files import computes_in_int8
-from mme.snapshot import accuracy, adapters, libraries, portable, smoothing, tensors, weights
+from mme.handler_files import SENTENCE_HANDLER, computes_in_int8, has_module
+from mme.snapshot import accuracy, adapters, extra, foreign, libraries, portable, sentence, smoothing, tensors, weights
 from mme.snapshot.checkpoint import Skeleton, linear_layers, match
 from mme.snapshot.sources import LICENCES, PICKLES, Located, locate
 from mme.snapshot.weights import Piece
 
-FOREIGN = {
-    ".h5": "TensorFlow",
-    ".msgpack": "Flax",
-    ".gguf": "GGUF",
-    ".onnx": "ONNX",
-    ".pt": "PyTorch, saved as a whole",
-    ".pth": "PyTorch, saved as a whole",
-    ".ckpt": "a training checkpoint",
-}
 # Tasks whose models do not read what a request holds as it is.
 PREPARED = (
     *("image-", "audio-", "video-", "object-", "mask-", "depth-", "keypoint-", "visual-", "automatic-"),
@@ -42,6 +33,9 @@ MAX_SHARD = 5_000_000_000  # bytes
 
 # Tasks whose input is no text, or not alone: their models may do without a tokenizer.
 NO_TEXT = ("image-", "audio-", "video-", "object-", "mask-", "depth-", "keypoint-", "automatic-", "document-")
+
+# Tasks for which handlers of ours are asked what they answer.
+ASKED_TASKS = (HANDLER_TASKS["embedding"], HANDLER_TASKS["generation"])
 
 
 @dataclass(frozen=True)
@@ -67,11 +61,15 @@ def snapshot(
     holds pickles without leave, needs code of its own without leave, would leave weights to chance, or loses more
     accuracy than it may.
     """
-    located = located or locate(spec.source, spec.revision, allow_pickle=spec.allow_pickle, code=spec.trust_remote_code)
+    located = located or locate(
+        spec.source, spec.revision, allow_pickle=spec.allow_pickle, code=spec.trust_remote_code, more=spec.files
+    )
     pickled = check_files(spec, located)
     config = portable.read_json(located.path / "config.json")
     _check_code(spec, config)
     _check_processor(spec, located)
+    if _reads_sentences(spec):
+        sentence.check(spec, located.files)
     scratch = into.with_name(into.name + ".saved")
     try:
         scratch.mkdir(parents=True)
@@ -98,9 +96,8 @@ def check_files(spec: ModelSpec, located: Located) -> bool:
     names = {found.path: found for found in located.files}
     what = f"{spec.name} ({spec.source})"
     if "config.json" not in names:
-        nested = sorted({str(Path(path).parent) for path in names if path.endswith("/config.json")})
-        hint = f"Is it in {nested[0]}?" if nested else "A model's folder has config.json and its weights."
-        raise SourceError(f"{what} is no model: there is no config.json in {located.path}.", hint)
+        raise foreign.no_model(what, located.path, located.files)
+    foreign.check_fetched(what, located.files)
     if weights.INDEX in names or "model.safetensors" in names:
         if "model.safetensors" in names:
             weights.read_header(names["model.safetensors"].origin)
@@ -119,15 +116,7 @@ def check_files(spec: ModelSpec, located: Located) -> bool:
         for index in (path for path in pickles if path.endswith(".json")):
             weights.shards(located.path / index)
         return True
-    for path in sorted(names):
-        if kind := FOREIGN.get(Path(path).suffix):
-            raise SourceError(
-                f"{what} has its weights only in another format: {path} ({kind}).",
-                "Convert it with transformers' save_pretrained, and give that folder as the source.",
-            )
-    others = sorted(path for path in names if path.endswith((".safetensors", ".bin")))
-    hint = f"There is {others[0]}, which is not the name that transformers looks for." if others else ""
-    raise SourceError(f"{what} has no weights: no model.safetensors.", hint or "Was the download complete?")
+    raise foreign.no_weights(what, located.files)
 
 
 def _check_code(spec: ModelSpec, config: Mapping[str, Any]) -> None:
@@ -147,6 +136,10 @@ def _check_code(spec: ModelSpec, config: Mapping[str, Any]) -> None:
 def _model_class(spec: ModelSpec, config: Mapping[str, Any]) -> Any:
     import transformers
 
+    if spec.task == "feature-extraction":
+        name = sentence.ENCODERS.get(str(config.get("model_type")), "")
+        encoder = _reads_sentences(spec) or str((config.get("architectures") or [""])[0]).endswith("EncoderModel")
+        return getattr(transformers, name) if name and encoder else _class_for_task(spec, spec.task, config)
     if spec.task is not None:
         return _class_for_task(spec, spec.task, config)
     names = config.get("architectures") or []
@@ -366,6 +359,8 @@ def _write(
         "parameters": sum(math.prod(piece.shape) for piece in checkpoint.pieces),
         "libraries": library_versions(),
         **({"licence": located.licence} if located.licence else {}),
+        **sentence.facts(located.files),
+        **extra.left_out(spec, located.files, into),
     }
     return Snapshot(into, digests, facts)
 
@@ -382,13 +377,12 @@ def _write_files(
         generation = portable.generation_config(portable.read_json(source / "generation_config.json"))
         portable.write_json(into / "generation_config.json", generation)
     portable.copy(source, scratch / "tokenizer" if (scratch / "tokenizer").is_dir() else None, into)
+    sentence.write(spec, located.files, into)
     for found in located.files:
-        if found.path in portable.SENTENCE_FILES or portable.POOLING.fullmatch(found.path):
-            (into / found.path).parent.mkdir(exist_ok=True)
-            shutil.copyfile(found.origin, into / found.path)
         code = spec.trust_remote_code and found.path.endswith(".py")
         if "/" not in found.path and (code or found.path.upper().startswith(LICENCES)):
             shutil.copyfile(found.origin, into / found.path)
+    extra.write(spec, located.files, into)
     return config
 
 
@@ -425,9 +419,14 @@ def _write_whole(pieces: Sequence[Piece], into: Path) -> dict[str, str]:
     return digests
 
 
+def _reads_sentences(spec: ModelSpec) -> bool:
+    """Whether the handler is one of those that follow sentence-transformers' files, or made after them."""
+    return spec.handler is not None and has_module(spec.handler, SENTENCE_HANDLER)
+
+
 def _handler_to_ask(spec: ModelSpec) -> Path | None:
     """The model's handler, if it is one of those whose answers can be compared: ours, or one made after them."""
-    if spec.handler is None or spec.task not in HANDLER_TASKS.values():
+    if spec.handler is None or spec.task not in ASKED_TASKS:
         return None
     return spec.handler if computes_in_int8(spec.handler) else None
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mme.catalog.spec import Source
 from mme.errors import SourceError
 from mme.folder import Found, files
-from mme.snapshot import portable, weights
+from mme.snapshot import extra, portable, sentence, weights
 from mme.snapshot.libraries import first_line, missing, quiet
 
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -32,13 +32,20 @@ class Located:
     licence: str | None = None
 
 
-def locate(source: Source, revision: str | None, *, allow_pickle: bool = False, code: bool = False) -> Located:
+def locate(
+    source: Source,
+    revision: str | None,
+    *,
+    allow_pickle: bool = False,
+    code: bool = False,
+    more: Sequence[str] = (),
+) -> Located:
     """Find the files of ``source``; from the Hub, download those that are needed (its cache holds them after that).
 
-    ``code`` brings the model's own Python files too. Raises SourceError.
+    ``code`` brings the model's own Python files too, and ``more`` what these patterns match. Raises SourceError.
     """
     if source.kind == "hub":
-        path = _download(source.location, revision or "", allow_pickle, code)
+        path = _download(source.location, revision or "", allow_pickle, code, more)
     elif source.kind == "package":
         path = _package_folder(source.location)
     else:
@@ -48,11 +55,12 @@ def locate(source: Source, revision: str | None, *, allow_pickle: bool = False, 
                 f"{source}: there is no folder {folder}.", "The path is taken from where the catalogue is."
             )
         path = folder
-    found = tuple(files(path))
-    return Located(path, found, _licence(source, path))
+    licence = _licence(source, path)
+    path, found = sentence.rooted(path, tuple(files(path)))
+    return Located(path, found, licence)
 
 
-def _download(repository: str, revision: str, allow_pickle: bool, code: bool) -> Path:
+def _download(repository: str, revision: str, allow_pickle: bool, code: bool, more: Sequence[str]) -> Path:
     try:
         import huggingface_hub
         from huggingface_hub.errors import (
@@ -69,13 +77,13 @@ def _download(repository: str, revision: str, allow_pickle: bool, code: bool) ->
         with quiet():
             try:
                 names = huggingface_hub.HfApi().list_repo_files(repository, revision=revision)
-                wanted = needed(names, allow_pickle, code)
+                wanted = sorted({*needed(names, allow_pickle, code), *extra.chosen(more, names)})
             except (GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError):
                 raise
             except Exception as error:
                 if not _is_network(error):
                     raise
-                return _from_cache(repository, revision, allow_pickle)
+                return _from_cache(repository, revision, allow_pickle, more)
             return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=wanted))
     except GatedRepoError:
         raise SourceError(
@@ -104,7 +112,7 @@ def _download(repository: str, revision: str, allow_pickle: bool, code: bool) ->
         raise SourceError(f"{what} cannot be downloaded: {first_line(error)}.", "Check the network.") from None
 
 
-def _from_cache(repository: str, revision: str, allow_pickle: bool) -> Path:
+def _from_cache(repository: str, revision: str, allow_pickle: bool, more: Sequence[str]) -> Path:
     """What the cache on this machine holds of a commit, which never changes: as good as the Hub, if it is whole.
 
     The cache may know of more files than were downloaded, so it is asked for those that ``needed`` would choose.
@@ -112,8 +120,12 @@ def _from_cache(repository: str, revision: str, allow_pickle: bool) -> Path:
     import huggingface_hub
     from huggingface_hub.errors import LocalEntryNotFoundError
 
-    common = [*portable.FILES, *portable.SENTENCE_FILES, "config.json", "generation_config.json", "README.md"]
-    common += ["*_Pooling/config.json", "*_Normalize/config.json", "adapter_config.json", *(f"{x}*" for x in LICENCES)]
+    common = [*portable.FILES, sentence.MODULES, sentence.CONFIG, "sentence_*_config.json", "config.json"]
+    common += ["generation_config.json", "README.md", "adapter_config.json", *(f"{x}*" for x in LICENCES)]
+    common += [f"[0-9]*_*/*.{suffix}" for suffix in ("json", "txt", "model", "safetensors")]
+    common += more
+    if allow_pickle:
+        common.append(f"[0-9]*_*/{sentence.PICKLE}")
     kinds = [["model.safetensors"], [weights.INDEX, "model-*.safetensors"], ["adapter_model.safetensors"]]
     if allow_pickle:
         kinds += [[PICKLES[0]], [PICKLES[1], "pytorch_model-*.bin"]]
@@ -142,7 +154,7 @@ def needed(names: list[str], allow_pickle: bool, code: bool) -> list[str]:
         or name.upper().startswith(LICENCES)
         or (code and name.endswith(".py"))
     ]
-    chosen += [name for name in names if name in portable.SENTENCE_FILES or portable.POOLING.fullmatch(name)]
+    chosen += sentence.needed(names, allow_pickle)
     if "model.safetensors" in top:
         chosen.append("model.safetensors")
     elif weights.INDEX in top:

@@ -18,6 +18,7 @@ from mme.errors import MmeError, UsageError
 from mme.packaging import verify
 from mme.packaging.job import PackagingJob, Stage
 from mme.settings import Settings
+from mme.snapshot import extra
 from mme.tasks import inspection
 from mme.tasks.command import (
     CATALOG_HELP,
@@ -132,6 +133,8 @@ def _built(
         note(f"{spec.name}: the catalogue names no handler; it is served by ours for {spec.task}, {laid['name']!r}.")
     if made.fresh and (measured := inspection.accuracy_text(accuracy)):
         note(f"{spec.name} in {measured}.")
+    if made.fresh and (names := made.archive.manifest.get("left_out")):
+        note(f"{spec.name}: {extra.words(names)}.")
     if made.fresh and spec.trust_remote_code:
         note(f"{spec.name}: its own code {inspection.TRUST}.")
     return {

@@ -21,6 +21,7 @@ from mme.packaging.job import Streamed
 from mme.packaging.records import latest
 from mme.publishing import Outcome
 from mme.settings import Settings
+from mme.snapshot import extra
 from mme.tasks import inspection
 from mme.tasks.command import (
     CATALOG_HELP,
@@ -165,6 +166,8 @@ class _Shown(publishing.Events):
     def packaged(self, name: str, made: Streamed) -> None:
         if made.verified and made.verified.doubt:
             note(f"{name}: {made.verified.doubt}.")
+        if names := made.planned.manifest.get("left_out"):
+            note(f"{name}: {extra.words(names)}.")
         if made.planned.manifest.get("trust_remote_code"):
             note(f"{name}: its own code {inspection.TRUST}.")
         if measured := inspection.accuracy_text(made.planned.manifest.get("accuracy")):

@@ -1,0 +1,170 @@
+"""What a source is when it is no model of transformers: named for what it is, with the way out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from mme.errors import SourceError
+from mme.folder import Found
+
+LFS = b"version https://git-lfs.github.com/spec/"
+LFS_SIZE = 1024  # bytes; a pointer has about 130
+ORIGINAL = "Take the folder or repository that it was made from, with config.json and model.safetensors."
+SAVE = "Load it with transformers in Python, call save_pretrained on the model and its tokenizer, and give that folder."
+
+
+@dataclass(frozen=True)
+class Kind:
+    """``name`` is what such files are called; ``hint`` says what to do."""
+
+    name: str
+    hint: str
+
+
+# By the end of a file's name.
+SUFFIXES = {
+    ".gguf": Kind("GGUF, the format of llama.cpp", ORIGINAL),
+    ".ggml": Kind("GGML, an old format of llama.cpp", ORIGINAL),
+    ".onnx": Kind("ONNX", f"Neither transformers nor the handlers here read it. {ORIGINAL}"),
+    ".tflite": Kind("TensorFlow Lite", ORIGINAL),
+    ".mlmodel": Kind("Core ML", ORIGINAL),
+    ".mlpackage": Kind("Core ML", ORIGINAL),
+    ".h5": Kind("TensorFlow", "Load it with from_pretrained(folder, from_tf=True) in transformers 4, and save it."),
+    ".keras": Kind("Keras", ORIGINAL),
+    ".msgpack": Kind("Flax", "Load it with from_pretrained(folder, from_flax=True) in transformers 4, and save it."),
+    ".nemo": Kind("NVIDIA NeMo", ORIGINAL),
+    ".ot": Kind("rust-bert", ORIGINAL),
+    ".engine": Kind("TensorRT, made for one GPU", ORIGINAL),
+    ".skops": Kind("scikit-learn (skops)", "This endpoint serves models of transformers alone."),
+    ".joblib": Kind("a pickle of joblib, as scikit-learn saves", "This endpoint serves models of transformers alone."),
+    ".pkl": Kind("a pickle, as scikit-learn saves", "This endpoint serves models of transformers alone."),
+    ".pickle": Kind("a pickle, as scikit-learn saves", "This endpoint serves models of transformers alone."),
+    ".ckpt": Kind("a training checkpoint", SAVE),
+    ".pt": Kind("PyTorch, saved as a whole", SAVE),
+    ".pth": Kind("PyTorch, saved as a whole", SAVE),
+}
+# By a file's own name.
+NAMES = {
+    "saved_model.pb": Kind("TensorFlow (SavedModel)", ORIGINAL),
+    "openvino_model.xml": Kind("OpenVINO", ORIGINAL),
+    "model.neuron": Kind("AWS Neuron", ORIGINAL),
+}
+MLFLOW = "MLmodel"
+ADAPTER = "adapter_config.json"
+# Names that are nobody's label map or word list: what training, editors and model pages leave beside a model.
+JUNK_SUFFIXES = (
+    *(".bin", ".ckpt", ".engine", ".gguf", ".h5", ".md", ".mlmodel", ".msgpack", ".onnx", ".onnx_data", ".ot"),
+    *(".pt", ".pth", ".safetensors", ".tflite", ".gif", ".jpeg", ".jpg", ".png", ".svg", ".webp", ".pdf", ".ipynb"),
+)
+JUNK_NAMES = frozenset(
+    {
+        *("all_results.json", "dataset_infos.json", "eval_results.json", "eval_results.txt", "model_card.json"),
+        *("optimizer.pt", "predict_results.json", "rng_state.pth", "scheduler.pt", "test_results.json"),
+        *("train_results.json", "trainer_state.json", "training_args.bin", "flax_model.msgpack", "tf_model.h5"),
+        *("quantize_config.json", "vocab.bpe", "encoder.json", "modeling_output.json", "similarity_evaluation.csv"),
+    }
+)
+JUNK_FOLDERS = ("checkpoint-", "coreml", "eval", "logs", "onnx", "openvino", "runs", "wandb", "original")
+
+
+def check_fetched(what: str, found: Sequence[Found]) -> None:
+    """Raise SourceError where a file that matters is only the pointer that git leaves where LFS did not run."""
+    safe = any(item.path.endswith(".safetensors") for item in found)
+    for item in found:
+        weights = item.path.endswith(".safetensors") or (item.path.endswith(".bin") and not safe)
+        if item.size > LFS_SIZE or (is_junk(item.path) and not weights):
+            continue
+        with item.origin.open("rb") as file:
+            start = file.read(len(LFS))
+        if start == LFS:
+            raise SourceError(
+                f"{what}: {item.path} is a git-lfs pointer of {item.size} bytes; the file itself was not fetched.",
+                "Run git lfs install and git lfs pull in the repository, or take the model from the Hub (hub:).",
+            )
+
+
+def no_model(what: str, folder: Path, found: Sequence[Found]) -> SourceError:
+    """The error for a source without config.json."""
+    names = {item.path: item for item in found}
+    if ADAPTER in names:
+        base = _base(names[ADAPTER])
+        return SourceError(
+            f"{what} is a LoRA adapter, not a model: there is {ADAPTER} and no config.json.",
+            f"Give its base as source{f' (it says {base})' if base else ''} and this folder or repository as adapter.",
+        )
+    if MLFLOW in names:
+        inner = sorted(str(PurePosixPath(path).parent) for path in names if path.endswith("/config.json"))
+        return SourceError(
+            f"{what} is an MLflow model: there is {MLFLOW}.",
+            f"The model of transformers in it is the folder {inner[0]}, with the tokenizer's files copied beside it "
+            "(MLflow keeps them in components/tokenizer)."
+            if inner
+            else "It holds no model of transformers, and this endpoint serves no others.",
+        )
+    if (kind := _kind(names)) is not None:
+        path, of = kind
+        return SourceError(f"{what} is no model of transformers: {path} is {of.name}.", of.hint)
+    nested = sorted({str(PurePosixPath(path).parent) for path in names if path.endswith("/config.json")})
+    return SourceError(
+        f"{what} is no model: there is no config.json in {folder}.",
+        f"Is it in {nested[0]}?" if nested else "A model's folder has config.json and its weights.",
+    )
+
+
+def no_weights(what: str, found: Sequence[Found]) -> SourceError:
+    """The error for a source with config.json and without weights that transformers reads."""
+    names = {item.path: item for item in found}
+    if ADAPTER in names:
+        base = _base(names[ADAPTER])
+        return SourceError(
+            f"{what} has the weights of a LoRA adapter alone: there is {ADAPTER} and no model.safetensors.",
+            f"Give its base as source{f' (it says {base})' if base else ''} and this folder or repository as adapter.",
+        )
+    if (kind := _kind(names)) is not None:
+        path, of = kind
+        return SourceError(f"{what} has its weights only in another format: {path} ({of.name}).", of.hint)
+    others = sorted(path for path in names if path.endswith((".safetensors", ".bin")))
+    hint = f"There is {others[0]}, which is not the name that transformers looks for." if others else ""
+    return SourceError(f"{what} has no weights: no model.safetensors.", hint or "Was the download complete?")
+
+
+def _kind(names: Mapping[str, Found]) -> tuple[str, Kind] | None:
+    for path in sorted(names, key=lambda path: (path.count("/"), path)):
+        parts = PurePosixPath(path)
+        kind = NAMES.get(parts.name) or SUFFIXES.get(parts.suffix.lower())
+        kind = kind or next(
+            (
+                SUFFIXES[PurePosixPath(part).suffix]
+                for part in parts.parts[:-1]
+                if PurePosixPath(part).suffix == ".mlpackage"
+            ),
+            None,
+        )
+        if kind is not None:
+            return path, kind
+    return None
+
+
+def _base(config: Found) -> str:
+    try:
+        said: Any = json.loads(config.origin.read_text(encoding="utf-8"))
+        return str(said.get("base_model_name_or_path") or "")[:200]
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def is_junk(path: str) -> bool:
+    """Whether a file beside a model is one of those that are always there and never meant."""
+    parts = PurePosixPath(path)
+    return (
+        parts.name in JUNK_NAMES
+        or parts.suffix.lower() in JUNK_SUFFIXES
+        or parts.parts[0].startswith(JUNK_FOLDERS)
+        or parts.name.upper().startswith(
+            ("LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY", "README", "CITATION")
+        )
+    )
