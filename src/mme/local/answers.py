@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from http import HTTPStatus
 from typing import Any
 from xml.sax.saxutils import escape
 
 from mme.local.console import log
+from mme.local.requests import signed_service
 
 # -- saying no
 
@@ -36,7 +38,7 @@ def refusal(service: str, status: int, code: str, message: str) -> Callable[[Cal
 
     def answer(start_response: Callable[..., Any]) -> Iterable[bytes]:
         headers = [("Content-Type", kind), ("Content-Length", str(len(body))), ("x-amzn-ErrorType", code)]
-        start_response(f"{status} Forbidden", headers)
+        start_response(f"{status} {HTTPStatus(status).phrase}", headers)
         return [body]
 
     return answer
@@ -52,7 +54,7 @@ def unknown_operation(
         kind, body = "application/json", json.dumps({"__type": code, "message": message})
     else:
         error = f"<Code>{code}</Code><Message>{escape(message)}</Message>"
-        s3 = "/s3/aws4_request" in str(environ.get("HTTP_AUTHORIZATION", ""))
+        s3 = signed_service(environ) == "s3"
         body = f"<Error>{error}</Error>" if s3 else f"<ErrorResponse><Error>{error}</Error></ErrorResponse>"
         kind = "application/xml"
     data = body.encode()

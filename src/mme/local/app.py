@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
-from mme.local.answers import unknown_operation
-from mme.local.requests import region_of
+from mme.local.answers import refusal, unknown_operation
+from mme.local.requests import region_of, signed_service
 from mme.local.s3 import blobs, receive
 from mme.local.settings import Settings
 
@@ -31,10 +31,12 @@ class App:
         from mme.local import requests
         from mme.local.sagemaker.runtime import drop, matches
 
-        refusal = _not_for_browsers(environ)
-        if refusal is not None:
+        unwanted = _not_for_browsers(environ)
+        if unwanted is not None:
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
-            return [refusal.encode()]
+            return [unwanted.encode()]
+        if requests.content_length(environ) is None:
+            return unknown_operation(environ, start_response, "InvalidRequest", "a Content-Length that is not a number")
         region = region_of(environ, self._settings.region)
         answer: Iterable[bytes]
         if matches(environ):
@@ -45,6 +47,12 @@ class App:
             if refused is not None:
                 drop(environ)
                 answer = refused(start_response)
+                return answer
+            requests.pin(environ)  # moto reads the same service in it that was judged
+            if _unknown_condition(environ):
+                drop(environ)
+                words = "A header you provided implies functionality that is not implemented"
+                answer = refusal("s3", 501, "NotImplemented", words)(start_response)
                 return answer
             if requests.signed_service(environ) in ("s3", None) and receive.is_upload(environ):
                 return self._upload(environ, start_response)
@@ -72,6 +80,13 @@ class App:
             return answer
         finally:
             blobs.discard(received)
+
+
+def _unknown_condition(environ: Mapping[str, Any]) -> bool:
+    """Whether a write to S3 carries a condition that S3 does not know: If-None-Match takes a star alone."""
+    if environ.get("REQUEST_METHOD") not in ("PUT", "POST") or signed_service(environ) not in ("s3", None):
+        return False
+    return str(environ.get("HTTP_IF_NONE_MATCH", "*")).strip() != "*"
 
 
 def _not_for_browsers(environ: Mapping[str, Any]) -> str | None:

@@ -11,18 +11,35 @@ from urllib.parse import parse_qsl
 # -- reading requests
 
 
+_SCOPE = re.compile(r"([^/\s]+)/(\d{8})/([a-z0-9-]+)/([A-Za-z0-9._-]+)/aws4_request")
+
+
 def _credential(environ: Mapping[str, Any]) -> list[str]:
-    """Access key, date, region, service of the signature: in the header, or in the query of a presigned URL."""
+    """Access key, date, region, service of the signature: in the header, or in the query of a presigned URL.
+
+    Empty where there is none, or one that can be read in more ways than one.
+    """
     header = str(environ.get("HTTP_AUTHORIZATION", ""))
-    scope = header.partition("Credential=")[2].partition(",")[0]
+    query = parse_qsl(str(environ.get("QUERY_STRING", "")))
+    presigned = [value for name, value in query if name.lower() == "x-amz-credential"]
+    if header:
+        found = re.findall(r"Credential=([^,\s]*)", header)
+    else:
+        found = presigned
+        older = dict(query)
+        if not found and "AWSAccessKeyId" in older and "Signature" in older:  # which boto3 still makes for S3
+            found = [f"{older['AWSAccessKeyId']}/20000101/us-east-1/s3/aws4_request"]
+    match = _SCOPE.fullmatch(found[0]) if len(found) == 1 else None
+    return [*match.groups()] if match else []
+
+
+def pin(environ: dict[str, Any]) -> None:
+    """Write the signature so that whoever reads the request after us reads the same key, region and service in it."""
+    scope = _credential(environ)
     if scope:
-        return scope.split("/")
-    query = dict(parse_qsl(str(environ.get("QUERY_STRING", ""))))
-    if "X-Amz-Credential" in query:
-        return query["X-Amz-Credential"].split("/")
-    if "AWSAccessKeyId" in query and "Signature" in query:  # the older kind, which boto3 still makes for S3
-        return [query["AWSAccessKeyId"], "", "us-east-1", "s3", "aws2_request"]
-    return []
+        environ["HTTP_AUTHORIZATION"] = (
+            f"AWS4-HMAC-SHA256 Credential={'/'.join(scope)}/aws4_request, SignedHeaders=host, Signature=0"
+        )
 
 
 def access_key(environ: Mapping[str, Any]) -> str:
@@ -34,7 +51,13 @@ def access_key(environ: Mapping[str, Any]) -> str:
 def signed_service(environ: Mapping[str, Any]) -> str | None:
     """The service in the signature's scope; None when the request is not signed."""
     scope = _credential(environ)
-    return scope[3].lower() if len(scope) >= 5 else None
+    return scope[3].lower() if scope else None
+
+
+def content_length(environ: Mapping[str, Any]) -> int | None:
+    """The announced length of the body in bytes, 0 where there is none; None for one that is not a number."""
+    text = str(environ.get("CONTENT_LENGTH") or "0")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
 
 _MAX_PEEK = 4 << 20
@@ -42,7 +65,7 @@ _MAX_PEEK = 4 << 20
 
 def peek(environ: dict[str, Any]) -> bytes:
     """The request's body, left in place for whoever handles the request."""
-    length = int(environ.get("CONTENT_LENGTH") or 0)
+    length = content_length(environ) or 0
     body = environ["wsgi.input"].read(min(length, _MAX_PEEK)) if length else b""
     rest = environ["wsgi.input"]
     environ["wsgi.input"] = io.BytesIO(body) if length <= _MAX_PEEK else _Joined(body, rest)
@@ -66,17 +89,24 @@ class _Joined(io.RawIOBase):
 
 
 def action_name(environ: Mapping[str, Any], body: bytes) -> str | None:
+    """The action that the request names; None where it names none, or more than one in different places.
+
+    Services look for it in different places and in a different order, so what would be read in two ways is not read.
+    """
+    named: list[str] = []
     target = str(environ.get("HTTP_X_AMZ_TARGET", ""))
     if target:
-        return target.rpartition(".")[2]
+        named.append(target.rpartition(".")[2])
     match = re.search(r"/operation/(\w+)$", str(environ.get("PATH_INFO", "")))
     if match:
-        return match[1]
-    form = {**dict(parse_qsl(str(environ.get("QUERY_STRING", "")))), **dict(parse_qsl(body.decode("utf-8", "replace")))}
-    return form.get("Action")
+        named.append(match[1])
+    query = str(environ.get("QUERY_STRING", ""))
+    for text in (query, body.decode("utf-8", "replace")):
+        named += [value for name, value in parse_qsl(text) if name == "Action"]
+    return named[0] if len(set(named)) == 1 else None
 
 
 def region_of(environ: Mapping[str, Any], default: str) -> str:
     """The region that a request was signed for."""
     scope = _credential(environ)
-    return scope[2] if len(scope) >= 5 and scope[2] else default
+    return scope[2] if scope else default

@@ -169,7 +169,12 @@ class Access:
         body = b""
         if environ.get("REQUEST_METHOD") == "POST" and not s3_request.location(environ)[1]:
             body = peek(environ)
-        for ask in s3_request.asks(environ, body):
+        if not s3_request.is_plain(environ):
+            return f"User: {who.arn} is not authorized: the path of the request can be read in more ways than one"
+        asks = s3_request.asks(environ, body)
+        if not asks:
+            return f"User: {who.arn} is not authorized: the request asks for nothing that can be judged"
+        for ask in asks:
             name, _, path = ask.resource.removeprefix("arn:aws:s3:::").partition("/")
             denied = self._refuse_s3(who, ask.action, name, path, ask.context, region)
             if denied is None and ask.action == "s3:GetObject" and not who.root and path:
@@ -217,7 +222,10 @@ class Access:
         body = peek(environ)
         name = action_name(environ, body)
         if name is None:
-            return f"User: {who.arn} is not authorized: the local AWS cannot tell which action of {service} this is"
+            return (
+                f"User: {who.arn} is not authorized: the local AWS cannot tell which action of {service} this is; "
+                "it names none, or several"
+            )
         action = f"{_SERVICES.get(service, service)}:{name}"
         if action in _ALWAYS:
             return None

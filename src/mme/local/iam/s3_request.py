@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote
-from xml.sax.saxutils import unescape
+from xml.etree import ElementTree
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,7 @@ def asks(environ: Mapping[str, Any], body: bytes) -> list[Ask]:
     arn = f"arn:aws:s3:::{bucket}"
     if not key:
         if method == "POST" and "delete" in query:
-            keys = [unescape(k) for k in re.findall(r"<Key>(.*?)</Key>", body.decode("utf-8", "replace"), re.DOTALL)]
-            action = "s3:DeleteObjectVersion" if b"<VersionId>" in body else "s3:DeleteObject"
-            return [Ask(action, f"{arn}/{k}", context) for k in keys]
+            return [Ask(action, f"{arn}/{key}", context) for action, key in _deletions(body)]
         return [Ask(_bucket_action(method, query), arn, context)]
     resource = f"{arn}/{key}"
     action, creates = _object_action(method, query, environ)
@@ -90,6 +87,31 @@ def asks(environ: Mapping[str, Any], body: bytes) -> list[Ask]:
         path, _, version = unquote(str(source)).removeprefix("/").partition("?versionId=")
         read = "s3:GetObjectVersion" if version else "s3:GetObject"
         found.append(Ask(read, f"arn:aws:s3:::{path}", context))
+    return found
+
+
+def is_plain(environ: Mapping[str, Any]) -> bool:
+    """Whether the path names the same bucket and key as it was sent and as it is decoded.
+
+    They differ where the slash behind the bucket is written as %2F.
+    """
+    decoded = str(environ.get("PATH_INFO", "")).encode("latin-1", "replace").decode("utf-8", "replace")
+    bucket, _, key = decoded.removeprefix("/").partition("/")
+    return (bucket, key) == location(environ)
+
+
+def _deletions(body: bytes) -> list[tuple[str, str]]:
+    """The action and the key of each object of a DeleteObjects; empty where the body is not one."""
+    try:
+        root = ElementTree.fromstring(body)  # noqa: S314 (expat bounds how far entities grow, and fetches nothing)
+    except ElementTree.ParseError:
+        return []
+    found = []
+    for item in root.iterfind("{*}Object"):
+        key, version = item.findtext("{*}Key"), item.find("{*}VersionId")
+        if not key:
+            return []
+        found.append(("s3:DeleteObject" if version is None else "s3:DeleteObjectVersion", key))
     return found
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote
 
+from mme.local.requests import signed_service
 from mme.local.sagemaker.errors import BadTarget, InvokeFailed, ModelFailed, NotReady, Unavailable
 from mme.local.sagemaker.hosting import Hosting
 from mme.local.sagemaker.spec import Observer
@@ -49,7 +50,7 @@ def matches(environ: Mapping[str, Any]) -> bool:
     """Whether this request is for the SageMaker runtime (and not for a bucket that is called ``endpoints``)."""
     if environ.get("REQUEST_METHOD") != "POST" or not _PATH.match(str(environ.get("PATH_INFO", ""))):
         return False
-    return "/s3/aws4_request" not in str(environ.get("HTTP_AUTHORIZATION", ""))
+    return signed_service(environ) != "s3"
 
 
 class Runtime:
