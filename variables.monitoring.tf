@@ -55,6 +55,11 @@ variable "alarms" {
   }
 
   validation {
+    condition     = !anytrue([for key, item in var.alarms.settings : try(coalesce(item.period_seconds, local.alarm_kinds[key].period) * coalesce(item.evaluation_periods, local.alarm_kinds[key].evaluation_periods) > 86400, false)])
+    error_message = "alarms.settings: CloudWatch looks back one day at most, so period_seconds times evaluation_periods is 86400 or less. Given: ${jsonencode({ for key, item in var.alarms.settings : key => try([item.period_seconds, item.evaluation_periods], null) })}."
+  }
+
+  validation {
     condition     = alltrue([for key in var.deployment.rollback_on : try(var.alarms.settings[key].enabled, true)])
     error_message = "alarms.settings turns off an alarm that deployment.rollback_on needs: ${join(", ", [for key in var.deployment.rollback_on : key if !try(var.alarms.settings[key].enabled, true)])}. Take it out of one of the two."
   }

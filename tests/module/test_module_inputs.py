@@ -142,6 +142,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("alarms", {"alarms": {"settings": {"latency": {"period_seconds": 45}}}}, '{"latency":45}'),
     ("alarms", {"alarms": {"settings": {"latency": {"evaluation_periods": 0}}}}, "whole numbers, 1 or more"),
     ("alarms", {"alarms": {"settings": {"latency": {"datapoints_to_alarm": 6}}}}, '{"latency":[6,null]}'),
+    ("alarms", {"alarms": {"settings": {"disk": {"period_seconds": 43260}}}}, '{"disk":[43260,null]}'),
     ("alarms", {"alarms": {"settings": {"errors_5xx": {"enabled": False}}}}, "needs: errors_5xx."),
     ("alarms", {"alarms": {"targets": {"wrong": {**TARGET, "p99_seconds": 0}}}}, '"p99_seconds":0'),
     ("alarms", {"alarms": {"targets": {"fine": TARGET}}, "logs": {"create": False}}, "Set logs.create = true"),

@@ -13,6 +13,9 @@ import hcl
 import module_docs
 import provider_attributes
 import pytest
+from invoke.collection import Collection
+
+import mme.tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 # checkov and the schema of provider 6 are large, and checkov wants versions of its own: `make scan` installs them here.
@@ -117,6 +120,13 @@ def test_names_are_written_in_one_way() -> None:
     for path in [*ROOT.glob("*.tf"), *ROOT.glob("examples/*/*.tf")]:
         for block in hcl.read(path):
             assert all(re.fullmatch(r"[a-z][a-z0-9_]*", label) for label in block.labels), f"{path}: {block.labels}"
+
+
+def test_the_tasks_that_the_modules_pages_name_are_there() -> None:
+    tasks = Collection.from_module(mme.tasks).task_names
+    pages = [ROOT / "docs" / "module.md", *ROOT.glob("examples/*/README.md"), *ROOT.glob("variables*.tf")]
+    named = {name for page in pages for name in re.findall(r"`invoke ([a-z]+)", page.read_text(encoding="utf-8"))}
+    assert {"split", "upload"} <= named <= tasks.keys(), named - tasks.keys()
 
 
 # Newer providers
