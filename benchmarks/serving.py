@@ -3,10 +3,11 @@ Hugging Face runtime. Same models, same machine, one run; the same handlers, exc
 
     python -m benchmarks.serving [--json FILE] [--only load,memory,...] [--seconds 5] [--many 2000] [--without PEER]
 
-Parts: load, memory, embeddings, precision, generation, unload, many. Targets take turns within each part, because a
-machine's speed drifts, and while one of them is driven with requests the processes of the others are stopped. The stock
-stack needs `make stock`, MLServer `make mlserver`; where one is not there, this is said first and the figures are made
-without it.
+Parts: load, memory, embeddings, precision, tenants (models with a client each, and clients who ask them by Zipf's law),
+busy (another process on one core, and on all), nothing (a handler that does nothing), generation, unload, many. Targets
+take turns within each part, because a machine's speed drifts, and while one of them is driven with requests the
+processes of the others are stopped. The stock stack needs `make stock`, MLServer `make mlserver`; where one is not
+there, this is said first and the figures are made without it.
 
 MLServer's pipeline answers an embedding request with a vector for every token, not with one for the text; the clients
 read it all and do no more with it.
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -36,7 +38,14 @@ from typing import Any
 from benchmarks._servers import ROOT, MlServer, Server, Stock, missing
 from mme import handler_files
 
-PARTS = ("load", "memory", "embeddings", "precision", "generation", "unload", "many")
+PARTS = ("load", "memory", "embeddings", "precision", "tenants", "busy", "nothing", "generation", "unload", "many")
+TENANTS = 8  # models, each with a request at a time
+NOTHING = """def model_fn(model_dir):
+    return None
+
+def predict_fn(data, model):
+    return data
+"""
 SHORT = "The harbour lay quiet under a thin morning fog."  # 12 tokens with the special ones
 TEXT = (
     "the ship crossed a wide bay before sunrise while gulls followed its wake and the crew counted ropes barrels sails "
@@ -133,12 +142,18 @@ def link(source: Path, folder: Path) -> Path:
 # -- clients --------------------------------------------------------------------------------------------------------
 
 
-async def _client(port: int, path: str, bodies: list[bytes], until: float, offset: int, seconds: list[float]) -> None:
+async def _client(
+    port: int, paths: list[str], bodies: list[bytes], until: float, offset: int, seconds: list[float]
+) -> None:
+    """One request after the other, each to a path drawn by Zipf's law: the first twice as often as the second."""
+    choice = random.Random(offset)
+    odds = [1 / (rank + 1) for rank in range(len(paths))]
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     number = offset
     while time.perf_counter() < until:
         body = bodies[number % len(bodies)]
         number += 1
+        path = paths[0] if len(paths) == 1 else choice.choices(paths, odds)[0]
         began = time.perf_counter()
         writer.write(
             b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
@@ -161,7 +176,10 @@ def client_main() -> None:
     async def run() -> None:
         until = time.perf_counter() + plan["seconds"]
         await asyncio.gather(
-            *(_client(plan["port"], plan["path"], bodies, until, 7 * n, seconds) for n in range(plan["clients"]))
+            *(
+                _client(plan["port"], plan["paths"] if plan["zipf"] else [path], bodies, until, 7 * n, seconds)
+                for n, path in zip(range(plan["clients"]), itertools.cycle(plan["paths"]))
+            )
         )
 
     began = time.perf_counter()
@@ -169,9 +187,12 @@ def client_main() -> None:
     json.dump({"seconds": seconds, "elapsed": time.perf_counter() - began}, sys.stdout)
 
 
-def drive(server: Server, model: str, bodies: list[str], clients: int, seconds: float) -> dict[str, Any]:
-    path = server.path(model)
-    plan = {"port": server.port, "path": path, "bodies": bodies, "clients": clients, "seconds": seconds}
+def drive(
+    server: Server, models: str | list[str], bodies: list[str], clients: int, seconds: float, zipf: bool = False
+) -> dict[str, Any]:
+    """Clients ask one model; or several, a model each or (`zipf`) the first ones more often."""
+    paths = [server.path(model) for model in ([models] if isinstance(models, str) else models)]
+    plan = {"port": server.port, "paths": paths, "bodies": bodies, "clients": clients, "seconds": seconds, "zipf": zipf}
     before = server.cpu()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.serving", "--client"],
@@ -202,6 +223,18 @@ def paused(servers: Iterable[Server]) -> Iterator[None]:
         for server in servers:
             pauses.enter_context(server.paused())
         yield
+
+
+@contextlib.contextmanager
+def spinners(count: int) -> Iterator[None]:
+    """Within the block so many processes compute without end."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
 
 
 # -- parts ----------------------------------------------------------------------------------------------------------
@@ -382,6 +415,68 @@ class Bench:
         )
         words = [sys.executable, "-c", code, str(self.model("bert1")), SHORT]
         return float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+
+    def tenants(self) -> None:
+        """What a multi-model endpoint is for: many models with a request at a time. A model each, then drawn by Zipf's
+        law; in float32 and in int8 as it is packed."""
+        names = [f"m{number}" for number in range(TENANTS)]
+        with self.servers(stock_workers=(1,)) as servers:
+            ours = servers[0]
+            for number, name in enumerate(names):
+                for server in servers:
+                    server.load(name, self.model(f"bert{number + 1}"))
+                ours.load(f"{name}-int8", self.model("int8"))
+            targets = [(ours, "ours", names), (ours, "ours, int8", [f"{name}-int8" for name in names])]
+            targets += [(server, server.name, names) for server in servers[1:]]
+            for what, zipf in ((f"{TENANTS} models, a client each", False), (f"{TENANTS} models, by Zipf", True)):
+                self._drive(what, servers, targets, TENANTS, zipf)
+
+    def busy(self) -> None:
+        """One client while another process computes on one core, and on all."""
+        with self.servers(stock_workers=(1,)) as servers:
+            for server in servers:
+                server.load("m", self.model("bert1"))
+            targets = [(server, server.name, ["m"]) for server in servers]
+            for spinning in sorted({1, os.cpu_count() or 1}):
+                with spinners(spinning):
+                    for load in LOADS:
+                        self._drive(f"one client, {load}, {spinning} busy", servers, targets, 1, load=load)
+
+    def nothing(self) -> None:
+        """What an answer costs beside the model: a handler that returns what it got."""
+        folder = self.work / "models" / "nothing"
+        (folder / "code").mkdir(parents=True)
+        (folder / "code" / "inference.py").write_text(NOTHING)
+        with self.servers(stock_workers=(1,)) as servers:
+            for server in servers:
+                server.load("nothing", folder)
+            targets = [(server, server.name, ["nothing"]) for server in servers]
+            for clients in (1, 8):
+                self._drive(f"a handler that does nothing, {clients} clients", servers, targets, clients)
+
+    def _drive(
+        self,
+        what: str,
+        servers: list[Server],
+        targets: list[tuple[Server, str, list[str]]],
+        clients: int,
+        zipf: bool = False,
+        load: str = "short",
+    ) -> None:
+        """Drive the targets (server, its name in the table, models) in turns, and say what came of it."""
+        runs: dict[str, list[dict[str, Any]]] = {name: [] for _, name, _ in targets}
+        for turn in range(4):  # the first is for warming up
+            for server, name, models in targets:
+                bodies = [server.text(text) for text in LOADS[load]]
+                with paused(other for other in servers if other is not server):
+                    run = drive(server, models, bodies, clients, self.seconds / 3 if turn else 1.0, zipf)
+                if turn:
+                    runs[name].append(run)
+        for name, taken in runs.items():
+            figure = summary(taken)
+            self.figures[f"{what}, {name}"] = figure
+            text = f"{figure['per_second']:.0f} per second; p50 {figure['p50_ms']:.1f}, p99 {figure['p99_ms']:.1f} ms; "
+            self.row(what, name, text + f"{figure['cpu_ms_each']:.2f} ms of the processor each")
 
     def precision(self) -> None:
         """What bfloat16 and int8 (settings of the handler) bring, and what they cost in accuracy on real sentences."""
