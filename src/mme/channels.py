@@ -3,7 +3,7 @@
 A channel is one small JSON object beside the model prefix, ``channels/CHANNEL.json``. It names one version, or several
 with weights, and carries its own history. It is changed by compare-and-swap on the object's ETag, so of two pipelines
 that change it at once one succeeds and the other gets an error. Each revision has an id of its own: when S3 wrote a
-change and its answer was lost, the client asks again and is refused, and the id tells that the change is there.
+change and its answer was lost, the client asks again and is refused, and the id shows that the change is there.
 
 A model's own channel has the model's name (``bert``). More of them have a name after an ``@`` (``bert@staging``).
 A model without a channel means its newest version.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 FORMAT = 1
-HISTORY = 100  # revisions kept in a channel
+HISTORY = 100  # revisions that a channel remembers
 
 _SEGMENT = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _CHANNEL = re.compile(rf"(?P<model>{_SEGMENT}(?:/{_SEGMENT})*)(?:@(?P<stage>{_SEGMENT}))?")
@@ -120,8 +120,8 @@ def read_all(s3: S3Client, store: Store, model: str = "") -> list[Channel]:
     names = [key[len(folder) : -len(".json")] for key in keys if key.endswith(".json")]
     wanted = [name for name in sorted(names) if (match := _CHANNEL.fullmatch(name)) and model in ("", match["model"])]
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        found = pool.map(lambda name: read(s3, store, name), wanted)
-        return [channel for channel in found if channel.history]
+        every = pool.map(lambda name: read(s3, store, name), wanted)
+        return [channel for channel in every if channel.history]
 
 
 def in_use(channels: Sequence[Channel]) -> dict[str, list[str]]:

@@ -52,8 +52,8 @@ def when(time: datetime) -> str:
 
 def duration(seconds: float) -> str:
     """Minutes and seconds: 1:05."""
-    whole = max(0, round(seconds))
-    hours, rest = divmod(whole, 3600)
+    rounded = max(0, round(seconds))
+    hours, rest = divmod(rounded, 3600)
     return f"{hours}:{rest // 60:02}:{rest % 60:02}" if hours else f"{rest // 60}:{rest % 60:02}"
 
 

@@ -42,10 +42,10 @@ def run(
     """
     results: list[T | MmeError | None] = [None] * len(jobs)
     running: dict[Future[T], int] = {}
-    free, hopeless = room, False
+    free, give_up = room, False
 
     def settle() -> None:
-        nonlocal free, hopeless
+        nonlocal free, give_up
         finished, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in finished:
             index = running.pop(future)
@@ -54,14 +54,14 @@ def run(
                 results[index] = future.result()
             except MmeError as error:
                 results[index] = error
-                hopeless = hopeless or concerns_all(error)
+                give_up = give_up or concerns_all(error)
 
     with ThreadPoolExecutor(room) as pool:
         try:
             for index, job in enumerate(jobs):
                 while free < min(job.weight, room):
                     settle()
-                if hopeless:
+                if give_up:
                     break
                 free -= min(job.weight, room)
                 running[pool.submit(job.do)] = index

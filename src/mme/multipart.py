@@ -1,7 +1,7 @@
 """One object, written once: in parts, several at a time, checked by S3, and taken up again after an interruption.
 
-Nothing is visible before the whole is there, and an object that is there is never written again. A CRC32 goes over each
-part and over the whole; S3 compares both with what it received.
+Nothing is visible before all of it is there, and an object that is there is never written again. A CRC32 goes over each
+part and over the object; S3 compares both with what it received.
 
 S3 may write an object and the answer may be lost on its way. The client then sends the same request again, and S3
 refuses it because the object is there. So each upload carries a mark of its own in the object's metadata, by which a
@@ -48,7 +48,7 @@ def first_part(size: int, metadata: Mapping[str, str]) -> int:
     """The size of the first part, given that of the others, for an archive that is to carry ``metadata``.
 
     S3 lists the parts of an unfinished upload, and not its metadata. So the first part is longer than the others by
-    up to 1 MiB, and its length tells whether an upload was begun with the same author and notes.
+    up to 1 MiB, and its length says whether an upload was begun with the same author and notes.
     """
     return size + crc32(json.dumps(metadata, sort_keys=True).encode()) % MIB
 
@@ -75,10 +75,10 @@ class Damaged(Exception):
 class Upload:
     """One archive on its way into the bucket: bytes come in by ``write`` or ``read``, parts go out several at a time.
 
-    ``size`` is that of the archive in bytes, to within 1 %. ``expected`` is the CRC32 that the whole must have, where
-    it is known. ``unfinished`` is an upload to go on with. It keeps the metadata that it was begun with; with
+    ``size`` is that of the archive in bytes, to within 1 %. ``expected`` is the CRC32 that the archive must have, where
+    it is known. ``unfinished`` is an upload to go on with. It has the metadata that it was begun with; with
     ``own_notes`` it is given up unless those are ``metadata``. It is given up, too, when its first part is missing
-    (nothing then tells what it was begun with), when its parts have other sizes, or when they cannot be listed.
+    (nothing then says what it was begun with), when its parts have other sizes, or when they cannot be listed.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class Upload:
             view = view[size:]
 
     def read(self, file: FileIO) -> None:
-        """Take the whole archive from a file, without copying it. Raises OSError when it cannot be read."""
+        """Take the archive from a file, without copying it. Raises OSError when it cannot be read."""
         ahead = _read(file, self.first)
         while following := _read(file, self.part_size):
             self._part(ahead)
@@ -148,7 +148,7 @@ class Upload:
         self.last = ahead
 
     def close(self) -> None:
-        """Send what is left and make the whole visible. Raises Damaged before that when it is not as expected."""
+        """Send what is left and make the archive visible. Raises Damaged before that when it is not as expected."""
         last = bytes(memoryview(self.buffer)[: self.filled]) if self.last is None else self.last
         if self.number == 0:
             self.size, self.crc = len(last), crc32(last)
@@ -177,8 +177,8 @@ class Upload:
     def _wrote_it(self, gone: Gone) -> bool:
         """Whether the object that is there is this run's own, after S3 refused to write it.
 
-        An upload that an earlier run began carries that run's mark, which nothing tells. Where it was completed by a
-        try without an answer, only another run that went on with the same upload could have done it instead.
+        An upload that an earlier run began carries that run's mark, which nobody else knows. Where it was completed by
+        a try without an answer, only another run that went on with the same upload could have done it instead.
         """
         head = self.place.metadata()
         if head is None:
@@ -210,7 +210,7 @@ class Upload:
         self.size += len(body)
         if self.upload is None:
             self.upload = self.place.create(self.metadata)
-        # The pool would take every part at once; this keeps at most SENDERS + 1 of them in memory.
+        # The pool would take every part at once; this holds at most SENDERS + 1 of them in memory.
         while len(self.sending) > self.senders:
             self._collect()
         self.sending.add(self.pool.submit(self._deliver, self.upload, self.number, body))

@@ -4,7 +4,7 @@ A version is one object, ``NAME-DIGEST12.tar.gz`` under the prefix that the endp
 conditional write, and never again: publishing the same content a second time sends nothing. Who published it and why
 travels in the object's metadata, so that a version and its record are one write.
 
-A large archive goes up in parts, several at a time, with a CRC32 over each part and over the whole, which S3 checks
+A large archive goes up in parts, several at a time, with a CRC32 over each part and over all of it, which S3 checks
 itself. A run that was stopped at any point leaves nothing visible; the next run finds the unfinished upload and sends
 only what is missing.
 """
@@ -65,7 +65,7 @@ class Store:
             )
         if parts[-2] == "channels":
             raise UsageError(
-                f"The model prefix cannot be {self.prefix!r}: the channels are kept there.",
+                f"The model prefix cannot be {self.prefix!r}: that folder holds the channels.",
                 "Use another last folder, as in models/.",
             )
 
@@ -79,7 +79,7 @@ class Store:
         return self.prefix + target
 
     def uri(self, target: str = "") -> str:
-        """``s3://`` and so on, of a target model or of the whole prefix."""
+        """``s3://`` and so on, of a target model or of the prefix."""
         return f"s3://{self.bucket}/{self.prefix}{target}"
 
 
@@ -100,7 +100,7 @@ class Version:
 
 @dataclass(frozen=True)
 class Record:
-    """What is kept with a version: the whole digest, who published it and why, and S3's checksum of the archive."""
+    """The metadata of a version: the full digest, who published it and why, and S3's checksum of the archive."""
 
     version: Version
     digest: str
@@ -113,7 +113,7 @@ class Record:
 class Stream:
     """An archive that is made while it is sent.
 
-    ``send`` hands all its bytes, in order, to the function it is given, and raises when it cannot give the whole. It
+    ``send`` hands all its bytes, in order, to the function it is given, and raises when it cannot give all of them. It
     may be called again, and gives the same archive then. ``size`` in bytes, to within 1 %, sets the size of the parts.
     """
 
@@ -151,7 +151,7 @@ def check_bucket(s3: S3Client, store: Store) -> None:
     except (ClientError, BotoCoreError) as error:
         if not isinstance(error, ClientError) or code_of(error) not in ("400", "403", "AccessDenied"):
             raise explain(error, f"use {store.uri()}", bucket=store.bucket) from error
-        # Whoever may only list below the prefix may not ask for the bucket itself; S3 tells its region all the same.
+        # Whoever may only list below the prefix may not ask for the bucket itself; S3 names its region all the same.
         # What else is wrong, such as credentials that have expired, the next call says: its answer has a body.
         region = error.response["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region")
     if region and region != s3.meta.region_name:
@@ -167,23 +167,23 @@ def list_versions(s3: S3Client, store: Store, name: str | None = None) -> list[V
     Objects that are no versions of ours are left out.
     """
     prefix = store.prefix + (f"{name}-" if name else "")
-    found = []
+    versions = []
     with explained(f"list {store.uri()}", bucket=store.bucket):
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=prefix)
         for page in pages:
             for item in page.get("Contents", []):
                 parsed = parse_target(item["Key"][len(store.prefix) :])
                 if parsed and (name is None or parsed[0] == name):
-                    found.append(Version(*parsed, item["Size"], item["LastModified"].astimezone(timezone.utc)))
-    return sorted(found, key=lambda version: (version.time, version.target), reverse=True)
+                    versions.append(Version(*parsed, item["Size"], item["LastModified"].astimezone(timezone.utc)))
+    return sorted(versions, key=lambda version: (version.time, version.target), reverse=True)
 
 
 def versions_of(s3: S3Client, store: Store, name: str) -> list[Version]:
     """The versions of one model, newest first. Raises ReleaseError when there is none, with the nearest name."""
-    found = list_versions(s3, store, name)
-    if not found:
+    versions = list_versions(s3, store, name)
+    if not versions:
         raise not_released(name, [version.name for version in list_versions(s3, store)])
-    return found
+    return versions
 
 
 def not_released(name: str, released: Iterable[str]) -> ReleaseError:
@@ -226,7 +226,7 @@ def find_version(versions: Iterable[Version], name: str, wanted: str | None = No
 
 
 def read_records(s3: S3Client, store: Store, versions: Collection[Version]) -> list[Record]:
-    """What is kept with each of ``versions``, in their order; one call each, several at a time."""
+    """The metadata of each of ``versions``, in their order; one call each, several at a time."""
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         return list(pool.map(lambda version: _read_record(s3, store, version), versions))
 
@@ -234,12 +234,12 @@ def read_records(s3: S3Client, store: Store, versions: Collection[Version]) -> l
 def _read_record(s3: S3Client, store: Store, version: Version) -> Record:
     with explained(f"read {store.uri(version.target)}", bucket=store.bucket):
         head = s3.head_object(Bucket=store.bucket, Key=store.key(version.target), ChecksumMode="ENABLED")
-    kept = head.get("Metadata", {})
+    metadata = head.get("Metadata", {})
     return Record(
         version,
-        digest=kept.get("mme-digest", ""),
-        author=unquote(kept.get("mme-author", "")),
-        notes=unquote(kept.get("mme-notes", "")),
+        digest=metadata.get("mme-digest", ""),
+        author=unquote(metadata.get("mme-author", "")),
+        notes=unquote(metadata.get("mme-notes", "")),
         crc32=head.get("ChecksumCRC32"),
     )
 
@@ -266,7 +266,7 @@ def publish(
 
     ``crc32`` is what the archive's bytes gave when they were written: a file that was damaged since is not published.
     ``present`` (targets) and ``unfinished`` (from ``unfinished_uploads``) spare calls when many are published after one
-    listing; left out, the bucket is asked. An upload that an earlier run did not finish is gone on with, and keeps that
+    listing; left out, the bucket is asked. An upload that an earlier run did not finish is completed, and has that
     run's author and notes; with ``own_notes``, only where those are the same. ``progress`` is called with the number of
     bytes that are newly safe.
     Raises ReleaseError; the version is then not visible, unless the error says otherwise.
@@ -320,7 +320,7 @@ def room_for(size: int) -> int:
 
 
 def check_notes(author: str, notes: str) -> None:
-    """Raise UsageError when author and notes are too long to be kept with a version."""
+    """Raise UsageError when author and notes are too long to be stored with a version."""
     _metadata("0" * 64, author, notes)
 
 
@@ -335,11 +335,11 @@ def unfinished_uploads(s3: S3Client, store: Store, target: str = "") -> dict[str
         for page in pages:
             for item in page.get("Uploads", []):
                 ours = item.get("ChecksumAlgorithm", "CRC32") == "CRC32"
-                whole = item.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
-                if ours and whole:
-                    found = (item["Initiated"], item["UploadId"])
+                full = item.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT"
+                if ours and full:
+                    begun = (item["Initiated"], item["UploadId"])
                     name = item["Key"][len(store.prefix) :]
-                    newest[name] = max(newest.get(name, found), found)
+                    newest[name] = max(newest.get(name, begun), begun)
     except ClientError as error:
         if concerns_every_call(error):
             raise explain(error, f"look for unfinished uploads in {store.uri()}", bucket=store.bucket) from error
@@ -381,8 +381,8 @@ def delete(s3: S3Client, store: Store, target: str) -> None:
 
 
 def delete_many(s3: S3Client, store: Store, targets: Sequence[str]) -> None:
-    """Remove versions, as many with a call as S3 takes. Raises ReleaseError when S3 kept some, after trying all."""
-    kept = []
+    """Remove versions, as many with a call as S3 takes. Raises ReleaseError when S3 refused some, after trying all."""
+    refused = []
     for start in range(0, len(targets), DELETE_AT_ONCE):
         batch = targets[start : start + DELETE_AT_ONCE]
         with explained(f"delete versions in {store.uri()}", bucket=store.bucket):
@@ -390,11 +390,11 @@ def delete_many(s3: S3Client, store: Store, targets: Sequence[str]) -> None:
                 Bucket=store.bucket,
                 Delete={"Objects": [{"Key": store.key(target)} for target in batch], "Quiet": True},
             )
-        kept += answer.get("Errors", [])
-    if kept:
-        first = kept[0]
+        refused += answer.get("Errors", [])
+    if refused:
+        first = refused[0]
         raise ReleaseError(
-            f"{len(kept)} of {len(targets)} versions were not deleted; the first is s3://{store.bucket}/"
+            f"{len(refused)} of {len(targets)} versions were not deleted; the first is s3://{store.bucket}/"
             f"{first.get('Key')}: {first.get('Message') or first.get('Code')}.",
             "Ask for the permission s3:DeleteObject under the model prefix, or use another role.",
         )
@@ -418,14 +418,14 @@ def plan_prune(
 
 
 def _metadata(digest: str, author: str, notes: str) -> dict[str, str]:
-    # Metadata travels in HTTP headers: percent-encoding keeps every language and every line break whole.
-    kept = {"mme-digest": digest, "mme-author": quote(author, safe=" @:/+"), "mme-notes": quote(notes, safe=" ,:/")}
-    if len(kept["mme-author"]) + len(kept["mme-notes"]) > MAX_NOTES:
+    # Metadata travels in HTTP headers: percent-encoding carries every language and line break.
+    metadata = {"mme-digest": digest, "mme-author": quote(author, safe=" @:/+"), "mme-notes": quote(notes, safe=" ,:/")}
+    if len(metadata["mme-author"]) + len(metadata["mme-notes"]) > MAX_NOTES:
         raise UsageError(
-            f"Author and notes are too long to be kept with a version ({MAX_NOTES} bytes at most).",
+            f"Author and notes are too long to be stored with a version ({MAX_NOTES} bytes at most).",
             "Shorten the notes; put a link to the rest.",
         )
-    return {key: value for key, value in kept.items() if value}
+    return {key: value for key, value in metadata.items() if value}
 
 
 def _is_there(s3: S3Client, store: Store, target: str, digest: str) -> bool:

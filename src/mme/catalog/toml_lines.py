@@ -12,7 +12,7 @@ _ASSIGN = re.compile(rf"\s*({_KEY}(?:\s*\.\s*{_KEY})*)\s*=(.*)")
 
 def line_numbers(text: str) -> dict[tuple[str, ...], int]:
     """(table, …, key) -> the line, from 1, on which it is first written. The text is known to be valid TOML."""
-    found: dict[tuple[str, ...], int] = {}
+    lines: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
     closing = ""
     for number, line in enumerate(text.splitlines(), 1):
@@ -21,18 +21,18 @@ def line_numbers(text: str) -> dict[tuple[str, ...], int]:
             continue
         if header := _HEADER.match(line):
             table = _split(header[1])
-            _note(found, table, number)
+            _note(lines, table, number)
         elif assign := _ASSIGN.match(line):
-            _note(found, table + _split(assign[1]), number)
+            _note(lines, table + _split(assign[1]), number)
             for quote in ('"""', "'''"):
                 if assign[2].lstrip().startswith(quote) and assign[2].count(quote) == 1:
                     closing = quote
-    return found
+    return lines
 
 
-def _note(found: dict[tuple[str, ...], int], keys: tuple[str, ...], number: int) -> None:
+def _note(lines: dict[tuple[str, ...], int], keys: tuple[str, ...], number: int) -> None:
     for length in range(1, len(keys) + 1):
-        found.setdefault(keys[:length], number)
+        lines.setdefault(keys[:length], number)
 
 
 def _split(dotted: str) -> tuple[str, ...]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 CHANGE_HELP = {
     "model": "the model, or one of its channels as in bert@staging",
     "expect": "change nothing unless the channel is at this revision",
-    "notes": "why, kept in the history",
-    "author": "who, kept in the history; else MME_AUTHOR, else this machine's user",
+    "notes": "why; the history shows it",
+    "author": "who; the history shows it; else MME_AUTHOR, else this machine's user",
     "dry-run": DRY_RUN_HELP,
     "json": JSON_HELP,
 }
@@ -34,9 +34,9 @@ def channels(context: Context, settings: Settings, json: bool = False) -> None:
     A model without a channel means its newest version.
     """
     s3, store = open_store(settings)
-    found = channel_objects.read_all(s3, store)
+    every = channel_objects.read_all(s3, store)
     if json:
-        print_json({"channels": [_channel(item) for item in found]})
+        print_json({"channels": [_channel(item) for item in every]})
         return
     rows = [
         (
@@ -46,7 +46,7 @@ def channels(context: Context, settings: Settings, json: bool = False) -> None:
             console.when(item.history[0].time),
             item.history[0].author,
         )
-        for item in found
+        for item in every
     ]
     print(console.table(("channel", "revision", "versions", "since", "author"), rows))
 
@@ -73,7 +73,7 @@ def promote(
 ) -> None:
     """Make one version what a name means, at once and for everybody who asks by that name.
 
-    Two pipelines cannot lose each other's change: the later one is told (exit code 11) and changes nothing.
+    Two pipelines cannot lose each other's change: the later one ends with exit code 11 and changes nothing.
     """
     if version and from_:
         raise UsageError("Give either --version or --from.")
@@ -86,8 +86,8 @@ def promote(
         split, _ = channel_objects.current_split(s3, store, from_)
         action = f"promote from {from_}"
     else:
-        found = versions.find_version(versions.versions_of(s3, store, base), base, _newest_or(version))
-        split, action = {found.target: 100.0}, "promote"
+        chosen = versions.find_version(versions.versions_of(s3, store, base), base, _newest_or(version))
+        split, action = {chosen.target: 100.0}, "promote"
     _change(s3, store, channel, split, action, expect, notes, author, dry_run, json)
 
 
@@ -125,10 +125,10 @@ def split(
             equals = ""
         if not equals or not wanted:
             raise UsageError(f"{item!r} is not VERSION=WEIGHT.", "As in --weight 0123=90.")
-        found = versions.find_version(released, base, _newest_or(wanted))
-        if found.target in shares:
-            raise UsageError(f"{found.target} is given twice.")
-        shares[found.target] = share
+        chosen = versions.find_version(released, base, _newest_or(wanted))
+        if chosen.target in shares:
+            raise UsageError(f"{chosen.target} is given twice.")
+        shares[chosen.target] = share
     _change(s3, store, channel, shares, "split", expect, notes, author, dry_run, json)
 
 

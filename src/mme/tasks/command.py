@@ -67,14 +67,14 @@ def command(
             with errors_as_exit_codes():
                 function(context, **given)
 
-        kept = [
+        ordinary = [
             # With None, Invoke makes a list; with a tuple, it would take a word apart into its letters.
             parameter.replace(default=None) if parameter.name in repeatable else parameter
             for parameter in own.parameters.values()
             if parameter.name != "settings"
         ]
         added = [introspection.Parameter(flag, introspection.Parameter.KEYWORD_ONLY, default=None) for flag in where]
-        run.__signature__ = own.replace(parameters=[*kept, *added])  # type: ignore[attr-defined]
+        run.__signature__ = own.replace(parameters=[*ordinary, *added])  # type: ignore[attr-defined]
         texts = {**help, **{flag: WHERE_HELP[flag] for flag in where}}
         return task(auto_shortflags=False, positional=list(positional), iterable=list(repeatable), help=texts)(run)
 
@@ -162,10 +162,10 @@ def who(author: str | None) -> str:
 
 def load_catalog(context: Context, path: str) -> Catalog:
     """The catalogue, read once for all tasks of one call of ``invoke``. Raises CatalogError."""
-    kept = f"mme_catalog_{path}"
-    if kept not in context.config:
-        context.config[kept] = reader.load(Path(path))
-    loaded: Catalog = context.config[kept]
+    key = f"mme_catalog_{path}"
+    if key not in context.config:
+        context.config[key] = reader.load(Path(path))
+    loaded: Catalog = context.config[key]
     return loaded
 
 

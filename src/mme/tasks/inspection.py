@@ -38,13 +38,13 @@ def from_object(s3: S3Client, bucket: str, key: str) -> Mapping[str, Any]:
     uri = f"s3://{bucket}/{key}"
     with aws.explained(f"read {uri}", bucket=bucket):
         tail = s3.get_object(Bucket=bucket, Key=key, Range=f"bytes=-{read.TAIL}")["Body"].read()
-    found = read.manifest_from_tail(tail)
-    if found is None:
+    values = read.manifest_from_tail(tail)
+    if values is None:
         raise ArchiveError(
             f"{uri} has no {contents.MANIFEST} at its end: mme did not make it, or it has very many files.",
             "Download it to look inside.",
         )
-    return found
+    return values
 
 
 def text(manifest: Mapping[str, Any], with_files: bool) -> str:

@@ -67,7 +67,7 @@ def package(
 ) -> None:
     """Build each model's archive: retrieved, packed with its handler, and run once as the container would run it.
 
-    What has not changed is recognised and kept. A model that fails is reported and does not stop the others.
+    What has not changed is recognised and not built again. A model that fails is reported and does not stop the others.
     """
     check_compression(compression)
     specs = load_catalog(context, catalog).select(model)
