@@ -18,7 +18,8 @@ process (numbers to 1e-5, texts to the letter), alone and with 24 requests at on
 
 - **batching**: whether concurrent requests share a pass through the model.
 - **quantize**: whether `quantize = "int8"` is offered.
-- **adapters**: whether a LoRA adapter can be merged, or kept apart.
+- **adapters**: whether it has linear layers, into which a LoRA adapter can be merged
+  ([what each kind of adapter takes](packaging.md#adapters)).
 
 An architecture that is not here is no less welcome: `invoke package` loads it with transformers, runs it once, and
 refuses what it cannot serve, by name.

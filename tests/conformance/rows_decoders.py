@@ -66,7 +66,7 @@ def row(architecture: str, kind: str, values: dict[str, Any], batching: str = JO
         requests,
         reference.continuations,
         batching=batching,
-        quantize=batching == JOIN,
+        quantize=True,
         project=texts,
         **more,
     )

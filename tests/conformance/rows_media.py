@@ -288,7 +288,7 @@ ROWS = [
             (
                 *("ResNet", "ResNet", "ResNetConfig"),
                 {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
-                *(pixels("ViTImageProcessor"), {}),
+                *(pixels("ViTImageProcessor"), {"adapters": False}),
             ),
         )
     ),
