@@ -11,6 +11,7 @@ URLs, and a list of inputs gives a list of answers. What a request may ask for i
 
 import base64
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -81,6 +82,8 @@ def model_fn(model_dir: str, context: Any = None) -> Served:
     written, name, task, settings, defaults = _settings(folder)
     if task.inputs == "table":
         _check_pandas(name)
+    if name == "mask-generation" and importlib.util.find_spec("torchvision") is None:
+        raise ValueError(f"{name} needs the library torchvision, which this container lacks.")
     device = device_of(context)
     model = _load(folder, task, settings["dtype"])
     model.to(device).eval().requires_grad_(False)
@@ -336,6 +339,10 @@ def _spread(model: Served, asked: dict[str, Any]) -> dict[str, Any]:
     if name == "fill-mask" and "targets" in options:
         options["targets"] = _listed(options["targets"])
     return options
+    if name == "mask-generation":
+        # The pipeline never ends where the last batch of points is not a whole one.
+        points, most = options.get("points_per_crop", 32) ** 2, options.get("points_per_batch", 64)
+        options["points_per_batch"] = next(size for size in range(min(most, points), 0, -1) if points % size == 0)
     inner = options.get("generate_kwargs")
     if inner and "seed" in inner and not model.task.own:
         options["generate_kwargs"] = {key: value for key, value in inner.items() if key != "seed"}
