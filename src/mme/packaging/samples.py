@@ -49,7 +49,7 @@ def _request(task: str, model: Path) -> dict[str, Any]:
     if task == "video-classification":
         frames = read_json(model / "config.json").get("num_frames") or 16
         return {"inputs": {"frames": [picture] * int(frames)}}
-    if task in ("image-to-text",):
+    if task == "image-to-text":
         return {"inputs": picture, "parameters": {"max_new_tokens": 4}}
     if task in ("audio-classification", "automatic-speech-recognition"):
         return {"inputs": sound}
@@ -93,10 +93,17 @@ def _about_an_image(model: Path, picture: str) -> Any:
     """A chat, for a model that has a template for one; else a text with the token that stands for an image."""
     if any((model / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
         return [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": QUESTION}]}]
-    settings = read_json(model / "tokenizer_config.json") if (model / "tokenizer_config.json").is_file() else {}
-    token = settings.get("image_token")
-    token = token.get("content") if isinstance(token, dict) else token
-    return {"image": picture, "text": f"{token}{QUESTION}" if isinstance(token, str) else QUESTION}
+    return {"image": picture, "text": _image_token(model) + QUESTION}
+
+
+def _image_token(model: Path) -> str:
+    """What stands in a text where the image belongs; nothing for a model that needs no such place."""
+    config = read_json(model / "config.json")
+    number = config.get("image_token_id", config.get("image_token_index"))
+    if number is None or not (model / "tokenizer.json").is_file():
+        return ""
+    added = read_json(model / "tokenizer.json").get("added_tokens") or []
+    return next((str(token["content"]) for token in added if token.get("id") == number), "")
 
 
 def image(width: int = 64, height: int = 64) -> str:
