@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import embedding_packed
+import embedding_similarity
 import engine
 import handler_adapter
 import handler_exact
@@ -53,7 +54,6 @@ from handler_common import (
     name_of,
     negotiate,
     orjson,
-    read_request,
     read_settings,
     readable_tokens,
     tokenize,
@@ -127,6 +127,7 @@ class Embedder:
     typed: bool  # whether its tokenizer gives the tokens of one text different types
     lower: bool = False  # whether texts are made lower case before it reads them
     way: str = handler_exact.PADDED  # which texts can share a forward pass that pads
+    similarity: str = "cosine"  # how two of its vectors are compared
 
 
 # --- The four functions that the toolkit calls -----------------------------------------------------------------------
@@ -182,6 +183,7 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
         found,
         any(encoded.get("token_type_ids") or ()),
         lower,
+        similarity=embedding_similarity.function_of(folder),
     )
     _options(Request([], False, {}), embedder)  # the settings, against what the model has
     if model is None or embedding_packed.known(model):
@@ -239,10 +241,10 @@ def _way(model: Embedder, ids: list[int]) -> str:
 
 def input_fn(data: Any, content_type: str | None) -> Request:
     """Read one request's body. Raises ValueError with what is wrong with it."""
-    return read_request(data, content_type, PARAMETERS, FIELDS)
+    return embedding_similarity.read(data, content_type, PARAMETERS, FIELDS)
 
 
-def predict_fn(data: Request, model: Embedder) -> dict[str, Any]:
+def predict_fn(data: Request, model: Embedder) -> Any:
     """Embed one request's texts. Raises ValueError where the request cannot be answered."""
     result = batch_fn([data], model)[0]
     if isinstance(result, Exception):
@@ -250,8 +252,11 @@ def predict_fn(data: Request, model: Embedder) -> dict[str, Any]:
     return result
 
 
-def output_fn(prediction: dict[str, Any], accept: str | None) -> bytes:
+def output_fn(prediction: Any, accept: str | None) -> bytes:
     """Write the answer as JSON, or as npy (no pickle in it) where `accept` asks for that."""
+    if isinstance(prediction, list):
+        negotiate(accept, (JSON,))
+        return json.dumps(prediction, allow_nan=False).encode()
     kind = negotiate(accept, (JSON, NPY))
     if kind == NPY:
         buffer = io.BytesIO()
@@ -314,7 +319,10 @@ def batch_fn(inputs: list[Request], model: Embedder) -> list[Any]:
             results[index] = error
             continue
         lengths = [len(row) for row in rows[first : first + count]]
-        results[index] = {"embeddings": part, "tokens": lengths, "truncated": truncated[index]}
+        if isinstance(inputs[index], embedding_similarity.Comparison):
+            results[index] = embedding_similarity.compared(part, model.similarity)
+        else:
+            results[index] = {"embeddings": part, "tokens": lengths, "truncated": truncated[index]}
     return results
 
 
