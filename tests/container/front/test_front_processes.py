@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import struct
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,19 @@ def test_a_model_that_fails_to_load_leaves_nothing(run: Any) -> None:
         assert front.parent.killed == [worker.pid]
         assert front.hub.models == {}
         assert list(front.hub.workers()) == []
+
+    run(work)
+
+
+@pytest.mark.parametrize("status", ["507 Forged\r\n\r\n", 200, True, None, 600])
+def test_a_load_fails_with_a_status_that_http_knows(run: Any, status: object) -> None:
+    async def work(front: Front) -> None:
+        task, worker = await front.loading("m")
+        says(worker, Kind.FAILED, meta={"status": status, "type": ["odd"], "message": {}})
+        with pytest.raises(ServingError) as failed:
+            await task
+        assert failed.value.status == 500
+        json.loads(failed.value.body())
 
     run(work)
 

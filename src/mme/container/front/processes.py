@@ -313,8 +313,9 @@ class Processes:
             worker.ready.set_result(None)
         elif frame.kind == Kind.FAILED and not worker.ready.done():
             meta = frame.meta
+            status = meta["status"] if type(meta["status"]) is int and 400 <= meta["status"] <= 599 else 500
             worker.ready.set_exception(
-                ServingError(meta["status"], meta["type"], f"Model {worker.model.name}: {meta['message']}")
+                ServingError(status, str(meta["type"]), f"Model {worker.model.name}: {meta['message']}")
             )
 
     def _lost(self, worker: WorkerLink) -> None:
