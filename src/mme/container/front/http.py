@@ -11,7 +11,7 @@ Nothing that arrives is trusted to end, or to be small:
   the budget is short, whoever has paused for longer than SLOW_SECONDS gives way first;
 - whoever does not read its answers gets no further ones worked on, and is cut off after the same times;
 - whoever sends what takes long to parse (pipelined requests, tiny chunks) is parsed for TURN_SECONDS at a time, one
-  connection after the other, and everybody else is served in between.
+  connection after the other, and everybody else is served in between. Those who keep at it get a quarter of the time.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ IDLE_SECONDS = 75.0
 SLOW_SECONDS = 1.0
 LINGER_SECONDS = 2.0  # to read a refusal in
 TURN_SECONDS = 0.001
+PATIENT_SECONDS = 0.02
 SLICE = 8 * 1024  # bytes parsed at once
 SPARE = 256 * 1024
 JSON_TYPE = "application/json"
@@ -92,28 +93,45 @@ class Server(Protocol):
 
 
 class Turns:
-    """Connections with more to parse or to answer than fits one turn: one of them after each turn of the event loop."""
+    """Connections with more to parse or to answer than fits one turn: one of them after each turn of the event loop.
+
+    Those that have taken more than PATIENT_SECONDS together get a quarter of the time at most, all of them together.
+    """
 
     def __init__(self) -> None:
         self._queue: deque[Connection] = deque()
+        self._greedy: deque[Connection] = deque()
         self._next: asyncio.Handle | None = None
+        self._next_greedy: asyncio.Handle | None = None
+        self._pause = 0.0  # seconds between two greedy ones
 
     @property
     def busy(self) -> bool:
-        return bool(self._queue)
+        return bool(self._queue or self._greedy)
 
-    def add(self, connection: Connection) -> None:
-        self._queue.append(connection)
+    def add(self, connection: Connection, spent: float) -> None:
+        """Give it a turn. ``spent`` is how many seconds it has taken since there was nothing left to do for it."""
+        (self._greedy if spent > PATIENT_SECONDS else self._queue).append(connection)
         self._soon()
 
     def _soon(self) -> None:
+        loop = asyncio.get_running_loop()
         if self._next is None and self._queue:
-            self._next = asyncio.get_running_loop().call_soon(self._one)  # sockets are looked at before it is run
+            self._next = loop.call_soon(self._one)  # sockets are looked at before it is run
+        if self._next_greedy is None and self._greedy:
+            self._next_greedy = loop.call_later(self._pause, self._one_greedy)
 
     def _one(self) -> None:
         self._next = None
         try:
             self._queue.popleft().go_on()
+        finally:
+            self._soon()
+
+    def _one_greedy(self) -> None:
+        self._next_greedy = None
+        try:
+            self._pause = 3 * self._greedy.popleft().go_on()
         finally:
             self._soon()
 
@@ -151,6 +169,7 @@ class Connection(asyncio.Protocol):
         self._waiting: deque[Request] = deque()
         self._rest = b""  # arrived and not parsed yet
         self._queued = False  # for a turn to parse it
+        self._spent = 0.0  # seconds of turns since nothing was left to do
         self._reading = True
         self._unsent = 0  # bytes of answers that the client does not take; counted in the budget
         self._last = time.monotonic()  # when something arrived, was answered, or was taken by the client
@@ -185,7 +204,8 @@ class Connection(asyncio.Protocol):
             return
         if self._refusal:
             return
-        if self._rest or self._queued or (len(data) > SLICE and self._server.turns.busy):
+        costly = len(data) > SLICE and (self._server.turns.busy or self._spent > PATIENT_SECONDS)
+        if self._rest or self._queued or costly:
             self._rest += data
             self._arrange()
         else:
@@ -250,9 +270,16 @@ class Connection(asyncio.Protocol):
             self._parse(piece)
         self._arrange(long=time.monotonic() - began > TURN_SECONDS)
 
-    def go_on(self) -> None:
-        """It is this connection's turn: begin what waits behind an answer, or parse what has arrived."""
-        end = time.monotonic() + TURN_SECONDS
+    def go_on(self) -> float:
+        """It is this connection's turn: begin what waits behind an answer, or parse what has arrived. Returns the
+        seconds that it took."""
+        began = time.monotonic()
+        self._turn(began + TURN_SECONDS)
+        took = time.monotonic() - began
+        self._spent += took
+        return took
+
+    def _turn(self, end: float) -> None:
         while self._free() and self._waiting:
             self._begin(self._waiting.popleft())
             if time.monotonic() > end:
@@ -279,7 +306,9 @@ class Connection(asyncio.Protocol):
         answer = self._free() and (self._waiting or self._refusal)
         if (answer or ((self._rest or long) and not blocked)) and not self._queued:
             self._queued = True
-            self._server.turns.add(self)
+            self._server.turns.add(self, self._spent)
+        if not (self._queued or self._rest or self._waiting or self._in_message):
+            self._spent = 0.0
         reading = not (blocked or self._rest or self._queued) or self._refused
         if reading != self._reading and not self._transport.is_closing():
             self._reading = reading
