@@ -91,6 +91,29 @@ def test_what_is_not_in_use_makes_room_on_a_full_disk(small_disk: Path, tmp_path
         host.stop()
 
 
+def test_room_that_another_load_has_made_counts_too(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two loads meet the same full disk: what one unloads, the other may remove from the disk first."""
+    shelf = Shelf(tmp_path / "shelf", False, **{name: archive(padding=LARGE, times=2) for name in ("one", "two")})
+    spec = VariantSpec("v", "m", "image", "role", {}, "bucket", "models/", startup_seconds=10)
+    host = VariantHost("e/v", spec, FAKE_CONTAINER, small_disk / "host", shelf, Recorder())
+    make_room = host._make_room
+
+    def and_another_is_first(target: str, deadline: float) -> bool:
+        made = make_room(target, deadline)
+        host._trim_disk(0)
+        return made
+
+    monkeypatch.setattr(host, "_make_room", and_another_is_first)
+    host.start()
+    try:
+        for name in ("one", "two"):
+            assert host.invoke(name, b"1", {}).status == 200
+    finally:
+        host.stop()
+
+
 def test_a_file_may_not_grow_any_more(tmp_path: Path) -> None:
     """Where no small disk can be made: a limit on the size of files stops a write in its middle just the same."""
     (tmp_path / "a.tar.gz").write_bytes(archive(padding=LARGE))

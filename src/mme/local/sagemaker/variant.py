@@ -373,7 +373,10 @@ class VariantHost:
             except (NoRoom, OSError) as problem:
                 if isinstance(problem, OSError) and problem.errno not in FULL:
                     raise
-                room = self._trim_disk(0) or (self._make_room(model.target, deadline) and self._trim_disk(0))
+                room = self._trim_disk(0)
+                if not room and self._make_room(model.target, deadline):
+                    self._trim_disk(0)
+                    room = True  # also where another load, which meets the same full disk, has removed it meanwhile
                 if not room:
                     words = f"There is no room on the disk for {model.target}, and nothing left to unload: {problem}"
                     raise ModelFailed(507, words) from problem
