@@ -215,6 +215,8 @@ class Publisher:
         return Outcome(done.name, done.status, done.target, done.uri, done.digest, done.size, done.sent)
 
     def _present(self, item: Latest) -> Outcome:
+        if item.target in self.unfinished and not self.dry_run:
+            releases.give_up(self.s3, self.store, item.target, self.unfinished[item.target])
         return Outcome(item.name, "present", item.target, self.store.uri(item.target), item.digest, item.size)
 
 

@@ -277,6 +277,8 @@ def publish(
     metadata = _metadata(digest, author, notes)
     is_there = _is_there(s3, store, target, digest) if present is None else target in present
     if is_there:
+        if unfinished and target in unfinished:
+            give_up(s3, store, target, unfinished[target])
         size = content.stat().st_size if isinstance(content, Path) else 0
         return Published(name, target, store.uri(target), digest, "present", size, 0)
     if unfinished is None:
@@ -347,6 +349,14 @@ def unfinished_uploads(s3: S3Client, store: Store, target: str = "") -> dict[str
     except BotoCoreError:  # no answer, or none that can be read
         return {}
     return {name: upload for name, (_, upload) in newest.items()}
+
+
+def give_up(s3: S3Client, store: Store, target: str, upload: str) -> None:
+    """Give up an unfinished upload of a version that is released: its parts are billed and nobody needs them.
+
+    A run that is still at work on it notices, and finds the version released.
+    """
+    Place(s3, store.bucket, store.key(target)).abort(upload)
 
 
 def abort_stale_uploads(

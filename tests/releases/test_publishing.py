@@ -125,6 +125,20 @@ def test_a_dry_run_tells_new_from_begun_from_present(s3: Any, tmp_path: Path) ->
     assert [version.name for version in releases.list_versions(s3, STORE)] == ["bert"]
 
 
+def test_an_unfinished_upload_of_what_is_released_is_given_up(s3: Any, tmp_path: Path) -> None:
+    """Two runs published the same, and one of them was killed: the parts that it left are billed."""
+    made = built(tmp_path, "bert")
+    publisher(s3).publish_built(latest(tmp_path, "bert"), tmp_path / "dist")
+    s3.create_multipart_upload(
+        Bucket=STORE.bucket, Key=STORE.key(made.target), ChecksumAlgorithm="CRC32", ChecksumType="FULL_OBJECT"
+    )
+    publisher(s3, dry_run=True).publish_built(latest(tmp_path, "bert"), tmp_path / "dist")
+    assert list(releases.unfinished_uploads(s3, STORE)) == [made.target]
+    (outcome,) = publisher(s3).publish_built(latest(tmp_path, "bert"), tmp_path / "dist")
+    assert outcome.status == "present"
+    assert releases.unfinished_uploads(s3, STORE) == {}
+
+
 def test_a_model_that_fails_is_an_outcome_like_the_others(s3: Any, tmp_path: Path) -> None:
     made = [built(tmp_path, name) for name in ("bert", "gpt2")]
     chosen = latest(tmp_path, "bert", "gpt2")
