@@ -213,6 +213,20 @@ def loading_options(dtype: str | None = None) -> dict[str, Any]:
     return options
 
 
+def load_whole(auto: Any, folder: Path, options: dict[str, Any]) -> Any:
+    """The model that the Auto class makes of the folder. Raises ValueError where some of its weights are not there by
+    the names that this version of transformers looks for: it would leave them to chance, and answer nonsense."""
+    model, report = auto.from_pretrained(str(folder), output_loading_info=True, **options)
+    # A pooler is the only part that some checkpoints lack and that no output depends on.
+    missing = sorted(name for name in report["missing_keys"] if "pooler." not in name)
+    if missing:
+        raise ValueError(
+            f"transformers {transformers.__version__} finds no weights for {len(missing)} parts of "
+            f"{type(model).__name__}, such as {missing[0]}. Another version of it wrote this model."
+        )
+    return model
+
+
 def load_tokenizer(folder: Path) -> Any:
     try:
         return AutoTokenizer.from_pretrained(str(folder), **loading_options())

@@ -40,6 +40,7 @@ from handler_common import (
     check_quantize,
     device_of,
     load_tokenizer,
+    load_whole,
     loading_options,
     name_of,
     negotiate,
@@ -70,7 +71,7 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
     if settings["quantize"]:
         model = handler_int8.load(AutoModelForCausalLM, folder, options)
     else:
-        model = AutoModelForCausalLM.from_pretrained(model_dir, **options)
+        model = load_whole(AutoModelForCausalLM, folder, options)
     model.to(device).eval().requires_grad_(False)
     handler_adapter.adapt(model, folder)
     if not settings["quantize"]:

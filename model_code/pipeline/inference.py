@@ -36,6 +36,7 @@ from handler_common import (
     check_number,
     device_of,
     load_tokenizer,
+    load_whole,
     loading_options,
     negotiate,
     read_json,
@@ -209,7 +210,7 @@ def _load(folder: Path, task: Task, dtype: str) -> Any:
     kinds = [found for found in classes if type(config) in getattr(found, "_model_mapping", {})]
     named = [found for found in kinds if _names(found, config) & set(config.architectures or ())]
     chosen = (named or kinds or classes)[0]
-    return chosen.from_pretrained(str(folder), **options)
+    return load_whole(chosen, folder, options)
 
 
 def _names(kind: Any, config: Any) -> set[str]:

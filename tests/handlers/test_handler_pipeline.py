@@ -231,6 +231,18 @@ def test_wrong_settings_fail_the_load(
         pipeline.model_fn(str(settings(folder, **values)))
 
 
+def test_weights_that_are_not_found_fail_the_load(pipeline: ModuleType, tmp_path: Path) -> None:
+    """Where another version of transformers has other names for them, it would leave them to chance."""
+    from safetensors.torch import load_file, save_file
+
+    folder = settings(saved(tmp_path / "m", "BertForSequenceClassification"), task="text-classification")
+    tensors = load_file(folder / "model.safetensors")
+    renamed = {name.replace("bert.encoder", "bert.model.encoder"): tensor for name, tensor in tensors.items()}
+    save_file(renamed, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="finds no weights for 32 parts of BertForSequenceClassification"):
+        pipeline.model_fn(str(folder))
+
+
 def test_sound_is_read_alike_with_and_without_soundfile(pipeline: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     import pipeline_media
 
