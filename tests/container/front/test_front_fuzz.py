@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mme.container.front.budget import Budget
-from mme.container.front.http import Connection, Limits, Request, Turns
+from mme.container.front.http import Connection, Limits, Request
+from mme.container.front.turns import Turns
 
 EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES") or 150)
 bounded = settings(max_examples=EXAMPLES, deadline=None, derandomize=not os.environ.get("HYPOTHESIS_EXAMPLES"))

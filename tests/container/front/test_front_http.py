@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from mme.container.front.budget import Budget
-from mme.container.front.http import MAX_HEAD, Connection, Limits, Request, Turns, look_after
+from mme.container.front.http import MAX_HEAD, Connection, Limits, Request, look_after
+from mme.container.front.turns import Turns
 
 MiB = 1024 * 1024
 

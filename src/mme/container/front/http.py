@@ -29,13 +29,13 @@ import httptools
 
 from mme.container.errors import error_body
 from mme.container.front.budget import Budget
+from mme.container.front.turns import PATIENT_SECONDS, Turns
 
 MAX_HEAD = 64 * 1024
 IDLE_SECONDS = 75.0
 SLOW_SECONDS = 1.0
 LINGER_SECONDS = 2.0  # to read a refusal in
 TURN_SECONDS = 0.001
-PATIENT_SECONDS = 0.02
 SLICE = 8 * 1024  # bytes parsed at once
 SPARE = 256 * 1024
 JSON_TYPE = "application/json"
@@ -90,50 +90,6 @@ class Server(Protocol):
     def closing(self) -> bool: ...
 
     def handle(self, request: Request) -> None: ...
-
-
-class Turns:
-    """Connections with more to parse or to answer than fits one turn: one of them after each turn of the event loop.
-
-    Those that have taken more than PATIENT_SECONDS together get a quarter of the time at most, all of them together.
-    """
-
-    def __init__(self) -> None:
-        self._queue: deque[Connection] = deque()
-        self._greedy: deque[Connection] = deque()
-        self._next: asyncio.Handle | None = None
-        self._next_greedy: asyncio.Handle | None = None
-        self._pause = 0.0  # seconds between two greedy ones
-
-    @property
-    def busy(self) -> bool:
-        return bool(self._queue or self._greedy)
-
-    def add(self, connection: Connection, spent: float) -> None:
-        """Give it a turn. ``spent`` is how many seconds it has taken since there was nothing left to do for it."""
-        (self._greedy if spent > PATIENT_SECONDS else self._queue).append(connection)
-        self._soon()
-
-    def _soon(self) -> None:
-        loop = asyncio.get_running_loop()
-        if self._next is None and self._queue:
-            self._next = loop.call_soon(self._one)  # sockets are looked at before it is run
-        if self._next_greedy is None and self._greedy:
-            self._next_greedy = loop.call_later(self._pause, self._one_greedy)
-
-    def _one(self) -> None:
-        self._next = None
-        try:
-            self._queue.popleft().go_on()
-        finally:
-            self._soon()
-
-    def _one_greedy(self) -> None:
-        self._next_greedy = None
-        try:
-            self._pause = 3 * self._greedy.popleft().go_on()
-        finally:
-            self._soon()
 
 
 async def look_after(server: Server) -> None:

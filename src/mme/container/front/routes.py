@@ -13,10 +13,11 @@ from mme.container import errors, system
 from mme.container.config import Settings
 from mme.container.errors import ServingError
 from mme.container.front.exposition import CONTENT_TYPE, Exposition
-from mme.container.front.http import Connection, Limits, Request, Turns, look_after
+from mme.container.front.http import Connection, Limits, Request, look_after
 from mme.container.front.hub import Hub
 from mme.container.front.log import Log
 from mme.container.front.models import Invocation
+from mme.container.front.turns import Turns
 from mme.container.text import encodable, json_bytes
 
 MAX_TEXT = 4096  # characters of a model's name, and of its folder's
