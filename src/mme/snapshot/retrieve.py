@@ -19,7 +19,19 @@ from typing import Any
 from mme.catalog.spec import HANDLER_TASKS, TASKS, ModelSpec, auto_classes
 from mme.errors import MmeError, SourceError
 from mme.handler_files import SENTENCE_HANDLER, computes_in_int8, has_module
-from mme.snapshot import accuracy, adapters, extra, foreign, libraries, portable, sentence, smoothing, tensors, weights
+from mme.snapshot import (
+    accuracy,
+    adapters,
+    extra,
+    foreign,
+    libraries,
+    pieces,
+    portable,
+    sentence,
+    smoothing,
+    tensors,
+    weights,
+)
 from mme.snapshot.checkpoint import Skeleton, linear_layers, match
 from mme.snapshot.sources import LICENCES, PICKLES, Located, locate
 from mme.snapshot.weights import Piece
@@ -30,9 +42,6 @@ PREPARED = (
     *("zero-shot-image-classification", "zero-shot-object-detection", "zero-shot-audio-classification"),
 )
 MAX_SHARD = 5_000_000_000  # bytes
-
-# Tasks whose input is no text, or not alone: their models may do without a tokenizer.
-NO_TEXT = ("image-", "audio-", "video-", "object-", "mask-", "depth-", "keypoint-", "automatic-", "document-")
 
 # Tasks for which handlers of ours are asked what they answer.
 ASKED_TASKS = (HANDLER_TASKS["embedding"], HANDLER_TASKS["generation"])
@@ -74,7 +83,7 @@ def snapshot(
     try:
         scratch.mkdir(parents=True)
         with libraries.quiet(), _explained(spec):
-            tokenizer = _load_tokenizer(spec, located.path)
+            tokenizer = pieces.load(spec, located.path)
             if tokenizer is not None:
                 tokenizer.save_pretrained(scratch / "tokenizer")
             checkpoint = _checkpoint(spec, located.path, scratch, config, pickled)
@@ -310,20 +319,6 @@ def _loaded(
     return _Checkpoint(portable.read_json(scratch / "model" / "config.json"), pieces, dtype, None, apart, facts)
 
 
-def _load_tokenizer(spec: ModelSpec, source: Path) -> Any | None:
-    """The tokenizer; None when the source has none and the task does without."""
-    from transformers import AutoTokenizer
-
-    if not any((source / name).is_file() for name in portable.VOCABULARIES):
-        if spec.task is not None and not spec.task.startswith(NO_TEXT):
-            raise SourceError(
-                f"{spec.name} ({spec.source}) has no tokenizer: none of {', '.join(portable.VOCABULARIES)}.",
-                "Put the tokenizer's files beside the weights.",
-            )
-        return None
-    return AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=spec.trust_remote_code)
-
-
 def _write(
     spec: ModelSpec,
     located: Located,
@@ -360,6 +355,7 @@ def _write(
         "libraries": library_versions(),
         **({"licence": located.licence} if located.licence else {}),
         **sentence.facts(located.files),
+        **pieces.facts(located.path, tokenizer),
         **extra.left_out(spec, located.files, into),
     }
     return Snapshot(into, digests, facts)

@@ -133,6 +133,8 @@ def _built(
         note(f"{spec.name}: the catalogue names no handler; it is served by ours for {spec.task}, {laid['name']!r}.")
     if made.fresh and (measured := inspection.accuracy_text(accuracy)):
         note(f"{spec.name} in {measured}.")
+    if made.fresh and (tokenizer := made.archive.manifest.get("tokenizer")):
+        note(f"{spec.name}: its tokenizer: {tokenizer}.")
     if made.fresh and (names := made.archive.manifest.get("left_out")):
         note(f"{spec.name}: {extra.words(names)}.")
     if made.fresh and spec.trust_remote_code:

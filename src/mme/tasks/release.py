@@ -166,6 +166,8 @@ class _Shown(publishing.Events):
     def packaged(self, name: str, made: Streamed) -> None:
         if made.verified and made.verified.doubt:
             note(f"{name}: {made.verified.doubt}.")
+        if tokenizer := made.planned.manifest.get("tokenizer"):
+            note(f"{name}: its tokenizer: {tokenizer}.")
         if names := made.planned.manifest.get("left_out"):
             note(f"{name}: {extra.words(names)}.")
         if made.planned.manifest.get("trust_remote_code"):

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mme.container.errors import HandlerError, ServingError
-from mme.container.workers import codec
+from mme.container.workers import codec, vendored
 from mme.container.workers.context import Context
 from mme.container.workers.pipeline import default_pipeline, pipeline_predict
 
@@ -185,6 +185,7 @@ def _enter(model_dir: str) -> None:
     sys.path[:0] = [str(Path(model_dir, "code")), model_dir]
     sys.path.append(STANDINS)  # last, so that the real packages are preferred wherever they are
     importlib.invalidate_caches()
+    vendored.bring_in(Path(model_dir, "code"))
 
 
 def _import(program: str) -> Any:

@@ -1,0 +1,116 @@
+"""Tokenizers that exist only as a SentencePiece model: made into a fast one where that is possible, and checked.
+
+transformers reads such a file with the help of protobuf. Where that fails it takes the file for one of tiktoken's: it
+then says that tiktoken is missing, or, with tiktoken installed, makes a tokenizer of it that cuts texts in half.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+from mme.catalog.spec import ModelSpec
+from mme.errors import SourceError
+from mme.snapshot import libraries, portable
+
+MODELS = ("sentencepiece.bpe.model", "spiece.model", "spm.model", "tokenizer.model", "source.spm")
+FAST = "tokenizer.json"
+MOST_UNKNOWN = 0.02  # of the model's pieces: what tokenizers drop or rename on purpose
+INSTALL = "pip install 'mme[package]' brings versions that go together."
+
+# Tasks whose input is no text, or not alone: their models may do without a tokenizer.
+NO_TEXT = ("image-", "audio-", "video-", "object-", "mask-", "depth-", "keypoint-", "automatic-", "document-")
+
+
+def load(spec: ModelSpec, source: Path) -> Any | None:
+    """The tokenizer in ``source``; None when there is none and the task does without. Raises SourceError."""
+    from transformers import AutoTokenizer
+
+    what = f"{spec.name} ({spec.source})"
+    if not any((source / name).is_file() for name in portable.VOCABULARIES):
+        if spec.task is not None and not spec.task.startswith(NO_TEXT):
+            raise SourceError(
+                f"{what} has no tokenizer: none of {', '.join(portable.VOCABULARIES)}.",
+                "Put the tokenizer's files beside the weights.",
+            )
+        return None
+    found = model(source)
+    if found is not None:
+        check_readable(what, found)
+    tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=spec.trust_remote_code)
+    if found is not None:
+        check_whole(what, found, tokenizer)
+    return tokenizer
+
+
+def model(folder: Path) -> Path | None:
+    """The SentencePiece model of a folder that has no fast tokenizer."""
+    if (folder / FAST).is_file():
+        return None
+    return next((folder / name for name in MODELS if (folder / name).is_file()), None)
+
+
+def check_readable(what: str, path: Path) -> None:
+    """Raise SourceError, with the cause, where this environment cannot read a SentencePiece model."""
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise SourceError(
+            f"{what} has its tokenizer only as a SentencePiece model ({path.name}), which takes the library "
+            f"sentencepiece to read: {libraries.first_line(error)}.",
+            INSTALL,
+        ) from None
+    try:
+        from sentencepiece import sentencepiece_model_pb2  # noqa: F401
+    except Exception as error:  # whatever protobuf raises: it has errors of its own for versions that do not fit
+        raise SourceError(
+            f"{what} has its tokenizer only as a SentencePiece model ({path.name}), and protobuf "
+            f"{_version('protobuf')} cannot read it for sentencepiece {_version('sentencepiece')}: "
+            f"{libraries.first_line(error)}.",
+            INSTALL,
+        ) from None
+    try:
+        sentencepiece.SentencePieceProcessor(model_file=str(path))
+    except Exception as error:
+        raise SourceError(
+            f"{what}: {path.name} is no SentencePiece model: {libraries.first_line(error)}.",
+            "Download or copy it again.",
+        ) from None
+
+
+def check_whole(what: str, path: Path, tokenizer: Any) -> None:
+    """Raise SourceError where the tokenizer made of the SentencePiece model does not know its pieces."""
+    import sentencepiece
+
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    count = processor.get_piece_size()
+    normal = [
+        processor.id_to_piece(number)
+        for number in range(count)
+        if not (processor.is_control(number) or processor.is_unknown(number) or processor.is_unused(number))
+    ]
+    vocabulary = tokenizer.get_vocab()
+    unknown = [piece for piece in normal if piece not in vocabulary]
+    if len(unknown) > MOST_UNKNOWN * len(normal):
+        raise SourceError(
+            f"{what}: the tokenizer that transformers makes of {path.name} lacks {len(unknown)} of its {len(normal)} "
+            f"pieces, such as {unknown[0]!r}.",
+            f"It was read as another kind of file. {INSTALL}",
+        )
+
+
+def facts(folder: Path, tokenizer: Any | None) -> dict[str, Any]:
+    """What a manifest says of the tokenizer, where it was only a SentencePiece model."""
+    path = model(folder)
+    if path is None or tokenizer is None:
+        return {}
+    fast = getattr(tokenizer, "is_fast", False)
+    return {"tokenizer": f"{FAST} made from {path.name}" if fast else f"needs sentencepiece for {path.name}"}
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "(not installed)"
