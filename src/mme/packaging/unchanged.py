@@ -122,7 +122,7 @@ class Previous:
 
 
 def previous_archive(out: Path, spec: ModelSpec, key: str) -> Previous | None:
-    """The archive of an earlier run, when nothing that it depends on has changed, and it neither."""
+    """The archive of an earlier run, if neither it nor anything that it depends on has changed; else None."""
     record = records.recorded(out, spec.name)
     if record is None or record.get("key") != key:
         return None

@@ -51,7 +51,7 @@ class Listener(Protocol):
         """A process has ended, and its memory is free."""
 
     def made(self, key: str, error: str | None) -> None:
-        """What the parent was asked to share is there, or why not."""
+        """What the parent was asked to share is there, or the reason why it is not."""
 
     def parent_died(self) -> None:
         """The parent has ended, and every worker with it. Another one starts."""

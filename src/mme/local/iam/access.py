@@ -26,7 +26,7 @@ _ALWAYS = ("sts:GetCallerIdentity", "sts:GetSessionToken")
 
 
 class Access:
-    """The judge. Each method answers None, or why not (the message that AWS gives)."""
+    """The judge. Each method returns None if allowed, else the reason, as AWS words it."""
 
     def __init__(self, directory: Directory, account: str, partition: str, *, enforced: bool) -> None:
         self._directory = directory
