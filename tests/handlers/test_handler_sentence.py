@@ -255,6 +255,8 @@ def test_no_text_left_after_a_prompt_that_is_not_pooled(embedding: ModuleType, t
     folder = saved(tmp_path / "m", tiny, [Pooling(16, "max", include_prompt=False)])
     tokens = json.loads((folder / "tokenizer.json").read_text())
     (folder / "tokenizer.json").write_text(json.dumps(tokens | {"post_processor": None}))  # no special tokens
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
     model = embedding.model_fn(str(folder))
     with pytest.raises(ValueError, match="no tokens after the prompt"):
         embedding.predict_fn(request(embedding, "Rain.", prompt="word " * 60, max_length=3), model)

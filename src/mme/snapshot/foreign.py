@@ -82,8 +82,10 @@ def check_fetched(what: str, found: Sequence[Found]) -> None:
             start = file.read(len(LFS))
         if start == LFS:
             raise SourceError(
-                f"{what}: {item.path} is a git-lfs pointer of {item.size} bytes; the file itself was not fetched.",
-                "Run git lfs install and git lfs pull in the repository, or take the model from the Hub (hub:).",
+                f"{what}: {item.path} is a git-lfs pointer of {item.size} bytes"
+                f"{', not a safetensors file' if item.path.endswith('.safetensors') else ''}: it was not fetched.",
+                "Git LFS did not run here: git lfs install and git lfs pull in the repository fetch it; or take the "
+                "model from the Hub (hub:).",
             )
 
 
