@@ -91,10 +91,54 @@ NEEDS_FILES_OR_MORE = {
     "settings that are no JSON",  # a date of TOML is a string of JSON to an editor
     "settings with no number",
 }
+# A folder may bring a handler of its own, which no schema sees: of another source they are refused.
+NEEDS_THE_FOLDER = {
+    "neither handler nor task",
+    "quantize without a handler",
+    "settings without a handler",
+}
 NOT_TOML = {"not TOML", "an unquoted name with a slash"}
 
 
-@pytest.mark.parametrize("case", sorted(set(WRONG) - NEEDS_FILES_OR_MORE - NOT_TOML))
+@pytest.mark.parametrize("case", sorted(NEEDS_THE_FOLDER))
+def test_what_a_handler_is_needed_for_the_schema_refuses_of_a_package(case: str) -> None:
+    assert '"folder:x"' in WRONG[case][0]
+    document = tomllib.loads(WRONG[case][0].replace('"folder:x"', '"package:x"'))
+    assert not read(document)
+    assert not CHECKER.is_valid(document)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"task": "fill-mask"},
+        {"settings": {"deep": 1}},
+        {"adapter": "folder:a", "adapter_merge": False},
+        {"quantize": "int8"},
+    ],
+)
+def test_a_folder_that_brings_its_own_handler_needs_neither_handler_nor_task(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    code = tmp_path / "own" / "code"
+    code.mkdir(parents=True)
+    (code / "handler_int8.py").write_text("")
+    (code / "inference.py").write_text("import handler_int8\n\n\ndef model_fn(folder):\n    return 'adapter'\n")
+    document = {"models": {"bert": {"source": f"folder:{tmp_path}/own", **more}}}
+    assert read(document)
+    assert [error.message for error in CHECKER.iter_errors(document)] == []
+
+
+@pytest.mark.parametrize("task", ["text-ranking", "sentence-similarity"])
+@pytest.mark.parametrize("source", ["folder:x", "package:x"])
+def test_a_task_that_names_its_handler_may_have_settings(task: str, source: str) -> None:
+    document = {"models": {"bert": {"source": source, "task": task, "settings": {"max_inputs": 3}}}}
+    assert read(document)
+    assert CHECKER.is_valid(document)
+
+
+@pytest.mark.parametrize("case", sorted(set(WRONG) - NEEDS_FILES_OR_MORE - NEEDS_THE_FOLDER - NOT_TOML))
 def test_what_the_reader_refuses_the_schema_refuses(case: str) -> None:
     document = tomllib.loads(WRONG[case][0])
     assert not read(document)
@@ -123,5 +167,7 @@ def test_the_two_agree_on_any_table(table: dict[str, Any], base: dict[str, Any])
         return  # whether a handler applies an adapter, its code says
     if merged.get("handler") is None and merged.get("task") is not None:
         return  # which tasks need a handler, the containers say
+    if merged.get("handler") is None and str(merged.get("source")).startswith("folder:"):
+        return  # whether a folder brings a handler, its files say
     document = {"models": {"bert": merged}}
     assert read(document) == CHECKER.is_valid(document)

@@ -88,19 +88,22 @@ def text() -> str:
 
 def _model() -> dict[str, Any]:
     on_hub = {"pattern": "^hub:"}
+    folder = {"properties": {"source": {"pattern": "^folder:"}}, "required": ["source"]}  # may bring code/inference.py
+    by_task = {"properties": {"task": {"enum": [SENTENCE_SIMILARITY, TEXT_RANKING]}}, "required": ["task"]}
+    handled = {"anyOf": [{"required": ["handler"]}, by_task, folder]}
     return {
         "type": "object",
         "required": ["source"],
-        "anyOf": [{"required": ["handler"]}, {"required": ["task"]}],
+        "anyOf": [{"required": ["handler"]}, {"required": ["task"]}, folder],
         "additionalProperties": False,
         "properties": {key: _key(key) for key in KEYS},
-        "dependencies": {"settings": ["handler"], "quantize": ["handler"], "adapter_merge": ["adapter"]},
+        "dependencies": {"settings": handled, "quantize": handled, "adapter_merge": ["adapter"]},
         "allOf": [
             _only_with("source", on_hub, "revision"),
             _only_with("adapter", on_hub, "adapter_revision"),
             {
                 "if": {"properties": {"adapter_merge": {"const": False}}, "required": ["adapter_merge"]},
-                "then": {"required": ["handler"]},
+                "then": handled,
             },
             {
                 "if": {"properties": {"handler": {"const": PIPELINE_HANDLER}}, "required": ["handler"]},
