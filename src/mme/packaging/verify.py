@@ -23,9 +23,9 @@ from mme.archive.untar import extract
 from mme.archive.write import lay_out
 from mme.errors import VerifyError
 from mme.handler_files import PIPELINE_MODULE
-from mme.packaging import samples
+from mme.packaging import company, samples
 from mme.runner.errors import ContainerError, ContainerTimeout
-from mme.runner.process import Container
+from mme.runner.process import Container, Reply
 
 START_S = 60.0
 LOAD_S = 360.0  # what SageMaker allows
@@ -118,7 +118,14 @@ class Verifier:
                 raise self._failed(archive, f"it answers its {SAMPLE} with {reply.status}: {_message(reply.body)}")
             content_type = reply.headers.get("content-type", "")
             answer = reply.body[:200].decode("utf-8", "replace")
-            return Verified(load_ms, invoke_ms, content_type, answer, _doubt(content_type, reply.body))
+            doubt = _doubt(content_type, reply.body)
+            if doubt is None and company.batches(model):
+
+                def ask(body: bytes) -> Reply:
+                    return container.invoke(name, body, JSON_HEADERS, timeout=INVOKE_S)
+
+                doubt = company.doubt(ask, request, reply, model)
+            return Verified(load_ms, invoke_ms, content_type, answer, doubt)
         finally:
             with contextlib.suppress(ContainerError):
                 container.unload(name, timeout=LOAD_S)
