@@ -21,6 +21,9 @@ process (numbers to 1e-5, texts to the letter), alone and with 24 requests at on
 - **adapters**: whether it has linear layers, into which a LoRA adapter can be merged
   ([what each kind of adapter takes](packaging.md#adapters)).
 
+Folders of sentence-transformers are rows of `feature-extraction`, cross-encoders of `text-ranking`. "6" is the form
+that version 6 writes, "5" that of the versions until 5.
+
 An architecture that is not here is no less welcome: `invoke package` loads it with transformers, runs it once, and
 refuses what it cannot serve, by name.
 

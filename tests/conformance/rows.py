@@ -6,6 +6,7 @@ into a module of their own beside this one, into a list, and the list into ``all
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,15 +43,16 @@ class Row:
 
     @property
     def id(self) -> str:
-        return f"{self.architecture}-{self.task}".replace("_", "-").replace(" ", "-").lower()
+        return re.sub(r"[^a-z0-9]+", "-", f"{self.architecture}-{self.task}".lower())
 
 
 def all_rows() -> list[Row]:
     """Every row, in the order of docs/models.md."""
     import rows_decoders
     import rows_media
+    import rows_sentences
     import rows_texts
 
-    found = [*rows_texts.ROWS, *rows_media.ROWS, *rows_decoders.ROWS]
+    found = [*rows_texts.ROWS, *rows_media.ROWS, *rows_decoders.ROWS, *rows_sentences.ROWS]
     assert len({row.id for row in found}) == len(found), "two rows have the same name"
     return found
