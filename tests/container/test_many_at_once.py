@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
-import signal
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from container_process import Container, background, processes, wait_until
+from killing import SOURCE, Clients, kill_one
 
 Make = Callable[..., Path]
 linux = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
@@ -72,66 +69,21 @@ def test_kills_at_random_under_load(start: Callable[..., Container], handler: Ma
     """Models are killed all the time, and once the parent of all: each request is answered, every 200 with its own
     result, a model that has gone is loaded again as the platform would, and in the end all is well."""
     container = start()
-    source = """
-        import pathlib, time
-        def model_fn(d): return pathlib.Path(d).name
-        def predict_fn(data, model):
-            time.sleep(0.002)
-            return [model, data]
-    """
-    folders = {name: handler(name, source) for name in ("a", "b", "c", "d")}
+    folders = {name: handler(name, SOURCE) for name in ("a", "b", "c", "d")}
     for name, folder in folders.items():
         assert container.load(name, folder).status == 200
-    parent = int(wait_until(lambda: _pid_named(container, "mme-parent")))
-    done = threading.Event()
-    wrong: list[object] = []
-    seen: dict[int, int] = {}
-
-    def client(seed: int) -> None:
-        choice = random.Random(seed)
-        while not done.is_set():
-            name, number = choice.choice(list(folders)), choice.randrange(10**9)
-            reply = container.invoke(name, str(number))
-            seen[reply.status] = seen.get(reply.status, 0) + 1
-            if reply.status == 404:
-                if container.load(name, folders[name]).status not in (200, 409, 500, 503):
-                    wrong.append(name)
-            elif reply.status == 200:
-                if reply.json() != [name, number]:
-                    wrong.append((name, number, reply))
-            elif reply.status != 500 or "signal 9" not in reply.json()["message"]:
-                wrong.append((name, number, reply))
-
-    threads = [threading.Thread(target=client, args=(seed,)) for seed in range(6)]
-    for thread in threads:
-        thread.start()
     choice = random.Random(0)
-    for number in range(60):
-        time.sleep(0.05)
-        if number == 30:
-            os.kill(parent, signal.SIGKILL)
-        victims = [pid for pid in processes(container.process.pid) if _name(pid) == "mme-model"]
-        if victims:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(choice.choice(victims), signal.SIGKILL)
-    done.set()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-    assert min(seen.get(200, 0), seen.get(500, 0)) > 0
+    with Clients(container, folders) as clients:
+        for number in range(60):
+            time.sleep(0.05)
+            if number == 30:
+                kill_one(container, "mme-parent", choice)
+            kill_one(container, "mme-model", choice)
+    assert (clients.lost, clients.misrouted, clients.wrong) == ([], [], [])
+    assert min(clients.seen[200], clients.seen[500]) > 0
     container.wait_healthy()
     for name, folder in folders.items():
         assert container.load(name, folder).status in (200, 409)
         assert container.invoke(name, json.dumps("x")).json() == [name, "x"]
     assert container.metric("mme_parent_starts_total") == 2
     assert len(processes(container.process.pid)) == 1 + len(folders)
-
-
-def _name(pid: int) -> str:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text().strip()
-    return ""
-
-
-def _pid_named(container: Container, name: str) -> int:
-    return next((pid for pid in processes(container.process.pid) if _name(pid) == name), 0)

@@ -38,7 +38,14 @@ MAX_END = 4 << 20  # bytes behind the end of the tar: what tar pads its last rec
 MAX_RATIO = 1040
 
 # What the decompressors raise for a stream that is cut or changed.
-_BROKEN: tuple[type[Exception], ...] = (EOFError, zlib.error, gzip.BadGzipFile, cast(Any, isal_zlib.error))
+# igzip raises OverflowError for a header without an end.
+_BROKEN: tuple[type[Exception], ...] = (
+    EOFError,
+    OverflowError,
+    zlib.error,
+    gzip.BadGzipFile,
+    cast(Any, isal_zlib.error),
+)
 
 
 # What the system says when there is no room for more: the disk, the quota or the largest size of a file is reached.
