@@ -86,7 +86,7 @@ def archives(count: int, folder: Path) -> dict[str, Any]:
 
 
 def read(box: Path) -> str:
-    """What became of the archive in ``box``, and on a second line what was written outside of it."""
+    """What became of the archive in ``box`` (a whole path), and on a second line what was written outside of it."""
     from mme.archive.read import contents, read_manifest
     from mme.archive.untar import extract
     from mme.errors import ArchiveError
@@ -101,8 +101,9 @@ def read(box: Path) -> str:
         else:
             changes = event in ("os.mkdir", "os.rename", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown")
         if changes and isinstance(given[0], str | bytes | os.PathLike):
-            for name in given[: 2 if event in ("os.rename", "os.link", "os.symlink") else 1]:
-                if not f"{os.path.realpath(os.fsdecode(name))}/".startswith(inside):
+            link = event in ("os.link", "os.symlink")  # by which a path inside could lead out
+            for name in given[: 2 if link or event == "os.rename" else 1]:
+                if link or not f"{os.path.normpath(os.fsdecode(name))}/".startswith(inside):
                     outside.append(f"{event} {name!r}")
 
     sys.addaudithook(watch)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import random
@@ -338,6 +339,7 @@ def _parse(store: Store, name: str, body: bytes, etag: str) -> Channel:
     where = f"s3://{store.bucket}/{_key(store, name)}"
     try:
         document = json.loads(body)
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()  # a lone surrogate cannot be shown
         if document["format"] != FORMAT:
             raise ReleaseError(f"{where} is of format {document['format']}.", "Use a newer version of mme.")
         if document["prefix"] != store.prefix:
@@ -346,24 +348,33 @@ def _parse(store: Store, name: str, body: bytes, etag: str) -> Channel:
                 "Two model prefixes beside each other share one folder of channels: put each in a folder of its own, "
                 "as in a/models/ and b/models/.",
             )
-        history = tuple(
-            Revision(
-                int(item["revision"]),
-                datetime.fromisoformat(item["time"].replace("Z", "+00:00")),
-                str(item["author"]),
-                str(item["action"]),
-                str(item["notes"]),
-                {str(target): float(weight) for target, weight in item["versions"].items()},
-                str(item.get("id", "")),
-            )
-            for item in document["history"]
-        )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        history = tuple(_revision(item, model_of(name)) for item in document["history"])
+        if any(newer.number <= older.number for newer, older in itertools.pairwise(history)):
+            raise ValueError("its revisions are not in order")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ReleaseError(
             f"{where} is not a channel that can be read ({error!r}).",
             "Somebody changed it by hand. Put it right, or remove it and promote again.",
         ) from error
     return Channel(name, history, etag)
+
+
+def _revision(item: Mapping[str, Any], model: str) -> Revision:
+    """A revision as it was written. Raises ValueError and the like for what ``change`` would not have written."""
+    split = {str(target): float(weight) for target, weight in item["versions"].items()}
+    for target, weight in split.items():
+        if (parse_target(target) or ("",))[0] != model or not (math.isfinite(weight) and weight >= 0):
+            raise ValueError(f"{target} with weight {weight} is not a version of {model} with a share")
+    if not any(weight > 0 for weight in split.values()):
+        raise ValueError("a revision names no version")
+    time = datetime.fromisoformat(item["time"].replace("Z", "+00:00"))
+    if time.tzinfo is None:
+        raise ValueError(f"{item['time']} has no time zone")
+    number = item["revision"]
+    if type(number) is not int or number < 1:
+        raise ValueError(f"{number!r} is not the number of a revision")
+    author, action, notes = (str(item[key]) for key in ("author", "action", "notes"))
+    return Revision(number, time, author, action, notes, split, str(item.get("id", "")))
 
 
 def current_split(s3: S3Client, store: Store, name: str) -> tuple[Split, Channel]:

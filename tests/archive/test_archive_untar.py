@@ -9,9 +9,11 @@ import tarfile
 import tracemalloc
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from fuzzing import bounded
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mme.archive import untar
@@ -285,7 +287,7 @@ def test_a_folder_in_use_is_left_alone(tmp_path: Path) -> None:
         extract(path, tmp_path / "out")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@bounded
 @given(at=st.integers(0, 3000), with_=st.binary(min_size=1, max_size=30))
 def test_no_change_to_the_tar_gets_out_of_the_folder(
     tmp_path_factory: pytest.TempPathFactory, at: int, with_: bytes
@@ -304,3 +306,65 @@ def test_no_change_to_the_tar_gets_out_of_the_folder(
         assert not (folder / "inside" / "out").exists()
     assert {path.name for path in folder.iterdir()} <= {"x.tar.gz", "inside"}
     assert {path.name for path in (folder / "inside").iterdir()} <= {"out"}
+
+
+PAX_KEYS = (b"path", b"size", b"linkpath", b"GNU.sparse.map", b"GNU.sparse.name", b"mtime", b"", b"a")
+PAX_VALUES = (b"", b"0", b"-1", b"9" * 40, b"../x", b"/x", b"a/../../x", b"a/" * 200, b"a\0b", b"\xff", b"inside/out")
+ODD_FIELDS = (b"", b"\xff" * 12, b"\x80" + b"\xff" * 11, b"77777777777", b"-1", b"..", b"/x", b"../../x", b"a/", b"x")
+
+
+@st.composite
+def tars(draw: Any) -> bytes:
+    """Members with odd fields and a right checksum, with extended headers of odd records before them."""
+    data = b""
+    for _ in range(draw(st.integers(1, 4))):
+        if draw(st.booleans()):
+            records = draw(st.lists(st.tuples(st.sampled_from(PAX_KEYS), st.sampled_from(PAX_VALUES)), max_size=4))
+            kind = draw(st.sampled_from([tarfile.XHDTYPE, tarfile.XHDTYPE, tarfile.XGLTYPE]))
+            data += pax(*(record(*item) for item in records), draw(st.binary(max_size=8)), kind=kind)
+        if draw(st.booleans()):
+            data += longlink(draw(st.sampled_from(PAX_VALUES)))
+        content = draw(st.binary(max_size=600))
+        header = bytearray(member(draw(st.sampled_from("ab")), content).tobuf(tarfile.USTAR_FORMAT))
+        for at, length in draw(
+            st.lists(st.sampled_from([(0, 100), (100, 8), (124, 12), (156, 1), (345, 155)]), max_size=2)
+        ):
+            value = draw(st.sampled_from(ODD_FIELDS) | st.binary(max_size=length))[:length]
+            header[at : at + length] = value.ljust(length, b"\0")
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+        data += bytes(header) + content + bytes(-len(content) % 512)
+    return data + bytes(draw(st.sampled_from([0, 512, 1024])))
+
+
+@bounded
+@given(tars())
+def test_whatever_the_headers_say_all_readers_agree_and_nothing_gets_out(
+    tmp_path_factory: pytest.TempPathFactory, tar: bytes
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    path = folder / "x.tar.gz"
+    path.write_bytes(gzip.compress(tar, 1))
+    try:
+        extract(path, folder / "inside" / "out")
+        unpacked = files(folder / "inside" / "out")
+    except ArchiveError:
+        unpacked = None
+    try:
+        listed = {file.path: file.size for file in contents(path)}
+    except ArchiveError:
+        listed = None
+    assert listed == (None if unpacked is None else {name: len(data) for name, data in unpacked.items()})
+    assert {item.name for item in folder.iterdir()} == {"x.tar.gz", "inside"}
+    assert {item.name for item in (folder / "inside").iterdir()} == ({"out"} if unpacked is not None else set())
+    assert not [item for item in folder.rglob("*") if item.is_symlink() or not (item.is_file() or item.is_dir())]
+
+
+@pytest.mark.parametrize("flag", [b"\x08", b"\x10"], ids=["name", "comment"])
+def test_a_gzip_header_without_an_end(tmp_path: Path, flag: bytes) -> None:
+    data = archive(tmp_path / "x.tar.gz", (member("a"), b"")).read_bytes()
+    (tmp_path / "x.tar.gz").write_bytes(data[:3] + flag + data[4:10] + b"a" * (1 << 20) + data[10:])
+    for read in (contents, lambda path: extract(path, tmp_path / "out")):
+        with pytest.raises(ArchiveError, match="not a whole gzip file"):
+            read(tmp_path / "x.tar.gz")
+    assert not (tmp_path / "out").exists()

@@ -64,8 +64,43 @@ def content_digest(content: Sequence[File]) -> str:
 
 
 def load_manifest(data: bytes) -> Mapping[str, Any] | None:
+    """The manifest in ``data``; None when it is none, or holds what no manifest of ours does."""
     try:
         manifest = json.loads(data)
-    except ValueError:
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            return None
+        json.dumps(manifest, ensure_ascii=False, allow_nan=False).encode()  # a lone surrogate cannot be shown
+    except (ValueError, RecursionError):
         return None
-    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
+    return manifest if _is_sound(manifest) else None
+
+
+def _is_sound(manifest: Mapping[str, Any]) -> bool:
+    """Whether the values that are read have the types that they are written with."""
+    shapes = {"handler": dict, "libraries": dict, "requirements": list, "accuracy": dict, "adapter_apart": dict}
+    if not all(isinstance(manifest.get(key) or kind(), kind) for key, kind in shapes.items()):
+        return False
+    files, accuracy, apart = manifest.get("files", []), manifest.get("accuracy") or {}, manifest.get("adapter_apart")
+    return (
+        isinstance(files, list)
+        and all(map(_is_file, files))
+        and all(isinstance(item, str) for item in manifest.get("requirements") or ())
+        and all(_is_number(accuracy.get(key, 0)) for key in ("worst", "mean", "bound"))
+        and (accuracy.get("same_choice") is None or _is_number(accuracy["same_choice"]))
+        and isinstance((apart or {}).get("ranks", []), list)
+        and _is_number((apart or {}).get("parameters", 0))
+    )
+
+
+def _is_file(item: Any) -> bool:
+    return (
+        isinstance(item, dict)
+        and isinstance(item.get("path"), str)
+        and isinstance(item.get("sha256"), str)
+        and type(item.get("size")) is int
+        and 0 <= item["size"] < 1 << 63
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1 << 63

@@ -52,7 +52,9 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
             if member.path == MANIFEST:
                 manifest = load_manifest(b"".join(member.read()) if member.size < 64 << 20 else b"")
     if manifest is None:
-        raise ArchiveError(f"{path} has no {MANIFEST}: mme did not make it.", "Only its list of files can be shown.")
+        raise ArchiveError(
+            f"{path} has no {MANIFEST} that can be read: mme did not make it.", "Only its list of files can be shown."
+        )
     return manifest
 
 
@@ -71,9 +73,9 @@ def manifest_from_tail(tail: bytes) -> Mapping[str, Any] | None:
         position += 5 + size
     try:
         header = tarfile.TarInfo.frombuf(data[:512], "utf-8", "strict")
-    except tarfile.TarError:
+    except (tarfile.TarError, UnicodeDecodeError):
         return None
-    return load_manifest(data[512 : 512 + header.size])
+    return load_manifest(data[512 : 512 + max(0, header.size)])
 
 
 def contents(path: Path) -> tuple[File, ...]:

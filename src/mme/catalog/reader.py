@@ -73,6 +73,11 @@ def load(path: Path) -> Catalog:
         line = int(where[1]) if where and where[1] else max(1, len(text.splitlines()))
         reason = re.sub(r" \(at .*", "", str(error))
         raise CatalogError(f"{path}:{line}: this is not valid TOML: {reason}.", _toml_hint(text, line)) from None
+    except (ValueError, RecursionError) as error:
+        raise CatalogError(
+            f"{path}:1: this cannot be read: {str(error).partition(':')[0]}.",
+            "Look for a value of enormous length or depth.",
+        ) from None
     return _Reader(path, text).catalog(document)
 
 
@@ -255,9 +260,22 @@ class _Reader:
         if wrong or (kind == "package" and ".." in location.split("/")):
             raise self.fail(here, f"{text!r} is not a source: {location!r} cannot be followed.", f"Write {examples}.")
         if kind == "folder":
-            folder = (self.path.parent / Path(location).expanduser()).absolute()
+            folder = self.folder(here, location)
             return Source(kind, location, folder)
         return Source(kind, location)
+
+    def folder(self, here: tuple[str, ...], written: str) -> Path:
+        """The folder that is written there, as seen from the catalogue; nothing says that it exists."""
+        try:
+            folder = (self.path.parent / Path(written).expanduser()).absolute()
+            (folder / "code" / "inference.py").is_file()  # fails for what cannot be a path
+        except RuntimeError:
+            raise self.fail(here, f"{written!r} names a user who has no home.", "Write the folder's path.") from None
+        except OSError as error:
+            raise self.fail(
+                here, f"{written[:80]!r} is not a path: {error.strerror}.", "Write the folder's path."
+            ) from None
+        return folder
 
     def revision(self, model: tuple[str, ...], key: str, source: Source | None, revision: str | None) -> str | None:
         if source is None or source.kind != "hub":
@@ -359,7 +377,7 @@ class _Reader:
                     f"Add task, one of {', '.join(TASKS)}.",
                 )
             return task, handler
-        own = self.own_handler(table)
+        own = self.own_handler(here, table)
         if own is not None:
             return task, own
         if task is None:
@@ -392,17 +410,20 @@ class _Reader:
         known = (*TASKS, SENTENCE_SIMILARITY, TEXT_RANKING, *TASK_ALIASES)
         raise self.fail((*here, "task"), f"task {task!r} is not known.", _did_you_mean(task, known, ", ".join(known)))
 
-    def own_handler(self, table: Mapping[str, Any]) -> Path | None:
+    def own_handler(self, here: tuple[str, ...], table: Mapping[str, Any]) -> Path | None:
         """The handler that a folder brings with it, as a model for SageMaker has it: code/inference.py."""
         kind, _, location = str(table.get("source", "")).partition(":")
         if kind != "folder" or not location or "\0" in location:
             return None
-        code = (self.path.parent / Path(location).expanduser()).absolute() / "code"
+        try:
+            code = self.folder((*here, "source"), location) / "code"
+        except CatalogError:
+            return None  # which is said of the source
         return code if (code / "inference.py").is_file() else None
 
     def handler(self, here: tuple[str, ...], written: str) -> Path:
         if written.startswith((".", "/", "~")):
-            folder = (self.path.parent / Path(written).expanduser()).absolute()
+            folder = self.folder(here, written)
             if not (folder / "inference.py").is_file():
                 raise self.fail(here, f"handler {written!r} has no inference.py.", f"It was looked for in {folder}.")
             return folder
@@ -410,7 +431,7 @@ class _Reader:
         known = sorted({p.parent.name for root in roots for p in root.glob("*/inference.py")})
         if written in known:
             return next(root / written for root in roots if (root / written / "inference.py").is_file())
-        folder = self.path.parent / written
+        folder = self.folder(here, written)
         guess = f'Did you mean "./{written}"? ' if (folder / "inference.py").is_file() else ""
         raise self.fail(
             here,

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import re
+import sys
+from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - the tests run on 3.11 and later
+    import tomli as tomllib
 
 _KEY = r"""(?:[\w-]+|"(?:[^"\\]|\\.)*"|'[^']*')"""
 _HEADER = re.compile(rf"\s*\[\[?\s*({_KEY}(?:\s*\.\s*{_KEY})*)\s*\]\]?")
@@ -36,5 +42,12 @@ def _note(lines: dict[tuple[str, ...], int], keys: tuple[str, ...], number: int)
 
 
 def _split(dotted: str) -> tuple[str, ...]:
-    parts = re.findall(_KEY, dotted)
-    return tuple(json.loads(p) if p[0] == '"' else p.strip("'") for p in parts)
+    try:
+        document: Any = tomllib.loads(f"{dotted} = 0")
+    except tomllib.TOMLDecodeError:
+        return ()  # a line inside of a value that only looks like a key
+    keys = []
+    while isinstance(document, dict):
+        ((key, document),) = document.items()
+        keys.append(key)
+    return tuple(keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,8 @@ from mme.snapshot import accuracy
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 TRUST = "runs only on an endpoint whose environment says HF_TRUST_REMOTE_CODE=true"
 """What is to be known of a model that brings Python of its own (trust_remote_code)."""
@@ -78,7 +81,8 @@ def text(manifest: Mapping[str, Any], with_files: bool) -> str:
     if with_files:
         rows = [(str(file["path"]), console.size(int(file["size"])), str(file["sha256"])[:12]) for file in files]
         shown += ["", console.table(("path", "size", "sha256"), rows)]
-    return "\n".join(shown)
+    # What a stranger wrote must not reach the terminal as a command to it.
+    return _CONTROL.sub("?", "\n".join(shown))
 
 
 def adapter_text(manifest: Mapping[str, Any]) -> str | None:

@@ -5,18 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 from typing import Any
 
-from hypothesis import given, settings
+from fuzzing import bounded
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mme.container.front.budget import Budget
 from mme.container.front.http import Connection, Limits, Request
 from mme.container.front.turns import Turns
-
-EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES") or 150)
-bounded = settings(max_examples=EXAMPLES, deadline=None, derandomize=not os.environ.get("HYPOTHESIS_EXAMPLES"))
 
 
 class Wire(asyncio.Transport):
