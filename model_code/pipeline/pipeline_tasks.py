@@ -30,6 +30,12 @@ def text(name: str, value: Any) -> None:
         raise ValueError(f"{name} must be a text, not empty, of at most {MAX_LENGTH} characters, not {value!r:.100}.")
 
 
+def some_texts(name: str, value: Any) -> None:
+    """A text, or a list of texts, which may be empty."""
+    if value != []:
+        texts(name, value)
+
+
 def texts(name: str, value: Any) -> None:
     """A text, or a list of texts."""
     items = [value] if isinstance(value, str) else value
@@ -145,7 +151,7 @@ TASKS = {
         "text",
         {
             "aggregation_strategy": choice("none", "simple", "first", "average", "max"),
-            "ignore_labels": texts,
+            "ignore_labels": some_texts,
             "stride": integer(1),
         },
     ),

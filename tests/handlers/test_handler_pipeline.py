@@ -277,3 +277,13 @@ def test_it_prints_nothing_and_fetches_nothing() -> None:
     for script in (ROOT / "model_code" / "pipeline").glob("*.py"):
         names = {node.id for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.Name)}
         assert not names & {"print", "urlopen", "requests", "httpx"}, script
+
+
+def test_ignoring_no_label_gives_every_word(pipeline: ModuleType, models: dict[str, Any]) -> None:
+    """An empty list is how one asks for the words that are called O, too: without it they are left out."""
+    model = models["token-classification"]
+    named = model.call.model.config.id2label
+    asked = {"inputs": "the house is quiet", "parameters": {"ignore_labels": list(named.values())}}
+    assert ask(pipeline, model, asked) == []
+    asked["parameters"]["ignore_labels"] = []
+    assert [item["word"] for item in ask(pipeline, model, asked)] == ["the", "house", "is", "quiet"]
