@@ -101,3 +101,27 @@ def test_a_tokenizer_without_the_models_pieces_is_refused(trained: Path) -> None
 
     with pytest.raises(SourceError, match=r"lacks .* of its .* pieces"):
         pieces.check_whole("m", trained, Other())
+
+
+@pytest.mark.parametrize("kind", ["ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer"])
+def test_a_tokenizer_of_bytes_or_characters_has_no_vocabulary(tmp_path: Path, kind: str) -> None:
+    import transformers
+
+    made = getattr(transformers, kind)()
+    made.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    spec = ModelSpec("m", Source("folder", "m", tmp_path), task="text-classification")
+    assert pieces.load(spec, tmp_path)(TEXTS[0])["input_ids"] == made(TEXTS[0])["input_ids"]
+
+
+def test_what_goes_without_a_vocabulary_is_known_by_its_class_or_model(tmp_path: Path) -> None:
+    spec = ModelSpec("m", Source("folder", "m", tmp_path), task="text-classification")
+    settings, config = tmp_path / "tokenizer_config.json", tmp_path / "config.json"
+    config.write_text('{"model_type": "bert"}')
+    for said in ({}, {"tokenizer_class": "BertTokenizer"}):
+        settings.write_text(json.dumps(said))
+        with pytest.raises(SourceError, match="has no tokenizer"):
+            pieces.load(spec, tmp_path)
+    config.write_text('{"model_type": "canine"}')
+    settings.write_text('{"model_max_length": 2048}')  # as google/canine-s has it
+    assert type(pieces.load(spec, tmp_path)).__name__ == "CanineTokenizer"

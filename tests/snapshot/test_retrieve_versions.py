@@ -208,3 +208,16 @@ def test_vocabularies_are_written_for_those_who_read_no_tokenizer_json(tmp_path:
     vocabulary = json.loads((taken / "vocab.json").read_text("utf-8"))
     assert len(vocabulary) == 259
     assert (taken / "merges.txt").read_text("utf-8").splitlines()[1:] == ["t h", "th e"]
+
+
+def test_a_backbone_that_is_not_timms_is_said_to_be_none() -> None:
+    """Version 4 takes it for one of timm unless it is told, and then refuses the two together."""
+    backbone = {"model_type": "resnet"}
+    config = portable.model_config({"model_type": "detr", "backbone_config": backbone}, {}, False)
+    assert (config["use_timm_backbone"], config["use_pretrained_backbone"], config["backbone"]) == (False, False, None)
+    assert config["backbone_config"] == backbone
+    own = {"model_type": "detr", "use_timm_backbone": True, "backbone": "resnet50"}
+    for source in (own, {"model_type": "x", "backbone_config": backbone}):
+        config = portable.model_config(source, {}, False)
+        assert {name for name in config if "backbone" in name} == {name for name in source if "backbone" in name}
+        assert config.get("use_timm_backbone") == source.get("use_timm_backbone")

@@ -25,7 +25,7 @@ from mme.errors import SourceError
 from mme.handler_files import lay_out
 from mme.runner.process import run_guarded
 from mme.snapshot import adapters, libraries
-from mme.snapshot.portable import VOCABULARIES
+from mme.snapshot.portable import has_tokenizer
 
 # Prose of several lengths, questions, numbers, code, other languages and scripts: what a tokenizer treats differently.
 TEXTS = (
@@ -262,8 +262,8 @@ def _plain(folder: Path, kind: str, trust: bool) -> Outputs:
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust}
     factory = getattr(transformers, kind, transformers.AutoModel)
     model = factory.from_pretrained(folder, **options, **{"dtype" if version >= (4, 56) else "torch_dtype": "auto"})
-    has_tokenizer = any((folder / name).is_file() for name in VOCABULARIES)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options) if has_tokenizer else None
+    found = has_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options) if found else None
     adapter = folder / adapters.FOLDER
     with adapters.attached(adapters.fit(model, adapter, "The adapter") if adapter.is_dir() else None):
         return _raw(model.eval(), tokenizer)

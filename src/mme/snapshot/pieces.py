@@ -28,7 +28,7 @@ def load(spec: ModelSpec, source: Path) -> Any | None:
     from transformers import AutoTokenizer
 
     what = f"{spec.name} ({spec.source})"
-    if not any((source / name).is_file() for name in portable.VOCABULARIES):
+    if not portable.has_tokenizer(source):
         if spec.task is not None and not spec.task.startswith(NO_TEXT):
             raise SourceError(
                 f"{what} has no tokenizer: none of {', '.join(portable.VOCABULARIES)}.",

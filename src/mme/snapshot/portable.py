@@ -50,6 +50,13 @@ VOCABULARIES = (
     "spm.model",
     "tokenizer.model",
 )
+# Tokenizers that read bytes or characters and have no file of them, and the models that go with no other.
+WITHOUT_VOCABULARY = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
+BY_CHARACTERS = ("canine", "perceiver")
+
+# Configurations that in version 4 mean a backbone of the library timm unless they say otherwise; version 5 goes by
+# backbone_config, and writes no more than that.
+TIMM_UNLESS_SAID = ("conditional_detr", "dab-detr", "deformable_detr", "detr", "omdet-turbo", "table-transformer")
 SPECIAL = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 
 # What a library notes for itself: paths of the machine, versions, the backend that happened to be there.
@@ -85,6 +92,19 @@ def read_json(path: Path) -> dict[str, Any]:
     return document
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether the folder of a model has all that a tokenizer is made from."""
+    if any((folder / name).is_file() for name in VOCABULARIES):
+        return True
+    settings, config = folder / "tokenizer_config.json", folder / "config.json"
+    if not settings.is_file():
+        return False
+    name = read_json(settings).get("tokenizer_class")
+    if name is None and config.is_file():
+        return read_json(config).get("model_type") in BY_CHARACTERS
+    return name in WITHOUT_VOCABULARY
+
+
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -108,6 +128,9 @@ def model_config(source: Mapping[str, Any], saved: Mapping[str, Any], keep_code:
 def _for_all_versions(config: Mapping[str, Any]) -> dict[str, Any]:
     config = {key: value for key, value in config.items() if key not in PRIVATE}
     config.pop("dtype", None)
+    if config.get("model_type") in TIMM_UNLESS_SAID and isinstance(config.get("backbone_config"), dict):
+        for name, value in (("use_timm_backbone", False), ("use_pretrained_backbone", False), ("backbone", None)):
+            config.setdefault(name, value)
     rope = config.get("rope_parameters")
     if isinstance(rope, dict) and "rope_theta" in rope:
         # Version 5 keeps the base of the rotary embedding here alone; 4 would quietly take 10,000 for it.
