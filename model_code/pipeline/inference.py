@@ -218,6 +218,17 @@ def _names(kind: Any, config: Any) -> set[str]:
     return {part.__name__ for part in (found if isinstance(found, (tuple, list)) else (found,))}
 
 
+def _check_torchvision(folder: Path, part: str, error: Exception) -> None:
+    """Name the library that a few image processors of transformers (SegFormer's) cannot do without: transformers says
+    of them without it that it knows none."""
+    settings = folder / "preprocessor_config.json"
+    if part != "image_processor" or not settings.is_file() or importlib.util.find_spec("torchvision") is not None:
+        return
+    kind = json.loads(settings.read_text(encoding="utf-8")).get("image_processor_type")
+    if isinstance(kind, str) and hasattr(transformers, kind):
+        raise ValueError(f"{kind} needs the library torchvision, which this container lacks.") from error
+
+
 def _parts(folder: Path, task: Task) -> dict[str, Any]:
     found: dict[str, Any] = {}
     loaders = {
@@ -232,8 +243,9 @@ def _parts(folder: Path, task: Task) -> dict[str, Any]:
                 found[name] = load_tokenizer(folder)
             else:
                 found[name] = loaders[name].from_pretrained(str(folder), **loading_options())
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if not optional:
+                _check_torchvision(folder, name, error)
                 raise
     processor = found.get(PROCESSOR)
     if processor is not None and PROCESSOR + "?" in task.parts and not hasattr(processor, "tokenizer"):

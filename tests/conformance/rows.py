@@ -49,10 +49,11 @@ class Row:
 def all_rows() -> list[Row]:
     """Every row, in the order of docs/models.md."""
     import rows_decoders
+    import rows_kinds
     import rows_media
     import rows_sentences
     import rows_texts
 
-    found = [*rows_texts.ROWS, *rows_media.ROWS, *rows_decoders.ROWS, *rows_sentences.ROWS]
+    found = [*rows_texts.ROWS, *rows_media.ROWS, *rows_decoders.ROWS, *rows_sentences.ROWS, *rows_kinds.ROWS]
     assert len({row.id for row in found}) == len(found), "two rows have the same name"
     return found

@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import importlib.util
 import io
 import json
 from pathlib import Path
@@ -287,3 +288,26 @@ def test_ignoring_no_label_gives_every_word(pipeline: ModuleType, models: dict[s
     assert ask(pipeline, model, asked) == []
     asked["parameters"]["ignore_labels"] = []
     assert [item["word"] for item in ask(pipeline, model, asked)] == ["the", "house", "is", "quiet"]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("torchvision") is not None, reason="torchvision is here")
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (
+            "SegformerImageProcessor",
+            "SegformerImageProcessor needs the library torchvision, which this container lacks",
+        ),
+        ("NoSuchImageProcessor", "NoSuchImageProcessor|image processor"),
+    ],
+)
+def test_a_processor_that_needs_torchvision_says_so(
+    pipeline: ModuleType, tmp_path: Path, kind: str, reason: str
+) -> None:
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    sizes = {"hidden_sizes": [8, 8], "depths": [1, 1], "num_attention_heads": [1, 1], "num_encoder_blocks": 2}
+    SegformerForSemanticSegmentation(SegformerConfig(**sizes, decoder_hidden_size=8)).save_pretrained(tmp_path / "m")
+    (tmp_path / "m" / "preprocessor_config.json").write_text(json.dumps({"image_processor_type": kind}))
+    with pytest.raises(ValueError, match=reason):
+        pipeline.model_fn(str(settings(tmp_path / "m", task="image-segmentation")))
