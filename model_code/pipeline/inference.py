@@ -56,6 +56,7 @@ SETTINGS: dict[str, Any] = {
     "max_audio_seconds": 1800,
 }
 LENGTHS = ("max_new_tokens", "max_length", "min_new_tokens", "min_length")
+LANGUAGES = "_build_translation_inputs"  # what tokenizers of many languages have
 PNG = "image/png"
 WAV = ("audio/wav", "audio/x-wav", "audio/wave")
 
@@ -218,6 +219,18 @@ def _names(kind: Any, config: Any) -> set[str]:
     return {part.__name__ for part in (found if isinstance(found, (tuple, list)) else (found,))}
 
 
+def _of_languages(folder: Path, tokenizer: Any) -> Any:
+    """The tokenizer, of the class that its files name where that class knows languages: where a model's type goes with
+    another class (mBART with MBart50Tokenizer), transformers 5 makes a plain one of it, which drops the language."""
+    settings = folder / "tokenizer_config.json"
+    if not settings.is_file():
+        return tokenizer
+    kind = getattr(transformers, str(json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class")), None)
+    if not hasattr(kind, LANGUAGES) or hasattr(tokenizer, LANGUAGES):
+        return tokenizer
+    return kind.from_pretrained(str(folder), local_files_only=True)
+
+
 def _check_torchvision(folder: Path, part: str, error: Exception) -> None:
     """Name the library that a few image processors of transformers (SegFormer's) cannot do without: transformers says
     of them without it that it knows none."""
@@ -240,7 +253,7 @@ def _parts(folder: Path, task: Task) -> dict[str, Any]:
         name, optional = part.rstrip("?"), part.endswith("?")
         try:
             if name == TOKENIZER:
-                found[name] = load_tokenizer(folder)
+                found[name] = _of_languages(folder, load_tokenizer(folder))
             else:
                 found[name] = loaders[name].from_pretrained(str(folder), **loading_options())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

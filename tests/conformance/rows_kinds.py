@@ -9,8 +9,8 @@ from typing import Any
 
 import reference
 from rows import Row
+from rows_media import HEARD, SEEN, VIT, looks, pixels
 from rows_media import LABELS as SEEN_LABELS
-from rows_media import SEEN, looks, pixels
 from rows_texts import BART, BERT, LABELS, POSITIONS, ROBERTA, SEQ2SEQ, T5, TEXTS, asked, row, words
 from small import BYTES, WORDS, byte_tokenizer, lively, maker, saved, seed, word_tokenizer
 
@@ -102,7 +102,8 @@ def translated(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
     for request in requests:
         options = dict(request["parameters"])
         source, target = options.pop("src_lang"), options.pop("tgt_lang")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, src_lang=source, tgt_lang=target)
+        kind = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))["tokenizer_class"]
+        tokenizer = getattr(transformers, kind).from_pretrained(folder, src_lang=source, tgt_lang=target)
         first = tokenizer.convert_tokens_to_ids(target)
         rows = model.generate(
             **tokenizer(request["inputs"], return_tensors="pt"),
@@ -158,6 +159,24 @@ def by_bytes() -> list[Any]:
     from transformers import ByT5Tokenizer
 
     return [ByT5Tokenizer()]
+
+
+def mbart(folder: Path) -> None:
+    from transformers import MBart50Tokenizer, MBartConfig, MBartForConditionalGeneration
+
+    letters = sorted({letter for word in WORDS for letter in word.lower()} | {"▁"})
+    pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((letter, -2.0) for letter in letters)]
+    tokenizer = MBart50Tokenizer(vocab=pieces, src_lang="en_XX", tgt_lang="de_DE")
+    seed()
+    values = {**BART, "vocab_size": len(tokenizer), "decoder_start_token_id": 2, "eos_token_id": 2, "pad_token_id": 1}
+    model = MBartForConditionalGeneration(MBartConfig(**{**values, "bos_token_id": 0, "forced_eos_token_id": None}))
+    saved(folder, model, tokenizer)
+
+
+def spectra() -> list[Any]:
+    from transformers import ASTFeatureExtractor
+
+    return [ASTFeatureExtractor(max_length=32, num_mel_bins=16)]
 
 
 def until_an_end(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
@@ -326,5 +345,31 @@ ROWS = [
         {"image_size": 32, "depth_multiplier": 0.25, **SEEN_LABELS},
         pixels("MobileNetV2ImageProcessor", size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}),
         adapters=False,
+    ),
+    classifies(
+        "Funnel",
+        "Funnel",
+        {"d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 24, "block_sizes": [1, 1], "vocab_size": len(WORDS)},
+    ),
+    classifies("BART", "Bart", BART),
+    Row(
+        *("mBART", "translation", mbart),
+        [
+            {"inputs": TEXTS[0], "parameters": {"src_lang": a, "tgt_lang": b, "max_new_tokens": 8}}
+            for a, b in (("en_XX", "de_DE"), ("fr_XX", "en_XX"))
+        ],
+        translated,
+        everywhere=True,
+    ),
+    Row(
+        "AST",
+        "audio-classification",
+        maker(
+            *("ASTForAudioClassification", "ASTConfig", spectra),
+            **{**VIT, "patch_size": 4, "frequency_stride": 4, "time_stride": 4, "max_length": 32, "num_mel_bins": 16},
+            **SEEN_LABELS,
+        ),
+        HEARD,
+        reference.pipeline("audio-classification"),
     ),
 ]
