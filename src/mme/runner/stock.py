@@ -11,7 +11,6 @@ import atexit
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -140,7 +139,10 @@ def _scratch(folder: Path) -> Path:
     """A folder for temporary files whose path is short enough for a socket's."""
     scratch = folder / "tmp"
     if len(os.fsencode(scratch)) > _LONGEST_SOCKET_FOLDER:
-        root = "/tmp" if sys.platform == "darwin" else None  # noqa: S108 (made with mkdtemp; macOS' own is too long)
+        # Where temporary files go by default may be as deep: on macOS it always is.
+        root = tempfile.gettempdir()
+        if len(os.fsencode(root)) + len("/mme-stock-12345678") > _LONGEST_SOCKET_FOLDER:
+            root = "/tmp"  # noqa: S108 (made with mkdtemp)
         scratch = Path(tempfile.mkdtemp(prefix="mme-stock-", dir=root))
         atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     scratch.mkdir(exist_ok=True)

@@ -100,13 +100,16 @@ class Shelf:
                 return original(cls, *arguments, **options)
             self._inside = True
             try:
-                found = recipe(kind, cls.__name__, arguments, options)
+                plain = {name: value for name, value in options.items() if name != "output_loading_info"}
+                found = recipe(kind, cls.__name__, arguments, plain)
                 # Once for each process: a second call must not get the same object again.
                 template = self.templates.pop(found.key, None) if found else None
                 if template is not None and found is not None:
                     self.used.append(kind)
                     self.noted.append(found)
-                    return template.make(found.folder)
+                    made = template.make(found.folder)
+                    # A template has a place in the weights for every parameter (``_places``), so none is missing.
+                    return (made, dict(NOTHING_MISSING)) if options.get("output_loading_info") else made
                 result = original(cls, *arguments, **options)
                 if found is not None:
                     self.noted.append(found)
@@ -124,6 +127,11 @@ def _located(code: CodeType, path: str) -> CodeType:
 
 
 # -- in the parent --------------------------------------------------------------------------------------------------
+
+
+NOTHING_MISSING: dict[str, list[str]] = {
+    name: [] for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+}
 
 
 @dataclass
