@@ -19,7 +19,7 @@ NOTEBOOKS = ROOT / "tests" / "notebook_archives"
 
 @pytest.fixture(scope="module")
 def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Server]]:
-    """Starts a container of a kind, ours or stock, once."""
+    """Starts a container of a kind, ours or stock, once; "ours with torch" computes with what the stock one has."""
     running: dict[str, Server] = {}
 
     def start(kind: str) -> Server:
@@ -27,7 +27,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
             skip_without_stock()
         if kind not in running:
             log: list[str] = []
-            running[kind] = Server(Container(kind, tmp_path_factory.mktemp(kind), {}, log.append), log)
+            name, _, engine = kind.partition(" with ")
+            environment = {"MME_ENGINE": engine} if engine else {}
+            running[kind] = Server(Container(name, tmp_path_factory.mktemp(kind), environment, log.append), log)
             running[kind].container.wait_healthy(120)
         return running[kind]
 
