@@ -308,6 +308,7 @@ def test_an_idle_model_is_parked_after_a_while(start: Callable[..., Container], 
 
 
 @linux
+@pytest.mark.alone
 def test_memory_comes_back_with_unload(container: Container, handler: Make) -> None:
     """A hundred loads and unloads of a model that takes 20 MB: the container's own processes do not grow."""
     from mme.container import memory
@@ -434,6 +435,7 @@ def test_unload_waits_for_a_request_that_outlives_the_parent(start: Callable[...
     wait_until(lambda: len(processes(container.process.pid)) == 1)
 
 
+@pytest.mark.alone
 def test_a_slow_model_does_not_starve_the_others(start: Callable[..., Container], handler: Make) -> None:
     """With a single core to give, four models that hold it for good do not stop a fifth from answering."""
     container = start(MME_CPUS="1")
