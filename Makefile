@@ -44,7 +44,7 @@ test: lint $(if $(STOCK_RUNS),stock) $(if $(CI),scan)
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not alone" --durations=20
 	$(BIN)/python -m pytest -m alone
 
-# What one runs all day: no container, no Terraform, no other versions of a library.
+# What one runs while at work: everything but the tests that take long.
 check: lint
 	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not alone"
 
