@@ -38,7 +38,6 @@ class Row:
     adapters: bool = True
     tolerance: float = 1e-5
     everywhere: bool = False
-    stock: bool = True  # whether the version of transformers in .venv-stock has the architecture
     project: Callable[[Any], Any] = lambda answer: answer  # what of our answer is compared
 
     @property

@@ -364,7 +364,6 @@ ROWS = [
             for picture in PICTURES
         ],
         reference.pipeline("image-text-to-text"),
-        stock=False,  # transformers 5 writes names of its weights that 4 does not find; loading it there is refused
     ),
     looks(
         *("ViLT", "visual-question-answering", "ViltForQuestionAnswering ViltConfig"),

@@ -61,6 +61,7 @@ def test_our_container_answers_as_the_library_does(row: Row, made: Callable[[Row
 
 # What the stock stack's own version of transformers (4.57) does otherwise with these, or cannot do. Ours answers them.
 OTHERWISE_ON_STOCK = {
+    "llava-image-text-to-text": "5 writes names of weights that 4.57 does not find; loading it is refused there",
     "fnet-text-classification": "4.57's class takes no attention mask, which its tokenizer gives",
     "tapas-table-question-answering": "pandas is not among what `make stock` installs",
     "mt5-summarization": "its texts differ from 4.57's; why is not known",
@@ -72,9 +73,7 @@ OTHERWISE_ON_STOCK = {
 }
 
 
-@pytest.mark.parametrize(
-    "row", [row for row in ROWS if row.stock and row.id not in OTHERWISE_ON_STOCK], ids=lambda row: row.id
-)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.id not in OTHERWISE_ON_STOCK], ids=lambda row: row.id)
 def test_the_stock_server_answers_as_the_library_does(row: Row, made: Callable[[Row], Made], stock: Server) -> None:
     model = made(row)
     stock.load(row.id, model.folder)

@@ -257,7 +257,6 @@ class _Inflated:
     """The tar inside a gzip file. What is wrong with the file is an ArchiveError, whoever reads."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
         self._file: BinaryIO = igzip.open(path, "rb")
 
     def __enter__(self) -> _Inflated:

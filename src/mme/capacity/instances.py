@@ -21,7 +21,6 @@ else:  # pragma: no cover
 
 GiB = 1 << 30
 SHIPPED = Path(__file__).with_name("prices.toml")
-SPEEDS = "docs/capacity.md"
 
 
 @dataclass(frozen=True)

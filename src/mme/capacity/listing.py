@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -244,7 +244,3 @@ def combine(rows: Sequence[Row], needs: Needs | None) -> Models:
         batch_shared=needs.batch_shared if needs else None,
         base_bytes=needs.base_bytes if needs else None,
     )
-
-
-def names_of(rows: Iterable[Row]) -> list[str]:
-    return [row.name for row in rows]

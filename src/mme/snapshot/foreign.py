@@ -89,14 +89,19 @@ def check_fetched(what: str, found: Sequence[Found]) -> None:
             )
 
 
+def _with_its_base(adapter: Found) -> str:
+    """The way out for an adapter that was given as a model."""
+    base = _base(adapter)
+    return f"Give its base as source{f' (it says {base})' if base else ''} and this folder or repository as adapter."
+
+
 def no_model(what: str, folder: Path, found: Sequence[Found]) -> SourceError:
     """The error for a source without config.json."""
     names = {item.path: item for item in found}
     if ADAPTER in names:
-        base = _base(names[ADAPTER])
         return SourceError(
             f"{what} is a LoRA adapter, not a model: there is {ADAPTER} and no config.json.",
-            f"Give its base as source{f' (it says {base})' if base else ''} and this folder or repository as adapter.",
+            _with_its_base(names[ADAPTER]),
         )
     if MLFLOW in names:
         inner = sorted(str(PurePosixPath(path).parent) for path in names if path.endswith("/config.json"))
@@ -121,10 +126,9 @@ def no_weights(what: str, found: Sequence[Found]) -> SourceError:
     """The error for a source with config.json and without weights that transformers reads."""
     names = {item.path: item for item in found}
     if ADAPTER in names:
-        base = _base(names[ADAPTER])
         return SourceError(
             f"{what} has the weights of a LoRA adapter alone: there is {ADAPTER} and no model.safetensors.",
-            f"Give its base as source{f' (it says {base})' if base else ''} and this folder or repository as adapter.",
+            _with_its_base(names[ADAPTER]),
         )
     if (kind := _kind(names)) is not None:
         path, of = kind
