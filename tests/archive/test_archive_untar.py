@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import subprocess
+import sys
 import tarfile
 import tracemalloc
 from collections.abc import Callable, Iterable
@@ -194,6 +196,27 @@ def test_what_is_claimed_is_judged_before_anybody_makes_room_for_it(tmp_path: Pa
     with pytest.raises(ArchiveError, match="larger than the space") as caught:
         extract(tmp_path / "x.tar.gz", tmp_path / "out")
     assert not isinstance(caught.value, NoRoom)
+
+
+def test_a_name_that_this_machines_locale_cannot_spell(tmp_path: Path) -> None:
+    """As where file names must be ASCII: an error of the archive, with its name and the way out, and nothing left."""
+    path = archive(tmp_path / "x.tar.gz", (member("gr\u00fc\u00dfe.txt", b"x"), b"x"))
+    code = (
+        "import sys\nfrom pathlib import Path\n"
+        "from mme.archive.untar import extract\nfrom mme.errors import ArchiveError\n"
+        "try:\n  extract(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "except ArchiveError as error:\n  print(ascii(str(error)))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8=0", "-c", code, str(path), str(tmp_path / "into" / "out")],
+        env={**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "cannot be written here" in done.stdout, done
+    assert "x.tar.gz" in done.stdout
+    assert list((tmp_path / "into").iterdir()) == []
 
 
 def test_unpacking_can_be_given_up(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import errno
 import gzip
 import os
 import shutil
+import sys
 import tarfile
 import tempfile
 import zlib
@@ -331,6 +332,11 @@ def extract(
         _extract(path, partial, max_bytes, progress)
         partial.chmod(0o755)
         partial.rename(dest)
+    except UnicodeEncodeError as error:  # the locale says that file names are ASCII, say
+        raise ArchiveError(
+            f"{path} holds a name that cannot be written here: {error.object!a}.",
+            f"File names are {sys.getfilesystemencoding()} here; set a UTF-8 locale, as in LC_ALL=C.UTF-8.",
+        ) from None
     except OSError as error:
         if isinstance(error, FileNotFoundError) and not path.exists():
             raise ArchiveError(f"There is no archive at {path}.", "Check the path.") from None
