@@ -263,8 +263,8 @@ def a_rolled_back_update_is_an_error(stack: Stack) -> dict[str, Any]:
     # the small container takes this for a number, and ends
     printed = stack.apply_and_fail(image_tag="0.2.0", environment={"FAKE_ROOM": "broken"})
     words = " ".join(printed.split())
-    assert f"The endpoint {stack.name} does not run the new configuration" in words
-    assert f"it is back on {in_use}" in words
+    assert f"The endpoint {stack.name} does not run the new configuration" in words, printed
+    assert f"it is back on {in_use}" in words, printed
     assert stack.endpoint()["EndpointStatus"] == "InService"
     assert in_use in stack.configurations()
     assert model in stack.models()
