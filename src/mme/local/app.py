@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ class App:
         self._moto = moto
         self._runtime = runtime
         self._access = access
+        # moto is not made for threads: it walks over dictionaries that another request may be changing.
+        self._one_at_a_time = threading.Lock()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         from mme.local import requests
@@ -42,8 +45,12 @@ class App:
         if matches(environ):
             answer = self._runtime(environ, start_response, region)
             return answer
+        upload = requests.signed_service(environ) in ("s3", None) and receive.is_upload(environ)
         try:
-            refused = self._access.gate(environ, region)
+            if not upload:
+                requests.receive_body(environ)  # so that nobody waits below for a client that is slow to send
+            with self._one_at_a_time:
+                refused = self._access.gate(environ, region)
             if refused is not None:
                 drop(environ)
                 answer = refused(start_response)
@@ -54,9 +61,9 @@ class App:
                 words = "A header you provided implies functionality that is not implemented"
                 answer = refusal("s3", 501, "NotImplemented", words)(start_response)
                 return answer
-            if requests.signed_service(environ) in ("s3", None) and receive.is_upload(environ):
+            if upload:
                 return self._upload(environ, start_response)
-            answer = self._moto(environ, start_response)
+            answer = self._ask_moto(environ, start_response)
         except NotImplementedError as problem:
             return unknown_operation(environ, start_response, "UnknownOperationException", str(problem))
         except Exception as problem:  # a fault of ours or of moto's: say it to the client, and keep serving
@@ -64,6 +71,11 @@ class App:
             words = f"{type(problem).__name__}: {problem}"
             # Not a 500: it would fail again in the same way, and clients retry a 500 for minutes.
             return unknown_operation(environ, start_response, "LocalAwsFault", words)
+        return answer
+
+    def _ask_moto(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        with self._one_at_a_time:
+            answer: Iterable[bytes] = self._moto(environ, start_response)
         return answer
 
     def _upload(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -76,8 +88,7 @@ class App:
             start_response("400 Bad Request", headers)
             return [body]
         try:
-            answer: Iterable[bytes] = self._moto(receive.without_body(environ, received), start_response)
-            return answer
+            return self._ask_moto(receive.without_body(environ, received), start_response)
         finally:
             blobs.discard(received)
 

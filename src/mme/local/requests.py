@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -70,6 +71,24 @@ def peek(environ: dict[str, Any]) -> bytes:
     rest = environ["wsgi.input"]
     environ["wsgi.input"] = io.BytesIO(body) if length <= _MAX_PEEK else _Joined(body, rest)
     return bytes(body)
+
+
+def receive_body(environ: dict[str, Any]) -> None:
+    """Read the request's body to its end, and leave it in place for whoever handles the request.
+
+    What is larger than a request for anything but an object's content should be goes to a temporary file.
+    """
+    stream, ends = environ["wsgi.input"], bool(environ.get("wsgi.input_terminated"))  # where it came in chunks
+    left = 1 << 62 if ends else content_length(environ) or 0
+    received = tempfile.SpooledTemporaryFile(_MAX_PEEK)  # noqa: SIM115 (closed with the request)
+    while left:
+        data = stream.read(min(left, 1 << 20))
+        if not data:
+            break
+        received.write(data)
+        left -= len(data)
+    received.seek(0)
+    environ["wsgi.input"] = received
 
 
 class _Joined(io.RawIOBase):
