@@ -207,9 +207,17 @@ class Endpoint:
         return int(sum(p["SampleCount"] for p in found)), int(sum(p["Sum"] for p in found))
 
 
-def calibrate(endpoint: Endpoint, count: int) -> dict[str, list[float]]:
-    """Seconds of single requests: to a model that is loaded, parked, or not there while the disk is full."""
-    cold = [endpoint.ask(model) for model in range(count)]
+def calibrate(endpoint: Endpoint, count: int, rate: float) -> dict[str, list[float]]:
+    """Seconds of single requests: to a model that is loaded, parked, or not there while the disk is full.
+
+    The cold ones come at the trace's rate: a model that has been idle for long makes way for them, and it costs less to
+    end a parked model than one that has a process.
+    """
+    cold = []
+    for model in range(count):
+        began = time.perf_counter()
+        cold.append(endpoint.ask(model))
+        time.sleep(max(0.0, began + 1 / rate - time.perf_counter()))
     full = cold[-count // 3 :]
     kept = range(count - 8, count)
     warm = [endpoint.ask(model) for _ in range(12) for model in kept]
@@ -268,7 +276,7 @@ def compare(
     endpoint: Endpoint, name: str, exponent: float, args: argparse.Namespace, limit: int, deploys: bool
 ) -> dict[str, Any]:
     endpoint.create()
-    found = calibrate(endpoint, args.models)
+    found = calibrate(endpoint, args.models, args.rate)
     half = args.seconds / 2 if deploys else None
     asked = trace(args.models, exponent, args.rate, args.seconds, half)
     first = args.seconds / 3
@@ -299,6 +307,7 @@ def compare(
         cores=1.0,
         answer_spread=quantiles([seconds / answer for seconds in found["warm"]]),
         load_spread=spread_of([seconds - answer - serial for seconds in found["cold"]]),
+        wake_spread=spread_of([seconds - answer for seconds in found["woken"]]),
     )
     fleet = Fleet(
         1,
@@ -324,6 +333,7 @@ def compare(
             "of it one at a time": serial,
         },
         "predicted_woken": predicted.woken_share,
+        "samples": {**found, "answers": [float(seconds) for seconds in measured]},
         "refused": int((predicted.outcome != state.OK).sum()),
     }
     say(row)

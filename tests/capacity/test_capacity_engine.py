@@ -171,6 +171,16 @@ def test_idle_models_are_parked_after_a_while_and_woken() -> None:
     assert (outcome.parks, outcome.wakes, outcome.loads) == (1, 1, 1)
 
 
+def test_loads_and_wakes_vary_by_factors_of_their_own() -> None:
+    """What a load varies by (a download, a full disk) says nothing of how a wake varies."""
+    asked = at(*((1000.0 * turn, 0) for turn in range(200)))
+    parking = replace(OURS, park_after=10.0)
+    needs = named(1, load=1.0, wake=0.1, load_spread=(5.0,), wake_spread=(0.5, 1.5))
+    outcome = simulate(needs, asked, Fleet(1, 1, serving=parking))
+    assert outcome.latency[0] == pytest.approx(5.0)
+    assert set(np.round(outcome.latency[1:], 3)) == {np.float32(0.05), np.float32(0.15)}
+
+
 def test_memory_parks_models_in_our_container_and_unloads_them_in_the_stock_one() -> None:
     asked = at((0, 0), (1, 1), (2, 0))
     ours = simulate(named(2, load=0.5, wake=0.1), asked, Fleet(1, 1, memory=1))
@@ -331,7 +341,8 @@ from mme.capacity.simulate import Fleet, Requests, simulate
 assert not compiled.COMPILED
 random = np.random.default_rng(1)
 asked = Requests(np.cumsum(random.exponential(0.05, 2000)), random.integers(0, 40, 2000).astype(np.int32))
-needs = models([f"m{n}" for n in range(40)], disk=3, active=2, load=0.2, wake=0.1, answer=0.01, load_spread=(0.5, 1.5))
+needs = models([f"m{n}" for n in range(40)], disk=3, active=2, load=0.2, wake=0.1, answer=0.01,
+               load_spread=(0.5, 1.5), wake_spread=(0.7, 1.3))
 outcome = simulate(needs, asked, Fleet(2, 2, memory=20, disk=60, download=30.0))
 print(repr(float(outcome.latency.astype(float).sum())), int(outcome.kind.sum()), outcome.loads)
 """

@@ -103,6 +103,7 @@ def test_measured_needs_fill_what_a_row_leaves_out(tmp_path: Path) -> None:
         "processor": "X",
         "models": {"small": NEEDS, "large": {**NEEDS, "archive_bytes": 1000, "answer_seconds": 0.5}},
         "answer_spread": [0.9, 1.1],
+        "wake_spread": [0.5, 1.5],
     }
     needs = listing.read_needs(written(tmp_path, json.dumps(document), "needs.json"))
     rows = [
@@ -116,6 +117,8 @@ def test_measured_needs_fill_what_a_row_leaves_out(tmp_path: Path) -> None:
     assert made.answer.tolist() == [0.01, 0.7, 0.01]
     assert made.cores.tolist() == [1.5, 1.5, 1.5]
     assert made.answer_spread == (0.9, 1.1)
+    assert made.load_spread == (1.0,)
+    assert made.wake_spread == (0.5, 1.5)
     assert made.origin == "measured 2026-11-26 on X"
 
 

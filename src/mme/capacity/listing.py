@@ -45,6 +45,7 @@ class Needs:
     samples: Sequence[Mapping[str, float]]
     answer_spread: tuple[float, ...] = (1.0,)
     load_spread: tuple[float, ...] = (1.0,)
+    wake_spread: tuple[float, ...] = (1.0,)
     batch_shared: float | None = None
     base_bytes: int | None = None
     names: Mapping[str, int] | None = None
@@ -166,7 +167,7 @@ def read_needs(path: Path) -> Needs:
                 raise UsageError(f"{path}: models.{name}.{key} is {value!r}; it must be a number, 0 or more.", hint)
         samples.append({key: float(sample[key]) for key in NEED_KEYS})
     spreads = {}
-    for key in ("answer_spread", "load_spread"):
+    for key in ("answer_spread", "load_spread", "wake_spread"):
         spread = document.get(key, [1.0])
         if (
             not isinstance(spread, list)
@@ -186,6 +187,7 @@ def read_needs(path: Path) -> Needs:
         samples,
         spreads["answer_spread"],
         spreads["load_spread"],
+        spreads["wake_spread"],
         None if shared is None else float(shared),
         None if base is None else int(base),
         {name: at for at, name in enumerate(document["models"])},
@@ -240,6 +242,7 @@ def combine(rows: Sequence[Row], needs: Needs | None) -> Models:
         cores=columns["cores"],
         answer_spread=needs.answer_spread if needs else (1.0,),
         load_spread=needs.load_spread if needs else (1.0,),
+        wake_spread=needs.wake_spread if needs else (1.0,),
         origin=needs.origin if needs else "given with the models",
         batch_shared=needs.batch_shared if needs else None,
         base_bytes=needs.base_bytes if needs else None,

@@ -366,8 +366,10 @@ def start_spawn(w: World, i: int, p: int, now: float) -> None:
     waking = w.pair[p, FLAGS] & WAKING
     take_memory(w, i, w.needs[m]["active"] - (w.needs[m]["parked"] if waking else 0), now)
     w.pair[p, STATE] = SPAWN
-    seconds = w.needs[m]["wake"] if waking else w.needs[m]["load"]
-    seconds *= w.load_spread[draw(w, len(w.load_spread))]
+    if waking:
+        seconds = w.needs[m]["wake"] * w.wake_spread[draw(w, len(w.wake_spread))]
+    else:
+        seconds = w.needs[m]["load"] * w.load_spread[draw(w, len(w.load_spread))]
     job(w, 3 * i + CORES, p, seconds, 1.0, now)
 
 

@@ -66,6 +66,7 @@ def measure(
     models: dict[str, dict[str, float]] = {}
     answer_factors: list[float] = []
     load_factors: list[float] = []
+    wake_factors: list[float] = []
     shared: list[float] = []
     with tempfile.TemporaryDirectory(prefix="mme-measure-") as folder:
         root = Path(folder)
@@ -79,6 +80,7 @@ def measure(
                 models[subject.name] = found.needs
                 answer_factors += found.answer_factors
                 load_factors += found.load_factors
+                wake_factors += found.wake_factors
                 shared += found.shared
     return {
         "format": 1,
@@ -89,6 +91,7 @@ def measure(
         "models": models,
         "answer_spread": quantiles(answer_factors),
         "load_spread": quantiles(load_factors),
+        "wake_spread": quantiles(wake_factors),
         "batch_shared": round(statistics.median(shared), 3) if shared else None,
         "base_bytes": base,
     }
@@ -116,6 +119,7 @@ class _Found:
     needs: dict[str, float]
     answer_factors: list[float]
     load_factors: list[float]
+    wake_factors: list[float]
     shared: list[float]
 
 
@@ -258,6 +262,7 @@ def _one(running: _Running, subject: Subject, home: Path, parks: bool) -> _Found
         needs,
         [asked / usual for asked in answers] if usual else [],
         [(seconds + slow_first) / load_seconds for seconds in loads] if load_seconds else [],
+        [seconds / statistics.median(wakes) for seconds in wakes] if wakes and statistics.median(wakes) else [],
         [shared] if shared is not None else [],
     )
 

@@ -46,8 +46,9 @@ class Models:
 
     ``disk``: of the extracted archive; ``archive``: of the object that is downloaded. ``active``: memory with a
     process, weights included; ``parked``: without. ``load``: from LOAD to callable; ``wake``: from parked to callable.
-    ``answer``: for one request on an idle machine, and ``cores``: how many it keeps busy then. ``answer_spread`` and
-    ``load_spread`` are factors, each as likely as the others, that single answers and loads vary by.
+    ``answer``: for one request on an idle machine, and ``cores``: how many it keeps busy then. ``answer_spread``,
+    ``load_spread`` and ``wake_spread`` are factors, each as likely as the others, that single answers, loads and wakes
+    vary by.
     """
 
     names: Sequence[str]
@@ -61,6 +62,7 @@ class Models:
     cores: Floats
     answer_spread: tuple[float, ...] = (1.0,)
     load_spread: tuple[float, ...] = (1.0,)
+    wake_spread: tuple[float, ...] = (1.0,)
     overhead: float = 0.0
     origin: str = "given"
     batch_shared: float | None = None
@@ -96,6 +98,7 @@ def models(
     cores: Sequence[float] | Floats | float = 1.0,
     answer_spread: Sequence[float] = (1.0,),
     load_spread: Sequence[float] = (1.0,),
+    wake_spread: Sequence[float] = (1.0,),
     overhead: float = 0.0,
     origin: str = "given",
     batch_shared: float | None = None,
@@ -116,7 +119,8 @@ def models(
         if name in index:
             raise UsageError(f"Model {name} is there twice.", "Each name may stand for one model only.")
         index[name] = at
-    for what, spread in (("answer_spread", answer_spread), ("load_spread", load_spread)):
+    spreads = (("answer_spread", answer_spread), ("load_spread", load_spread), ("wake_spread", wake_spread))
+    for what, spread in spreads:
         if not spread or min(spread) < 0:
             raise UsageError(f"{what} needs factors of 0 or more.")
     return Models(
@@ -131,6 +135,7 @@ def models(
         row("cores", cores, np.float64),
         tuple(answer_spread),
         tuple(load_spread),
+        tuple(wake_spread),
         overhead,
         origin,
         batch_shared,

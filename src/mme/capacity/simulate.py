@@ -301,6 +301,7 @@ def _world(models: Models, requests: Requests, fleet: Fleet, seed: int) -> World
         up=zeros(slots + 1, np.int32),
         coming=zeros(slots + 1),
         load_spread=np.asarray(models.load_spread, np.float64),
+        wake_spread=np.asarray(models.wake_spread, np.float64),
         deployments=np.asarray(fleet.deployments, np.float64),
         warm=np.asarray(fleet.warm, np.int32),
         whole=whole,

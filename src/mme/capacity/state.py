@@ -135,6 +135,7 @@ class World(NamedTuple):
     up: Ints  # the instances in service, the first RUNNING_NOW entries
     coming: Floats  # when an instance that is being started will be in service
     load_spread: Floats
+    wake_spread: Floats
     deployments: Floats
     warm: Ints
     whole: Longs
