@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore import exceptions as boto
@@ -61,6 +61,12 @@ def cloudwatch_client(region: str | None) -> CloudWatchClient:
     """A client of CloudWatch, for the metrics of endpoints."""
     with explained("prepare a CloudWatch client", error=EndpointError):
         return boto3.client("cloudwatch", region_name=region, config=_config(read_timeout=60))
+
+
+def client(service: str, region: str | None) -> Any:
+    """A client of any other service, by boto3's name for it."""
+    with explained(f"prepare a client of {service}", error=EndpointError):
+        return boto3.client(service, region_name=region, config=_config(read_timeout=60))  # type: ignore[call-overload]
 
 
 def _config(read_timeout: int) -> Config:

@@ -19,6 +19,8 @@ from mme.tasks.cleanup import clean as clean
 from mme.tasks.cleanup import delete as delete
 from mme.tasks.cleanup import prune as prune
 from mme.tasks.machine import local as local
+from mme.tasks.operate import logs as logs
+from mme.tasks.operate import status as status
 from mme.tasks.package import inspect as inspect
 from mme.tasks.package import package as package
 from mme.tasks.package import schema as schema

@@ -108,6 +108,7 @@ class Hub:
                 "load",
                 model=name,
                 url=url,
+                target=model.target or None,
                 seconds=round(model.load_seconds, 4),
                 shared=model.worker.shared,
                 private=model.private,

@@ -1,0 +1,190 @@
+"""Looking after the endpoint: what it is doing, what is wrong, what it says, which models are ready."""
+
+from __future__ import annotations
+
+import contextlib
+import json as jsonlib
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta, timezone
+
+from invoke import Context
+
+from mme import aws, channels, releases
+from mme.errors import EndpointError, UsageError
+from mme.operate import lines, metrics
+from mme.operate import logs as endpoint_logs
+from mme.operate import status as endpoint_status
+from mme.settings import Settings
+from mme.tasks import screen
+from mme.tasks.command import JSON_HELP, command, note, print_json, whole_number
+
+ALL = ("bucket", "prefix", "endpoint", "region", "terraform")
+_AGO = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)\s*(s|m|h|d)")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def hours_of(flag: str, text: str, most: float = metrics.MOST_HOURS) -> float:
+    """The value of a flag as a number of hours. Raises UsageError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= most:
+        raise UsageError(f"{flag} takes a number of hours, more than 0 and at most {most:g}, not {text!r}.")
+    return value
+
+
+def moment_of(flag: str, text: str, now: datetime) -> datetime:
+    """What a flag says as a time in UTC: so long ago (90s, 10m, 2h, 1d), or a time as 2026-11-27T01:20. Raises
+    UsageError."""
+    ago = _AGO.fullmatch(text.strip())
+    try:
+        if ago:
+            return now - timedelta(seconds=float(ago[1]) * _SECONDS[ago[2]])
+        moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+        if datetime(1970, 1, 2, tzinfo=timezone.utc) <= moment <= now:
+            return moment.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        pass
+    raise UsageError(
+        f"{flag} takes a time in the past, not {text!r}.", "As in 90s, 10m, 2h, 1d, or in UTC 2026-11-27T01:20."
+    )
+
+
+@contextlib.contextmanager
+def until_interrupted() -> Iterator[None]:
+    """What goes on until Ctrl-C has done its work then, and ends without an error."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if sys.stderr.isatty():
+            note("")
+
+
+# ---- status -------------------------------------------------------------------------------------------------------
+
+
+@command(
+    {
+        "hours": "add the metrics of so many hours up",
+        "rows": "show at most so many models, and so many names",
+        "watch": "show it anew again and again, until Ctrl-C; with --json, a line of JSON each time",
+        "every": "with --watch: seconds in between",
+        "json": JSON_HELP,
+    },
+    where=ALL,
+)
+def status(
+    context: Context,
+    settings: Settings,
+    hours: str = "1",
+    rows: str = "10",
+    watch: bool = False,
+    every: str = "5",
+    json: bool = False,
+) -> None:
+    """Show what the endpoint is doing: instances, scaling, alarms, cache hits, loads, the most used models, what is
+    released.
+
+    Only the endpoint's name is needed: the bucket is the one that the endpoint reads its models from, unless --bucket
+    or another setting names one. What may not be read is named, and the rest shown.
+    """
+    window, most = hours_of("--hours", hours), whole_number("--rows", rows, 1)
+    pause = whole_number("--every", every, 1)
+    name = settings.endpoint
+    store = releases.Store(settings.bucket, settings.prefix) if settings.knows_bucket else None
+    clients = endpoint_status.Clients(
+        aws.sagemaker_client(settings.region),
+        aws.cloudwatch_client(settings.region),
+        aws.s3_client(settings.region),
+        aws.client("logs", settings.region),
+        aws.client("application-autoscaling", settings.region),
+    )
+    if not watch:
+        now = endpoint_status.read(clients, name, store, hours=window)
+        if json:
+            print_json(endpoint_status.as_json(now))
+        else:
+            print(screen.status(now, most))
+        return
+    with until_interrupted():
+        while True:
+            now = endpoint_status.read(clients, name, store, hours=window)
+            if json:
+                print(jsonlib.dumps(endpoint_status.as_json(now), ensure_ascii=False), flush=True)
+            else:
+                clear = "\x1b[H\x1b[2J\x1b[3J" if sys.stdout.isatty() else ""
+                print(f"{clear}{screen.status(now, most)}", flush=True)
+            time.sleep(pause)
+
+
+# ---- logs ---------------------------------------------------------------------------------------------------------
+
+
+@command(
+    {
+        "model": "only lines of this model: its name (all versions), a channel as in bert@staging, or a target model",
+        "errors": "only errors: failed requests, lines of level error, tracebacks",
+        "since": "from when on: 90s, 10m, 2h, 1d ago, or a time in UTC as 2026-11-27T01:20",
+        "follow": "go on with what comes, until Ctrl-C; with --json, a line of JSON for each",
+        "variant": "only of this variant",
+        "json": JSON_HELP,
+    },
+    where=ALL,
+)
+def logs(
+    context: Context,
+    settings: Settings,
+    model: str | None = None,
+    errors: bool = False,
+    since: str = "1h",
+    follow: bool = False,
+    variant: str | None = None,
+    json: bool = False,
+) -> None:
+    """Show what the endpoint's containers have written: by model, errors only, followed.
+
+    Our container names the target model of each request. The stock container's log does not, so --model finds nothing
+    there. What a handler prints has no model either: it comes without --model.
+    """
+    start = moment_of("--since", since, datetime.now(timezone.utc))
+    name = settings.endpoint
+    chosen = endpoint_logs.Filter(_wanted(settings, model) if model else None, errors=errors, variant=variant)
+    client = aws.client("logs", settings.region)
+    if follow:
+        with until_interrupted():
+            for item in endpoint_logs.follow(client, name, start):
+                for shown in chosen(item) if item else ():
+                    text = (
+                        jsonlib.dumps(shown.as_json(), ensure_ascii=False) if json else screen.line(shown, several=True)
+                    )
+                    print(text, flush=True)
+        return
+    found = (shown for item in endpoint_logs.read(client, name, start) for shown in chosen(item))
+    if json:
+        print_json({"log_group": endpoint_logs.group_of(name), "lines": [item.as_json() for item in found]})
+    else:
+        _print_lines(found)
+    if model and not chosen.named:
+        raise EndpointError(
+            f"No line of the log since {since} names a target model.",
+            "There was no request, or the container is the stock one, whose log names none: leave --model out.",
+        )
+
+
+def _print_lines(found: Iterable[lines.Line]) -> None:
+    for item in found:
+        print(screen.line(item, several=True))
+
+
+def _wanted(settings: Settings, model: str) -> endpoint_logs.Wanted:
+    """Which targets are meant: those of a channel with a stage now, else all versions of the model, or one target."""
+    if "@" not in model:
+        return endpoint_logs.of_model(model)
+    store = releases.Store(settings.bucket, settings.prefix)
+    split, _ = channels.current_split(aws.s3_client(settings.region), store, model)
+    return split.__contains__

@@ -1,0 +1,192 @@
+"""What the tasks that look after an endpoint show people: the status on one screen, lines of the log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mme import console
+from mme.operate.facts import Variant
+from mme.operate.lines import Line
+from mme.operate.metrics import Figures, Timing
+from mme.operate.status import Released, Scaling, Status
+
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What a stranger wrote must not reach the terminal as a command to it."""
+
+UNITS = {"InvocationsPerInstance": "requests a minute", "SageMakerVariantInvocationsPerInstance": "requests a minute"}
+
+
+def status(now: Status, rows: int) -> str:
+    """The status for people, with at most ``rows`` models."""
+    facts = now.endpoint
+    parts = [
+        f"{facts.name}: {facts.status} since {console.when(facts.modified)} "
+        f"(configuration {facts.config}); seen {console.when(now.at)}"
+    ]
+    if facts.failure:
+        parts.append(f"why: {facts.failure}")
+    if facts.update:
+        parts.append(f"update: {facts.update}")
+    parts += ["", _variants(now), *_scaling(now.scaling or ()), "", *_alarms(now), "", *_models(now, rows)]
+    parts += ["", *(f"Not known: {what}. {why}" for what, why in now.unknown.items())] if now.unknown else []
+    return CONTROL.sub("?", "\n".join(parts))
+
+
+def _variants(now: Status) -> str:
+    figures = now.figures or {}
+    scaling = {item.variant: item for item in now.scaling or ()}
+    head = ("variant", "instances", "type", "weight", "requests", "failed", "cache hits", "loaded", "mean ms", "load s")
+    return console.table(
+        head, [_variant(item, figures.get(item.name), scaling.get(item.name)) for item in now.endpoint.variants]
+    )
+
+
+def _variant(item: Variant, seen: Figures | None, scaling: Scaling | None) -> tuple[str, ...]:
+    count = "-" if item.current is None else str(item.current)
+    if item.desired is not None and item.desired != item.current:
+        count += f", going to {item.desired}"
+    if scaling:
+        count += f" ({scaling.minimum} to {scaling.maximum})"
+    return (
+        f"{item.name} (shadow)" if item.shadow else item.name,
+        count,
+        item.instance_type,
+        "-" if item.weight is None else f"{item.weight:g}",
+        f"{seen.requests:,}" if seen else "-",
+        f"{seen.client_errors + seen.server_errors:,}" if seen else "-",
+        "-" if seen is None or seen.hit_ratio is None else f"{100 * seen.hit_ratio:.1f} %",
+        "-" if seen is None or seen.loaded is None else str(seen.loaded),
+        _mean(seen.latency if seen else None, 1000, "{:.1f}"),
+        _load(seen),
+    )
+
+
+def _mean(timing: Timing | None, factor: float, form: str) -> str:
+    return form.format(timing.mean * factor) if timing else "-"
+
+
+def _load(seen: Figures | None) -> str:
+    """What a model that is not loaded costs its caller: the download, and LOAD."""
+    if seen is None or seen.load is None:
+        return "-"
+    fetched = seen.download.mean if seen.download else 0.0
+    return f"{fetched:.2f} + {seen.load.mean:.2f} ({seen.load.count} loads)"
+
+
+def _scaling(every: Sequence[Scaling]) -> list[str]:
+    shown = []
+    for item in every:
+        words = [
+            f"{policy.name} at {policy.target:g} {UNITS.get(policy.metric or '', policy.metric or '')}".rstrip()
+            if policy.target is not None
+            else f"{policy.name} ({policy.kind})"
+            for policy in item.policies
+        ]
+        words += [f"{action.name} {action.when}: {action.minimum} to {action.maximum}" for action in item.schedules]
+        if item.suspended:
+            words.append(f"suspended: {', '.join(item.suspended)}")
+        shown.append(f"autoscaling of {item.variant}: {'; '.join(words) or 'no policy and no schedule'}")
+    return shown
+
+
+def _alarms(now: Status) -> list[str]:
+    if now.alarms is None:
+        return ["alarms: not known"]
+    own = [alarm for alarm in now.alarms if not alarm.scaling]
+    if not own:
+        return ["alarms: none"]
+    counts = {state: sum(alarm.state == state for alarm in own) for state in ("ALARM", "OK", "INSUFFICIENT_DATA")}
+    words = {"ALARM": "in ALARM", "OK": "OK", "INSUFFICIENT_DATA": "without data"}
+    shown = ["alarms: " + ", ".join(f"{count} {words[state]}" for state, count in counts.items() if count)]
+    for alarm in own:
+        if alarm.state == "ALARM":
+            since = f" since {console.when(alarm.since)}" if alarm.since else ""
+            shown.append(f"  {alarm.name}{since}: {alarm.reason or alarm.metric}")
+    return shown
+
+
+def _models(now: Status, rows: int) -> list[str]:
+    released, used = now.released, now.used
+    shown = []
+    if used and used.models:
+        shown.append(f"most used since {console.when(used.since)}, {used.source}:")
+        table = [
+            (
+                use.target,
+                ", ".join(released.names_of(use.target)) or "-" if released else "-",
+                f"{use.requests:,}",
+                f"{use.cold:,}",
+                f"{use.failed:,}",
+                "-" if use.p50_ms is None else f"{use.p50_ms:.1f}",
+                "-" if use.p99_ms is None else f"{use.p99_ms:.1f}",
+            )
+            for use in used.models[:rows]
+        ]
+        shown.append(console.table(("target", "names", "requests", "cold", "failed", "p50 ms", "p99 ms"), table))
+        if len(used.models) > rows:
+            shown.append(f"and {len(used.models) - rows} others (--rows)")
+    elif used:
+        shown.append(f"most used: the log names no target model since {console.when(used.since)}")
+    if released:
+        shown += ["", *_released(released, rows)]
+    return shown
+
+
+def _released(released: Released, rows: int) -> list[str]:
+    shown = [
+        f"released in s3://{released.bucket}/{released.prefix}: {released.models:,} models, "
+        f"{released.versions:,} versions, {console.size(released.size)}"
+    ]
+    if not released.meanings:
+        return shown
+    channels = [item for item in released.meanings if item.channel]
+    newest = {version.name: place for place, version in enumerate(released.newest)}
+    ordered = sorted(released.meanings, key=lambda item: (not item.channel, newest.get(item.model, len(newest))))
+    table = [
+        (
+            item.name,
+            console.shares(item.targets),
+            f"channel, revision {item.revision}" if item.channel else "newest version",
+        )
+        for item in ordered[:rows]
+    ]
+    shown.append(console.table(("name", "means", "by"), table))
+    if len(ordered) > rows:
+        shown.append(
+            f"and {len(ordered) - rows:,} other names ({len(channels):,} channels in all; --rows, invoke channels)"
+        )
+    return shown
+
+
+def line(item: Line, *, several: bool) -> str:
+    """One line of the log for people; ``several``: whether there are instances to be told apart."""
+    where = f"{item.variant}/{item.instance} " if several else ""
+    return CONTROL.sub("?", f"{item.time:%Y-%m-%d %H:%M:%S}.{item.time.microsecond // 1000:03}Z {where}{_said(item)}")
+
+
+def _said(item: Line) -> str:
+    if item.event == "invoke":
+        total, cold = item.fields.get("total_ms"), " cold" if item.fields.get("cold") is True else ""
+        took = f" {total:g} ms" if type(total) in (int, float) else ""
+        words = f" {item.message}" if item.message else ""
+        return f"{item.target or item.model or '-'} {item.status}{took}{cold}{words}"
+    if not item.fields:
+        return item.text
+    known = ("time", "level", "event", "target", "message")
+    rest = " ".join(
+        f"{name}={_short(value)}" for name, value in item.fields.items() if name not in known and value is not None
+    )
+    head = f"{item.level.upper()} {item.event}" if item.level != "info" else item.event
+    return " ".join(part for part in (head, item.target, item.message, rest) if part)
+
+
+def _short(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def named(values: Mapping[str, str]) -> str:
+    """Values beside their names, in line."""
+    width = max(map(len, values))
+    return "\n".join(f"{name:<{width}}  {value}" for name, value in values.items())
