@@ -1,6 +1,6 @@
 # The serving container (python -m mme.container) as an image for a SageMaker multi-model endpoint.
 #
-#   docker build -t mme .          or          podman build --format docker -t mme .
+#   make image        builds it with docker, podman or buildah, and runs the tests of the contract against it
 #
 # --build-arg BASE=…         another base with Python 3.10 to 3.12, such as an AWS deep learning container: what it
 #                            has of torch and transformers within the bounds of pyproject.toml is kept
@@ -27,8 +27,18 @@ ARG PIP_OPTIONS=""
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY src ./src
 COPY model_code ./model_code
-# Compiled now: the user below may not write there, and the parent imports a lot.
-RUN pip install --compile ${PIP_OPTIONS} -c constraints.txt ".[container]"
+# Where pip installs from here comes as secrets, of which nothing stays in the image (scripts/image.py gives them).
+# Bytecode is compiled now, for the user below may not write it, and some bases come without that of the standard
+# library. What goes is for the libraries' own tests, and torch's headers, which serve only where there is a compiler.
+RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=pip.cert \
+    export PIP_CONFIG_FILE=/run/secrets/pip.conf PIP_BREAK_SYSTEM_PACKAGES=1 PYTHONDONTWRITEBYTECODE= \
+ && pip install --compile ${PIP_OPTIONS} -c constraints.txt ".[container]" \
+ && cd "$(python -c 'import pathlib, torch; print(pathlib.Path(torch.__file__).parents[1])')" \
+ && find . -regextype posix-extended -type d \
+      -regex '\./(torch/test|(numpy|pandas|sympy|networkx|mpmath)/(.*/)?tests)' -prune -exec rm -r {} + \
+ && find torch/bin -mindepth 1 -maxdepth 1 -not -name torch_shm_manager -exec rm -r {} + \
+ && { command -v c++ > /dev/null || rm -rf torch/include; } \
+ && cd / && python -c "import mme.container.front.routes, torch, transformers, onnxruntime"
 
 ARG RUN_AS=mme
 RUN if [ "${RUN_AS}" != root ]; then useradd --create-home --uid 1000 "${RUN_AS}"; fi \

