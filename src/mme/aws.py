@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import boto3
 from botocore import exceptions as boto
@@ -67,6 +68,11 @@ def client(service: str, region: str | None) -> Any:
     """A client of any other service, by boto3's name for it."""
     with explained(f"prepare a client of {service}", error=EndpointError):
         return boto3.client(service, region_name=region, config=_config(read_timeout=60))  # type: ignore[call-overload]
+
+
+def is_local(client: Any) -> bool:
+    """Whether a client speaks to a server on this machine, and to no other."""
+    return urlsplit(str(client.meta.endpoint_url)).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 def _config(read_timeout: int) -> Config:

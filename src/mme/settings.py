@@ -66,6 +66,11 @@ class Settings:
         return self._find(self.flags.bucket, ("MME_BUCKET",), "bucket") is not None
 
     @property
+    def knows_endpoint(self) -> bool:
+        """Whether anything gives an endpoint."""
+        return self._find(self.flags.endpoint, ("MME_ENDPOINT",), "endpoint_name") is not None
+
+    @property
     def place(self) -> outputs.Place | None:
         """The Terraform folder, if one is named, and the output in it. Raises UsageError."""
         named = self.flags.terraform or self.environ.get("MME_TERRAFORM")

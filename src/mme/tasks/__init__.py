@@ -19,6 +19,7 @@ from mme.tasks.cleanup import clean as clean
 from mme.tasks.cleanup import delete as delete
 from mme.tasks.cleanup import prune as prune
 from mme.tasks.machine import local as local
+from mme.tasks.operate import doctor as doctor
 from mme.tasks.operate import logs as logs
 from mme.tasks.operate import status as status
 from mme.tasks.package import inspect as inspect

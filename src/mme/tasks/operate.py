@@ -7,14 +7,16 @@ import json as jsonlib
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+import urllib.request
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
 
-from invoke import Context
+from invoke import Context, Exit
 
 from mme import aws, channels, releases
-from mme.errors import EndpointError, UsageError
-from mme.operate import lines, metrics
+from mme.errors import EndpointError, MmeError, UsageError
+from mme.operate import doctor as endpoint_doctor
+from mme.operate import findings, lines, metrics
 from mme.operate import logs as endpoint_logs
 from mme.operate import status as endpoint_status
 from mme.settings import Settings
@@ -120,6 +122,89 @@ def status(
                 clear = "\x1b[H\x1b[2J\x1b[3J" if sys.stdout.isatty() else ""
                 print(f"{clear}{screen.status(now, most)}", flush=True)
             time.sleep(pause)
+
+
+# ---- doctor -------------------------------------------------------------------------------------------------------
+
+
+@command(
+    {
+        "role": "the execution role's ARN, before there is an endpoint that has one",
+        "image": "an image's URI, repeatable, likewise",
+        "type": "an instance type, repeatable, likewise; with a count as in ml.m5.xlarge=2",
+        "archives": "look into at most so many archives: what channels mean, then the newest of each model",
+        "ignore": "a check whose findings are accepted, repeatable, as in processor",
+        "all": "show what is all right, too",
+        "json": JSON_HELP,
+    },
+    where=ALL,
+    repeatable=("image", "type", "ignore"),
+)
+def doctor(
+    context: Context,
+    settings: Settings,
+    role: str | None = None,
+    image: Sequence[str] = (),
+    type: Sequence[str] = (),
+    archives: str = str(endpoint_doctor.MOST_ARCHIVES),
+    ignore: Sequence[str] = (),
+    all: bool = False,
+    json: bool = False,
+) -> None:
+    """Say what is wrong, or will be: each finding with its fix and its command. Exit code 1 when something is.
+
+    Looks at the sign-in, the region, the endpoint, its bucket and archives, its role, image and instances. Changes
+    nothing. A check that cannot be made says so, which is not a pass. Before there is an endpoint: --bucket, --role,
+    --image, --type.
+    """
+    most = whole_number("--archives", archives, 1)
+    subject = endpoint_doctor.Subject(
+        settings.endpoint if settings.knows_endpoint else None,
+        releases.Store(settings.bucket, settings.prefix) if settings.knows_bucket else None,
+        role,
+        tuple(image),
+        tuple(_counted(item) for item in type),
+        most,
+    )
+    region = settings.region
+    try:
+        clients = endpoint_doctor.Clients(
+            aws.client("sts", region),
+            aws.sagemaker_client(region),
+            aws.s3_client(region),
+            aws.client("iam", region),
+            aws.client("ecr", region),
+            aws.client("service-quotas", region),
+            aws.client("application-autoscaling", region),
+            _fetch,
+        )
+    except MmeError as problem:  # no region, or a profile that is not there
+        found = [findings.error("region", problem.message, problem.hint or "", "aws configure list")]
+    else:
+        found = endpoint_doctor.without(endpoint_doctor.run(clients, subject), ignore)
+    wrong = any(item.wrong for item in found)
+    if json:
+        print_json({"ok": not wrong, "findings": [item.as_json() for item in found]})
+    else:
+        print(screen.findings(found, with_ok=all))
+        note(endpoint_doctor.summary(found))
+    if wrong:
+        raise Exit(code=1)
+
+
+def _counted(text: str) -> tuple[str, int]:
+    kind, equals, count = text.partition("=")
+    if not re.fullmatch(r"ml\.[a-z0-9-]+\.[a-z0-9-]+", kind):
+        raise UsageError(f"--type takes an instance type, not {kind!r}.", "As in ml.m5.xlarge, or ml.m5.xlarge=2.")
+    return kind, whole_number("--type", count, 1) if equals else 1
+
+
+def _fetch(url: str) -> bytes:
+    if not url.startswith(("https://", "http://127.0.0.1:", "http://localhost:")):
+        raise OSError(f"{url.partition(':')[0]} is not fetched")
+    with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310 (checked above)
+        data: bytes = answer.read(1 << 20)
+    return data
 
 
 # ---- logs ---------------------------------------------------------------------------------------------------------

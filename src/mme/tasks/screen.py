@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mme import console
 from mme.operate.facts import Variant
+from mme.operate.findings import ORDER, Finding
 from mme.operate.lines import Line
 from mme.operate.metrics import Figures, Timing
 from mme.operate.status import Released, Scaling, Status
@@ -186,7 +187,15 @@ def _short(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def named(values: Mapping[str, str]) -> str:
-    """Values beside their names, in line."""
-    width = max(map(len, values))
-    return "\n".join(f"{name:<{width}}  {value}" for name, value in values.items())
+def findings(found: Sequence[Finding], *, with_ok: bool) -> str:
+    """Findings for people, the worst first: what is wrong, what to do, what to type."""
+    words = {"error": "ERROR", "warning": "WARNING", "unknown": "NOT CHECKED", "ok": "ok"}
+    shown = []
+    for severity in ORDER:
+        for item in found:
+            if item.severity != severity or (severity == "ok" and not with_ok):
+                continue
+            shown.append(f"{words[severity]}  {item.check}: {item.what}")
+            shown += [f"  {item.fix}"] if item.fix else []
+            shown += [f"  $ {item.command}"] if item.command else []
+    return CONTROL.sub("?", "\n".join(shown) or "Nothing is wrong.")

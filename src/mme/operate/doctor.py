@@ -1,0 +1,506 @@
+"""What is wrong with an endpoint, or would be: found before SageMaker fails minutes later.
+
+It can be asked before there is an endpoint: role, image and instance types are then given. Each check ends in at least
+one finding; one that could not be made says so, which is not a pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from botocore.exceptions import ClientError
+
+from mme import channels, releases
+from mme.archive.contents import SUFFIX
+from mme.aws import code_of, concerns_every_call, explained
+from mme.errors import EndpointError, MmeError
+from mme.operate import archives, images, policies, processors, rights
+from mme.operate import facts as endpoint_facts
+from mme.operate.facts import Facts
+from mme.operate.findings import Finding, error, ok, unknown, warning
+from mme.packaging.vendor import IMAGE_VERSIONS
+
+if TYPE_CHECKING:
+    from types_boto3_iam import IAMClient
+    from types_boto3_s3 import S3Client
+    from types_boto3_sagemaker import SageMakerClient
+
+MOST_ARCHIVES = 200
+
+
+@dataclass(frozen=True)
+class Clients:
+    """What is asked. ``fetch`` gets what is at a URL (an image's configuration) and raises OSError."""
+
+    sts: Any
+    sagemaker: SageMakerClient
+    s3: S3Client
+    iam: IAMClient
+    ecr: Any
+    quotas: Any
+    autoscaling: Any
+    fetch: images.Fetch
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is looked at. What is not given is taken from the endpoint; ``types`` are instance types with counts."""
+
+    endpoint: str | None = None
+    store: releases.Store | None = None
+    role: str | None = None
+    images: tuple[str, ...] = ()
+    types: tuple[tuple[str, int], ...] = ()
+    most_archives: int = MOST_ARCHIVES
+
+
+@dataclass
+class _Seen:
+    """What one check has learned for those that follow."""
+
+    account: str = ""
+    partition: str = "aws"
+    region: str = ""
+    facts: Facts | None = None
+    places: list[releases.Store] = field(default_factory=list)
+    key: str | None = None
+
+
+def run(clients: Clients, subject: Subject) -> list[Finding]:
+    """Every finding, in the order of the checks. What is wrong with the sign-in ends it: nothing else can be asked
+    then."""
+    seen = _Seen(region=str(clients.sagemaker.meta.region_name or ""))
+    found = list(_account(clients, seen))
+    if any(finding.severity == "error" for finding in found):
+        return [*found, unknown("everything else", "Nothing else was checked: it needs the sign-in and the region.")]
+    checks: tuple[tuple[str, Callable[[Clients, Subject, _Seen], Iterator[Finding]]], ...] = (
+        ("endpoint", _endpoint),
+        ("bucket", _bucket),
+        ("role", _role),
+        ("image", _images),
+        ("quota", _quotas),
+        ("prefix", _prefix),
+    )
+    for name, check in checks:
+        try:
+            found += check(clients, subject, seen)
+        except MmeError as problem:
+            found.append(unknown(name, f"{problem.message}", problem.hint or ""))
+    return found
+
+
+# ---- sign-in, region, endpoint ------------------------------------------------------------------------------------
+
+
+def _account(clients: Clients, seen: _Seen) -> Iterator[Finding]:
+    try:
+        with explained("ask who is signed in", error=EndpointError):
+            answer = clients.sts.get_caller_identity()
+    except EndpointError as problem:
+        yield error("credentials", problem.message, problem.hint or "Sign in.", "aws sts get-caller-identity")
+        return
+    seen.account = answer["Account"]
+    seen.partition = answer["Arn"].split(":")[1]
+    yield ok("credentials", f"signed in as {answer['Arn']}")
+    known = boto3.session.Session().get_available_regions("sagemaker", partition_name=seen.partition)
+    if seen.region in known:
+        yield ok("region", f"{seen.region}")
+    else:
+        yield error(
+            "region",
+            f"SageMaker is not known in the region {seen.region!r} (partition {seen.partition}).",
+            f"Give --region, or set AWS_REGION, as in {known[0] if known else 'us-east-1'}.",
+            "aws configure list",
+        )
+
+
+def _endpoint(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding]:
+    name = subject.endpoint
+    if name is None:
+        yield unknown("endpoint", "No endpoint is named, so none was looked at.", "Give --endpoint or MME_ENDPOINT.")
+    else:
+        with explained(f"describe endpoint {name}", error=EndpointError):
+            try:
+                clients.sagemaker.describe_endpoint(EndpointName=name)
+            except ClientError as problem:
+                if code_of(problem) == "ValidationException" and "not find" in str(problem):
+                    missing = endpoint_facts.missing(clients.sagemaker, name)
+                    yield error("endpoint", missing.message, missing.hint or "Create it.", "terraform apply")
+                    name = None
+                else:
+                    raise
+    if name is not None:
+        facts = seen.facts = endpoint_facts.read(clients.sagemaker, name)
+        if facts.status in ("Failed", "UpdateRollbackFailed"):
+            why = facts.failure or "SageMaker gives no reason"
+            yield error(
+                "endpoint",
+                f"{name} is {facts.status}: {why}",
+                "See what its containers wrote, put it right, and create it again.",
+                f"invoke logs --endpoint {name} --errors --since 1d",
+            )
+        elif facts.failure:
+            what = f"{name} serves, but its last update failed: {facts.failure}"
+            yield error("endpoint", what, "Put it right, and update again.", f"invoke logs --endpoint {name} --errors")
+        else:
+            yield ok("endpoint", f"{name} is {facts.status}")
+        for variant in facts.variants:
+            if variant.container is None:
+                what = f"The model of variant {variant.name} is deleted: no new instance can start."
+                yield error("endpoint", what, "Make the model again.", "terraform apply")
+            elif variant.container.mode != "MultiModel":
+                what = (
+                    f"The model of variant {variant.name} is in mode {variant.container.mode}: it takes no TargetModel."
+                )
+                yield error(
+                    "endpoint", what, 'Create it with Mode="MultiModel", as the module does.', "terraform apply"
+                )
+    yield from _places(subject, seen)
+
+
+def _places(subject: Subject, seen: _Seen) -> Iterator[Finding]:
+    """Which folders the endpoint reads, and whether the settings publish into them."""
+    for data in seen.facts.data if seen.facts else ():
+        store = endpoint_facts.store_of(data)
+        if store is None:
+            what = f"The endpoint reads models from {data!r}, which is no folder in a bucket."
+            yield error(
+                "prefix",
+                what,
+                "ModelDataUrl is a prefix that ends with a slash: s3://BUCKET/models/.",
+                "terraform apply",
+            )
+        else:
+            if not data.endswith("/"):
+                what = f"ModelDataUrl {data} does not end with a slash: targets are then looked for beside the folder."
+                yield error("prefix", what, f"Give {data}/.", "terraform apply")
+            seen.places.append(store)
+    if subject.store and seen.places and subject.store not in seen.places:
+        reads = ", ".join(place.uri() for place in seen.places)
+        yield error(
+            "prefix",
+            f"Models are published to {subject.store.uri()}, and the endpoint reads {reads}.",
+            "Set bucket and prefix to what the endpoint reads.",
+            f"export MME_BUCKET={seen.places[0].bucket} MME_PREFIX={seen.places[0].prefix}",
+        )
+    if subject.store and not seen.places:
+        seen.places.append(subject.store)
+
+
+# ---- bucket -------------------------------------------------------------------------------------------------------
+
+
+def _bucket(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding]:
+    if not seen.places:
+        yield unknown("bucket", "No bucket is known.", "Give --bucket, or an endpoint that reads from one.")
+    for store in list(seen.places):
+        try:
+            releases.check_bucket(clients.s3, store)
+        except MmeError as problem:
+            seen.places.remove(store)
+            fix = problem.hint or "Name the bucket that there is."
+            yield error("bucket", problem.message, fix, f"aws s3api head-bucket --bucket {store.bucket}")
+            continue
+        yield ok("bucket", f"{store.bucket} is there, in {seen.region}")
+        seen.key = _key(clients.s3, store.bucket) or seen.key
+
+
+def _key(s3: S3Client, bucket: str) -> str | None:
+    """The key of its own that a bucket encrypts with, where it has one and that may be read."""
+    try:
+        rules = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
+    except ClientError:
+        return None
+    for rule in rules:
+        default: Any = rule.get("ApplyServerSideEncryptionByDefault") or {}
+        key = str(default.get("KMSMasterKeyID") or "")
+        if str(default.get("SSEAlgorithm", "")).startswith("aws:kms") and key.startswith("arn:"):
+            return key
+    return None
+
+
+# ---- role ---------------------------------------------------------------------------------------------------------
+
+
+def _role(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding]:
+    containers = [item.container for item in seen.facts.variants if item.container] if seen.facts else []
+    arns = [subject.role] if subject.role else list(dict.fromkeys(item.role for item in containers if item.role))
+    if not arns:
+        yield unknown("role", "No role is known.", "Give --role, or an endpoint that has one.")
+    parsed = [image for uri in _uris(subject, seen) if (image := images.parse(uri))]
+    for arn in arns:
+        role = rights.read(clients.iam, arn)
+        if isinstance(role, Finding):
+            yield role
+            continue
+        yield rights.check_trust(role, seen.account, seen.facts.arn if seen.facts else None)
+        for store in seen.places:
+            wanted = rights.needed(
+                seen.partition,
+                seen.account,
+                seen.region,
+                subject.endpoint or "",
+                store.bucket,
+                store.prefix,
+                [(image.account, image.region, image.repository) for image in parsed],
+                seen.key,
+            )
+            yield from rights.check_rights(clients.iam, role, wanted)
+            yield from _bucket_policy(clients.s3, store, role, seen.partition)
+
+
+def _bucket_policy(s3: S3Client, store: releases.Store, role: rights.Role, partition: str) -> Iterator[Finding]:
+    """Whether the bucket's own policy forbids the role to read, whatever the role's policies say."""
+    check = "bucket policy"
+    try:
+        policy = policies.document(s3.get_bucket_policy(Bucket=store.bucket)["Policy"])
+    except ClientError as problem:
+        if concerns_every_call(problem):
+            raise
+        if code_of(problem) != "NoSuchBucketPolicy":
+            yield unknown(check, f"The policy of {store.bucket} may not be read ({code_of(problem)}).")
+        return
+    who = {"*", role.arn, f"arn:{partition}:iam::{role.account}:root", role.account}
+    concerned = []
+    for item in policies.statements(policy):
+        principal = item.get("Principal")
+        named = {"*"} if principal == "*" else set(policies.several((principal or {}).get("AWS")))
+        if item.get("Effect") == "Deny" and named & who:
+            concerned.append({**item, "Resource": item.get("Resource", "*")})
+    allow = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    context = {"aws:SecureTransport": "true", "aws:PrincipalArn": role.arn, "aws:PrincipalAccount": role.account}
+    resource = f"arn:{partition}:s3:::{store.bucket}/{store.prefix}model.tar.gz"
+    verdict = policies.judge([{"Statement": [allow, *concerned]}], "s3:GetObject", resource, context)
+    if verdict == "denied":
+        yield error(
+            check,
+            f"The policy of {store.bucket} forbids {role.name} to read {store.uri()}.",
+            "Take the role out of that statement.",
+            f"aws s3api get-bucket-policy --bucket {store.bucket}",
+        )
+    elif verdict == "perhaps":
+        yield unknown(check, f"Whether the policy of {store.bucket} lets {role.name} read depends on a condition.")
+    else:
+        yield ok(check, f"the policy of {store.bucket} does not forbid {role.name} to read")
+
+
+# ---- image and instances ------------------------------------------------------------------------------------------
+
+
+def _uris(subject: Subject, seen: _Seen) -> tuple[str, ...]:
+    if subject.images:
+        return subject.images
+    variants = seen.facts.variants if seen.facts else ()
+    return tuple(dict.fromkeys(item.container.image for item in variants if item.container and item.container.image))
+
+
+def _types(subject: Subject, seen: _Seen) -> tuple[tuple[str, int], ...]:
+    if subject.types:
+        return subject.types
+    variants = seen.facts.variants if seen.facts else ()
+    return tuple((item.instance_type, item.desired or 1) for item in variants)
+
+
+def _images(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding]:
+    uris = _uris(subject, seen)
+    if not uris:
+        yield unknown("image", "No image is known.", "Give --image, or an endpoint that has one.")
+    for uri in uris:
+        image = images.parse(uri)
+        if image is None:
+            what = f"{uri!r} is not an image in ECR: SageMaker pulls from ECR alone."
+            yield error(
+                "image", what, "Push it to a repository in ECR, and give ACCOUNT.dkr.ecr.REGION.amazonaws.com/NAME:TAG."
+            )
+            continue
+        yield from images.check(clients.ecr, image, account=seen.account, region=seen.region, fetch=clients.fetch)
+        oldest = min(tuple(map(int, version.split("."))) for version in IMAGE_VERSIONS["transformers"])
+        if image.transformers and image.transformers[:2] < oldest[:2]:
+            yield warning(
+                "transformers",
+                f"{uri} has transformers {'.'.join(map(str, image.transformers))}; the handlers are tested with "
+                f"{'.'.join(map(str, oldest))} and later.",
+                "Take a later image, as the module's default is.",
+                "terraform apply",
+            )
+    arm = [kind for kind, _ in _types(subject, seen) if processors.is_arm(kind)]
+    if arm and any("arm64" not in uri and "graviton" not in uri for uri in uris):
+        what = f"{arm[0]} has an arm64 processor, and the image's name does not say that it is built for one."
+        yield warning("processor", what, "Take an image for arm64, or instances with an x86-64 processor.")
+
+
+def _quotas(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding]:
+    wanted: dict[str, int] = {}
+    for kind, count in _types(subject, seen):
+        wanted[kind] = wanted.get(kind, 0) + count
+    most = dict(wanted)
+    if seen.facts and not subject.types:
+        most = _at_most(clients.autoscaling, seen.facts)
+    wanted = {kind: count for kind, count in wanted.items() if kind.startswith("ml.")}
+    if not wanted:
+        yield unknown("quota", "No instance type is known.", "Give --type, or an endpoint.")
+        return
+    names = {f"{kind} for endpoint usage": kind for kind in wanted}
+    limits: dict[str, tuple[float, str]] = {}
+    try:
+        for page in clients.quotas.get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker"):
+            for quota in page["Quotas"]:
+                if quota["QuotaName"] in names:
+                    limits[names[quota["QuotaName"]]] = (quota["Value"], quota["QuotaCode"])
+            if len(limits) == len(names):
+                break
+    except ClientError as problem:
+        if concerns_every_call(problem):
+            raise
+        yield unknown(
+            "quota",
+            f"The quotas of SageMaker cannot be read ({code_of(problem)}).",
+            "Ask for servicequotas:ListServiceQuotas.",
+        )
+        return
+    for kind, count in wanted.items():
+        if kind not in limits:
+            yield unknown("quota", f"There is no quota called {kind} for endpoint usage in this region.")
+            continue
+        limit, code = limits[kind]
+        fix = "Ask for more; AWS may take a day or two."
+        command = (
+            f"aws service-quotas request-service-quota-increase --service-code sagemaker --quota-code {code} "
+            f"--desired-value {2 * max(count, most.get(kind, 0))}"
+        )
+        if limit < count:
+            yield error("quota", f"{count} of {kind} are wanted, and the quota is {limit:g}.", fix, command)
+        elif limit < most.get(kind, 0):
+            what = f"Autoscaling may go to {most[kind]} of {kind}, and the quota is {limit:g}."
+            yield error("quota", what, fix, command)
+        elif limit < 2 * count:
+            what = f"A blue/green update needs {2 * count} of {kind} for a while, and the quota is {limit:g}."
+            yield warning("quota", what, f"{fix} Or update in a rolling way.", command)
+        else:
+            yield ok("quota", f"{limit:g} of {kind}; {count} are wanted (what other endpoints use is not counted)")
+
+
+def _at_most(autoscaling: Any, facts: Facts) -> dict[str, int]:
+    """How many instances of each type autoscaling may want. Where it cannot be asked, none are counted."""
+    ids = {f"endpoint/{facts.name}/variant/{item.name}": item.instance_type for item in facts.variants}
+    counts: dict[str, int] = {}
+    try:
+        targets = autoscaling.describe_scalable_targets(ServiceNamespace="sagemaker", ResourceIds=list(ids))[
+            "ScalableTargets"
+        ]
+    except ClientError:
+        return counts
+    for target in targets:
+        if target["ResourceId"] in ids:
+            kind = ids[target["ResourceId"]]
+            counts[kind] = counts.get(kind, 0) + target["MaxCapacity"]
+    return counts
+
+
+# ---- what is released ---------------------------------------------------------------------------------------------
+
+
+def _prefix(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding]:
+    versions_known = [image.transformers for uri in _uris(subject, seen) if (image := images.parse(uri))]
+    lowest = min((version for version in versions_known if version), default=None)
+    place = archives.Place(lowest, tuple(kind for kind, _ in _types(subject, seen)))
+    for store in seen.places:
+        keys, others, elsewhere = _keys(clients.s3, store)
+        if not keys:
+            hint = f" There are archives at {', '.join(elsewhere[:3])}." if elsewhere else ""
+            what = f"There is no archive under {store.uri()}.{hint}"
+            if elsewhere:
+                yield error("prefix", what, "Give the endpoint that prefix, or move them.", f"aws s3 ls {store.uri()}")
+            else:
+                yield warning("prefix", what, "Release a model.", "invoke package upload")
+            continue
+        yield ok("prefix", f"{len(keys)} archives under {store.uri()}")
+        if others:
+            yield warning(
+                "keys",
+                f"{len(others)} objects under {store.uri()} are no archives, the first is {others[0]}.",
+                "Keep the model prefix for archives: the endpoint's role reads it, and a TargetModel names what is "
+                "in it.",
+                f"aws s3 mv s3://{store.bucket}/{others[0]} s3://{store.bucket}/other/",
+            )
+        yield from _meanings(clients.s3, store, keys)
+        looked = {target: keys[target] for target in _worth(clients.s3, store, keys)[: subject.most_archives]}
+        yield from archives.check(archives.look(clients.s3, store.bucket, looked), place)
+        if len(looked) < len(keys):
+            what = (
+                f"{len(looked)} of {len(keys)} archives were looked into: those of channels, and each model's newest."
+            )
+            yield unknown("archives", what, "Look into more with --archives.")
+
+
+def _keys(s3: S3Client, store: releases.Store) -> tuple[dict[str, tuple[str, int]], list[str], list[str]]:
+    """Archives below the prefix by target (key, size), newest first; what else lies there; where else archives lie."""
+    found: list[tuple[Any, str, int]] = []
+    others = []
+    with explained(f"list {store.uri()}", bucket=store.bucket):
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=store.prefix):
+            for item in page.get("Contents", []):
+                if item["Key"].endswith(SUFFIX):
+                    found.append((item["LastModified"], item["Key"], item["Size"]))
+                elif not item["Key"].endswith("/"):
+                    others.append(item["Key"])
+        elsewhere: list[str] = []
+        if not found:
+            try:
+                contents = s3.list_objects_v2(Bucket=store.bucket).get("Contents", [])
+                elsewhere = [f"s3://{store.bucket}/{item['Key']}" for item in contents if item["Key"].endswith(SUFFIX)]
+            except ClientError:
+                pass  # whoever may list below the prefix alone gets no guess
+    found.sort(reverse=True)
+    return {key[len(store.prefix) :]: (key, size) for _, key, size in found}, others, elsewhere
+
+
+def _worth(s3: S3Client, store: releases.Store, keys: dict[str, tuple[str, int]]) -> list[str]:
+    """The archives that somebody may ask for: what channels mean, the newest of each model, and those without a
+    version."""
+    newest: dict[str, str] = {}
+    for target in keys:
+        parsed = releases.parse_target(target)
+        newest.setdefault(parsed[0] if parsed else target, target)
+    meant = [target for channel in channels.read_all(s3, store) for target in channel.split if target in keys]
+    return list(dict.fromkeys([*meant, *newest.values()]))
+
+
+def _meanings(s3: S3Client, store: releases.Store, keys: dict[str, tuple[str, int]]) -> Iterator[Finding]:
+    """Channels that name a version which is gone."""
+    every = channels.read_all(s3, store)
+    for channel in every:
+        gone = [target for target in channel.split if target not in keys]
+        if gone:
+            yield error(
+                "channels",
+                f"Channel {channel.name} means {', '.join(gone)}, which is not there.",
+                "Let it mean a version that is there, or upload that one again.",
+                f"invoke promote --model {channel.name}",
+            )
+    if every and all(target in keys for channel in every for target in channel.split):
+        yield ok("channels", f"{len(every)} channels mean versions that are there")
+
+
+def summary(found: Sequence[Finding]) -> str:
+    """How many there are of each kind, in words."""
+    counts = {
+        severity: sum(item.severity == severity for item in found) for severity in ("error", "warning", "unknown")
+    }
+
+    def count(severity: str, word: str) -> str:
+        return f"{counts[severity]} {word}{'' if counts[severity] == 1 else 's'}"
+
+    unmade = f"; {count('unknown', 'check')} could not be made" if counts["unknown"] else ""
+    return f"{count('error', 'error')}, {count('warning', 'warning')}{unmade}."
+
+
+def without(found: Sequence[Finding], ignored: Sequence[str]) -> list[Finding]:
+    """The findings, with those of the checks named as accepted told as such: they are wrong no more."""
+    return [
+        replace(item, severity="ok", what=f"accepted: {item.what}") if item.wrong and item.check in ignored else item
+        for item in found
+    ]
