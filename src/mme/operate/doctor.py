@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.exceptions import ClientError
 
-from mme import channels, releases
-from mme.archive.contents import SUFFIX
+from mme import releases
 from mme.aws import code_of, concerns_every_call, explained
 from mme.errors import EndpointError, MmeError
-from mme.operate import archives, images, policies, processors, rights
+from mme.operate import archives, bucket, images, policies, processors, rights
 from mme.operate import facts as endpoint_facts
 from mme.operate.facts import Facts
 from mme.operate.findings import Finding, error, ok, unknown, warning
@@ -205,21 +204,7 @@ def _bucket(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding
             yield error("bucket", problem.message, fix, f"aws s3api head-bucket --bucket {store.bucket}")
             continue
         yield ok("bucket", f"{store.bucket} is there, in {seen.region}")
-        seen.key = _key(clients.s3, store.bucket) or seen.key
-
-
-def _key(s3: S3Client, bucket: str) -> str | None:
-    """The key of its own that a bucket encrypts with, where it has one and that may be read."""
-    try:
-        rules = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"]
-    except ClientError:
-        return None
-    for rule in rules:
-        default: Any = rule.get("ApplyServerSideEncryptionByDefault") or {}
-        key = str(default.get("KMSMasterKeyID") or "")
-        if str(default.get("SSEAlgorithm", "")).startswith("aws:kms") and key.startswith("arn:"):
-            return key
-    return None
+        seen.key = bucket.key_of(clients.s3, store.bucket) or seen.key
 
 
 # ---- role ---------------------------------------------------------------------------------------------------------
@@ -408,7 +393,7 @@ def _prefix(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding
     lowest = min((version for version in versions_known if version), default=None)
     place = archives.Place(lowest, tuple(kind for kind, _ in _types(subject, seen)))
     for store in seen.places:
-        keys, others, elsewhere = _keys(clients.s3, store)
+        keys, others, elsewhere = bucket.keys(clients.s3, store)
         if not keys:
             hint = f" There are archives at {', '.join(elsewhere[:3])}." if elsewhere else ""
             what = f"There is no archive under {store.uri()}.{hint}"
@@ -426,63 +411,14 @@ def _prefix(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding
                 "in it.",
                 f"aws s3 mv s3://{store.bucket}/{others[0]} s3://{store.bucket}/other/",
             )
-        yield from _meanings(clients.s3, store, keys)
-        looked = {target: keys[target] for target in _worth(clients.s3, store, keys)[: subject.most_archives]}
+        yield from bucket.meanings(clients.s3, store, keys)
+        looked = {target: keys[target] for target in bucket.worth(clients.s3, store, keys)[: subject.most_archives]}
         yield from archives.check(archives.look(clients.s3, store.bucket, looked), place)
         if len(looked) < len(keys):
             what = (
                 f"{len(looked)} of {len(keys)} archives were looked into: those of channels, and each model's newest."
             )
             yield unknown("archives", what, "Look into more with --archives.")
-
-
-def _keys(s3: S3Client, store: releases.Store) -> tuple[dict[str, tuple[str, int]], list[str], list[str]]:
-    """Archives below the prefix by target (key, size), newest first; what else lies there; where else archives lie."""
-    found: list[tuple[Any, str, int]] = []
-    others = []
-    with explained(f"list {store.uri()}", bucket=store.bucket):
-        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=store.prefix):
-            for item in page.get("Contents", []):
-                if item["Key"].endswith(SUFFIX):
-                    found.append((item["LastModified"], item["Key"], item["Size"]))
-                elif not item["Key"].endswith("/"):
-                    others.append(item["Key"])
-        elsewhere: list[str] = []
-        if not found:
-            try:
-                contents = s3.list_objects_v2(Bucket=store.bucket).get("Contents", [])
-                elsewhere = [f"s3://{store.bucket}/{item['Key']}" for item in contents if item["Key"].endswith(SUFFIX)]
-            except ClientError:
-                pass  # whoever may list below the prefix alone gets no guess
-    found.sort(reverse=True)
-    return {key[len(store.prefix) :]: (key, size) for _, key, size in found}, others, elsewhere
-
-
-def _worth(s3: S3Client, store: releases.Store, keys: dict[str, tuple[str, int]]) -> list[str]:
-    """The archives that somebody may ask for: what channels mean, the newest of each model, and those without a
-    version."""
-    newest: dict[str, str] = {}
-    for target in keys:
-        parsed = releases.parse_target(target)
-        newest.setdefault(parsed[0] if parsed else target, target)
-    meant = [target for channel in channels.read_all(s3, store) for target in channel.split if target in keys]
-    return list(dict.fromkeys([*meant, *newest.values()]))
-
-
-def _meanings(s3: S3Client, store: releases.Store, keys: dict[str, tuple[str, int]]) -> Iterator[Finding]:
-    """Channels that name a version which is gone."""
-    every = channels.read_all(s3, store)
-    for channel in every:
-        gone = [target for target in channel.split if target not in keys]
-        if gone:
-            yield error(
-                "channels",
-                f"Channel {channel.name} means {', '.join(gone)}, which is not there.",
-                "Let it mean a version that is there, or upload that one again.",
-                f"invoke promote --model {channel.name}",
-            )
-    if every and all(target in keys for channel in every for target in channel.split):
-        yield ok("channels", f"{len(every)} channels mean versions that are there")
 
 
 def summary(found: Sequence[Finding]) -> str:
