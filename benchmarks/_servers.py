@@ -3,71 +3,51 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import os
-import random
+import shlex
 import signal
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mme.runner.errors import ContainerError, ContainerTimeout
+from mme.runner.process import Container
+
 ROOT = Path(__file__).resolve().parents[1]
 MLSERVER = ROOT / ".venv-mlserver" / "bin" / "mlserver"
 
-
-def free_port() -> int:
-    """Below 32767, because multi-model-server takes no other."""
-    while True:
-        port = random.randint(12_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+for _name in [name for name in os.environ if name.startswith("OMP_")]:
+    del os.environ[_name]  # how many threads there are is each server's own to say
 
 
 class Server:
     """One that keeps SageMaker's multi-model contract, or by a subclass another. Started with the object."""
 
-    ready = "/ping"
+    kind: str | list[str] = "ours"
+    """What ``mme.runner`` starts."""
 
     def __init__(self, name: str, log: Path, **environ: str) -> None:
         self.name = name
-        self.port = free_port()
         self.work = log.with_suffix("")
-        self.work.mkdir()
-        words, settings = self.command()
-        inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MME_", "SAGEMAKER_", "OMP_"))}
-        began = time.perf_counter()
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                words,
-                stdout=out,
-                stderr=subprocess.STDOUT,
-                env=inherited | settings | environ,
-                cwd=ROOT,
-                start_new_session=True,
-            )
+        self.work.mkdir(exist_ok=True)
         self.loaded: set[str] = set()
-        while True:
-            with contextlib.suppress(OSError):
-                if self.call("GET", self.ready)[0] == 200:
-                    break
-            if self.process.poll() is not None or time.perf_counter() - began > 180:
-                self.stop()
-                raise SystemExit(f"{name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.05)
+        began = time.perf_counter()
+        self.container = Container(self.kind, self.work, {"MME_ACCESS_LOG": "false"} | environ, log, grace_seconds=40)
+        try:
+            self._wait_ready()
+        except ContainerError as problem:
+            self.stop()
+            raise SystemExit(f"{name} did not start. {problem}") from None
         self.start_seconds = time.perf_counter() - began
 
-    def command(self) -> tuple[list[str], dict[str, str]]:
-        """What to run, and the environment that it needs besides the usual."""
-        return [sys.executable, "-m", "mme.container"], {**self._contract(), "MME_ACCESS_LOG": "false"}
+    @property
+    def port(self) -> int:
+        return self.container.port
 
-    def _contract(self) -> dict[str, str]:
-        return {"SAGEMAKER_BIND_TO_PORT": str(self.port), "SAGEMAKER_MULTI_MODEL": "true"}
+    def _wait_ready(self) -> None:
+        self.container.wait_healthy(180)
 
     # What the protocol says: where and how to ask.
 
@@ -93,13 +73,10 @@ class Server:
     # The same for all.
 
     def call(self, method: str, path: str, body: str | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=400)
-        try:
-            connection.request(method, path, body, {"Content-Type": "application/json"})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        finally:
-            connection.close()
+        data = body.encode() if body is not None else None
+        headers = {"Content-Type": "application/json"}
+        reply = self.container.request(method, path, body=data, headers=headers, timeout=400)
+        return reply.status, reply.body
 
     def _check(self, what: str, method: str, path: str, body: str | None = None) -> bytes:
         status, answer = self.call(method, path, body)
@@ -115,17 +92,17 @@ class Server:
             self.unload(name)
 
     def pids(self) -> list[int]:
-        """This process and all its descendants."""
+        """The server's process and all its descendants, without the runner's guard above them."""
         parents: dict[int, int] = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 with contextlib.suppress(OSError, IndexError):
                     stat = (entry / "stat").read_text().rpartition(")")[2].split()
                     parents[int(entry.name)] = int(stat[1])
-        found = {self.process.pid}
+        found = {self.container.pid}
         while more := {pid for pid, parent in parents.items() if parent in found} - found:
             found |= more
-        return sorted(found)
+        return sorted(found - {self.container.pid})
 
     def memory(self) -> float:
         """Megabytes (10^6) of memory, proportional shares summed, weights' files left out."""
@@ -166,29 +143,18 @@ class Server:
                 os.kill(pid, number)
 
     def stop(self) -> None:
-        pids = self.pids()  # before its end, for some servers leave workers behind
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(40)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        self._signal(pids, signal.SIGKILL)
+        self.container.stop()
 
 
 class Stock(Server):
     """The real multi-model-server with the Hugging Face toolkit."""
 
+    kind = "stock"
+
     def __init__(self, log: Path, workers: int) -> None:
         super().__init__(
             f"stock, {workers} worker{'s' * (workers > 1)}", log, SAGEMAKER_MODEL_SERVER_WORKERS=str(workers)
         )
-
-    def command(self) -> tuple[list[str], dict[str, str]]:
-        from mme.runner import stock
-
-        words, environ = stock.command(self.port, self.work)
-        return words, self._contract() | environ
 
 
 class MlServer(Server):
@@ -202,27 +168,38 @@ class MlServer(Server):
     ready = "/v2/health/ready"
 
     def __init__(self, log: Path, workers: int = 0, batch: int = 0, wait: float = 0.0) -> None:
-        self.workers, self.batch, self.wait = workers, batch, wait
-        name = "MLServer, " + (f"{workers} worker{'s' * (workers > 1)}" if workers else "in process")
-        super().__init__(name + (f", batches of {batch}" if batch else ""), log)
-
-    def command(self) -> tuple[list[str], dict[str, str]]:
+        self.batch, self.wait = batch, wait
+        work = log.with_suffix("")
+        work.mkdir()
         settings = {
             "host": "127.0.0.1",
-            "http_port": self.port,
-            "grpc_port": free_port(),
+            "grpc_port": 0,
             "metrics_endpoint": None,
             "debug": False,
-            "parallel_workers": self.workers,
+            "parallel_workers": workers,
             "load_models_at_startup": False,
-            "model_repository_root": str(self.work),
-            "environments_dir": str(self.work / "environments"),
-            "metrics_dir": str(self.work / "metrics"),
+            "model_repository_root": str(work),
+            "environments_dir": str(work / "environments"),
+            "metrics_dir": str(work / "metrics"),
         }
-        (self.work / "settings.json").write_text(json.dumps(settings))
+        (work / "settings.json").write_text(json.dumps(settings))
+        start = f"MLSERVER_HTTP_PORT=$SAGEMAKER_BIND_TO_PORT exec {shlex.join([str(MLSERVER), 'start', str(work)])}"
+        self.kind = ["sh", "-c", start]
         # Without PYTHONPATH: it must find its own packages and none of ours.
-        environ = {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads(self.workers))}
-        return [str(MLSERVER), "start", str(self.work)], environ
+        environ = {"PYTHONPATH": "", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(threads(workers))}
+        name = "MLServer, " + (f"{workers} worker{'s' * (workers > 1)}" if workers else "in process")
+        super().__init__(name + (f", batches of {batch}" if batch else ""), log, **environ)
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
+            if not self.container.alive:
+                raise ContainerError(self.container.epitaph())
+            with contextlib.suppress(ContainerError):
+                if self.call("GET", self.ready)[0] == 200:
+                    return
+            time.sleep(0.05)
+        raise ContainerTimeout("It was not ready within 180 s.")
 
     def path(self, model: str) -> str:
         return f"/v2/models/{model}/infer"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -103,7 +103,9 @@ def test_a_step_that_breaks_fails_what_is_in_work_and_the_next_request_starts_an
     assert log(countdown).count("new") == 2
 
 
-def test_a_request_that_nobody_waits_for_is_dropped_and_no_more(container: Container, countdown: Path) -> None:
+def test_a_request_that_nobody_waits_for_is_dropped_and_no_more(
+    container: Container, countdown: Path, handler: Make
+) -> None:
     body = ask("gone", 10_000).encode()
     (countdown / "go").touch()
     client = socket.create_connection(("127.0.0.1", container.port))
@@ -115,7 +117,25 @@ def test_a_request_that_nobody_waits_for_is_dropped_and_no_more(container: Conta
     wait_until(lambda: "gone" in log(countdown), container=container)
     client.close()
     wait_until(lambda: "dropped" in log(countdown), container=container)
-    time.sleep(1.5)  # longer than a process is left to do work that nobody wants
+    # A process is left for a while to do work that nobody wants, the longer the slower its model loads. One that was
+    # left later and loaded more slowly is ended, so the time of the countdown's has passed, too.
+    loaded = container.metric('mme_model_load_seconds{model="countdown"}')
+    source = f"""
+        import pathlib, time
+        def model_fn(d): time.sleep({2 * loaded}); return pathlib.Path(d)
+        def predict_fn(data, folder):
+            (folder / "begun").touch()
+            time.sleep(3600)
+    """
+    folder = handler("stuck", source)
+    assert container.load("stuck", folder).status == 200
+    assert container.metric('mme_model_load_seconds{model="stuck"}') > loaded
+    killed = container.metric("mme_killed_total")
+    client = http.client.HTTPConnection("127.0.0.1", container.port)
+    client.request("POST", "/models/stuck/invoke", "{}")
+    wait_until((folder / "begun").exists, container=container)
+    client.close()
+    wait_until(lambda: container.metric("mme_killed_total") == killed + 1, container=container)
     assert container.invoke("countdown", ask("after", 1)).json() == "after"
     assert log(countdown).count("new") == 1, "the process was ended although it had nothing to do"
 

@@ -125,7 +125,11 @@ def test_only_handlers_of_others_that_batch_are_asked(tmp_path: Path) -> None:
 
 LEAKS = """
 import json
+import os
 import time
+import urllib.request
+
+calls = 0
 
 
 def model_fn(model_dir):
@@ -141,9 +145,21 @@ def predict_fn(data, model):
 
 
 def batch_fn(inputs, model):
-    time.sleep(1)  # as long as a model would take, so that others come meanwhile
+    global calls
+    calls += 1
+    if calls == 2:  # the first among others: they gather while it computes
+        while waiting() < TOGETHER:
+            time.sleep(0.01)
     longest = max(map(len, inputs))
     return [[WHAT] for text in inputs]
+
+
+def waiting():
+    metrics = f"http://127.0.0.1:{os.environ['SAGEMAKER_BIND_TO_PORT']}/metrics"
+    for line in urllib.request.urlopen(metrics).read().decode().splitlines():
+        if line.startswith("mme_model_open_requests{"):
+            return float(line.rpartition(" ")[2])
+    return 0
 
 
 def output_fn(prediction, accept):
@@ -159,7 +175,8 @@ def test_in_our_container(tmp_path: Path) -> None:
         snapshot = tmp_path / name / "snapshot"
         snapshot.mkdir(parents=True)
         (snapshot / "config.json").write_text("{}")
-        handler = tiny_models.handler(tmp_path / name / "handler", LEAKS.replace("WHAT", what), SAMPLE.decode())
+        source = LEAKS.replace("WHAT", what).replace("TOGETHER", str(2 * company.OF_EACH))
+        handler = tiny_models.handler(tmp_path / name / "handler", source, SAMPLE.decode())
         spec = ModelSpec(name, Source("folder", "x"), handler=handler)
         return real.verify(write.build(spec, snapshot, tmp_path / name / "dist")).doubt
 
