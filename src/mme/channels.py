@@ -61,11 +61,15 @@ class Revision:
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel as it was read. ``etag`` is the state that a change will replace; None: it is not there yet."""
+    """A channel as it was read. ``etag`` is the state that a change will replace; None: it is not there yet.
+
+    ``keep_warm``: its versions are wanted in memory before anybody asks for them (`invoke warm --kept`).
+    """
 
     name: str
     history: tuple[Revision, ...]  # newest first
     etag: str | None
+    keep_warm: bool = False
 
     @property
     def model(self) -> str:
@@ -213,6 +217,39 @@ def change(
     return replace(changed, etag=etag)
 
 
+def keep_warm(s3: S3Client, store: Store, channel: Channel, keep: bool) -> Channel:
+    """Say whether the channel's versions are to be kept warm. This is no revision: it changes no meaning.
+
+    Raises ConflictError when somebody else changed the channel meanwhile, ReleaseError when there is no such channel.
+    """
+    if not channel.history:
+        raise no_channel(s3, store, channel.name)
+    if channel.keep_warm == keep:
+        return channel
+    changed = replace(channel, keep_warm=keep)
+    try:
+        etag = s3.put_object(
+            Bucket=store.bucket,
+            Key=_key(store, channel.name),
+            Body=_format(store, changed),
+            ContentType="application/json",
+            IfMatch=channel.etag or "*",
+        )["ETag"]
+    except (ClientError, BotoCoreError) as error:
+        with contextlib.suppress(MmeError):
+            now = read(s3, store, channel.name)
+            if now.keep_warm == keep and now.history == channel.history:
+                return now  # an earlier try, whose answer was lost, or somebody else
+        if isinstance(error, ClientError) and status_of(error) in (404, 409, 412):
+            raise ConflictError(
+                f"Channel {channel.name} was changed by somebody else meanwhile; nothing was changed here.",
+                f"Look at it (invoke history --model {channel.name}), then run the same command again if it still "
+                "applies.",
+            ) from error
+        raise explain(error, f"change channel {channel.name}", bucket=store.bucket) from error
+    return replace(changed, etag=etag)
+
+
 def delete(s3: S3Client, store: Store, channel: Channel) -> None:
     """Remove the channel and its history, if it still is as ``channel`` was read.
 
@@ -318,6 +355,7 @@ def _format(store: Store, channel: Channel) -> bytes:
         "prefix": store.prefix,
         "revision": channel.revision,
         "versions": dict(channel.split),
+        **({"keep_warm": True} if channel.keep_warm else {}),
         "history": [{**revision_as_json(revision), "id": revision.id} for revision in channel.history],
     }
     return json.dumps(document, ensure_ascii=False, indent=1).encode()
@@ -356,7 +394,7 @@ def _parse(store: Store, name: str, body: bytes, etag: str) -> Channel:
             f"{where} is not a channel that can be read ({error!r}).",
             "Somebody changed it by hand. Put it right, or remove it and promote again.",
         ) from error
-    return Channel(name, history, etag)
+    return Channel(name, history, etag, document.get("keep_warm") is True)
 
 
 def _revision(item: Mapping[str, Any], model: str) -> Revision:

@@ -15,9 +15,9 @@ import mme.tasks
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "operating.md").read_text()
 LINES = [
     line.partition(" #")[0].strip()
-    for block in re.findall(r"^```bash\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    for block in re.findall(r"^ *```bash\n(.*?)^ *```", PAGE, re.MULTILINE | re.DOTALL)
     for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith("invoke ")
+    if line.strip().startswith("invoke ")
 ]
 
 
@@ -29,4 +29,4 @@ def test_what_the_page_says_to_type_can_be_typed(line: str) -> None:
 
 
 def test_every_task_of_the_page_is_in_it() -> None:
-    assert {"status", "doctor", "logs"} <= {line.split()[1] for line in LINES}
+    assert {"status", "doctor", "logs", "warm", "promote"} <= {line.split()[1] for line in LINES}

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from botocore.exceptions import ClientError
 
 from mme.archive import read
+from mme.archive.handler import SAMPLE
 from mme.archive.untar import members
 from mme.aws import CONNECTIONS, concerns_every_call, explained
 from mme.errors import ArchiveError
@@ -32,7 +33,7 @@ HEAD = 1 << 20  # bytes of an archive's beginning that are looked at
 MOST_INFLATED = 16 << 20
 MOST_CODE = 1 << 20  # bytes of a handler's file
 
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".onnx", ".h5", ".msgpack")
+_READ = (".py", ".txt", f"/{SAMPLE}")
 
 # Distributions that are imported under other names, and those that the images have beside what every image has.
 _IMPORTED_AS = {
@@ -158,7 +159,7 @@ def _beginning(head: bytes, whole: bool) -> tuple[tuple[str, ...], dict[str, byt
             if member.is_folder:
                 continue
             names.append(member.path)
-            if member.path.startswith("code/") and member.size <= MOST_CODE and member.path.endswith((".py", ".txt")):
+            if member.path.startswith("code/") and member.size <= MOST_CODE and member.path.endswith(_READ):
                 code[member.path] = b"".join(member.read())
     except ArchiveError as problem:
         # The beginning of something longer ends in the middle; only what was to be whole is broken then.

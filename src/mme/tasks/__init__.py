@@ -22,6 +22,7 @@ from mme.tasks.machine import local as local
 from mme.tasks.operate import doctor as doctor
 from mme.tasks.operate import logs as logs
 from mme.tasks.operate import status as status
+from mme.tasks.operate import warm as warm
 from mme.tasks.package import inspect as inspect
 from mme.tasks.package import package as package
 from mme.tasks.package import schema as schema

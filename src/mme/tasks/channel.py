@@ -42,7 +42,7 @@ def channels(context: Context, settings: Settings, json: bool = False) -> None:
         (
             item.name,
             str(item.revision),
-            console.shares(item.split),
+            console.shares(item.split) + (" (kept warm)" if item.keep_warm else ""),
             console.when(item.history[0].time),
             item.history[0].author,
         )
@@ -56,6 +56,8 @@ def channels(context: Context, settings: Settings, json: bool = False) -> None:
         **CHANGE_HELP,
         "version": "the version, by the first digits of its digest or as a target; newest, or left out: the newest",
         "from": "take what another channel means now, as in bert@staging",
+        "keep-warm": "say that the channel's versions are to be in memory before anybody asks: invoke warm --kept",
+        "no-keep-warm": "take that back",
     },
     where=("bucket", "prefix", "region", "terraform"),
 )
@@ -65,6 +67,8 @@ def promote(
     model: str | None = None,
     version: str | None = None,
     from_: str | None = None,
+    keep_warm: bool = False,
+    no_keep_warm: bool = False,
     expect: str | None = None,
     notes: str = "",
     author: str | None = None,
@@ -77,6 +81,8 @@ def promote(
     """
     if version and from_:
         raise UsageError("Give either --version or --from.")
+    if keep_warm and no_keep_warm:
+        raise UsageError("Give either --keep-warm or --no-keep-warm.")
     name, base = _channel_name(model)
     s3, store = open_store(settings)
     channel = channel_objects.read(s3, store, name)
@@ -88,7 +94,8 @@ def promote(
     else:
         chosen = versions.find_version(versions.versions_of(s3, store, base), base, _newest_or(version))
         split, action = {chosen.target: 100.0}, "promote"
-    _change(s3, store, channel, split, action, expect, notes, author, dry_run, json)
+    keep = keep_warm if keep_warm or no_keep_warm else None
+    _change(s3, store, channel, split, action, expect, notes, author, dry_run, json, keep)
 
 
 @command(
@@ -217,24 +224,31 @@ def _change(
     author: str | None,
     dry_run: bool,
     json: bool,
+    keep: bool | None = None,
 ) -> None:
     if expect is not None:
         channel_objects.expect(channel, whole_number("--expect", expect))
     if dry_run:
         now = console.shares(channel.split) or "no channel"
-        note(f"Would set {channel.name} to {console.shares(shares)} (now {now}).")
+        warm = "" if keep is None else f", {'kept' if keep else 'no longer kept'} warm"
+        note(f"Would set {channel.name} to {console.shares(shares)} (now {now}){warm}.")
         return
     changed = channel_objects.change(s3, store, channel, shares, action=action, author=who(author), notes=notes)
+    same = changed is channel
+    if keep is not None:
+        changed = channel_objects.keep_warm(s3, store, changed, keep)
     if json:
         print_json(_channel(changed))
     else:
-        verb = "already means" if changed is channel else "now means"
-        print(f"{changed.name} {verb} {console.shares(changed.split)} (revision {changed.revision}).")
+        verb = "already means" if same else "now means"
+        warm = ", kept warm" if changed.keep_warm else ""
+        print(f"{changed.name} {verb} {console.shares(changed.split)} (revision {changed.revision}{warm}).")
 
 
 def _channel(channel: channel_objects.Channel) -> dict[str, Any]:
     return {
         "name": channel.name,
         "model": channel.model,
+        "keep_warm": channel.keep_warm,
         **channel_objects.revision_as_json(channel.history[0]),
     }

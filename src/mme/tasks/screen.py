@@ -12,6 +12,7 @@ from mme.operate.findings import ORDER, Finding
 from mme.operate.lines import Line
 from mme.operate.metrics import Figures, Timing
 from mme.operate.status import Released, Scaling, Status
+from mme.operate.warm import Warmed
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What a stranger wrote must not reach the terminal as a command to it."""
@@ -199,3 +200,20 @@ def findings(found: Sequence[Finding], *, with_ok: bool) -> str:
             shown += [f"  {item.fix}"] if item.fix else []
             shown += [f"  $ {item.command}"] if item.command else []
     return CONTROL.sub("?", "\n".join(shown) or "Nothing is wrong.")
+
+
+def warmed(found: Sequence[Warmed], confidence: float) -> str:
+    """What became of each model on each variant, for people."""
+    words = {"warm": "warm", "perhaps": "answered", "unloaded": "UNLOADED", "refused": "loaded", "failed": "FAILED"}
+    rows = []
+    for item in found:
+        if item.reached is not None:
+            where = f"{item.reached} of {item.instances} (log)"
+        elif item.state == "perhaps" and item.instances > 1:
+            where = f"{item.instances} with {100 * confidence:g} %"
+        else:
+            where = f"1 of {item.instances}" if item.state in ("perhaps", "refused") else "-"
+        first = "-" if item.first is None else f"{item.first:.2f}"
+        rows.append((item.target, item.variant, words[item.state], where, str(item.requests), first, item.message[:80]))
+    head = ("target", "variant", "state", "instances", "requests", "first s", "")
+    return CONTROL.sub("?", console.table(head, rows))

@@ -1,0 +1,444 @@
+"""`invoke warm`: models in memory before they are asked for, and what is known of it."""
+
+from __future__ import annotations
+
+import json
+import random
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from operate_tools import Corner
+
+from mme.archive import write
+from mme.catalog.spec import ModelSpec, Source
+from mme.local import LocalAws
+from mme.operate import lines, logs, warm
+
+TELLING = shlex.join([sys.executable, str(Path(__file__).with_name("telling_container.py"))])
+A, B, C = (f"{name}-0123456789ab.tar.gz" for name in ("a", "b", "c"))
+
+
+@pytest.fixture(scope="module")
+def telling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+    """A local AWS whose containers write the lines that ours writes."""
+    with LocalAws(tmp_path_factory.mktemp("telling") / "data", container=TELLING) as made:
+        yield made
+
+
+@pytest.fixture
+def told(
+    telling: LocalAws, aws_env: LocalAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Corner]:
+    for name, value in telling.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    made = Corner(telling, capsys)
+    yield made
+    made.close()
+
+
+def states(result: Any) -> dict[str, str]:
+    return {item["target"]: item["state"] for item in result.json["models"]}
+
+
+def invoked(corner: Corner, endpoint: str) -> list[lines.Line]:
+    """Every request that the containers have seen, in order."""
+    since = datetime.now(timezone.utc) - timedelta(hours=1)
+    return [line for line in logs.read(corner.logs, endpoint, since) if line.event == "invoke"]
+
+
+# ---- how often ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("instances", "confidence"), [(2, 0.9), (2, 0.999), (5, 0.99), (20, 0.999)])
+def test_so_many_requests_reach_every_instance_as_probably_as_is_said(instances: int, confidence: float) -> None:
+    count, chance = warm.requests_for(instances, confidence), random.Random(7)
+    runs = 4000
+    missed = sum(len({chance.randrange(instances) for _ in range(count)}) < instances for _ in range(runs))
+    allowed = runs * (1 - confidence)
+    assert missed <= allowed + 4 * allowed**0.5 + 3
+
+
+def test_one_instance_is_asked_once() -> None:
+    assert warm.requests_for(1) == 1
+    assert warm.requests_for(0) == 1
+
+
+# ---- what is asked ------------------------------------------------------------------------------------------------
+
+
+def publish(corner: Corner, folder: Path, name: str, sample: bytes | None, facts: dict[str, Any] | None = None) -> str:
+    place = folder / name
+    (place / "snapshot").mkdir(parents=True)
+    (place / "snapshot" / "config.json").write_text("{}")
+    (place / "handler").mkdir()
+    (place / "handler" / "inference.py").write_text("def model_fn(folder):\n    return 1\n")
+    if sample is not None:
+        (place / "handler" / "sample.json").write_bytes(sample)
+    spec = ModelSpec(name, Source("folder", "x"), handler=place / "handler", task=(facts or {}).get("task"))
+    made = write.build(spec, place / "snapshot", place / "dist")
+    assert made.path
+    corner.publish(made.target, made.path.read_bytes())
+    return made.target
+
+
+def test_a_model_is_asked_its_own_sample_else_one_for_its_task(told: Corner, tmp_path: Path) -> None:
+    with_sample = publish(told, tmp_path, "own", b'{"inputs": "mine"}')
+    for_task = publish(told, tmp_path, "task", None, {"task": "fill-mask"})
+    neither = publish(told, tmp_path, "none", None)
+    endpoint = told.endpoint()
+    words = [word for target in (with_sample, for_task, neither) for word in ("--target", target)]
+    assert told("warm", "--endpoint", endpoint, *words).code == 0
+    bodies = {line.target: line.fields["body"] for line in invoked(told, endpoint)}
+    assert bodies[with_sample] == '{"inputs": "mine"}'
+    assert "[MASK]" in bodies[for_task]
+    assert json.loads(bodies[neither]) == {"inputs": "A short text."}
+    request = tmp_path / "request.json"
+    request.write_text('{"inputs": "given"}')
+    assert told("warm", "--endpoint", endpoint, "--model", "none", "--file", str(request)).code == 0
+    assert invoked(told, endpoint)[-1].fields["body"] == '{"inputs": "given"}'
+
+
+# ---- what becomes of it -------------------------------------------------------------------------------------------
+
+
+def test_a_warm_model_is_not_cold_and_the_log_says_so(told: Corner) -> None:
+    for target in (A, B, C):
+        told.publish(target)
+    assert told("promote", "--model", "b", "--bucket", told.bucket, "--keep-warm").code == 0
+    endpoint = told.endpoint()
+    result = told("warm", "--endpoint", endpoint, "--model", "a", "--kept", "--json")
+    assert result.code == 0
+    assert states(result) == {A: "warm", B: "warm"}
+    assert all(item["reached"] == item["instances"] == 1 for item in result.json["models"])
+    assert all(item["first_seconds"] >= 0 for item in result.json["models"])
+    assert "2 of 2 are on every instance" in result.err
+    for target in (A, B, C):
+        told.invoke(endpoint, target)
+    cold = {line.target: line.fields.get("cold") is True for line in invoked(told, endpoint)[-3:]}
+    assert cold == {A: False, B: False, C: True}
+    shown = told("warm", "--endpoint", endpoint, "--target", A)
+    assert "1 of 1 (log)" in shown.out
+
+
+def test_the_most_used_models_are_warmed(told: Corner) -> None:
+    for target in (A, B, C):
+        told.publish(target)
+    old = told.endpoint()
+    for target, times in ((A, 1), (B, 5), (C, 3)):
+        for _ in range(times):
+            told.invoke(old, target)
+    told.s3.delete_object(Bucket=told.bucket, Key=f"models/{C}")  # a version that is gone is no use
+    result = told("warm", "--endpoint", old, "--most-used", "2", "--hours", "1", "--json")
+    assert result.code == 0
+    assert list(states(result)) == [B, A]
+
+
+def test_what_does_not_fit_is_said(told: Corner) -> None:
+    for target in (A, B, C):
+        told.publish(target, size=40)  # of 100
+    endpoint = told.endpoint()
+    words = [word for target in (A, B, C) for word in ("--target", target)]
+    result = told("warm", "--endpoint", endpoint, *words, "--json")
+    assert result.code == 9
+    assert sorted(states(result).values()) == ["unloaded", "warm", "warm"]
+    assert "not everything fits" in result.err
+    told.publish("d-0123456789ab.tar.gz", size=400)
+    alone = told("warm", "--endpoint", endpoint, "--model", "d", "--json")
+    assert alone.code == 9
+    assert states(alone) == {"d-0123456789ab.tar.gz": "failed"}
+    assert "no room left" in alone.json["models"][0]["message"]
+
+
+def test_a_model_that_refuses_the_request_is_asked_once(told: Corner) -> None:
+    """Refusals count as errors, which alarms watch: it is loaded all the same."""
+    told.publish(A, status=400, message="I want something else")
+    endpoint = told.endpoint(told.config({"ModelName": told.model(), "InitialInstanceCount": 2}))
+    result = told("warm", "--endpoint", endpoint, "--model", "a", "--json")
+    assert result.code == 0
+    (item,) = result.json["models"]
+    assert (item["state"], item["requests"]) == ("refused", 1)
+    assert "something else" in item["message"]
+
+
+def test_a_container_whose_log_names_no_model_leaves_it_at_a_probability(corner: Corner) -> None:
+    corner.publish(A)
+    endpoint = corner.endpoint(corner.config({"ModelName": corner.model(), "InitialInstanceCount": 2}))
+    result = corner("warm", "--endpoint", endpoint, "--model", "a", "--log-seconds", "1", "--json")
+    assert result.code == 0
+    (item,) = result.json["models"]
+    assert (item["state"], item["reached"]) == ("perhaps", None)
+    assert item["requests"] == warm.requests_for(2)
+    assert "99.9 % probable" in result.err
+    few = corner("warm", "--endpoint", endpoint, "--model", "a", "--confidence", "50", "--log-seconds", "0", "--json")
+    assert few.json["models"][0]["requests"] == warm.requests_for(2, 0.5)
+
+
+def test_instances_that_the_log_does_not_show_are_asked_for_again() -> None:
+    """A SageMaker that sends the first twenty requests to one instance, and the next ones to the other as well."""
+    seen: list[str] = []
+
+    class Runtime:
+        def invoke_endpoint(self, **asked: Any) -> Any:
+            seen.append("v/i-1" if len(seen) < 20 else "v/i-2")
+            return {"Body": type("Body", (), {"read": lambda self: b""})()}
+
+    class Logs:
+        def get_paginator(self, _: str) -> Logs:
+            return self
+
+        def paginate(self, **_: Any) -> Any:
+            events = [
+                {
+                    "logStreamName": stream,
+                    "timestamp": 1_800_000_000_000 + at,
+                    "message": json.dumps(
+                        {"level": "info", "event": "invoke", "model": "m", "target": A, "status": 200}
+                    ),
+                }
+                for at, stream in enumerate(seen)
+            ]
+            return [{"events": events}]
+
+    ask = warm.Ask(A, b"{}")
+    (found,) = warm.warm(Runtime(), Logs(), "e", "v", 2, [ask], confidence=0.99, sleep=lambda _: None)  # type: ignore[arg-type]
+    assert (found.state, found.reached) == ("warm", 2)
+    assert found.requests > warm.requests_for(2, 0.99)
+    seen.clear()
+    (found,) = warm.warm(Runtime(), Logs(), "e", "v", 3, [ask], confidence=0.5, sleep=lambda _: None)  # type: ignore[arg-type]
+    assert (found.state, found.reached) == ("perhaps", 1), "two of three were never seen"
+
+
+def test_a_model_that_is_loading_for_long_is_asked_again() -> None:
+    answers: list[Any] = [
+        ClientError({"Error": {"Code": "ModelNotReadyException", "Message": "loading"}}, "InvokeEndpoint"),
+        ClientError({"Error": {"Code": "ThrottlingException", "Message": "slow"}}, "InvokeEndpoint"),
+        {"Body": type("Body", (), {"read": lambda self: b""})()},
+    ]
+
+    class Runtime:
+        def invoke_endpoint(self, **_: Any) -> Any:
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    paused: list[float] = []
+    (found,) = warm.warm(Runtime(), None, "e", "v", 1, [warm.Ask(A, b"")], sleep=paused.append)  # type: ignore[arg-type]
+    assert (found.state, found.requests, paused) == ("perhaps", 3, [1.0, 2.0])
+
+
+def test_the_log_tells_which_instances_have_a_model_now() -> None:
+    def line(at: int, stream: str, event: str, **more: Any) -> lines.Line:
+        return lines.parse(stream, 1_800_000_000_000 + at, json.dumps({"level": "info", "event": event, **more}))
+
+    found = warm.tell(
+        [
+            line(1, "v/1", "load", model="m", target=A),
+            line(2, "v/1", "invoke", model="m", target=A, status=200),
+            line(3, "v/2", "invoke", model="m", target=A, status=200),
+            line(4, "v/1", "load", model="n", target=B),
+            line(5, "v/1", "unload", model="m"),
+            line(6, "v/2", "unload", model="unknown"),
+        ]
+    )
+    assert found.loaded == {A: {"v/2"}, B: {"v/1"}}
+    assert found.unloaded == {A: {"v/1"}}
+    again = warm.tell([line(1, "v/1", "unload", model="m", target=A), line(2, "v/1", "load", model="m", target=A)])
+    assert again.loaded == {A: {"v/1"}}
+    assert not again.unloaded[A]
+
+
+# ---- an update under traffic --------------------------------------------------------------------------------------
+
+
+class Traffic:
+    """Callers who ask for all models without a pause, through whatever endpoint they are told; who answered them, and
+    how."""
+
+    def __init__(self, corner: Corner, endpoint: str, targets: list[str]) -> None:
+        self.endpoint = endpoint
+        self.failed: list[str] = []
+        self.answered = dict.fromkeys(targets, 0)
+        self._corner, self._targets = corner, targets
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(target,)) for target in targets]
+
+    def __enter__(self) -> Traffic:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, target: str) -> None:
+        client = self._corner.client("sagemaker-runtime")
+        while not self._stop.is_set():
+            try:
+                client.invoke_endpoint(EndpointName=self.endpoint, TargetModel=target, Body=b"user")["Body"].read()
+                self.answered[target] += 1
+            except ClientError as problem:
+                self.failed.append(str(problem))
+            time.sleep(0.005)
+
+    def goes_on(self, requests: int = 20) -> None:
+        """Returns after so many more answers of each model."""
+        wanted = {target: count + requests for target, count in self.answered.items()}
+        while any(self.answered[target] < count for target, count in wanted.items()) and not self.failed:
+            time.sleep(0.005)
+
+
+def cold_users(corner: Corner, *endpoints: str) -> int:
+    """How many requests of users waited for a load."""
+    return sum(
+        line.fields.get("cold") is True and line.fields["body"] == "user"
+        for endpoint in endpoints
+        for line in invoked(corner, endpoint)
+    )
+
+
+def test_without_warming_every_model_is_cold_once_after_an_update(told: Corner) -> None:
+    """What the two tests below do away with."""
+    targets = [A, B, C]
+    for target in targets:
+        told.publish(target)
+    endpoint = told.endpoint()
+    with Traffic(told, endpoint, targets) as traffic:
+        traffic.goes_on()
+        before = cold_users(told, endpoint)
+        told.sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=told.config())
+        assert told.settled(endpoint)["EndpointStatus"] == "InService"
+        traffic.goes_on()
+    assert traffic.failed == []
+    assert cold_users(told, endpoint) - before == len(targets)
+
+
+def test_an_update_through_a_second_endpoint_has_no_cold_request(told: Corner) -> None:
+    targets = [A, B, C]
+    for target in targets:
+        told.publish(target)
+    old = told.endpoint()
+    with Traffic(told, old, targets) as traffic:
+        traffic.goes_on()
+        before = cold_users(told, old)
+        new = told.endpoint()  # the same bucket, another configuration
+        used = told("warm", "--endpoint", old, "--most-used", "10", "--hours", "1", "--dry-run")
+        assert all(target in used.err for target in targets)
+        words = [word for target in targets for word in ("--target", target)]
+        assert states(told("warm", "--endpoint", new, *words, "--json")) == dict.fromkeys(targets, "warm")
+        traffic.endpoint = new
+        traffic.goes_on()
+    assert traffic.failed == []
+    assert cold_users(told, old, new) - before == 0
+
+
+def test_weights_that_go_over_to_a_warm_variant_make_no_cold_request(told: Corner) -> None:
+    targets = [A, B, C]
+    for target in targets:
+        told.publish(target)
+    blue = {"VariantName": "blue", "ModelName": told.model(), "InitialVariantWeight": 1.0}
+    green = {"VariantName": "green", "ModelName": told.model(), "InitialVariantWeight": 0.0}
+    endpoint = told.endpoint(told.config(blue, green))
+    with Traffic(told, endpoint, targets) as traffic:
+        traffic.goes_on()
+        before = cold_users(told, endpoint)
+        words = [word for target in targets for word in ("--target", target)]
+        result = told("warm", "--endpoint", endpoint, "--variant", "green", *words, "--json")
+        assert states(result) == dict.fromkeys(targets, "warm")
+        assert {item["variant"] for item in result.json["models"]} == {"green"}
+        told.sagemaker.update_endpoint_weights_and_capacities(
+            EndpointName=endpoint,
+            DesiredWeightsAndCapacities=[
+                {"VariantName": "blue", "DesiredWeight": 0.0},
+                {"VariantName": "green", "DesiredWeight": 1.0},
+            ],
+        )
+        assert told.settled(endpoint)["EndpointStatus"] == "InService"
+        traffic.goes_on()
+    assert traffic.failed == []
+    assert cold_users(told, endpoint) - before == 0
+    assert invoked(told, endpoint)[-1].variant == "green"
+
+
+# ---- channels that are kept warm ----------------------------------------------------------------------------------
+
+
+def test_a_channel_is_kept_warm_until_that_is_taken_back(corner: Corner) -> None:
+    corner.publish(A)
+    where = ["--bucket", corner.bucket]
+    first = corner("promote", "--model", "a", "--keep-warm", *where)
+    assert "revision 1, kept warm" in first.out
+    corner.publish("a-ba9876543210.tar.gz")
+    assert corner("promote", "--model", "a", "--version", "ba98", *where, "--json").json["keep_warm"] is True
+    assert "(kept warm)" in corner("channels", *where).out
+    again = corner("promote", "--model", "a", "--version", "ba98", "--no-keep-warm", *where)
+    assert "revision 2)" in again.out, "it is no revision: a rollback still leads to the version before"
+    listed = corner("channels", *where, "--json").json["channels"]
+    assert [(item["name"], item["keep_warm"], item["revision"]) for item in listed] == [("a", False, 2)]
+    assert corner("promote", "--model", "a", "--keep-warm", "--no-keep-warm", *where).code == 2
+    dry = corner("promote", "--model", "a", "--keep-warm", "--dry-run", *where)
+    assert "kept warm" in dry.err
+    assert corner("channels", *where, "--json").json["channels"][0]["keep_warm"] is False
+
+
+def test_two_who_change_a_channel_at_once_do_not_lose_either(corner: Corner) -> None:
+    from mme import aws, channels, releases
+    from mme.errors import ConflictError, ReleaseError
+
+    corner.publish(A)
+    s3, store = aws.s3_client(None), releases.Store(corner.bucket)
+    with pytest.raises(ReleaseError, match="no channel"):
+        channels.keep_warm(s3, store, channels.read(s3, store, "a"), True)
+    channel = channels.change(s3, store, channels.read(s3, store, "a"), {A: 1}, action="promote", author="me")
+    kept = channels.keep_warm(s3, store, channel, True)
+    assert channels.read(s3, store, "a") == kept
+    corner.publish("a-ba9876543210.tar.gz")
+    with pytest.raises(ConflictError):
+        channels.change(s3, store, channel, {"a-ba9876543210.tar.gz": 1}, action="promote", author="other")
+    assert channels.keep_warm(s3, store, kept, True) is kept
+
+
+# ---- bad input ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--most-used", "0"],
+        ["--most-used", "many"],
+        ["--kept", "--hours", "0"],
+        ["--kept", "--confidence", "100"],
+        ["--kept", "--confidence", "sure"],
+        ["--kept", "--log-seconds", "-1"],
+    ],
+)
+def test_bad_flags_are_refused(corner: Corner, words: list[str]) -> None:
+    assert corner("warm", "--endpoint", "e", *words).code == 2
+
+
+def test_what_is_not_there_is_said(corner: Corner, tmp_path: Path) -> None:
+    corner.publish(A)
+    endpoint = corner.endpoint()
+    where = ["--endpoint", endpoint]
+    assert corner("warm", *where, "--model", "none").code == 8
+    assert corner("warm", *where, "--target", "none-0123456789ab.tar.gz").code == 8
+    assert "blue" in corner("warm", *where, "--model", "a", "--variant", "blue").err
+    assert corner("warm", *where, "--model", "a", "--file", str(tmp_path / "none.json")).code == 2
+    assert corner("warm", *where, "--model", "a", "--file", str(tmp_path / "x.txt")).code == 2
+    nothing = corner("warm", *where, "--kept", "--json")
+    assert (nothing.code, nothing.json["models"]) == (0, [])
+    assert "No channel is kept warm" in nothing.err
+    assert "names no model" in corner("warm", *where, "--most-used", "3").err
