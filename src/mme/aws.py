@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from types_boto3_sagemaker_runtime import SageMakerRuntimeClient
 
 CONNECTIONS = 16
+ATTEMPTS = 5  # of each call, with the pauses of boto3's standard mode between them
 
 # SageMaker gives a model 60 s to answer; a client that gives up earlier would never see that answer.
 PREDICT_READ_TIMEOUT_S = 70
@@ -50,12 +51,17 @@ def sagemaker_client(region: str | None) -> SageMakerClient:
         return boto3.client("sagemaker", region_name=region, config=_config(read_timeout=60))
 
 
-def runtime_client(region: str | None) -> SageMakerRuntimeClient:
-    """A client for predictions, patient enough for the slowest answer that SageMaker allows."""
+def runtime_client(
+    region: str | None, *, retries: bool = True, connections: int = CONNECTIONS
+) -> SageMakerRuntimeClient:
+    """A client for predictions, patient enough for the slowest answer that SageMaker allows.
+
+    Without ``retries`` it asks once: for who asks again by rules of its own. ``connections`` are kept open.
+    """
+    attempts = ATTEMPTS if retries else 1
     with explained("prepare a SageMaker runtime client", error=EndpointError):
-        return boto3.client(
-            "sagemaker-runtime", region_name=region, config=_config(read_timeout=PREDICT_READ_TIMEOUT_S)
-        )
+        config = _config(PREDICT_READ_TIMEOUT_S, attempts, connections)
+        return boto3.client("sagemaker-runtime", region_name=region, config=config)
 
 
 def cloudwatch_client(region: str | None) -> CloudWatchClient:
@@ -75,12 +81,12 @@ def is_local(client: Any) -> bool:
     return urlsplit(str(client.meta.endpoint_url)).hostname in ("127.0.0.1", "localhost", "::1")
 
 
-def _config(read_timeout: int) -> Config:
+def _config(read_timeout: int, attempts: int = ATTEMPTS, connections: int = CONNECTIONS) -> Config:
     return Config(
         connect_timeout=10,
         read_timeout=read_timeout,
-        retries={"mode": "standard", "max_attempts": 4},
-        max_pool_connections=CONNECTIONS,
+        retries={"mode": "standard", "total_max_attempts": attempts},
+        max_pool_connections=connections,
         tcp_keepalive=True,
         user_agent_extra=f"mme/{__version__}",
     )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from mme.aws import code_of, explained
+from mme.client import errors
 from mme.errors import EndpointError, UsageError
 
 if TYPE_CHECKING:
@@ -27,13 +29,17 @@ NPY = "application/x-npy"
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back: the body as the model sent it, its type, who answered, and how long it took in seconds."""
+    """What came back: the body as the model sent it, its type, who answered, and how long it took in seconds.
+
+    ``seconds`` is the time of the try that was answered, and ``tries`` how many there were.
+    """
 
     body: bytes
     content_type: str
     target: str
     variant: str
     seconds: float
+    tries: int = 1
 
 
 def predict(
@@ -45,14 +51,24 @@ def predict(
     content_type: str = JSON,
     accept: str = JSON,
     patience: float = PATIENCE_S,
+    attempts: int = 1,
     sleep: Callable[[float], None] = time.sleep,
     clock: Callable[[], float] = time.monotonic,
+    chance: Callable[[], float] = random.random,
     waiting: Callable[[], None] = lambda: None,
 ) -> Answer:
     """Ask one target model on the endpoint.
 
     While the endpoint is still loading the model it is asked again, for ``patience`` seconds in all; ``waiting`` is
-    called before each further try. Raises EndpointError; when the model itself refused or failed, with its own words.
+    called before each further try. What else is worth another try gets ``attempts`` in all: throttling, 503 and
+    ServiceUnavailable ("try your call again", says InvokeEndpoint's reference), and a connection that was never made.
+    They are ``chance() * min(20, 2 ** n)`` seconds apart, as AWS's SDKs do it ("Retry behavior" in the AWS SDKs and
+    Tools Reference Guide). Not tried again: what the model itself answered, and a request that was sent and not
+    answered; the model may still be at work on it, and a second one would add to what made it slow. ``attempts`` is 1
+    by default because a client of boto3 has tries of its own: give more only with one that has them turned off, as
+    ``aws.runtime_client(region, retries=False)``.
+
+    Raises the errors of ``mme.client.errors``; when the model itself refused or failed, with its own words.
     """
     if len(body) > MAX_BODY:
         raise UsageError(
@@ -61,40 +77,44 @@ def predict(
         )
     start = clock()
     pause = 1.0
+    failed = backoff = 0
     while True:
         asked = clock()
-        with explained(f"ask {target} on endpoint {endpoint}", error=EndpointError):
-            try:
-                answer = runtime.invoke_endpoint(
-                    EndpointName=endpoint,
-                    TargetModel=target,
-                    Body=body,
-                    ContentType=content_type,
-                    Accept=accept,
-                )
-                return Answer(
-                    answer["Body"].read(),
-                    answer.get("ContentType", ""),
-                    target,
-                    answer.get("InvokedProductionVariant", ""),
-                    clock() - asked,
-                )
-            except ClientError as error:
-                if code_of(error) == "ModelError":
-                    raise _model_error(error, target) from error
-                if code_of(error) in ("ValidationError", "ValidationException"):
-                    raise _not_valid(error, endpoint, target) from error
-                if code_of(error) != "ModelNotReadyException":
-                    raise
+        try:
+            answer = runtime.invoke_endpoint(
+                EndpointName=endpoint,
+                TargetModel=target,
+                Body=body,
+                ContentType=content_type,
+                Accept=accept,
+            )
+            return Answer(
+                answer["Body"].read(),
+                answer.get("ContentType", ""),
+                target,
+                answer.get("InvokedProductionVariant", ""),
+                clock() - asked,
+                failed + 1,
+            )
+        except (ClientError, BotoCoreError, HTTPClientError) as caught:
+            error = errors.typed(caught, endpoint, target)
+            failed += 1
+            if isinstance(error, errors.ModelNotReady):
                 if clock() - start + pause > patience:
-                    raise EndpointError(
+                    raise errors.ModelNotReady(
                         f"{target} was still loading after {clock() - start:.0f} s.",
                         "Ask again in a minute. If it stays so, the model may be too large for the instances: see "
                         "the endpoint's log.",
-                    ) from error
+                    ) from caught
+                wait, pause = pause, min(2 * pause, 10.0)
+            else:
+                attempts -= 1
+                if attempts < 1 or not isinstance(error, (errors.Throttled, errors.EndpointUnavailable)):
+                    raise error from caught
+                wait = chance() * min(20.0, 2.0**backoff)
+                backoff += 1
         waiting()
-        sleep(pause)
-        pause = min(2 * pause, 10.0)
+        sleep(wait)
 
 
 def decode(answer: Answer) -> Any:
@@ -110,7 +130,7 @@ def decode(answer: Answer) -> Any:
             return _read_array(answer.body)
         return answer.body.decode("utf-8")
     except ValueError as error:
-        raise EndpointError(
+        raise errors.AnswerError(
             f"{answer.target} answered {len(answer.body):,} bytes of {kind or 'no type'} that cannot be shown as JSON.",
             "Write them to a file with --save FILE.",
         ) from error
@@ -124,36 +144,6 @@ def _read_array(body: bytes) -> Any:
             f"Showing {NPY} needs numpy.", "pip install numpy, or write the answer to a file with --save FILE."
         ) from error
     return numpy.load(io.BytesIO(body), allow_pickle=False).tolist()
-
-
-def _model_error(error: ClientError, target: str) -> EndpointError:
-    """The container's own message out of SageMaker's ModelError."""
-    status = error.response.get("OriginalStatusCode", "an error")
-    original = str(error.response.get("OriginalMessage") or "").strip()
-    if not original:
-        original = str(error.response.get("Error", {}).get("Message", "")).strip()
-    message = original
-    try:
-        parsed = json.loads(original)
-        if isinstance(parsed, dict):
-            message = str(parsed.get("message") or parsed.get("error") or original)
-    except ValueError:
-        pass
-    log = error.response.get("LogStreamArn")
-    hint = f"The model's log: {log}" if log and str(status) != "400" else None
-    return EndpointError(f"{target} answered {status}: {message}", hint)
-
-
-def _not_valid(error: ClientError, endpoint: str, target: str) -> EndpointError:
-    message = str(error.response.get("Error", {}).get("Message", "")).strip()
-    lower = message.lower()
-    if "endpoint" in lower and "not found" in lower:
-        hint = "Check --endpoint, MME_ENDPOINT and the region; terraform apply creates the endpoint."
-    elif "model data" in lower or "target" in lower or "s3" in lower:
-        hint = "See what is released: invoke releases. The endpoint reads the model prefix of its own bucket only."
-    else:
-        hint = None
-    return EndpointError(f"Endpoint {endpoint} refused the request for {target}: {message}", hint)
 
 
 def archives_in_use(sagemaker: SageMakerClient) -> dict[str, list[str]]:
