@@ -22,6 +22,7 @@ from mme.local import LocalAws
 
 FAKE_CONTAINER = shlex.join([sys.executable, str(Path(__file__).with_name("fake_container.py"))])
 IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/models:1"
+BUSY = ("Creating", "Updating", "RollingBack", "Deleting")
 TRUST = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
 
 
@@ -164,11 +165,7 @@ class Cloud:
 
     def settled(self, name: str) -> dict[str, Any]:
         """What DescribeEndpoint says once nothing is under way."""
-        found: dict[str, Any] = wait_for(
-            lambda: (
-                (answer := self.status(name))["EndpointStatus"] not in ("Creating", "Updating", "Deleting") and answer
-            )
-        )
+        found: dict[str, Any] = wait_for(lambda: (answer := self.status(name))["EndpointStatus"] not in BUSY and answer)
         return found
 
     def gone(self, name: str) -> bool:

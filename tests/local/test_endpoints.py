@@ -150,6 +150,7 @@ def test_an_update_keeps_what_it_is_told_to_keep(cloud: Cloud) -> None:
     cloud.sagemaker.update_endpoint_weights_and_capacities(
         EndpointName=endpoint, DesiredWeightsAndCapacities=[capacity]
     )
+    cloud.settled(endpoint)
 
     def updated(**more: Any) -> tuple[int, float]:
         cloud.sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=cloud.config(), **more)
@@ -169,7 +170,7 @@ def test_capacities_change_only_where_they_are_named(cloud: Cloud) -> None:
         cloud.sagemaker.update_endpoint_weights_and_capacities(
             EndpointName=endpoint, DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", **more}]
         )
-        state = cloud.status(endpoint)
+        state = cloud.settled(endpoint)
         assert state["EndpointStatus"] == "InService"
         found: dict[str, Any] = state["ProductionVariants"][0]
         return found

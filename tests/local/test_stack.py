@@ -8,12 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from local_tools import Cloud, wait_for
+from local_tools import FAKE_CONTAINER, Cloud, wait_for
 
 from mme import terraform
+from mme.local import LocalAws
 
 CHANGED = ["-var", "image_tag=2", "-var", "instance_type=ml.m7i.large", "-var", 'environment={TEST_GREETING="bye"}']
 FEWER = ["-var", "variants={blue=1}", "-var", "instance_count=1"]
+
+
+@pytest.fixture(scope="module")
+def local_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+    """One whose minutes are short: the stack's updates wait as their deployment policy has it."""
+    with LocalAws(tmp_path_factory.mktemp("stack") / "data", container=FAKE_CONTAINER, minute=0.5) as aws:
+        yield aws
 
 
 @pytest.fixture

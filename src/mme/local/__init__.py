@@ -24,7 +24,9 @@ __all__ = ["LocalAws"]
 class LocalAws:
     """The local AWS, up from entering the ``with`` block until leaving it.
 
-    ``container`` is ``ours``, ``stock`` or a command line. With ``echo``, its progress goes to this process's stderr.
+    ``container`` is ``ours``, ``stock`` or a command line; up to ``max_instances`` run for one variant. AWS's
+    minute, of metrics, alarms, cool-downs and the waits of an update, lasts ``minute`` seconds. With ``echo``, its
+    progress goes to this process's stderr.
     Raises UsageError when it cannot start: the port is taken, the folder is in use, a package is missing.
     """
 
@@ -37,6 +39,8 @@ class LocalAws:
         region: str = "us-east-1",
         account: str = "123456789012",
         iam: bool = True,
+        max_instances: int = 2,
+        minute: float = 60.0,
         echo: bool = False,
     ) -> None:
         self._command = [
@@ -44,6 +48,7 @@ class LocalAws:
             *("--data-dir", str(data_dir), "--port", str(port), "--container", container),
             *("--region", region, "--account", account),
             *([] if iam else ["--no-iam"]),
+            *("--max-instances", str(max_instances), "--minute", str(minute)),
         ]
         self._echo = echo
         self._process: subprocess.Popen[str] | None = None

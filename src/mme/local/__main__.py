@@ -37,11 +37,29 @@ def parse(argv: Sequence[str]) -> Settings:
         "--no-iam", dest="iam", action="store_false", help="do not hold identities and roles to their policies"
     )
     parser.add_argument(
+        "--max-instances",
+        type=int,
+        default=2,
+        metavar="N",
+        help="how many containers run for one variant (default 2); more instances are counted, and the log says so",
+    )
+    parser.add_argument(
+        "--minute",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="how long AWS's minute lasts here (default 60): of metrics, alarms, cool-downs and the waits of an update",
+    )
+    parser.add_argument(
         "--exit-with-parent", action="store_true", help="stop as soon as standard input closes (for programs)"
     )
     words = parser.parse_args(argv)
     if not 0 <= words.port <= 65535:
         parser.error("--port is a number from 0 to 65535")
+    if words.max_instances < 1:
+        parser.error("--max-instances is 1 or more")
+    if not 0.1 <= words.minute <= 60:
+        parser.error("--minute is 0.1 to 60 seconds")
     if not (len(words.account) == 12 and words.account.isdigit()):
         parser.error("--account is 12 digits")
     if not re.fullmatch(r"[a-z]{2}(-gov)?-[a-z]+-\d", words.region) or words.region.startswith("cn-"):

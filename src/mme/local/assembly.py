@@ -19,10 +19,12 @@ from mme.local.app import App
 from mme.local.corrections import apply
 from mme.local.iam.access import Access
 from mme.local.iam.directory import Directory
+from mme.local.sagemaker.alarms import Alarms
 from mme.local.sagemaker.cloudwatch import CloudWatch
 from mme.local.sagemaker.endpoints import Endpoints, container_of
 from mme.local.sagemaker.fetch import Archives
 from mme.local.sagemaker.hosting import Hosting
+from mme.local.sagemaker.minutes import Minutes
 from mme.local.sagemaker.runtime import EndpointFacts, Runtime
 from mme.local.settings import ACCESS_KEY, Settings
 
@@ -42,9 +44,11 @@ def build(settings: Settings, folder: Path) -> Built:
         enforced=settings.iam,
     )
     archives = Archives(settings.account, settings.partition, access.role_may_read)
-    hosting = Hosting(folder / "endpoints", settings.container, archives)
-    observer = CloudWatch(settings.account).of
-    apply.apply(Endpoints(hosting, observer), access.role_for_sagemaker, folder / "objects")
+    hosting = Hosting(folder / "endpoints", settings.container, archives, settings.max_instances)
+    minutes = Minutes(settings.minute)
+    alarms = Alarms(settings.account, minutes)
+    endpoints = Endpoints(hosting, CloudWatch(settings.account, minutes).of, alarms.ringing, minutes)
+    apply.apply(endpoints, access.role_for_sagemaker, folder / "objects")
 
     def find(region: str, name: str) -> EndpointFacts | None:
         backend = sagemaker_backends[settings.account][region]
@@ -57,7 +61,7 @@ def build(settings: Settings, folder: Path) -> Built:
         modes = [container_of(model).get("Mode") for model in models if model is not None]
         return EndpointFacts(name, endpoint.endpoint_status, all(mode == "MultiModel" for mode in modes))
 
-    runtime = Runtime(hosting, settings.account, find, access.invoke, observer)
+    runtime = Runtime(hosting, settings.account, find, access.invoke)
     return Built(App(settings, folder / "objects", DomainDispatcherApplication(_moto_app), runtime, access), hosting)
 
 

@@ -25,6 +25,10 @@ class Settings:
     region: str = "us-east-1"
     account: str = "123456789012"
     iam: bool = True
+    max_instances: int = 2
+    """Containers that run for one variant; more instances than these are counted only."""
+    minute: float = 60.0
+    """Seconds that AWS's minute lasts here."""
     exit_with_parent: bool = False
 
     @property

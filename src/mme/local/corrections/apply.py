@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mme.local.corrections.others import alarm_tags, autoscaling_tags, composite_alarms, log_group_keys
+from mme.local.corrections.others import (
+    alarm_tags,
+    autoscaling_tags,
+    composite_alarms,
+    log_group_keys,
+    metric_dimensions,
+)
 from mme.local.corrections.s3 import bucket_policies, composite_checksums, delete_markers, lifecycle_rules, object_bytes
 from mme.local.corrections.sagemaker import (
     endpoint_configurations,
@@ -34,6 +40,7 @@ def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folde
     bucket_policies()
     lifecycle_rules()
     composite_alarms()
+    metric_dimensions()
     alarm_tags()
     log_group_keys()
     delete_markers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from typing import Any
 
@@ -85,6 +86,26 @@ def composite_alarms() -> None:
         return EmptyResult()
 
     CloudWatchResponse.put_composite_alarm = put_composite_alarm
+
+
+def metric_dimensions() -> None:
+    """GetMetricStatistics takes metrics that have more dimensions than it was asked for: the requests of a variant come
+    twice, since SageMaker has them once more with the dimension EndpointConfigName."""
+    from moto.cloudwatch.models import CloudWatchBackend
+
+    statistics = CloudWatchBackend.get_metric_statistics
+
+    def get_metric_statistics(self: Any, *args: Any, **named: Any) -> Any:
+        wanted = {(one["Name"], one["Value"]) for one in named.get("dimensions") or []}
+        if not wanted:
+            return statistics(self, *args, **named)
+        view = copy.copy(self)
+        view.metric_data = [
+            datum for datum in self.metric_data if {(one.name, one.value) for one in datum.dimensions} == wanted
+        ]
+        return statistics(view, *args, **named)
+
+    CloudWatchBackend.get_metric_statistics = get_metric_statistics
 
 
 def alarm_tags() -> None:

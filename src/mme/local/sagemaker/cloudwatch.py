@@ -2,61 +2,83 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-import uuid
+from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
-_MACHINE = ("LoadedModelCount",)
+from mme.local.sagemaker.minutes import Minutes
+
+_MACHINE = ("LoadedModelCount", "CPUUtilization", "MemoryUtilization", "DiskUtilization")
 _LINES = 10_000
 """Log lines kept per container; moto keeps them in memory."""
+_STEP = math.log(1.02)
+"""Values are counted in steps of two percent, for percentiles: few numbers, however many requests."""
 
 
 class CloudWatch:
     """Writes into moto's CloudWatch and CloudWatch Logs. One for the whole local AWS."""
 
-    def __init__(self, account: str) -> None:
+    def __init__(self, account: str, minutes: Minutes) -> None:
         self._account = account
+        self._minutes = minutes
         self._lock = threading.Lock()
+        self._minute = 0
         self._datums: dict[tuple[str, ...], Any] = {}
+        """This minute's record of each metric."""
 
-    def of(self, region: str, endpoint: str) -> Endpoint:
-        """The observer of one endpoint."""
-        return Endpoint(self, region, endpoint)
+    def of(self, region: str, endpoint: str, config: str) -> Endpoint:
+        """The observer of one endpoint under one configuration."""
+        return Endpoint(self, region, endpoint, config)
 
-    def metric(self, region: str, endpoint: str, variant: str, name: str, value: float, unit: str) -> None:
+    def metric(self, region: str, dimensions: Mapping[str, str], name: str, value: float, unit: str) -> None:
         """Adds to the metric's minute: one record a minute and metric, however many requests there are."""
+        with self._lock:
+            datum = self._datum(region, dimensions, name, unit)
+            datum.sum += value
+            datum.min = min(datum.min, value)
+            datum.max = max(datum.max, value)
+            datum.sample_count += 1
+            datum.mme_counts[round(math.log(value) / _STEP) if value > 0 else None] += 1
+
+    def gauge(
+        self, region: str, dimensions: Mapping[str, str], instance: str, name: str, value: float, unit: str
+    ) -> None:
+        """Sets an instance's value in this minute; the metric has one sample of each instance."""
+        with self._lock:
+            datum = self._datum(region, dimensions, name, unit)
+            datum.mme_instances[instance] = value
+            values = datum.mme_instances.values()
+            datum.sum, datum.min, datum.max, datum.sample_count = sum(values), min(values), max(values), len(values)
+
+    def _datum(self, region: str, dimensions: Mapping[str, str], name: str, unit: str) -> Any:
         from moto.cloudwatch.models import MetricAggregatedDatum, cloudwatch_backends
 
-        minute = int(time.time() // 60) * 60
-        key = (region, endpoint, variant, name, str(minute))
-        with self._lock:
-            datum = self._datums.get(key)
-            if datum is not None:
-                datum.sum += value
-                datum.min = min(datum.min, value)
-                datum.max = max(datum.max, value)
-                datum.sample_count += 1
-                return
-            dimensions = [
-                {"Name": "EndpointName", "Value": endpoint},
-                {"Name": "VariantName", "Value": variant},
-            ]
+        minute = self._minutes.number(time.time())
+        key = (region, name, *dimensions.values())
+        if minute != self._minute:
+            self._minute, self._datums = minute, {}
+        datum = self._datums.get(key)
+        if datum is None:
             datum = MetricAggregatedDatum(
                 namespace="/aws/sagemaker/Endpoints" if name in _MACHINE else "AWS/SageMaker",
                 name=name,
-                min_stat=value,
-                max_stat=value,
-                sample_count=1.0,
-                sum_stat=value,
-                dimensions=dimensions,
-                timestamp=datetime.fromtimestamp(minute, timezone.utc).replace(tzinfo=None),
+                min_stat=math.inf,
+                max_stat=-math.inf,
+                sample_count=0.0,
+                sum_stat=0.0,
+                dimensions=[{"Name": key, "Value": value} for key, value in dimensions.items()],
+                timestamp=_utc(self._minutes.start(minute)),
                 unit=unit,
             )
-            self._datums = {k: d for k, d in self._datums.items() if k[-1] == str(minute)}
+            datum.mme_counts = Counter()
+            datum.mme_instances = {}
             self._datums[key] = datum
             cloudwatch_backends[self._account][region].metric_data.append(datum)
+        return datum
 
     def output(self, region: str, endpoint: str, stream: str, line: str, *, first: bool) -> None:
         """Adds a line to a log stream of the endpoint's group.
@@ -83,18 +105,44 @@ class CloudWatch:
 
 
 class Endpoint:
-    """A ``variant.Observer``."""
+    """A ``spec.Observer``. SageMaker has every metric twice: of the variant, and of it under one configuration."""
 
-    def __init__(self, cloudwatch: CloudWatch, region: str, name: str) -> None:
+    def __init__(self, cloudwatch: CloudWatch, region: str, name: str, config: str) -> None:
         self._cloudwatch = cloudwatch
         self._region = region
         self._name = name
-        self._streams: dict[str, str] = {}
+        self._config = config
+        self._spoken = False
+
+    def _dimensions(self, variant: str) -> tuple[Mapping[str, str], Mapping[str, str]]:
+        plain = {"EndpointName": self._name, "VariantName": variant}
+        return plain, {**plain, "EndpointConfigName": self._config}
 
     def metric(self, variant: str, name: str, value: float, unit: str) -> None:
-        self._cloudwatch.metric(self._region, self._name, variant, name, value, unit)
+        for dimensions in self._dimensions(variant):
+            self._cloudwatch.metric(self._region, dimensions, name, value, unit)
 
-    def output(self, variant: str, line: str) -> None:
-        first = variant not in self._streams
-        stream = self._streams.setdefault(variant, f"{variant}/i-{uuid.uuid4().hex[:17]}")
-        self._cloudwatch.output(self._region, self._name, stream, line, first=first)
+    def gauge(self, variant: str, instance: str, name: str, value: float, unit: str) -> None:
+        for dimensions in self._dimensions(variant):
+            self._cloudwatch.gauge(self._region, dimensions, instance, name, value, unit)
+
+    def output(self, variant: str, instance: str, line: str) -> None:
+        first, self._spoken = not self._spoken, True
+        self._cloudwatch.output(self._region, self._name, f"{variant}/{instance}", line, first=first)
+
+
+def percentile(counts: Mapping[int | None, int], part: float) -> float:
+    """The value below which ``part`` of the counted values lie, 0 to 1, within a percent; 0 for none."""
+    wanted = part * sum(counts.values())
+    seen = 0
+    value = 0.0
+    for step in sorted(counts, key=lambda step: -math.inf if step is None else step):
+        value = 0.0 if step is None else math.exp(step * _STEP)
+        seen += counts[step]
+        if seen >= wanted:
+            break
+    return value
+
+
+def _utc(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, timezone.utc).replace(tzinfo=None)

@@ -1,4 +1,4 @@
-"""The life of an endpoint as DescribeEndpoint tells it: Creating, InService, Updating, Failed, Deleting, gone.
+"""The life of an endpoint as DescribeEndpoint tells it, from Creating by InService and Updating until it is gone.
 
 Sits between moto, which keeps the records, and ``Hosting``, which runs the containers. An endpoint is InService only
 while its containers are healthy.
@@ -7,29 +7,53 @@ while its containers are healthy.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
 from mme.local.console import log
-from mme.local.sagemaker.hosting import Hosting
+from mme.local.sagemaker.deployment import BadPolicy, Policy, RollbackFailed, read, roll_out
+from mme.local.sagemaker.hosting import Hosting, Opened
+from mme.local.sagemaker.minutes import Minutes
 from mme.local.sagemaker.spec import Observer, VariantSpec
 from mme.runner.errors import ContainerError
 
 BUSY = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
+_PENDING = frozenset(
+    ("VariantName", "DeployedImages", "CurrentWeight", "DesiredWeight", "CurrentInstanceCount", "DesiredInstanceCount")
+)
+"""What PendingDeploymentSummary has of a variant."""
+_LOOK_SECONDS = 0.2
+"""How often the alarms are looked at while an update is watched."""
 
 
 class EndpointRefused(Exception):
     """The request cannot be followed; the message is what SageMaker's ValidationException says."""
 
 
+class RolledBack(Exception):
+    """An update that went back to where it began; the message is its FailureReason."""
+
+
 class Endpoints:
     """Starts, moves and ends what moto's endpoint records describe."""
 
-    def __init__(self, hosting: Hosting, observer: Callable[[str, str], Observer]) -> None:
-        """``observer`` is called with (region, endpoint name) for whoever records metrics and logs."""
+    def __init__(
+        self,
+        hosting: Hosting,
+        observer: Callable[[str, str, str], Observer],
+        ringing: Callable[[str, Sequence[str]], list[str]],
+        minutes: Minutes,
+    ) -> None:
+        """``observer`` is called with (region, endpoint, configuration) for whoever records metrics and logs.
+
+        ``ringing`` answers which of the alarms of these names are in ALARM in a region.
+        """
         self._hosting = hosting
         self._observer = observer
+        self._ringing = ringing
+        self._minutes = minutes
         self._lock = threading.Lock()
 
     def create(self, backend: Any, endpoint: Any) -> None:
@@ -40,7 +64,8 @@ class Endpoints:
         endpoint.production_variants = variant_summaries(backend, config.production_variants)
         shadows = getattr(config, "shadow_production_variants", None)
         endpoint.shadow_production_variants = variant_summaries(backend, shadows) if shadows else None
-        self._in_background(self._bring_up, backend, endpoint, config, True)
+        summaries = endpoint.production_variants
+        self._in_background(self._bring_up, backend, endpoint, config, summaries, Policy(), None)
 
     def update(
         self,
@@ -61,16 +86,29 @@ class Endpoints:
         if config is None:
             arn = endpoint.arn.replace(":endpoint/", ":endpoint-config/").rpartition("/")[0]
             raise EndpointRefused(f'Could not find endpoint configuration "{arn}/{config_name}".')
+        summaries = variant_summaries(backend, config.production_variants)
+        kept = {v["VariantName"]: v for v in endpoint.production_variants} if retain else {}
+        for summary in summaries:
+            old = kept.get(summary["VariantName"], {})
+            for what in ("Weight", "InstanceCount"):
+                if f"Desired{what}" not in not_retained and f"Current{what}" in old:
+                    summary[f"Current{what}"] = summary[f"Desired{what}"] = old[f"Current{what}"]
+        try:
+            policy = read(deployment, max(int(summary.get("CurrentInstanceCount") or 1) for summary in summaries))
+        except BadPolicy as problem:
+            raise EndpointRefused(str(problem)) from problem
         with self._lock:
             _require_in_service(endpoint)
             endpoint.endpoint_status = "Updating"
             endpoint.failure_reason = None
             endpoint.last_modified_time = _now()
-        kept = {v["VariantName"]: v for v in endpoint.production_variants} if retain else {}
-        self._in_background(self._bring_up, backend, endpoint, config, False, kept, frozenset(not_retained), deployment)
+        self._in_background(self._bring_up, backend, endpoint, config, summaries, policy, deployment)
 
     def set_capacities(self, endpoint: Any, wanted: Sequence[Mapping[str, Any]]) -> None:
-        """UpdateEndpointWeightsAndCapacities: only what is named changes. Raises EndpointRefused."""
+        """UpdateEndpointWeightsAndCapacities: only what is named changes. Raises EndpointRefused.
+
+        Weights change at once. Where instances come or go, the endpoint is Updating until they have.
+        """
         variants = {v["VariantName"]: v for v in endpoint.production_variants}
         names = [item["VariantName"] for item in wanted]
         unknown = [name for name in names if name not in variants]
@@ -81,16 +119,45 @@ class Endpoints:
             )
         if len(set(names)) != len(names):
             raise EndpointRefused("The variant names were non-unique within the request.")
+        counts = {}
+        for item in wanted:
+            count = item.get("DesiredInstanceCount")
+            if count is not None and count < 1:
+                raise EndpointRefused(
+                    f'The desired instance count of variant "{item["VariantName"]}" must be 1 or more, not {count}.'
+                )
+            if count is not None and count != variants[item["VariantName"]].get("CurrentInstanceCount"):
+                counts[item["VariantName"]] = int(count)
         with self._lock:
             _require_in_service(endpoint)
+            endpoint.last_modified_time = _now()
+            if counts:
+                endpoint.endpoint_status = "Updating"
         for item in wanted:
-            for what in ("Weight", "InstanceCount"):
-                if item.get(f"Desired{what}") is not None:
-                    variants[item["VariantName"]][f"Desired{what}"] = item[f"Desired{what}"]
-                    variants[item["VariantName"]][f"Current{what}"] = item[f"Desired{what}"]
-        endpoint.last_modified_time = _now()
+            variant = variants[item["VariantName"]]
+            if item.get("DesiredWeight") is not None:
+                variant["DesiredWeight"] = variant["CurrentWeight"] = item["DesiredWeight"]
+            if item["VariantName"] in counts:
+                variant["DesiredInstanceCount"] = counts[item["VariantName"]]
         weights = {name: float(v.get("CurrentWeight", 1.0)) for name, v in variants.items()}
         self._hosting.set_weights(endpoint.mme_opened, weights)
+        if counts:
+            self._in_background(self._scale, endpoint, counts)
+
+    def _scale(self, endpoint: Any, counts: Mapping[str, int]) -> None:
+        name = endpoint.endpoint_name
+        reason = None
+        try:
+            self._hosting.scale(endpoint.mme_opened, counts)
+        except ContainerError as problem:
+            reason = str(problem)
+        for variant in endpoint.production_variants:
+            if variant["VariantName"] in counts:
+                source, goal = ("Current", "Desired") if reason else ("Desired", "Current")
+                variant[f"{goal}InstanceCount"] = variant[f"{source}InstanceCount"]
+        self._settle(endpoint, "InService", reason)
+        words = ", ".join(f"{variant} has {count} instance(s)" for variant, count in counts.items())
+        log(f"{name}: {words}" if reason is None else f"{name}: not scaled: {reason}")
 
     def delete(self, backend: Any, endpoint: Any) -> None:
         """Ends the containers beside, and takes the record away once they are gone."""
@@ -116,27 +183,40 @@ class Endpoints:
         backend: Any,
         endpoint: Any,
         config: Any,
-        new: bool,
-        kept: Mapping[str, Mapping[str, Any]] | None = None,
-        not_retained: frozenset[str] = frozenset(),
-        deployment: Mapping[str, Any] | None = None,
+        summaries: list[dict[str, Any]],
+        policy: Policy,
+        deployment: Mapping[str, Any] | None,
     ) -> None:
         name, region = endpoint.endpoint_name, backend.region_name
-        summaries = variant_summaries(backend, config.production_variants)
-        for summary in summaries:
-            old = (kept or {}).get(summary["VariantName"], {})
-            for what in ("Weight", "InstanceCount"):
-                if f"Desired{what}" not in not_retained and f"Current{what}" in old:
-                    summary[f"Current{what}"] = summary[f"Desired{what}"] = old[f"Current{what}"]
-        weights = {summary["VariantName"]: float(summary.get("CurrentWeight", 1.0)) for summary in summaries}
+        new = endpoint.endpoint_status == "Creating"
+        by_name = {summary["VariantName"]: summary for summary in summaries}
+
+        def rolling_back(problem: Exception) -> None:
+            log(f"{name}: rolling back: {problem}")
+            self._settle(endpoint, "RollingBack", None)
+
         try:
-            specs = [variant_spec(backend, v, weights[v["VariantName"]]) for v in config.production_variants]
-            log(f"{name}: starting {len(specs)} container(s) for {config.endpoint_config_name}")
-            self._hosting.deploy(endpoint.mme_opened, specs, self._observer(region, name))
-        except (ContainerError, EndpointRefused) as problem:
+            specs = [variant_spec(backend, v, by_name[v["VariantName"]], config) for v in config.production_variants]
+            number = sum(spec.instances for spec in specs)
+            log(f"{name}: starting {number} instance(s) for {config.endpoint_config_name}")
+            observer = self._observer(region, name, config.endpoint_config_name)
+            actions = _Update(
+                self._hosting, endpoint.mme_opened, specs, observer, self._watch(region, policy, endpoint)
+            )
+            if not new:
+                self._show(endpoint, config, summaries)
+            roll_out(policy, actions, rolling_back)
+        except RollbackFailed as problem:
+            self._show(endpoint, None)
+            self._settle(endpoint, "UpdateRollbackFailed", str(problem))
+            log(f"{name}: update not rolled back: {problem}")
+            return
+        except (ContainerError, EndpointRefused, RolledBack) as problem:
+            self._show(endpoint, None)
             self._settle(endpoint, "Failed" if new else "InService", str(problem))
             log(f"{name}: {'not created' if new else 'update rolled back'}: {problem}")
             return
+        self._show(endpoint, None)
         endpoint.production_variants = summaries
         shadows = getattr(config, "shadow_production_variants", None)
         endpoint.shadow_production_variants = variant_summaries(backend, shadows) if shadows else None
@@ -147,6 +227,42 @@ class Endpoints:
         self._settle(endpoint, "InService", None)
         log(f"{name}: in service")
 
+    @staticmethod
+    def _show(endpoint: Any, config: Any, summaries: Sequence[Mapping[str, Any]] = ()) -> None:
+        """DescribeEndpoint's PendingDeploymentSummary; no configuration: there is none."""
+        endpoint.pending_deployment_summary = config and {
+            "EndpointConfigName": config.endpoint_config_name,
+            "ProductionVariants": [
+                {key: value for key, value in summary.items() if key in _PENDING} for summary in summaries
+            ],
+            "StartTime": _now(),
+        }
+
+    def _watch(self, region: str, policy: Policy, endpoint: Any) -> Callable[[float], None]:
+        """What watches the rollback alarms for so many of AWS's seconds. It raises RolledBack."""
+        deadline = None if policy.timeout is None else time.monotonic() + self._minutes.here(policy.timeout)
+
+        def bake(seconds: float) -> None:
+            until = time.monotonic() + self._minutes.here(seconds)
+            while True:
+                ringing = self._ringing(region, policy.alarms)
+                if ringing:
+                    raise RolledBack(
+                        "The update was rolled back, since these auto-rollback alarms are in the ALARM state: "
+                        f"{', '.join(ringing)}."
+                    )
+                now = time.monotonic()
+                if deadline is not None and now > deadline:
+                    raise RolledBack(
+                        f"The update was rolled back, since it took longer than {policy.timeout:.0f} seconds "
+                        "(MaximumExecutionTimeoutInSeconds)."
+                    )
+                if now >= until or endpoint.endpoint_status == "Deleting":
+                    return
+                time.sleep(min(_LOOK_SECONDS, max(0.0, until - now)))
+
+        return bake
+
     def _settle(self, endpoint: Any, status: str, reason: str | None) -> None:
         with self._lock:
             if endpoint.endpoint_status == "Deleting":
@@ -156,10 +272,47 @@ class Endpoints:
             endpoint.last_modified_time = _now()
 
 
+class _Update:
+    """``deployment.Actions`` on an endpoint's containers."""
+
+    def __init__(
+        self,
+        hosting: Hosting,
+        endpoint: Opened,
+        specs: Sequence[VariantSpec],
+        observer: Observer,
+        bake: Callable[[float], None],
+    ) -> None:
+        self._hosting = hosting
+        self._endpoint = endpoint
+        self._specs = specs
+        self._observer = observer
+        self.bake = bake
+
+    def begin(self, share: float) -> None:
+        self._hosting.begin(self._endpoint, self._specs, self._observer, share)
+
+    def grow(self, share: float) -> None:
+        self._hosting.grow(self._endpoint, share)
+
+    def shrink(self, share: float) -> None:
+        self._hosting.shrink(self._endpoint, share)
+
+    def shift(self, share: float) -> None:
+        log(f"{self._endpoint.name}: {share:.0%} of the traffic goes to the new configuration")
+        self._hosting.shift(self._endpoint, share)
+
+    def finish(self) -> None:
+        self._hosting.finish(self._endpoint)
+
+    def abandon(self) -> None:
+        self._hosting.abandon(self._endpoint)
+
+
 def _require_in_service(endpoint: Any) -> None:
     if endpoint.endpoint_status in BUSY:
         raise EndpointRefused(f'Cannot update in-progress endpoint "{endpoint.arn}".')
-    if endpoint.endpoint_status != "InService":
+    if endpoint.endpoint_status not in ("InService", "UpdateRollbackFailed"):
         raise EndpointRefused(
             f'Cannot update endpoint "{endpoint.arn}" with status {endpoint.endpoint_status}. '
             "Delete it and create it again."
@@ -199,8 +352,11 @@ def container_of(model: Any) -> Mapping[str, Any]:
     return found
 
 
-def variant_spec(backend: Any, variant: Mapping[str, Any], weight: float) -> VariantSpec:
-    """What hosting needs to know of one variant of a configuration. Raises EndpointRefused."""
+def variant_spec(backend: Any, variant: Mapping[str, Any], summary: Mapping[str, Any], config: Any) -> VariantSpec:
+    """What hosting needs to know of one variant of a configuration. Raises EndpointRefused.
+
+    ``summary`` has the weight and the number of instances that it is to have.
+    """
     model = backend._models.get(variant.get("ModelName"))
     if model is None:
         raise EndpointRefused(f"Could not find model {variant.get('ModelName')!r}; it was deleted.")
@@ -221,7 +377,10 @@ def variant_spec(backend: Any, variant: Mapping[str, Any], weight: float) -> Var
         environment={str(k): str(v) for k, v in (container.get("Environment") or {}).items()},
         bucket=bucket,
         prefix=prefix if not prefix or prefix.endswith("/") else f"{prefix}/",
-        weight=weight,
+        weight=float(summary.get("CurrentWeight", 1.0)),
+        config=config.endpoint_config_name,
+        instances=int(summary.get("CurrentInstanceCount") or 1),
+        routing=str((variant.get("RoutingConfig") or {}).get("RoutingStrategy") or "RANDOM"),
         volume_bytes=int(variant.get("VolumeSizeInGB") or 30) << 30,
         startup_seconds=float(variant.get("ContainerStartupHealthCheckTimeoutInSeconds") or 600),
     )

@@ -16,9 +16,7 @@ from urllib.parse import unquote
 
 from mme.local.requests import signed_service
 from mme.local.sagemaker.errors import BadTarget, InvokeFailed, ModelFailed, NotReady, Unavailable
-from mme.local.sagemaker.hosting import Hosting
-from mme.local.sagemaker.spec import Observer
-from mme.local.sagemaker.variant import VariantHost
+from mme.local.sagemaker.hosting import Chosen, Hosting
 from mme.local.settings import partition_of
 
 MAX_BODY = 6_291_456
@@ -62,7 +60,6 @@ class Runtime:
         account: str,
         find: Callable[[str, str], EndpointFacts | None],
         authorize: Callable[[Mapping[str, Any], str, str, str | None], str | None],
-        observer: Callable[[str, str], Observer],
     ) -> None:
         """``find`` looks an endpoint up by (region, name).
 
@@ -72,7 +69,6 @@ class Runtime:
         self._account = account
         self._find = find
         self._authorize = authorize
-        self._observer = observer
 
     def __call__(self, environ: Mapping[str, Any], start_response: Callable[..., Any], region: str) -> Iterable[bytes]:
         answer = self.answer(environ, region)
@@ -132,20 +128,20 @@ class Runtime:
 
     def _invoke(self, environ: Mapping[str, Any], region: str, name: str, target: str, body: bytes) -> Answer:
         wanted = environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_VARIANT")
-        with self._hosting.chosen(region, name, wanted) as host:
-            if host is None and wanted is not None:
+        with self._hosting.chosen(region, name, wanted) as chosen:
+            if chosen is None and wanted is not None:
                 return _invalid(None, f"Variant {wanted} of endpoint {name} not found.")
-            if host is None:
+            if chosen is None:
                 words = f"No variant of endpoint {name} takes traffic."
                 return _error(503, "ServiceUnavailable", {"Message": words})
-            return self._ask(host, environ, region, name, target, body)
+            return self._ask(chosen, environ, region, name, target, body)
 
     def _ask(
-        self, host: VariantHost, environ: Mapping[str, Any], region: str, name: str, target: str, body: bytes
+        self, chosen: Chosen, environ: Mapping[str, Any], region: str, name: str, target: str, body: bytes
     ) -> Answer:
-        variant = host.spec.name
+        variant = chosen.fleet.spec.name
         try:
-            reply = host.invoke(target, body, _container_headers(environ, target))
+            reply = chosen.instance.invoke(target, body, _container_headers(environ, target))
         except InvokeFailed as problem:
             answer = self._failure(problem, region, name, variant)
         else:
@@ -157,7 +153,7 @@ class Runtime:
             if custom is not None:
                 headers.append(("X-Amzn-SageMaker-Custom-Attributes", custom))
             answer = Answer(200, tuple(headers), reply.body)
-        _count(self._observer(region, name), variant, answer.status)
+        chosen.fleet.answered(answer.status)
         return answer
 
     def _failure(self, problem: InvokeFailed, region: str, name: str, variant: str) -> Answer:
@@ -186,15 +182,6 @@ class Runtime:
                 "OriginalStatusCode": status,
             },
         )
-
-
-def _count(observer: Observer, variant: str, status: int) -> None:
-    """The request as CloudWatch counts it."""
-    observer.metric(variant, "Invocations", 1.0, "None")
-    observer.metric(variant, "InvocationsPerInstance", 1.0, "None")
-    observer.metric(variant, "Invocation4XXErrors", float(400 <= status < 500), "None")
-    observer.metric(variant, "Invocation5XXErrors", float(status >= 500), "None")
-    observer.metric(variant, "InvocationModelErrors", float(status == 424), "None")
 
 
 def _container_headers(environ: Mapping[str, Any], target: str) -> dict[str, str]:

@@ -33,11 +33,21 @@ class VariantSpec:
     startup_seconds: float = 600.0
     volume_bytes: int = 30 << 30
     """How much room extracted archives may take before those that are not loaded go."""
+    config: str = ""
+    """The endpoint configuration that it belongs to."""
+    instances: int = 1
+    routing: str = "RANDOM"
+    """``RANDOM`` or ``LEAST_OUTSTANDING_REQUESTS``."""
 
 
 class Observer(Protocol):
     """Who wants to know what happens: metrics and logs."""
 
-    def metric(self, variant: str, name: str, value: float, unit: str) -> None: ...
+    def metric(self, variant: str, name: str, value: float, unit: str) -> None:
+        """Counts a value of something that happens, such as a request."""
 
-    def output(self, variant: str, line: str) -> None: ...
+    def gauge(self, variant: str, instance: str, name: str, value: float, unit: str) -> None:
+        """Says what an instance's value is now; in one minute the last one counts."""
+
+    def output(self, variant: str, instance: str, line: str) -> None:
+        """A line that the instance's container printed."""

@@ -1,4 +1,4 @@
-"""One variant of an endpoint: a container, and which models are loaded in it.
+"""One instance of a variant: a container, and which models are loaded in it.
 
 What SageMaker does between a request and its container: models are loaded when they are first asked for, unloaded when
 room is short, loaded again when the container lost them; a container that dies is started again. Plain values come in
@@ -12,6 +12,7 @@ import hashlib
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from pathlib import Path
 from mme.local.console import log
 from mme.local.sagemaker.errors import ArchiveUnavailable, BadTarget, InvokeFailed, ModelFailed, NotReady, Unavailable
 from mme.local.sagemaker.spec import INVOKE_SECONDS, LOAD_SECONDS, Fetch, Observer, VariantSpec
+from mme.local.sagemaker.state import InstanceState, ModelState
 from mme.runner.errors import ContainerError, ContainerRefused, ContainerTimeout
 from mme.runner.process import Container, Reply
 
@@ -38,7 +40,7 @@ class _Model:
     hit: bool = False
 
 
-class VariantHost:
+class Instance:
     """One container and the models in it. All methods may be called from any thread."""
 
     def __init__(
@@ -46,6 +48,7 @@ class VariantHost:
     ) -> None:
         self.spec = spec
         self.label = label
+        self.id = f"i-{uuid.uuid4().hex[:17]}"
         self._container_kind = container
         self._folder = folder
         self._fetch = fetch
@@ -59,6 +62,8 @@ class VariantHost:
         self._launched: Container | None = None
         self._launching = threading.Lock()
         self._stopping = False
+        self._served = False
+        """Whether the container was healthy once."""
         self._visitors = 0
         self._loads = threading.BoundedSemaphore(_LOADS_AT_ONCE)
 
@@ -85,13 +90,14 @@ class VariantHost:
                 self._container_kind,
                 self._folder,
                 {**self.spec.environment, "SAGEMAKER_MULTI_MODEL": "true"},
-                lambda line: self._observer.output(self.spec.name, line),
+                lambda line: self._observer.output(self.spec.name, self.id, line),
             )
             return self._launched
 
     def _put_in_service(self, container: Container) -> None:
         with self._lock:
             self._container = container
+            self._served = True
             self._lock.notify_all()
 
     def _watch(self, container: Container) -> None:
@@ -161,10 +167,47 @@ class VariantHost:
                 self._lock.wait(0.5)
 
     @property
+    def ready(self) -> bool:
+        """Whether its container is up."""
+        container = self._container
+        return container is not None and container.alive
+
+    @property
+    def outstanding(self) -> int:
+        """How many requests are on their way to this host."""
+        return self._visitors
+
+    @property
     def loaded(self) -> int:
         """How many models are loaded now."""
         with self._lock:
             return sum(model.state == "loaded" for model in self._models.values())
+
+    def state(self) -> InstanceState:
+        """What is up, at this moment. Models are in the order in which they were first asked for."""
+        now, ticks = time.time(), time.monotonic()
+        with self._lock:
+            alive = self._container is not None and self._container.alive
+            state = "InService" if alive else "Restarting" if self._served else "Starting"
+            launched = self._launched
+            models = tuple(
+                ModelState(
+                    target=model.target,
+                    state=model.state,
+                    requests=model.users,
+                    last_used=now - (ticks - model.used_at),
+                    disk_bytes=self._on_disk.get(model.name, 0),
+                )
+                for model in self._models.values()
+            )
+            return InstanceState(
+                id=self.id,
+                state="Stopping" if self._stopping else state,
+                pid=launched.pid if launched is not None and launched.alive else None,
+                requests=self._visitors,
+                disk_bytes=sum(self._on_disk.values()),
+                models=models,
+            )
 
     def _healthy_container(self, deadline: float) -> Container:
         with self._lock:
@@ -300,10 +343,11 @@ class VariantHost:
         model.changed.set()
         what = "loaded" if model.error is None else f"could not be loaded: {str(model.error)[:300]}"
         log(f"{self.label}: {model.target} {what} ({time.monotonic() - began:.2f} s)")
-        self._report_loaded()
+        self.report_loaded()
 
-    def _report_loaded(self) -> None:
-        self._observer.metric(self.spec.name, "LoadedModelCount", float(self.loaded), "None")
+    def report_loaded(self) -> None:
+        """Says how many models are loaded now."""
+        self._observer.gauge(self.spec.name, self.id, "LoadedModelCount", float(self.loaded), "None")
 
     def _download_and_load(self, model: _Model, deadline: float, began: float) -> Container:
         home = self._folder / "models" / model.name
@@ -447,5 +491,5 @@ class VariantHost:
         victim.changed.set()
         self._observer.metric(self.spec.name, "ModelUnloadingTime", (time.monotonic() - began) * 1e6, "Microseconds")
         log(f"{self.label}: {victim.target} unloaded to make room")
-        self._report_loaded()
+        self.report_loaded()
         return True

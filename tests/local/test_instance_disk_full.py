@@ -14,8 +14,8 @@ from local_tools import FAKE_CONTAINER, archive
 
 from mme.archive.untar import NoRoom, extract
 from mme.local.sagemaker.errors import ModelFailed
+from mme.local.sagemaker.instance import Instance
 from mme.local.sagemaker.spec import VariantSpec
-from mme.local.sagemaker.variant import VariantHost
 
 LARGE = os.urandom(1_200_000).hex()  # 2.4 MB, half of it packed
 
@@ -23,7 +23,9 @@ LARGE = os.urandom(1_200_000).hex()  # 2.4 MB, half of it packed
 class Recorder:
     def metric(self, variant: str, name: str, value: float, unit: str) -> None: ...
 
-    def output(self, variant: str, line: str) -> None: ...
+    def gauge(self, variant: str, instance: str, name: str, value: float, unit: str) -> None: ...
+
+    def output(self, variant: str, instance: str, line: str) -> None: ...
 
 
 class Shelf:
@@ -57,7 +59,7 @@ def files(folder: Path) -> list[str]:
 def test_a_full_disk_is_a_507_and_leaves_nothing(small_disk: Path, tmp_path: Path, copy: bool) -> None:
     shelf = Shelf(tmp_path / "shelf", copy, large=archive(padding=LARGE), small=archive(times=2))
     spec = VariantSpec("v", "m", "image", "role", {}, "bucket", "models/", startup_seconds=10)
-    host = VariantHost("e/v", spec, FAKE_CONTAINER, small_disk / "host", shelf, Recorder())
+    host = Instance("e/v", spec, FAKE_CONTAINER, small_disk / "host", shelf, Recorder())
     host.start()
     try:
         assert host.invoke("small", b"1", {}).status == 200
@@ -81,7 +83,7 @@ def test_what_is_not_in_use_makes_room_on_a_full_disk(small_disk: Path, tmp_path
     names = ("one", "two")
     shelf = Shelf(tmp_path / "shelf", False, **{name: archive(padding=LARGE, times=2) for name in names})
     spec = VariantSpec("v", "m", "image", "role", {}, "bucket", "models/", startup_seconds=10)
-    host = VariantHost("e/v", spec, FAKE_CONTAINER, small_disk / "host", shelf, Recorder())
+    host = Instance("e/v", spec, FAKE_CONTAINER, small_disk / "host", shelf, Recorder())
     host.start()
     try:
         for name in (*names, *names):
@@ -97,7 +99,7 @@ def test_room_that_another_load_has_made_counts_too(
     """Two loads meet the same full disk: what one unloads, the other may remove from the disk first."""
     shelf = Shelf(tmp_path / "shelf", False, **{name: archive(padding=LARGE, times=2) for name in ("one", "two")})
     spec = VariantSpec("v", "m", "image", "role", {}, "bucket", "models/", startup_seconds=10)
-    host = VariantHost("e/v", spec, FAKE_CONTAINER, small_disk / "host", shelf, Recorder())
+    host = Instance("e/v", spec, FAKE_CONTAINER, small_disk / "host", shelf, Recorder())
     make_room = host._make_room
 
     def and_another_is_first(target: str, deadline: float) -> bool:

@@ -1,4 +1,4 @@
-"""A variant's host on its own: time-outs, which need a clock that a test can set, and what is left behind."""
+"""An instance on its own: time-outs, which need a clock that a test can set, and what is left behind."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from typing import Any
 import pytest
 from local_tools import FAKE_CONTAINER, archive, wait_for
 
-from mme.local.sagemaker import errors, variant
-from mme.local.sagemaker import variant as sagemaker_variant
+from mme.local.sagemaker import errors, instance
 from mme.local.sagemaker.errors import ArchiveUnavailable, ModelFailed, NotReady, Unavailable
+from mme.local.sagemaker.instance import Instance
 from mme.local.sagemaker.spec import INVOKE_SECONDS, LOAD_SECONDS, VariantSpec
-from mme.local.sagemaker.variant import VariantHost
 from mme.runner.environment import base_environment
 from mme.runner.errors import ContainerError
 
@@ -29,7 +28,10 @@ class Recorder:
     def metric(self, variant: str, name: str, value: float, unit: str) -> None:
         self.metrics.append(name)
 
-    def output(self, variant: str, line: str) -> None:
+    def gauge(self, variant: str, instance: str, name: str, value: float, unit: str) -> None:
+        self.metrics.append(name)
+
+    def output(self, variant: str, instance: str, line: str) -> None:
         self.lines.append(line)
 
 
@@ -59,38 +61,38 @@ def shelf() -> Shelf:
 
 
 @pytest.fixture
-def host(tmp_path: Path, shelf: Shelf) -> Iterator[VariantHost]:
-    one = VariantHost("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
+def host(tmp_path: Path, shelf: Shelf) -> Iterator[Instance]:
+    one = Instance("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
     one.start()
     yield one
     one.stop()
 
 
-def test_a_model_that_loads_longer_than_a_caller_waits(host: VariantHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_loads_longer_than_a_caller_waits(host: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller is told to come again; the load goes on, and its result is there for the next one."""
-    monkeypatch.setattr(variant, "INVOKE_SECONDS", 0.2)
+    monkeypatch.setattr(instance, "INVOKE_SECONDS", 0.2)
     with pytest.raises(NotReady):
         host.invoke("slow", b"1", {})
     wait_for(lambda: host.loaded == 1)
     assert b'"result": 3.0' in host.invoke("slow", b"1", {}).body
 
 
-def test_a_load_that_never_ends_is_given_up(host: VariantHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(variant, "LOAD_SECONDS", 0.3)
+def test_a_load_that_never_ends_is_given_up(host: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(instance, "LOAD_SECONDS", 0.3)
     with pytest.raises(ModelFailed, match="LOAD took longer"):
         host.invoke("slow", b"1", {})
     assert host.loaded == 0
 
 
-def test_a_model_that_answers_too_late(host: VariantHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_answers_too_late(host: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
     host.invoke("quick", b"1", {})
-    monkeypatch.setattr(variant, "INVOKE_SECONDS", 0.4)
+    monkeypatch.setattr(instance, "INVOKE_SECONDS", 0.4)
     with pytest.raises(ModelFailed, match="Your invocation timed out") as caught:
         host.invoke("long", b"1", {})
     assert caught.value.status == 0
 
 
-def test_what_was_downloaded_once_is_not_downloaded_again(host: VariantHost, shelf: Shelf) -> None:
+def test_what_was_downloaded_once_is_not_downloaded_again(host: Instance, shelf: Shelf) -> None:
     host.invoke("quick", b"1", {})
     assert host._evict_one(besides="other")
     host.invoke("quick", b"1", {})
@@ -102,7 +104,7 @@ def test_the_disk_is_not_filled_with_what_was_unloaded(tmp_path: Path) -> None:
     names = "abcd"
     shelf = Shelf(**{name: archive(padding="x" * 1000) for name in names})
     small = VariantSpec("v", "m", "image", "role", {"FAKE_ROOM": "1"}, "bucket", "models/", volume_bytes=2500)
-    host = VariantHost("e/v", small, FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
+    host = Instance("e/v", small, FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
     host.start()
     try:
         for name in names:  # there is room for one model at a time
@@ -117,7 +119,7 @@ def test_the_disk_is_not_filled_with_what_was_unloaded(tmp_path: Path) -> None:
 
 
 def test_stopping_leaves_no_file_and_no_waiting_caller(tmp_path: Path, shelf: Shelf) -> None:
-    host = VariantHost("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
+    host = Instance("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
     host.start()
     problems: list[Any] = []
 
@@ -140,14 +142,14 @@ def test_stopping_leaves_no_file_and_no_waiting_caller(tmp_path: Path, shelf: Sh
 
 def test_a_container_that_is_not_healthy_in_time(tmp_path: Path, shelf: Shelf) -> None:
     slow = VariantSpec("v", "m", "image", "role", {"FAKE_START_SECONDS": "60"}, "b", "", startup_seconds=0.3)
-    host = VariantHost("e/v", slow, FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
+    host = Instance("e/v", slow, FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
     with pytest.raises(ContainerError, match=r"GET /ping with 200 within 0 s"):
         host.start()
     assert not list(tmp_path.iterdir())
 
 
 def test_a_command_that_does_not_exist(tmp_path: Path, shelf: Shelf) -> None:
-    host = VariantHost("e/v", spec(), "/no/such/program serve", tmp_path / "e-v", shelf, Recorder())
+    host = Instance("e/v", spec(), "/no/such/program serve", tmp_path / "e-v", shelf, Recorder())
     with pytest.raises(ContainerError, match="cannot be started: No such file or directory"):
         host.start()
 
@@ -155,10 +157,10 @@ def test_a_command_that_does_not_exist(tmp_path: Path, shelf: Shelf) -> None:
 def test_a_container_that_keeps_dying_is_started_again_and_again(
     tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sagemaker_variant, "_RESTART_PAUSES", (0.0, 0.05))
+    monkeypatch.setattr(instance, "_RESTART_PAUSES", (0.0, 0.05))
     recorder = Recorder()
     shelf.archives["deadly"] = archive(die="invoke")
-    host = VariantHost("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, recorder)
+    host = Instance("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, recorder)
     host.start()
     try:
         for _ in range(3):
@@ -175,7 +177,7 @@ def test_what_ended_a_container_is_not_sent_to_the_next_one(tmp_path: Path, shel
     """Also on a connection that was kept open."""
     recorder = Recorder()
     shelf.archives["deadly"] = archive(die=die)
-    host = VariantHost("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, recorder)
+    host = Instance("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, recorder)
     host.start()
     try:
         host.invoke("quick", b"1", {})
@@ -188,7 +190,7 @@ def test_what_ended_a_container_is_not_sent_to_the_next_one(tmp_path: Path, shel
         host.stop()
 
 
-def test_a_connection_that_the_container_closed_meanwhile_is_no_failure(host: VariantHost) -> None:
+def test_a_connection_that_the_container_closed_meanwhile_is_no_failure(host: Instance) -> None:
     host.invoke("quick", b"1", {})
     container = host._container
     assert container is not None
