@@ -9,7 +9,8 @@ files at the archive's root:
                 {"status": 400}      invoke answers this, with the words of "message"
                 {"seconds": 1}       invoke takes so long
                 {"die": "load"} or {"die": "invoke"}  the process ends there
-Of the process: FAKE_BROKEN ends it at once, FAKE_START_SECONDS is how long it takes to listen.
+Of the process: FAKE_BROKEN ends it at once, FAKE_START_SECONDS and FAKE_STOP_SECONDS are how long it takes to listen
+and to end, FAKE_STATUS is what every invoke answers.
 The body "forget" makes it forget the model and answer 404, as a container does whose model's process died.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -103,6 +105,9 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(model.get("seconds", 0))
         if model.get("die") == "invoke":
             os._exit(9)
+        if "FAKE_STATUS" in os.environ:
+            self._answer(int(os.environ["FAKE_STATUS"]), {"message": "refused"})
+            return
         if "status" in model:
             self._answer(model["status"], {"message": model.get("message", "refused")})
             return
@@ -127,7 +132,14 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, answer, **headers)
 
 
+def end(*_: object) -> None:
+    time.sleep(float(os.environ["FAKE_STOP_SECONDS"]))
+    os._exit(0)
+
+
 if __name__ == "__main__":
+    if "FAKE_STOP_SECONDS" in os.environ:
+        signal.signal(signal.SIGTERM, end)
     print("fake container starts", flush=True)
     if os.environ.get("FAKE_BROKEN"):
         sys.exit(3)

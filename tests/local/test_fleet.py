@@ -69,7 +69,7 @@ def ask(hosting: Hosting, target: str = "m", variant: str | None = None) -> int:
     with hosting.chosen("us-east-1", "e", variant) as chosen:
         assert chosen is not None
         reply = chosen.instance.invoke(target, b"1", {})
-        chosen.fleet.answered(reply.status)
+        chosen.fleet.answered(reply.status, True)
         return int(json.loads(reply.body)["pid"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -134,6 +135,25 @@ class Stack:
     def scalable_targets(self) -> list[dict[str, Any]]:
         scaling = self.client("application-autoscaling")
         return list(scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"])
+
+    @contextmanager
+    def load(self, target: str, sent: int) -> Iterator[None]:
+        """Calls the endpoint over and over meanwhile, whatever comes back."""
+        over = threading.Event()
+        runtime = self.client("sagemaker-runtime")
+
+        def call() -> None:
+            while not over.wait(0.05):
+                with contextlib.suppress(ClientError):
+                    runtime.invoke_endpoint(EndpointName=self.name, TargetModel=target, Body=str(sent))
+
+        caller = threading.Thread(target=call, daemon=True)
+        caller.start()
+        try:
+            yield
+        finally:
+            over.set()
+            caller.join(timeout=70)
 
     @contextmanager
     def calls(self, target: str, sent: int, expected: int) -> Iterator[None]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -407,6 +408,47 @@ def what_would_lose_the_models_is_refused(folder: Path, aws: LocalAws) -> None:
     assert caller.left() == []
 
 
+def instances_follow_the_load_and_an_alarm_rolls_back(folder: Path, aws: LocalAws) -> None:
+    """Under load an instance comes; an update whose container fails is rolled back by the module's own alarm."""
+    caller = Caller(folder, aws, "loaded")
+    scaling = {"min_capacity": 1, "max_capacity": 2, "invocations_per_instance": 2, "scale_out_cooldown_seconds": 60}
+    inputs: dict[str, Any] = {
+        "variants": {"primary": {"autoscaling": scaling}},
+        "deployment": {"wait_seconds": 2400},
+        "alarms": {"enabled": True},
+    }
+    broken = {**inputs, "environment": {"FAKE_STATUS": "500"}}
+
+    def instances() -> int:
+        state = caller.endpoint()
+        return int(state["ProductionVariants"][0]["CurrentInstanceCount"])
+
+    try:
+        caller.settle(**inputs)
+        caller.publish(ARCHIVE, 2)
+        with caller.calls(ARCHIVE, 21, 42):
+            deadline = time.monotonic() + 60
+            while instances() < 2:
+                assert time.monotonic() < deadline, "no instance came"
+                time.sleep(0.1)
+        assert caller.changes() == "", "what autoscaling did is no change of the configuration"
+
+        before = caller.endpoint()["EndpointConfigName"]
+        caller.write(**broken)
+        with caller.load(ARCHIVE, 21):
+            printed = caller.apply_and_fail()
+        assert "does not run the new configuration" in printed or "RollingBack" in printed, printed
+        state = caller.endpoint()
+        assert (state["EndpointStatus"], state["EndpointConfigName"]) == ("InService", before)
+        assert "loaded-primary-errors_5xx" in state["FailureReason"]
+        caller.settle(**inputs, revision="again")
+        with caller.calls(ARCHIVE, 21, 42):
+            pass
+    finally:
+        caller.destroy()
+    assert caller.left() == []
+
+
 LIVES: dict[str, Callable[[Path, LocalAws], None]] = {
     life.__name__: life
     for life in (
@@ -417,6 +459,7 @@ LIVES: dict[str, Callable[[Path, LocalAws], None]] = {
         an_interrupt_needs_one_more_apply,
         a_bucket_with_archives_keeps_its_protection,
         an_endpoint_that_exists_is_adopted,
+        instances_follow_the_load_and_an_alarm_rolls_back,
     )
 }
 

@@ -20,12 +20,14 @@ from mme.local.corrections import apply
 from mme.local.iam.access import Access
 from mme.local.iam.directory import Directory
 from mme.local.sagemaker.alarms import Alarms
+from mme.local.sagemaker.autoscaling import Autoscaling
 from mme.local.sagemaker.cloudwatch import CloudWatch
 from mme.local.sagemaker.endpoints import Endpoints, container_of
 from mme.local.sagemaker.fetch import Archives
 from mme.local.sagemaker.hosting import Hosting
 from mme.local.sagemaker.minutes import Minutes
 from mme.local.sagemaker.runtime import EndpointFacts, Runtime
+from mme.local.sagemaker.ticker import Ticker
 from mme.local.settings import ACCESS_KEY, Settings
 
 
@@ -33,6 +35,13 @@ from mme.local.settings import ACCESS_KEY, Settings
 class Built:
     app: App
     hosting: Hosting
+    ticker: Ticker
+    """Not started yet."""
+
+    def close(self) -> None:
+        """Ends every container."""
+        self.ticker.stop()
+        self.hosting.close()
 
 
 def build(settings: Settings, folder: Path) -> Built:
@@ -61,8 +70,15 @@ def build(settings: Settings, folder: Path) -> Built:
         modes = [container_of(model).get("Mode") for model in models if model is not None]
         return EndpointFacts(name, endpoint.endpoint_status, all(mode == "MultiModel" for mode in modes))
 
+    def record(region: str, name: str) -> Any:
+        return sagemaker_backends[settings.account][region].endpoints.get(name)
+
+    scaling = Autoscaling(settings.account, minutes, endpoints, alarms, record)
+    ticker = Ticker(minutes, (hosting.measure, alarms.judge_all, scaling.act))
     runtime = Runtime(hosting, settings.account, find, access.invoke)
-    return Built(App(settings, folder / "objects", DomainDispatcherApplication(_moto_app), runtime, access), hosting)
+    return Built(
+        App(settings, folder / "objects", DomainDispatcherApplication(_moto_app), runtime, access), hosting, ticker
+    )
 
 
 def _moto_app(service: Any) -> Any:

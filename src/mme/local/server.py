@@ -76,6 +76,7 @@ def _serve(
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
     thread.start()
+    built.ticker.start()
     if settings.exit_with_parent:
         threading.Thread(target=_stop_at_eof, args=(stop,), name="parent", daemon=True).start()
     ready(url)
@@ -84,7 +85,7 @@ def _serve(
     log("stopping")
     began = time.monotonic()
     server.shutdown()
-    built.hosting.close()
+    built.close()
     log(f"stopped ({time.monotonic() - began:.1f} s)")
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from mme.local.corrections.autoscaling import autoscaling_activities, autoscaling_alarms, autoscaling_tags
 from mme.local.corrections.others import (
     alarm_tags,
-    autoscaling_tags,
     composite_alarms,
     log_group_keys,
     metric_dimensions,
@@ -37,6 +37,8 @@ def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folde
     endpoint_lifecycle(endpoints)
     sagemaker_tags()
     autoscaling_tags()
+    autoscaling_alarms()
+    autoscaling_activities()
     bucket_policies()
     lifecycle_rules()
     composite_alarms()

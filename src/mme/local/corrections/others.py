@@ -1,61 +1,9 @@
-"""Corrections of moto's application autoscaling, CloudWatch and CloudWatch Logs."""
+"""Corrections of moto's CloudWatch and CloudWatch Logs."""
 
 from __future__ import annotations
 
 import copy
-import json
 from typing import Any
-
-
-def autoscaling_tags() -> None:
-    """Application Auto Scaling has no ListTagsForResource, TagResource or UntagResource, and RegisterScalableTarget
-    drops its tags; the provider asks for them after every registration and retries the error for minutes."""
-    from moto.applicationautoscaling.responses import ApplicationAutoScalingResponse
-
-    register = ApplicationAutoScalingResponse.register_scalable_target
-
-    def tags_of(self: Any) -> dict[str, str]:
-        backend = self.applicationautoscaling_backend
-        arn = self._get_param("ResourceARN")
-        for targets in backend.targets.values():
-            for target in targets.values():
-                if target.arn == arn:
-                    if not hasattr(target, "mme_tags"):
-                        target.mme_tags = {}
-                    found: dict[str, str] = target.mme_tags
-                    return found
-        from moto.applicationautoscaling.exceptions import AWSValidationException
-
-        raise AWSValidationException(f"No scalable target found for resource ARN: {arn}")
-
-    def register_scalable_target(self: Any) -> str:
-        answer: str = register(self)
-        tags = self._get_param("Tags")
-        if tags:
-            arn = json.loads(answer)["ScalableTargetARN"]
-            for targets in self.applicationautoscaling_backend.targets.values():
-                for target in targets.values():
-                    if target.arn == arn:
-                        target.mme_tags = dict(tags)
-        return answer
-
-    def list_tags_for_resource(self: Any) -> str:
-        return json.dumps({"Tags": tags_of(self)})
-
-    def tag_resource(self: Any) -> str:
-        tags_of(self).update(self._get_param("Tags") or {})
-        return json.dumps({})
-
-    def untag_resource(self: Any) -> str:
-        tags = tags_of(self)
-        for key in self._get_param("TagKeys") or []:
-            tags.pop(key, None)
-        return json.dumps({})
-
-    ApplicationAutoScalingResponse.register_scalable_target = register_scalable_target
-    ApplicationAutoScalingResponse.list_tags_for_resource = list_tags_for_resource
-    ApplicationAutoScalingResponse.tag_resource = tag_resource
-    ApplicationAutoScalingResponse.untag_resource = untag_resource
 
 
 def composite_alarms() -> None:

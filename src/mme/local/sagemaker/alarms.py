@@ -51,9 +51,17 @@ class Alarms:
                 self._set(alarm, *self._judged(alarm, list(backend.metric_data), now))
             for alarm in alarms:
                 if alarm.rule:
-                    self._set(alarm, *_composite(alarm.rule, {one.name: one.state_value for one in alarms}))
+                    self._set(alarm, *composite(alarm.rule, {one.name: one.state_value for one in alarms}))
 
-    def _judged(self, alarm: Any, data: Sequence[Any], now: float) -> tuple[str | None, str]:
+    def latest(self, alarm: Any, region: str, now: float) -> float | None:
+        """The last value that the alarm's metric had in the periods that it looks at."""
+        from moto.cloudwatch.models import cloudwatch_backends
+
+        points = self._points(alarm, list(cloudwatch_backends[self._account][region].metric_data), now)
+        return next((point for point in reversed(points) if point is not None), None)
+
+    def _points(self, alarm: Any, data: Sequence[Any], now: float) -> list[float | None]:
+        """The metric in each period that the alarm looks at, the oldest first."""
         period = self._minutes.here(alarm.period)
         step = min(period, self._minutes.seconds)
         end = now // step * step  # the last moment before which nothing more can come
@@ -68,7 +76,10 @@ class Alarms:
             at = _seconds(datum.timestamp)
             if start <= at < end and {(one.name, one.value) for one in datum.dimensions} == wanted:
                 periods[min(int((at - start) / period), len(periods) - 1)].append(datum)
-        points = [_statistic(data, alarm.extended_statistic or alarm.statistic) for data in periods]
+        return [_statistic(data, alarm.extended_statistic or alarm.statistic) for data in periods]
+
+    def _judged(self, alarm: Any, data: Sequence[Any], now: float) -> tuple[str | None, str]:
+        points = self._points(alarm, data, now)
         return judged(
             points,
             breaches=_BREACHES[alarm.comparison_operator],
@@ -161,7 +172,7 @@ def _s(number: int) -> str:
 _TOKEN = re.compile(r'\s*(?:(AND|OR|NOT|TRUE|FALSE|\(|\))|(ALARM|OK|INSUFFICIENT_DATA)\s*\(\s*("[^"]*"|[^()]*?)\s*\))')
 
 
-def _composite(rule: str, states: Mapping[str, str]) -> tuple[str | None, str]:
+def composite(rule: str, states: Mapping[str, str]) -> tuple[str | None, str]:
     """The state of a composite alarm, whose rule is over the states of others; None where it cannot be read."""
     tokens: list[str | bool] = []
     at = 0

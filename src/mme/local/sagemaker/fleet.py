@@ -131,14 +131,14 @@ class Fleet:
             instance.enter()
             return instance
 
-    def answered(self, status: int) -> None:
-        """Counts a request as CloudWatch counts it, by the status that its caller was answered."""
+    def answered(self, status: int, by_model: bool) -> None:
+        """Counts a request as CloudWatch counts it: by the status that the model answered, else by SageMaker's own."""
         name, metric = self.spec.name, self.observer.metric
         metric(name, "Invocations", 1.0, "None")
         metric(name, "InvocationsPerInstance", 1.0 / max(1, self._count), "None")
         metric(name, "Invocation4XXErrors", float(400 <= status < 500), "None")
         metric(name, "Invocation5XXErrors", float(status >= 500), "None")
-        metric(name, "InvocationModelErrors", float(status == 424), "None")
+        metric(name, "InvocationModelErrors", float(by_model and status >= 400), "None")
 
     def state(self, weight: float, traffic: float) -> VariantState:
         """What is up, at this moment."""

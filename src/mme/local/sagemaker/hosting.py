@@ -227,6 +227,15 @@ class Hosting:
             for one, fleets in found.items()
         )
 
+    def measure(self, _now: float) -> None:
+        """Has every instance say what it uses of the machine."""
+        with self._lock:
+            endpoints = list(self._endpoints.values())
+            fleets = [fleet for endpoint in endpoints for side, _ in endpoint.sides() for fleet in side.fleets]
+        for fleet in fleets:
+            for instance in fleet.instances():
+                instance.measure()
+
     def close(self) -> None:
         """Ends every container, all at once."""
         with self._lock:

@@ -21,6 +21,7 @@ from mme.local.console import log
 from mme.local.sagemaker.errors import ArchiveUnavailable, BadTarget, InvokeFailed, ModelFailed, NotReady, Unavailable
 from mme.local.sagemaker.spec import INVOKE_SECONDS, LOAD_SECONDS, Fetch, Observer, VariantSpec
 from mme.local.sagemaker.state import InstanceState, ModelState
+from mme.local.sagemaker.usage import Usage
 from mme.runner.errors import ContainerError, ContainerRefused, ContainerTimeout
 from mme.runner.process import Container, Reply
 
@@ -61,6 +62,7 @@ class Instance:
         """The container that takes requests; None while there is none."""
         self._launched: Container | None = None
         self._launching = threading.Lock()
+        self._usage = Usage()
         self._stopping = False
         self._served = False
         """Whether the container was healthy once."""
@@ -182,6 +184,21 @@ class Instance:
         """How many models are loaded now."""
         with self._lock:
             return sum(model.state == "loaded" for model in self._models.values())
+
+    def measure(self) -> None:
+        """Says what the instance uses of the machine, and how many models are loaded."""
+        with self._lock:
+            container, disk = self._container, sum(self._on_disk.values())
+        if container is None:
+            return
+        processor, memory = self._usage.measure(container.pid)
+        for name, value in (
+            ("CPUUtilization", processor),
+            ("MemoryUtilization", memory),
+            ("DiskUtilization", 100.0 * disk / self.spec.volume_bytes),
+        ):
+            self._observer.gauge(self.spec.name, self.id, name, value, "Percent")
+        self.report_loaded()
 
     def state(self) -> InstanceState:
         """What is up, at this moment. Models are in the order in which they were first asked for."""

@@ -140,10 +140,13 @@ class Runtime:
         self, chosen: Chosen, environ: Mapping[str, Any], region: str, name: str, target: str, body: bytes
     ) -> Answer:
         variant = chosen.fleet.spec.name
+        counted, by_model = 200, True
         try:
             reply = chosen.instance.invoke(target, body, _container_headers(environ, target))
         except InvokeFailed as problem:
             answer = self._failure(problem, region, name, variant)
+            by_model = isinstance(problem, ModelFailed)
+            counted = problem.status or 500 if isinstance(problem, ModelFailed) else answer.status
         else:
             headers = [
                 ("Content-Type", reply.headers.get("content-type", "application/octet-stream")),
@@ -153,7 +156,7 @@ class Runtime:
             if custom is not None:
                 headers.append(("X-Amzn-SageMaker-Custom-Attributes", custom))
             answer = Answer(200, tuple(headers), reply.body)
-        chosen.fleet.answered(answer.status)
+        chosen.fleet.answered(counted, by_model)
         return answer
 
     def _failure(self, problem: InvokeFailed, region: str, name: str, variant: str) -> Answer:

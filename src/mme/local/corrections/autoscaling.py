@@ -1,0 +1,168 @@
+"""Corrections of moto's Application Auto Scaling: tags, the alarms of a policy, and what was scaled."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mme.local.console import log
+from mme.local.sagemaker.autoscaling import DIMENSION
+
+
+def autoscaling_alarms() -> None:
+    """A target-tracking policy of a SageMaker variant has no alarms; a policy that is put again leaves those of the one
+    before; deregistering a target leaves its policies and scheduled actions."""
+    from moto.applicationautoscaling.models import ApplicationAutoscalingBackend, FakeApplicationAutoscalingPolicy
+    from moto.cloudwatch.models import cloudwatch_backends
+    from moto.moto_api._internal import mock_random
+
+    create = FakeApplicationAutoscalingPolicy.create_alarms
+    put = ApplicationAutoscalingBackend.put_scaling_policy
+    deregister = ApplicationAutoscalingBackend.deregister_scalable_target
+
+    def create_alarms(self: Any) -> None:
+        create(self)
+        if self.policy_type != "TargetTrackingScaling" or self.scalable_dimension != DIMENSION:
+            return
+        metric = _metric(self)
+        if metric is None:
+            log(f"policy {self.policy_name} of {self.resource_id} tracks a metric that the local AWS does not have")
+            return
+        target = float(self.target_tracking_scaling_policy_configuration["TargetValue"])
+        cloudwatch = cloudwatch_backends[self.account_id][self.region_name]
+        for kind, operator, periods, threshold in (
+            ("High", "GreaterThanThreshold", 3, target),
+            ("Low", "LessThanThreshold", 15, 0.9 * target),
+        ):
+            alarm = cloudwatch.put_metric_alarm(
+                name=f"TargetTracking-{self.resource_id}-Alarm{kind}-{mock_random.uuid4()}",
+                comparison_operator=operator,
+                evaluation_periods=periods,
+                period=60,
+                threshold=threshold,
+                description=f"DO NOT EDIT OR DELETE. For TargetTrackingScaling policy {self.policy_arn}.",
+                alarm_actions=[self.policy_arn],
+                **metric,
+            )
+            self.alarms.append(alarm)
+
+    def put_scaling_policy(self: Any, *args: Any, **named: Any) -> Any:
+        before = dict(self.policies)
+        policy = put(self, *args, **named)
+        for key, old in before.items():
+            if self.policies.get(key) is not old:
+                old.delete_alarms(self.account_id, self.region_name)
+        return policy
+
+    def deregister_scalable_target(self: Any, namespace: str, r_id: str, dimension: str) -> None:
+        deregister(self, namespace, r_id, dimension)
+        for policy in [one for one in self.policies.values() if _of(one, namespace, r_id, dimension)]:
+            self.delete_scaling_policy(policy.policy_name, namespace, r_id, dimension)
+        self.scheduled_actions = [one for one in self.scheduled_actions if not _of(one, namespace, r_id, dimension)]
+
+    FakeApplicationAutoscalingPolicy.create_alarms = create_alarms
+    ApplicationAutoscalingBackend.put_scaling_policy = put_scaling_policy
+    ApplicationAutoscalingBackend.deregister_scalable_target = deregister_scalable_target
+
+
+def _of(one: Any, namespace: str, resource_id: str, dimension: str) -> bool:
+    return (one.service_namespace, one.resource_id, one.scalable_dimension) == (namespace, resource_id, dimension)
+
+
+def _metric(policy: Any) -> dict[str, Any] | None:
+    """What a policy tracks, as an alarm names it; None where the local AWS has no such metric."""
+    config = policy.target_tracking_scaling_policy_configuration
+    custom = config.get("CustomizedMetricSpecification")
+    if custom:
+        if not custom.get("MetricName"):
+            return None  # metric math
+        return {
+            "namespace": custom["Namespace"],
+            "metric_name": custom["MetricName"],
+            "dimensions": custom.get("Dimensions") or [],
+            "statistic": custom["Statistic"],
+            "unit": custom.get("Unit"),
+        }
+    kind = (config.get("PredefinedMetricSpecification") or {}).get("PredefinedMetricType")
+    if kind != "SageMakerVariantInvocationsPerInstance":
+        return None
+    _, endpoint, _, variant = policy.resource_id.split("/", 3)
+    return {
+        "namespace": "AWS/SageMaker",
+        "metric_name": "InvocationsPerInstance",
+        "dimensions": [{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": variant}],
+        "statistic": "Sum",
+    }
+
+
+def autoscaling_activities() -> None:
+    """DescribeScalingActivities does not exist."""
+    from moto.applicationautoscaling.responses import ApplicationAutoScalingResponse
+
+    def describe_scaling_activities(self: Any) -> str:
+        asked = {
+            name: self._get_param(name)
+            for name in ("ServiceNamespace", "ResourceId", "ScalableDimension")
+            if self._get_param(name)
+        }
+        found = [
+            activity
+            for activity in getattr(self.applicationautoscaling_backend, "mme_activities", [])
+            if all(activity[name] == value for name, value in asked.items())
+        ]
+        start, limit = int(self._get_param("NextToken") or 0), int(self._get_param("MaxResults") or 50)
+        following = {"NextToken": str(start + limit)} if start + limit < len(found) else {}
+        return json.dumps({"ScalingActivities": found[start : start + limit], **following})
+
+    ApplicationAutoScalingResponse.describe_scaling_activities = describe_scaling_activities
+
+
+def autoscaling_tags() -> None:
+    """Application Auto Scaling has no ListTagsForResource, TagResource or UntagResource, and RegisterScalableTarget
+    drops its tags; the provider asks for them after every registration and retries the error for minutes."""
+    from moto.applicationautoscaling.responses import ApplicationAutoScalingResponse
+
+    register = ApplicationAutoScalingResponse.register_scalable_target
+
+    def tags_of(self: Any) -> dict[str, str]:
+        backend = self.applicationautoscaling_backend
+        arn = self._get_param("ResourceARN")
+        for targets in backend.targets.values():
+            for target in targets.values():
+                if target.arn == arn:
+                    if not hasattr(target, "mme_tags"):
+                        target.mme_tags = {}
+                    found: dict[str, str] = target.mme_tags
+                    return found
+        from moto.applicationautoscaling.exceptions import AWSValidationException
+
+        raise AWSValidationException(f"No scalable target found for resource ARN: {arn}")
+
+    def register_scalable_target(self: Any) -> str:
+        answer: str = register(self)
+        tags = self._get_param("Tags")
+        if tags:
+            arn = json.loads(answer)["ScalableTargetARN"]
+            for targets in self.applicationautoscaling_backend.targets.values():
+                for target in targets.values():
+                    if target.arn == arn:
+                        target.mme_tags = dict(tags)
+        return answer
+
+    def list_tags_for_resource(self: Any) -> str:
+        return json.dumps({"Tags": tags_of(self)})
+
+    def tag_resource(self: Any) -> str:
+        tags_of(self).update(self._get_param("Tags") or {})
+        return json.dumps({})
+
+    def untag_resource(self: Any) -> str:
+        tags = tags_of(self)
+        for key in self._get_param("TagKeys") or []:
+            tags.pop(key, None)
+        return json.dumps({})
+
+    ApplicationAutoScalingResponse.register_scalable_target = register_scalable_target
+    ApplicationAutoScalingResponse.list_tags_for_resource = list_tags_for_resource
+    ApplicationAutoScalingResponse.tag_resource = tag_resource
+    ApplicationAutoScalingResponse.untag_resource = untag_resource
