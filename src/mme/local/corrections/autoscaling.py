@@ -11,14 +11,13 @@ from mme.local.sagemaker.autoscaling import DIMENSION
 
 def autoscaling_alarms() -> None:
     """A target-tracking policy of a SageMaker variant has no alarms; a policy that is put again leaves those of the one
-    before; deregistering a target leaves its policies and scheduled actions."""
+    before."""
     from moto.applicationautoscaling.models import ApplicationAutoscalingBackend, FakeApplicationAutoscalingPolicy
     from moto.cloudwatch.models import cloudwatch_backends
     from moto.moto_api._internal import mock_random
 
     create = FakeApplicationAutoscalingPolicy.create_alarms
     put = ApplicationAutoscalingBackend.put_scaling_policy
-    deregister = ApplicationAutoscalingBackend.deregister_scalable_target
 
     def create_alarms(self: Any) -> None:
         create(self)
@@ -54,19 +53,8 @@ def autoscaling_alarms() -> None:
                 old.delete_alarms(self.account_id, self.region_name)
         return policy
 
-    def deregister_scalable_target(self: Any, namespace: str, r_id: str, dimension: str) -> None:
-        deregister(self, namespace, r_id, dimension)
-        for policy in [one for one in self.policies.values() if _of(one, namespace, r_id, dimension)]:
-            self.delete_scaling_policy(policy.policy_name, namespace, r_id, dimension)
-        self.scheduled_actions = [one for one in self.scheduled_actions if not _of(one, namespace, r_id, dimension)]
-
     FakeApplicationAutoscalingPolicy.create_alarms = create_alarms
     ApplicationAutoscalingBackend.put_scaling_policy = put_scaling_policy
-    ApplicationAutoscalingBackend.deregister_scalable_target = deregister_scalable_target
-
-
-def _of(one: Any, namespace: str, resource_id: str, dimension: str) -> bool:
-    return (one.service_namespace, one.resource_id, one.scalable_dimension) == (namespace, resource_id, dimension)
 
 
 def _metric(policy: Any) -> dict[str, Any] | None:
