@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mme.local.console import log
-from mme.local.sagemaker.errors import ArchiveUnavailable, BadTarget, InvokeFailed, ModelFailed, NotReady, Unavailable
+from mme.local.sagemaker.archive import bring
+from mme.local.sagemaker.errors import InvokeFailed, ModelFailed, NotReady, Unavailable
 from mme.local.sagemaker.spec import INVOKE_SECONDS, LOAD_SECONDS, Fetch, Observer, VariantSpec
 from mme.local.sagemaker.state import InstanceState, ModelState
 from mme.local.sagemaker.usage import Usage
@@ -429,7 +430,7 @@ class Instance:
 
         while True:
             try:
-                self._fetch_and_extract(model, home, deadline)
+                bring(self._fetch, self.spec, model.target, home, deadline)
                 return
             except (NoRoom, OSError) as problem:
                 if isinstance(problem, OSError) and problem.errno not in FULL:
@@ -441,40 +442,6 @@ class Instance:
                 if not room:
                     words = f"There is no room on the disk for {model.target}, and nothing left to unload: {problem}"
                     raise ModelFailed(507, words) from problem
-
-    def _fetch_and_extract(self, model: _Model, home: Path, deadline: float) -> None:
-        from mme.archive.untar import NoRoom, extract
-        from mme.errors import ArchiveError
-
-        def in_time(_: int) -> None:
-            if time.monotonic() > deadline:
-                raise ModelFailed(0, f"The archive could not be unpacked within {LOAD_SECONDS:.0f} s.")
-
-        key = f"{self.spec.prefix}{model.target}"
-        shutil.rmtree(home, ignore_errors=True)
-        home.mkdir(parents=True)
-        try:
-            archive = self._fetch(bucket=self.spec.bucket, key=key, role_arn=self.spec.role_arn, into=home)
-            extract(archive, home / "model", max_bytes=self.spec.volume_bytes, progress=in_time)
-            archive.unlink()
-        except ArchiveUnavailable as problem:
-            raise BadTarget(
-                "MODEL_DATA_DOWNLOAD_FAILED",
-                f"Failed to download model data(bucket: {self.spec.bucket}, key: {key}). Please ensure that there is "
-                "an object located at the URL and that the role passed to CreateModel has permissions to download the "
-                "model.",
-            ) from problem
-        except NoRoom:
-            raise
-        except ArchiveError as problem:
-            raise BadTarget(
-                "MODEL_DATA_EXTRACTION_FAILED",
-                f"Failed to extract model data(bucket: {self.spec.bucket}, key: {key}). Please ensure that the object "
-                f"located at the URL is a valid tar.gz archive. {problem.message}",
-            ) from problem
-        finally:
-            if not (home / "model").is_dir():
-                shutil.rmtree(home, ignore_errors=True)
 
     def _make_room(self, target: str, deadline: float) -> bool:
         """Unloads the least recently used model that nobody uses; waits while all are in use. False: there is none."""
