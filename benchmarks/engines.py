@@ -175,7 +175,14 @@ def ours_int8(models: Models, threads: int) -> Engine:
     return handled(folder, threads, {"quantize": "int8"})
 
 
-def handled(folder: Path, threads: int, settings: dict[str, Any]) -> Engine:
+def ours_busy(models: Models, threads: int) -> Engine:
+    """With packed weights, as mme.container has it while a model is busy."""
+    folder = models.work / f"ours-busy-{threads}"
+    shutil.copytree(models.source, folder)
+    return handled(folder, threads, {}, busy=True)
+
+
+def handled(folder: Path, threads: int, settings: dict[str, Any], busy: bool = False) -> Engine:
     """Our handler over the model in this folder."""
     sys.path[:0] = [str(ROOT / "model_code" / folder) for folder in ("embedding", "common")]
     import inference
@@ -185,6 +192,8 @@ def handled(folder: Path, threads: int, settings: dict[str, Any]) -> Engine:
     (folder / "code").mkdir(exist_ok=True)
     (folder / "code" / "settings.json").write_text(json.dumps({"normalize": True, **settings}))
     model = inference.model_fn(str(folder))
+    if busy:
+        inference.busy_fn(model).begin()
 
     def run(texts: list[str]) -> np.ndarray:
         torch.set_num_threads(threads)
@@ -269,6 +278,7 @@ def fastembed_(models: Models, threads: int) -> Engine:
 
 ENGINES: dict[str, tuple[str, Callable[[Models, int], Engine]]] = {
     "ours": ("onnxruntime", ours),
+    "ours, busy": ("onnxruntime", ours_busy),
     "ours, torch": ("torch", ours_torch),
     "ours, int8": ("onnxruntime", ours_int8),
     "ONNX Runtime": ("onnxruntime", onnxruntime_),

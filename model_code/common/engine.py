@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import time
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,40 @@ class Engine:
         if found.int8:  # it holds the weights, of which the session has its own copy
             self.encoder = replace(found, graph=b"", structure=b"")
         self._several: tuple[int, Any] | None = None
+        self._packed: Any = None  # a session of one thread with weights of its own, while the model is busy
         self._paces: dict[int, Pace] = {}
 
+    # -- more memory for speed, while a server has some to spare (docs/handlers.md, "A busy model") -----------------
+
+    @property
+    def bytes(self) -> int:
+        """What `begin` takes, about; 0 where it brings nothing."""
+        return 0 if self.encoder.int8 else self.encoder.packed_bytes  # int8 weights are packed as it is
+
+    def begin(self) -> None:
+        """Have a copy of the weights in an order that suits the processor. It may be called from another thread while
+        `run` is, which goes on as before until the copy is there. Raises Unsupported where it answers otherwise."""
+        packed = _session(self.encoder, self._folder, 1, packed=True)
+        random = np.random.default_rng(0)
+        rows = [random.integers(0, self.encoder.vocabulary, length).tolist() for length in (11, 1, 3)]
+        feed = engine_encoders.inputs(self.encoder, rows)
+        got, want = packed.run(None, feed)[0], self._one.run(None, feed)[0]
+        if not float(np.abs(got - want).max()) <= TOLERANCE * max(1.0, float(np.abs(want).max())):
+            raise Unsupported("packed weights answer otherwise")
+        self._paces = {}
+        self._packed = packed
+
+    def end(self) -> None:
+        """Give the memory back. Passes in other threads end as they began."""
+        self._packed = None
+        self._paces = {}
+
     def run(self, rows: list[list[int]], threads: int = 1, types: list[list[int]] | None = None) -> np.ndarray:
-        """The last hidden states of all tokens of all texts, one after the other: (tokens, width) float32. At most
-        `threads` of them compute."""
+        """The last hidden states of all tokens of all texts, one after the other: (tokens, width) float32; where the
+        graph has a head, its numbers for each text: (texts, labels). At most `threads` threads compute."""
         feed = engine_encoders.inputs(self.encoder, rows, types)
         if threads == 1 or self.encoder.int8:  # a second session would have its own copy of int8 weights
-            hidden: np.ndarray = self._one.run(None, feed)[0]
+            hidden: np.ndarray = self._session(1).run(None, feed)[0]
             return hidden
         pace = self._paces.setdefault(len(feed["ids"]).bit_length(), Pace())
         chosen = _choose(pace, threads)
@@ -77,7 +104,8 @@ class Engine:
 
     def _session(self, threads: int) -> Any:
         if threads == 1:
-            return self._one
+            packed = self._packed
+            return self._one if packed is None else packed
         several = self._several
         if several is None or several[0] != threads:
             self._several = several = (threads, _session(self.encoder, self._folder, threads))
@@ -110,7 +138,7 @@ def _note(pace: Pace, threads: int, seconds: float) -> None:
     pace.seconds[threads] = before + max(NEWEST, min(1.0, seconds / before - 1) if before else 1.0) * (seconds - before)
 
 
-def batches(order: list[int], rows: list[list[int]], most: int) -> list[list[int]]:
+def batches(order: list[int], rows: Sequence[Sized], most: int) -> list[list[int]]:
     """Split `order` (longest row first) into passes of at most `most` tokens, unless a single row has more, with
     attention mostly over tokens."""
     most = min(most, PASS_TOKENS)
@@ -130,16 +158,16 @@ def batches(order: list[int], rows: list[list[int]], most: int) -> list[list[int
     return made
 
 
-def load(folder: Path, config: Any, weights: str = WEIGHTS) -> Engine:
+def load(folder: Path, config: Any, weights: str = WEIGHTS, head: bool = False) -> Engine:
     """The engine of the model in this folder, with transformers' configuration of it and its weights in the file
-    `weights`. Raises Unsupported, with the reason, where it is better left to torch. The answers are still to be
-    compared (`differs`)."""
+    `weights`; with the `head` that classifies texts, or up to the last hidden states. Raises Unsupported, with the
+    reason, where it is better left to torch. The answers are still to be compared (`differs`)."""
     if onnxruntime is None:
         raise Unsupported("onnxruntime is not installed")
     if os.environ.get("MME_ENGINE", "").strip().lower() == "torch":
         raise Unsupported("MME_ENGINE is torch")
     tensors, real = _tensors(folder, weights)
-    found = engine_encoders.encoder(config, tensors, real)
+    found = engine_encoders.encoder(config, tensors, real, head)
     try:
         return Engine(found, real)
     except Exception as error:  # whatever onnxruntime raises: its exceptions have no base of their own
@@ -151,23 +179,27 @@ def checked(engine: Engine) -> bool:
     return engine.key in os.environ.get(CHECKED, "").split()
 
 
-def differs(engine: Engine, model: Any, longest: int) -> str | None:
+def differs(engine: Engine, model: Any, longest: int, typed: bool = False) -> str | None:
     """None where the engine answers as `model`, transformers' own, does: to 1e-5, for texts of different lengths up to
-    `longest` tokens. Else what differs."""
+    `longest` tokens, the second half of each of another type where they are `typed`. Else what differs."""
     import torch
 
     random = np.random.default_rng(0)
     lengths = sorted({min(longest, length) for length in (1, 3, 11, 24, 2 * engine.encoder.window + 9)}, reverse=True)
     rows = [random.integers(0, engine.encoder.vocabulary, length).tolist() for length in [*lengths, lengths[-1]]]
+    types = [[0] * (len(row) - len(row) // 2) + [1] * (len(row) // 2) for row in rows] if typed else None
     try:
-        got = engine.run(rows)
+        got = engine.run(rows, 1, types)
     except Exception as error:  # whatever onnxruntime raises
         return f"it fails: {error}"
-    parts = np.split(got, np.cumsum([len(row) for row in rows])[:-1])
-    for row, states in zip(rows, parts, strict=True):
+    head = engine.encoder.head
+    parts = np.split(got, len(rows) if head else np.cumsum([len(row) for row in rows])[:-1])
+    for place, (row, states) in enumerate(zip(rows, parts, strict=True)):
         ids = torch.tensor([row])
+        arguments = {"token_type_ids": torch.tensor([types[place]])} if types else {}
         with torch.inference_mode():
-            want = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].float().numpy()
+            answer = model(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
+            want = (answer.logits if head else answer.last_hidden_state[0]).float().numpy()
         apart = float(np.abs(states - want).max())
         if engine.encoder.int8:
             lengths_of = np.linalg.norm(states, axis=1) * np.linalg.norm(want, axis=1)
@@ -204,19 +236,19 @@ def _tensors(folder: Path, weights: str) -> tuple[dict[str, Stored], Path]:
     return tensors, real.pop()
 
 
-def _session(found: engine_encoders.Encoder, folder: Path, threads: int) -> Any:
+def _session(found: engine_encoders.Encoder, folder: Path, threads: int, packed: bool = False) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # What a pass takes is given back after it, and float32 weights stay where they are mapped instead of being copied
-    # into an order that suits the processor better. Those in int8 are the session's own in any case.
+    # What a pass takes is given back after it. Unless `packed`, float32 weights stay where they are mapped instead of
+    # being copied into an order that suits the processor better; those in int8 are the session's own in any case.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
     options.graph_optimization_level = (
         onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     )  # it is written as it is to run
-    options.add_session_config_entry("session.disable_prepacking", "0" if found.int8 else "1")
+    options.add_session_config_entry("session.disable_prepacking", "0" if found.int8 or packed else "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(found.graph, options, providers=["CPUExecutionProvider"])

@@ -9,6 +9,7 @@ What a graph asks for (its inputs) depends on the model; `engine.py` makes them:
 - `ids`, `types`, `positions`: whole numbers, one for each token;
 - `spread` (texts, longest): which token stands at each place; `lengths` (texts): how many of them are real;
   `places` (tokens): where in the spread-out texts each token stands;
+- `firsts` (texts): the first token of each, and `averages` (texts, tokens), which a head takes;
 - `distances` (longest, longest): for each two places the bucket of their distance, which MPNet has a number for;
 - `cosines`, `sines` (longest, half a head) of the rotation by which ModernBERT and NomicBERT mark positions, and
   `window` (1, 1, longest, longest): what ModernBERT adds to attention so that most of its layers see near tokens only.
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import engine_heads
 import numpy as np
 from engine_graph import FLOAT, INT32, INT64, MICROSOFT, Graph, Stored, Unsupported
 
@@ -42,7 +44,7 @@ class Encoder:
     graph: bytes
     structure: bytes  # all of the graph but the weights' values
     int8: bool  # whether linear layers compute in int8
-    width: int  # numbers of a token's vector
+    width: int  # numbers of a token's vector, or of a text where there is a head
     vocabulary: int
     inputs: frozenset[str]
     first_position: int = 0
@@ -50,11 +52,13 @@ class Encoder:
     buckets: int = 0  # of distances
     rotations: tuple[Rotation, ...] = ()  # the inputs cosines0, sines0, cosines1, ...
     window: int = 0  # how far a token sees in most layers
+    head: bool = False  # whether it answers a row for each text, of a classifier
+    packed_bytes: int = 0  # what a copy of the linear layers' weights takes, in the order that suits the processor
 
 
-def encoder(config: Any, tensors: dict[str, Stored], folder: Path) -> Encoder:
-    """The graph of the model with this configuration (transformers') and these weights, whose files lie in `folder`.
-    Raises Unsupported."""
+def encoder(config: Any, tensors: dict[str, Stored], folder: Path, head: bool = False) -> Encoder:
+    """The graph of the model with this configuration (transformers') and these weights, whose files lie in `folder`;
+    with the `head` that classifies texts, or else up to the last hidden states. Raises Unsupported."""
     kind = getattr(config, "model_type", "")
     if kind not in BUILDERS:
         raise Unsupported(f"no graph is known for {kind or 'a model without model_type'}")
@@ -63,7 +67,7 @@ def encoder(config: Any, tensors: dict[str, Stored], folder: Path) -> Encoder:
     if getattr(config, "position_embedding_type", None) not in (None, "absolute"):
         raise Unsupported(f"its positions are {config.position_embedding_type}")
     try:
-        return BUILDERS[kind](_Builder(config, tensors, folder))
+        return BUILDERS[kind](_Builder(config, tensors, folder, head))
     except (AttributeError, KeyError, TypeError) as error:  # a version of transformers that describes it otherwise
         raise Unsupported(f"its configuration is not as expected ({error!r})") from None
 
@@ -71,8 +75,9 @@ def encoder(config: Any, tensors: dict[str, Stored], folder: Path) -> Encoder:
 class _Builder:
     """The pieces that encoders are made of. Values (names) of tokens are (tokens, width) unless said otherwise."""
 
-    def __init__(self, config: Any, tensors: dict[str, Stored], folder: Path) -> None:
+    def __init__(self, config: Any, tensors: dict[str, Stored], folder: Path, head: bool) -> None:
         self.config = config
+        self._head = head
         self.graph = Graph()
         self.op = self.graph.op
         self._tensors = tensors
@@ -82,6 +87,7 @@ class _Builder:
         self._prefix = ""
         self._inputs: set[str] = set()
         self._constants: dict[tuple[Any, str, bool], str] = {}
+        self._dense: list[str] = []  # the weights of linear layers
 
     # -- values -----------------------------------------------------------------------------------------------------
 
@@ -95,6 +101,10 @@ class _Builder:
                 self._prefix = prefix
                 return
         raise Unsupported(f"its weights have no {name}")
+
+    def from_root(self) -> None:
+        """What follows has names without the prefix of the body."""
+        self._prefix = ""
 
     def weight(self, name: str, *shape: int) -> str:
         """A stored tensor of this shape; -1 stands for any size."""
@@ -157,6 +167,7 @@ class _Builder:
         if where.kind == "I8":
             return self._int8_dense(x, stored, where, out), self.weight(f"{name}.bias", out) if bias else ""
         inputs = [x, self.weight(f"{name}.weight", out, size)]
+        self._dense.append(stored)
         if bias:
             inputs.append(self.weight(f"{name}.bias", out))
         return self.op("Gemm", *inputs, transB=1), ""
@@ -171,6 +182,34 @@ class _Builder:
         scales = self.graph.held(f"{stored} scales", lambda: self._numbers(f"{stored}_scale", out))
         product = self.op("MatMulIntegerToFloat", values, weights, one, scales, zero, domain=MICROSOFT)
         return self.op("Mul", product, own_scale)
+
+    def int8_together(self, x: str, names: list[str], out: int) -> str:
+        """(tokens, names times out): what several layers of int8 weights answer to the same, biases added. An empty
+        name where they do not compute alike."""
+        found = [self._where(f"{name}.weight") for name in names]
+        kinds = {where.kind for _, where in found}
+        shapes = {where.shape for _, where in found}
+        if kinds != {"I8"} or len(shapes) != 1 or not all(self.has(f"{name}.bias") for name in names):
+            return ""
+        size = found[0][1].shape[-1]
+        input_scales = {self._input_scales(stored, size) for stored, _ in found}
+        if len(input_scales) != 1:
+            return ""
+        values, own_scale = self._int8_of(x, input_scales.pop())
+        at = found[0][0]
+        weights = self.graph.held(
+            f"{at} and beside it", lambda: np.concatenate([self._int8_weight(it, size, out) for _, it in found], 1)
+        )
+        scales = self.graph.held(
+            f"{at} scales and beside", lambda: np.concatenate([self._numbers(f"{it}_scale", out) for it, _ in found])
+        )
+        biases = [self._stored(f"{name}.bias") or "" for name in names]
+        bias = self.graph.held(
+            f"{at} biases", lambda: np.concatenate([self._numbers(stored, out) for stored in biases])
+        )
+        one, zero = self._constant((1.0,), "float32", scalar=True), self._constant((128,), "uint8", scalar=True)
+        product = self.op("MatMulIntegerToFloat", values, weights, one, scales, zero, domain=MICROSOFT)
+        return self.op("Add", self.op("Mul", product, own_scale), bias)
 
     def _int8_of(self, x: str, input_scales: bytes) -> tuple[str, str]:
         """Values as whole numbers from 1 to 255, and what each token's are to be multiplied with."""
@@ -255,9 +294,15 @@ class _Builder:
     ) -> str:
         """`bias` (1 or texts, 1 or heads, longest, longest) is added before the softmax; `rotation` is the number of
         that which marks positions."""
+        parts = tuple(self.spread(part) for part in (query, key, value))
+        return self.attention_of_spread(parts, heads, width, bias, rotation)
+
+    def attention_of_spread(
+        self, parts: tuple[str, ...], heads: int, width: int, bias: str = "", rotation: int | None = None
+    ) -> str:
         if width % heads:
             raise Unsupported(f"{width} numbers do not divide into {heads} heads")
-        queries, keys, values = (self.spread(part) for part in (query, key, value))
+        queries, keys, values = parts
         if rotation is not None:
             queries, keys = (self._rotated(part, heads, rotation) for part in (queries, keys))
         lengths = self.given("lengths", INT32, ("texts",))
@@ -272,9 +317,19 @@ class _Builder:
         return self.op("RotaryEmbedding", x, first, *tables, domain=MICROSOFT, num_heads=heads)
 
     def finished(self, x: str, width: int, vocabulary: int, **facts: Any) -> Encoder:
-        self.graph.output(x, "hidden", FLOAT, ["tokens", width])
+        if self._head:
+            labels = int(self.config.num_labels)
+            x, width = engine_heads.classified(self, x, width, labels), labels
+        self.graph.output(x, "hidden", FLOAT, ["texts" if self._head else "tokens", width])
         graph, int8 = self.graph, bool(self._in_int8)
+        facts |= {"packed_bytes": self._packed_bytes(), "head": self._head}
         return Encoder(graph.serialized(), graph.structure(), int8, width, vocabulary, frozenset(self._inputs), **facts)
+
+    def _packed_bytes(self) -> int:
+        """0 where layers share weights, as ALBERT's do: each would have a copy of its own."""
+        if len(set(self._dense)) < len(self._dense):
+            return 0
+        return sum(self._tensors[name].length for name in self._dense)
 
 
 # --- The families ----------------------------------------------------------------------------------------------------
@@ -349,8 +404,13 @@ def _block(
     bias: str = "",
 ) -> str:
     """A block of BERT's: attention, add, norm, two linear layers, add, norm."""
-    query, key, value = (build.dense(x, at + name, width, width) for name in (names.query, names.key, names.value))
-    attended = build.attention(query, key, value, heads, width, bias)
+    layers = [at + name for name in (names.query, names.key, names.value)]
+    joined = build.int8_together(x, layers, width)
+    if joined:
+        attended = build.attention_of_spread(build.graph.split(build.spread(joined), 3), heads, width, bias)
+    else:
+        query, key, value = (build.dense(x, name, width, width) for name in layers)
+        attended = build.attention(query, key, value, heads, width, bias)
     x = build.added_norm(
         build.nearly_dense(attended, at + names.out, width, width), x, at + names.attention_norm, width, eps
     )
@@ -526,6 +586,12 @@ def inputs(found: Encoder, rows: list[list[int]], types: list[list[int]] | None 
     made: dict[str, np.ndarray] = {"ids": ids, "lengths": lengths}
     made["spread"] = np.where(real, starts[:, None] + rank, 0)
     made["places"] = np.flatnonzero(real)
+    if "firsts" in found.inputs:
+        made["firsts"] = starts.astype(np.int64)
+    if "averages" in found.inputs:
+        text = np.repeat(np.arange(len(rows)), lengths)
+        made["averages"] = np.zeros((len(rows), tokens), np.float32)
+        made["averages"][text, np.arange(tokens)] = (np.float32(1) / lengths.astype(np.float32))[text]
     if "positions" in found.inputs:
         made["positions"] = places + found.first_position
         if found.not_counted is not None and (ids == found.not_counted).any():

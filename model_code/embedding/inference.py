@@ -326,6 +326,11 @@ def batch_fn(inputs: list[Request], model: Embedder) -> list[Any]:
     return results
 
 
+def busy_fn(model: Embedder) -> engine.Engine | None:
+    """What can be had for more memory while the model is busy: packed weights."""
+    return model.engine
+
+
 # --- From texts to vectors -------------------------------------------------------------------------------------------
 
 

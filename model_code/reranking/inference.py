@@ -1,7 +1,8 @@
 """Scores for pairs of texts from a cross-encoder: any transformers model for sequence classification.
 
 Runs unchanged in the Hugging Face inference containers (sagemaker-huggingface-inference-toolkit on multi-model-server)
-and in `mme.container`. It needs torch, transformers (4.49 to 5.x) and numpy, and nothing else from this project.
+and in `mme.container`. It needs torch, transformers (4.49 to 5.x) and numpy, and nothing else from this project. Where
+onnxruntime is there too, it computes most cross-encoders (`engine.py`), exactly and in less time.
 
 Request, application/json, one of
 
@@ -24,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import engine
 import handler_exact
 import handler_sentence
 import numpy as np
@@ -47,7 +49,7 @@ from handler_common import (
     texts_of,
 )
 from handler_sentence import Pairs
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification
 
 SETTINGS: dict[str, Any] = {
     "activation": None,  # what is done to the model's numbers: one of ACTIVATIONS; null: what the model's files say
@@ -106,7 +108,8 @@ class Options:
 class Reranker:
     """A loaded model with all that serving it needs."""
 
-    model: Any
+    model: Any  # transformers' own; None where `engine` stands in for it
+    config: Any
     tokenizer: Any
     device: torch.device
     settings: dict[str, Any]
@@ -115,6 +118,7 @@ class Reranker:
     max_length: int  # what the model can read
     arguments: frozenset[str]  # of the model's forward method
     lower: bool  # whether texts are made lower case before it reads them
+    engine: engine.Engine | None
     way: str = handler_exact.PADDED  # which pairs can share a forward pass
 
 
@@ -130,31 +134,69 @@ def model_fn(model_dir: str, context: Any = None) -> Reranker:
     device = device_of(context)
     tokenizer = load_tokenizer(folder)
     lower = sentence.lower_case and lower_cased(tokenizer)
-    model = AutoModelForSequenceClassification.from_pretrained(model_dir, **loading_options(settings["dtype"]))
-    model.to(device).eval().requires_grad_(False)
-    if model.config.pad_token_id is None:  # models that look for a text's last token go by it
-        model.config.pad_token_id = tokenizer.pad_token_id
-    limit, usual = readable_tokens(model.config, tokenizer, sentence.max_length)
+    config = AutoConfig.from_pretrained(model_dir, **loading_options())
+    limit, usual = readable_tokens(config, tokenizer, sentence.max_length)
     if settings["max_length"] is None:
         settings["max_length"] = usual
     check_integer("code/settings.json: max_length", settings["max_length"], _shortest(tokenizer), limit)
+    found, reason = _engine(folder, config, settings, device)
+    model = None
+    if found is None or not engine.checked(found):
+        model = AutoModelForSequenceClassification.from_pretrained(model_dir, **loading_options(settings["dtype"]))
+        model.to(device).eval().requires_grad_(False)
+        config = model.config
+        if config.pad_token_id is None:  # models that look for a text's last token go by it
+            config.pad_token_id = tokenizer.pad_token_id
+    if found is not None and model is not None:
+        apart = engine.differs(found, model, limit, _typed(tokenizer, config))
+        found, reason, model = (found, "", None) if apart is None else (None, apart, model)
+    if hasattr(context, "note"):  # mme.container's
+        context.note(
+            engine="torch" if found is None else "onnxruntime",
+            format=settings["dtype"],
+            reason=reason,
+            key=found.key if found else "",
+        )
     reranker = Reranker(
         model,
+        config,
         tokenizer,
         device,
         settings,
         sentence,
-        int(model.config.num_labels),
+        int(config.num_labels),
         limit,
-        frozenset(inspect.signature(model.forward).parameters),
+        frozenset(inspect.signature(model.forward).parameters) if model is not None else frozenset(),
         lower,
+        found,
     )
     _options(Ranking([], False, {}), reranker)  # the settings, against what the model has
+    if model is None:
+        return reranker
     way = _way(reranker)
     if way != handler_exact.PADDED:
         one = "pairs of one length run together" if way == handler_exact.EQUAL else "each pair runs alone"
-        sys.stderr.write(f"{model.config.model_type}: {one}, since padding would change its answers\n")
+        sys.stderr.write(f"{config.model_type}: {one}, since padding would change its answers\n")
     return replace(reranker, way=way)
+
+
+def _engine(
+    folder: Path, config: Any, settings: dict[str, Any], device: torch.device
+) -> tuple[engine.Engine | None, str]:
+    """What runs the model in torch's place; or None, and why."""
+    if device.type != "cpu":
+        return None, "it is on a GPU"
+    if settings["dtype"] != "float32":
+        return None, f"it computes in {settings['dtype']}"
+    try:
+        return engine.load(folder, config, head=True), ""
+    except engine.Unsupported as error:
+        return None, str(error)
+
+
+def _typed(tokenizer: Any, config: Any) -> bool:
+    """Whether the two texts of a pair are told from each other by the types of their tokens."""
+    return "token_type_ids" in tokenizer.model_input_names and getattr(config, "type_vocab_size", 0) > 1
 
 
 def _way(model: Reranker) -> str:
@@ -170,7 +212,7 @@ def _way(model: Reranker) -> str:
     def forward(asked: list[Row]) -> list[torch.Tensor]:
         return list(_scores(asked, model))
 
-    return handler_exact.way(forward, rows, model.model.config.model_type, model.settings["dtype"])
+    return handler_exact.way(forward, rows, model.config.model_type, model.settings["dtype"])
 
 
 def input_fn(data: Any, content_type: str | None) -> Ranking:
@@ -265,13 +307,23 @@ def batch_fn(inputs: list[Ranking], model: Reranker) -> list[Any]:
         return results
     order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
     scores = torch.empty((len(rows), model.labels))
-    for batch in handler_exact.batches(order, rows, model.settings["batch_tokens"], packed=False, way=model.way):
+    most = model.settings["batch_tokens"]
+    for batch in (
+        handler_exact.batches(order, rows, most, packed=False, way=model.way)
+        if model.engine is None
+        else engine.batches(order, rows, most)
+    ):
         scores[batch] = _scores([rows[row] for row in batch], model)
     for index, first, option in places:
         request = inputs[index]
         part = option.activation(scores[first : first + len(request.pairs)])
         results[index] = _answer(request, option, part.numpy().astype(np.float32))
     return results
+
+
+def busy_fn(model: Reranker) -> engine.Engine | None:
+    """What can be had for more memory while the model is busy: packed weights."""
+    return model.engine
 
 
 # --- From pairs to scores --------------------------------------------------------------------------------------------
@@ -349,11 +401,14 @@ def _tokenized(pairs: list[tuple[str, str]], model: Reranker, prompt: str, most:
 
 def _scores(rows: list[Row], model: Reranker) -> torch.Tensor:
     """The model's numbers for each row, before any activation: float32 of (rows, labels)."""
+    if model.engine is not None:
+        types = [row.types or [0] * len(row) for row in rows] if _typed(model.tokenizer, model.config) else None
+        return torch.from_numpy(model.engine.run([row.ids for row in rows], torch.get_num_threads(), types))
     inputs, _ = handler_exact.padded(
         [row.ids for row in rows], [row.types for row in rows], model.tokenizer, model.arguments, model.device
     )
     if hasattr(model.model, "base_model") and hasattr(model.model.base_model, "set_attention_type"):
-        model.model.base_model.set_attention_type(model.model.config.attention_type)
+        model.model.base_model.set_attention_type(model.config.attention_type)
     with torch.inference_mode():
         logits: torch.Tensor = model.model(**inputs).logits.float().cpu()
     return logits

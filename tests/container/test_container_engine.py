@@ -51,6 +51,41 @@ def test_the_log_and_the_metrics_say_what_computes(start: Any, models: list[Path
     assert "model" not in loads(container, 2)[1]["shared"]
 
 
+def test_a_busy_model_is_given_more_memory_and_gives_it_back(start: Any, models: list[Path]) -> None:
+    container = start(MME_PRELOAD="torch,transformers,onnxruntime", MME_BUSY_ANSWERS="1")
+    for number, folder in enumerate(models):
+        assert container.load(f"m{number}", folder).status == 200
+    text = json.dumps(["the house is quiet", "nobody"])
+
+    def ask(name: str = "m0") -> list[list[float]]:
+        reply = container.call("POST", f"/models/{name}/invoke", text, {"Content-Type": "application/json"})
+        assert reply.status == 200
+        found: list[list[float]] = reply.json()["embeddings"]
+        return found
+
+    before = ask()
+
+    def begun() -> bool:
+        assert near(ask(), before)
+        return bool(container.metric("mme_busy_begun_total"))
+
+    wait_until(begun)
+    [event] = wait_until(lambda: container.events("busy"))
+    assert event["model"] == "m0"
+    assert container.metric('mme_model_extra_bytes{model="m0"}') == event["bytes"] > 0
+    assert container.metric('mme_model_extra_bytes{model="m1"}') == 0
+    assert near(ask(), before)
+    wait_until(lambda: container.metric('mme_model_extra_bytes{model="m0"}') == 0)
+    assert [event["reason"] for event in wait_until(lambda: container.events("busy over"))] == ["quiet"]
+    assert container.metric("mme_busy_ended_total") == 1
+    assert near(ask(), before)
+
+
+def near(got: list[list[float]], want: list[list[float]]) -> bool:
+    pairs = zip((number for row in got for number in row), (number for row in want for number in row), strict=True)
+    return max(abs(one - other) for one, other in pairs) < 1e-5
+
+
 def test_answers_are_torchs(start: Any, models: list[Path]) -> None:
     texts = json.dumps(["the house is quiet", "nobody", "home and nobody at the house ."])
     answers = []

@@ -349,6 +349,42 @@ def test_int8_of_eight_bits_is_torchs(embedding: ModuleType, bert: Path, tmp_pat
     assert "eight bits" in context.notes["reason"]
 
 
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_packed_weights_answer_alike_and_are_given_back(bert: Path, tmp_path: Path, name: str) -> None:
+    folder = family(name, bert, tmp_path / "model")
+    found = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
+    if name == "Albert":  # its layers share weights, of which each would have a copy
+        assert found.bytes == 0
+        return
+    assert 0 < found.bytes < (folder / "model.safetensors").stat().st_size
+    rows = [[101, 7, 8, 9, 102], [101, 102], list(range(200, 290))]
+    before = found.run(rows)
+    found.begin()
+    assert found._session(1) is not found._one
+    assert near(found.run(rows), before)
+    found.end()
+    assert found._session(1) is found._one
+    assert near(found.run(rows), before)
+
+
+def test_packed_weights_that_answer_otherwise_are_refused(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = family("Bert", bert, tmp_path / "model")
+    found = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
+    other = family("Bert", bert, tmp_path / "other", layer_norm_eps=0.3)
+    unlike = engine.load(other, transformers.AutoConfig.from_pretrained(other))
+    monkeypatch.setattr(engine, "_session", lambda *_, **__: unlike._one)
+    with pytest.raises(engine.Unsupported, match="otherwise"):
+        found.begin()
+    assert found._session(1) is found._one
+
+
+def test_int8_offers_nothing_since_it_is_packed(embedding: ModuleType, tmp_path: Path) -> None:
+    model = embedding.model_fn(str(stored_int8(minilm(), tmp_path / "m", "AutoModel")))
+    assert embedding.busy_fn(model).bytes == 0
+
+
 def test_importing_it_starts_no_thread() -> None:
     """A fork of a process with threads is not clean; and the thread would report to the library's maker."""
     code = "import sys, os; sys.path.insert(0, sys.argv[1]); import engine; print(len(os.listdir('/proc/self/task')))"

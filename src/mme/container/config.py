@@ -43,6 +43,7 @@ class Settings:
     log_level: str
     access_log: bool
     metrics_models: int
+    busy_answers: float
     notes: tuple[str, ...] = ()  # what of the environment is not taken as it stands, for the log
 
 
@@ -126,6 +127,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         log_level=log_level(environ.get("SAGEMAKER_CONTAINER_LOG_LEVEL", "20")),
         access_log=flag("MME_ACCESS_LOG", True),
         metrics_models=int(number("MME_METRICS_MODELS", 50, 0, 100_000)),
+        busy_answers=number("MME_BUSY_ANSWERS", 3, 0, 1_000_000),
         notes=tuple(notes),
     )
 

@@ -22,13 +22,14 @@ class Kind(IntEnum):
     CANCEL = 2  # id: a request that nobody waits for any more
     GRANT = 3  # id: how many threads the worker may compute with, until it says RELEASED
     YIELD = 4  # give the grant back after the present batch
+    BUSY = 5  # id: 1, the model may take more memory to be faster; 0, it has to give that back
     # worker -> front
     READY = 16  # meta: what loading took
     FAILED = 17  # meta: status, type, message; the worker ends after this
     STARTED = 18  # meta: ids of the requests that are in work now
     RESULT = 19  # id: the request; meta: status, content type, times; body: the answer
     RELEASED = 20  # meta: how many requests are left
-    MEMORY = 21  # meta: private memory, sent when the worker has been idle for a moment
+    MEMORY = 21  # meta: private memory, sent when idle for a moment; after BUSY also what of it is beyond the need
 
 
 class Frame(NamedTuple):

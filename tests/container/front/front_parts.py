@@ -110,6 +110,10 @@ class Machine:
         self.idle_models: list[Model] = []
         self.parked: list[tuple[str, str]] = []
         self.killed: list[tuple[str, str]] = []
+        self.giving: Callable[[int], list[asyncio.Future[None]]] = lambda size: []
+
+    def give_back(self, size: int) -> list[asyncio.Future[None]]:
+        return self.giving(size)
 
     def host(self, limit: int | None) -> memory.Host:
         return memory.Host(self.total, self.available)

@@ -2,10 +2,11 @@
 
 The policy: a model needs what its process was measured to take, before that what its files let expect. It is admitted
 if that is available now and if everything that is loaded, at its estimate, fits the limit less a reserve. Where it does
-not fit, idle models are parked, the longest idle first. Where that is not enough, a wake-up waits as long as anything
-is being computed (for that will end), and a LOAD gets 507, so that the platform unloads something. Where memory runs
-short later, idle models are parked, then the process that takes most is ended, before the kernel ends one of its
-choice. GPUs are treated alike, each by itself.
+not fit, models that have more than they need give that back (see busy.py), then idle ones are parked, the longest idle
+first. Where that is not enough, a wake-up waits as long as anything is being computed (for that will end), and a LOAD
+gets 507, so that the platform unloads something. Where memory runs short later, the same is given back, idle models are
+parked, then the process that takes most is ended, before the kernel ends one of its choice. GPUs are treated alike,
+each by itself.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from mme.container.front.gpu import Gpu, Gpus
 from mme.container.front.models import Model, WorkerLink
 
 GPU_CONTEXT = 600 * MiB  # what CUDA itself takes on the device for each process
+GIVE_BACK_SECONDS = 1.0  # how long a busy model's memory is waited for before others are parked
 PARK_AT_ONCE = 4  # so that a burst of wake-ups does not wait for one ending each
 
 
@@ -33,6 +35,9 @@ class Effects(Protocol):
 
     def idle(self) -> list[Model]:
         """Models with a process and without requests, the longest idle first."""
+
+    def give_back(self, size: int) -> list[asyncio.Future[None]]:
+        """Have about so many bytes given back by models that have more than they need; done when they are free."""
 
     def park(self, model: Model, reason: str) -> asyncio.Future[None]:
         """End the process of an idle model, which stays loaded. Done when its memory is free."""
@@ -75,12 +80,18 @@ class Admission:
         resident = {key for worker in self._effects.workers() for key in worker.model.weights.files}
         fresh = sum(key[2] for key in model.weights.files if key not in resident)
         need = model.estimate
+        waited: set[asyncio.Future[None]] = set()
         while True:
             self._freed.clear()
             now, planned = self._budget()
             if now >= need and planned >= need + fresh:
                 self._promised[model] = need
                 return
+            returning = set(self._effects.give_back(max(need - now, need + fresh - planned))) - waited
+            if returning:
+                waited |= returning
+                await asyncio.wait(returning, timeout=GIVE_BACK_SECONDS)
+                continue
             victims = [victim for victim in self._effects.idle() if victim is not model]
             if victims:
                 await asyncio.gather(*(self._effects.park(victim, "memory") for victim in victims[:PARK_AT_ONCE]))
@@ -91,6 +102,10 @@ class Admission:
                     f"Model {model.name} needs about {(need + fresh) // MiB} MiB; {-(-short // MiB)} MiB too few are "
                     "free. Unload a model that is not in use"
                 )
+
+    def room(self, size: int) -> bool:
+        """Whether so many bytes are free now, and not needed for anything that is loaded."""
+        return min(self._budget()) >= size
 
     async def place(self, model: Model, wait: bool) -> str | None:
         """The GPU for a new worker: the one with most memory free, once enough is. None where there is no GPU."""
@@ -126,6 +141,9 @@ class Admission:
             return
         _, available, reserve = self._free()
         if available >= reserve // 2:
+            return
+        if any(worker.extra.held and worker.extra.returning is None for worker in workers):
+            self._effects.give_back(reserve)
             return
         idle = self._effects.idle()
         if idle:
@@ -163,15 +181,16 @@ class Admission:
         """(bytes that could be taken now, bytes of working set that may still be planned for)."""
         total, available, reserve = self._free()
         promised = sum(self._promised.values())
+        beginning = sum(worker.extra.held for worker in self._effects.workers() if worker.extra.beginning)
         private = promised
         files: dict[tuple[int, int, int], int] = {}
         for worker in self._effects.workers():
             if worker.model not in self._promised:
-                private += worker.model.estimate
+                private += worker.model.estimate + worker.extra.held
             for key in worker.model.weights.files:
                 files[key] = key[2]
         planned = private + sum(files.values()) + self._effects.base_bytes()
-        return available - promised - reserve, total - planned - reserve
+        return available - promised - beginning - reserve, total - planned - reserve
 
     def _gpu_free(self, gpu: Gpu) -> int:
         """What is free on a GPU less what loads in progress are about to take."""

@@ -83,6 +83,8 @@ class Totals:
     batches: int = 0
     shared_bytes: int = 0
     parted: int = 0
+    busy_begun: int = 0
+    busy_ended: int = 0
     answers: Answers = field(default_factory=Answers)
     load_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))
     wake_seconds: Histogram = field(default_factory=lambda: Histogram(SECONDS))

@@ -32,6 +32,8 @@ TOTALS = {
     "cancelled": "Requests whose client left before the answer",
     "batches": "Batches computed",
     "shared_bytes": "Bytes of weights that were equal to those of a loaded model and are there once",
+    "busy_begun": "Times a busy model was given more memory to be faster",
+    "busy_ended": "Times a model gave such memory back",
     "parted": "Shared weights given to each model as its own, because a handler wanted to write them",
 }
 MODEL_COUNTERS = {
@@ -137,6 +139,7 @@ class Exposition:
         private = GaugeMetricFamily(
             "mme_model_private_bytes", "Private memory of a model's process, 0 while it is parked"
         )
+        extra = GaugeMetricFamily("mme_model_extra_bytes", "Memory that a busy model has beyond its need, to be faster")
         waiting = GaugeMetricFamily("mme_model_open_requests", "Requests that wait or are worked on")
         engine = GaugeMetricFamily(
             "mme_model_engine", "1, with the library that computes the model and why, where its handler says so"
@@ -145,6 +148,7 @@ class Exposition:
             labels = _labels(model)
             load.add_sample("mme_model_load_seconds", labels, model.load_seconds)
             private.add_sample("mme_model_private_bytes", labels, _private(model))
+            extra.add_sample("mme_model_extra_bytes", labels, _extra(model))
             waiting.add_sample("mme_model_open_requests", labels, model.open)
             notes = model.worker.notes if model.worker else {}
             if notes.get("engine"):
@@ -152,8 +156,9 @@ class Exposition:
                 engine.add_sample("mme_model_engine", {**labels, **said}, 1)
         if unnamed:
             private.add_sample("mme_model_private_bytes", rest, sum(map(_private, unnamed)))
+            extra.add_sample("mme_model_extra_bytes", rest, sum(map(_extra, unnamed)))
             waiting.add_sample("mme_model_open_requests", rest, sum(model.open for model in unnamed))
-        yield from (load, private, waiting, engine)
+        yield from (load, private, extra, waiting, engine)
 
 
 def _labels(model: Model) -> dict[str, str]:
@@ -169,6 +174,10 @@ def _text(value: str) -> str:
 
 def _private(model: Model) -> int:
     return model.private if model.worker else 0
+
+
+def _extra(model: Model) -> int:
+    return model.worker.extra.held if model.worker else 0
 
 
 def _histogram(name: str, text: str, histograms: dict[str, Histogram], label: str = "") -> HistogramMetricFamily:

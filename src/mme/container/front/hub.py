@@ -18,6 +18,7 @@ from mme.container import errors
 from mme.container.config import Settings
 from mme.container.front.admission import Admission
 from mme.container.front.budget import Budget
+from mme.container.front.busy import Busy
 from mme.container.front.counters import Totals
 from mme.container.front.gpu import Gpus
 from mme.container.front.log import Log
@@ -49,8 +50,11 @@ class Hub:
         self._admission = Admission(settings, self.totals, self, gpus)
         self._requests = Requests(settings, self.totals, self)
         self._scheduler: Scheduler[WorkerLink] = Scheduler(settings.cpus, self, time.monotonic, self.later)
+        self._busy = Busy(settings, self.totals, log, self, time.monotonic)
         self._processes = Processes(
-            settings, log, self.totals, self._admission, self._requests, self._scheduler, self._forget, parent
+            *(settings, log, self.totals, self._admission, self._requests, self._scheduler, self._busy),
+            self._forget,
+            parent,
         )
 
     async def start(self) -> None:
@@ -223,6 +227,15 @@ class Hub:
         ]
         return sorted(idle, key=lambda model: model.last_used)
 
+    def room(self, size: int) -> bool:
+        return self._admission.room(size)
+
+    def give_back(self, size: int) -> list[asyncio.Future[None]]:
+        return self._busy.give_back(size)
+
+    def returned(self) -> None:
+        self._admission.freed()
+
     def park(self, model: Model, reason: str) -> asyncio.Task[None]:
         return self._processes.park(model, reason)
 
@@ -260,6 +273,7 @@ class Hub:
                 self._end_what_hangs()
                 self._park_what_is_idle()
                 self._admission.guard()
+                self._busy.tick()
                 self._processes.part_what_is_written(self.models.values())
             except Exception as error:  # the clock must not stop
                 self.log("error", "clock", message=repr(error))

@@ -76,6 +76,19 @@ class Model:
         return self.private or BASE_PRIVATE + int(self.weights.copied * 1.2)
 
 
+@dataclass
+class Extra:
+    """Memory beyond a process's need, with which it is faster (see busy.py). All sizes are bytes."""
+
+    offered: int = 0  # what its handler could use
+    held: int = 0  # promised while ``beginning``, then measured
+    beginning: bool = False
+    returning: asyncio.Future[None] | None = None  # done once it has been given back
+    rate: float = 0.0  # answers a second
+    answered: int = 0
+    not_before: float = 0.0  # monotonic seconds
+
+
 class WorkerLink(asyncio.Protocol):
     """A model's process, and the front's end of the socket to it.
 
@@ -113,6 +126,7 @@ class WorkerLink(asyncio.Protocol):
         self.loading: dict[str, float] = {}  # seconds that loading took, by stage
         self.shared: list[str] = []  # kinds of what was made for it before the fork
         self.checked: list[str] = []  # what its handler need not compare with transformers again (see families.py)
+        self.extra = Extra()
         self.notes: dict[str, str] = {}  # what its handler says of how it runs the model
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -25,6 +25,7 @@ from mme.container.errors import ServingError
 from mme.container.files import read_regular
 from mme.container.front.admission import Admission
 from mme.container.front.blocking import Blocking
+from mme.container.front.busy import Busy
 from mme.container.front.counters import Totals
 from mme.container.front.families import Families
 from mme.container.front.log import Log
@@ -53,6 +54,7 @@ class Processes:
         admission: Admission,
         requests: Requests,
         scheduler: Scheduler[WorkerLink],
+        busy: Busy,
         forget: Callable[[Model], None],
         parent: Callable[[Listener, Settings, Log], ParentLink],
     ) -> None:
@@ -62,6 +64,7 @@ class Processes:
         self._admission = admission
         self._requests = requests
         self._scheduler = scheduler
+        self._busy = busy
         self._forget = forget
         self.parent = parent(self, settings, log)
         self._families = Families(self.parent, log)
@@ -300,10 +303,15 @@ class Processes:
             self._scheduler.released(worker)
         elif frame.kind == Kind.MEMORY:
             worker.measured(frame.meta["private"])
-            worker.model.private = worker.private
+            if "extra" in frame.meta:
+                self._busy.said(worker, frame)
+            if not worker.extra.beginning:
+                worker.model.private = max(0, worker.private - worker.extra.held)
         elif frame.kind == Kind.READY and not worker.ready.done():
             worker.was_ready = True
             worker.measured(frame.meta["private"])
+            worker.extra.offered = max(0, int(frame.meta["offered"]))
+            worker.extra.answered = worker.model.metrics.answers.all
             worker.loading = {"handler": frame.meta["seconds"], "cpu": frame.meta["cpu"]}
             worker.shared = frame.meta["shared"]
             worker.notes = {name: text[:MAX_NOTE] for name, text in frame.meta["notes"].items()}
@@ -369,6 +377,7 @@ class Processes:
         elif worker.doomed is None:
             self._totals.died += 1
             self._log("error", "model process ended", model=model.name, pid=worker.pid, why=why, out_of_memory=starved)
+        self._busy.over(worker)
         self._requests.settle(worker, starved, why)
         if current and worker.was_ready:
             self._after_end(model, worker, why)

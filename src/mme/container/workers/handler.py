@@ -30,7 +30,7 @@ from mme.container.workers.pipeline import default_pipeline, pipeline_predict
 
 FUNCTIONS = (
     *("model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"),  # the toolkit's
-    *("batch_fn", "tokens_fn", "decoder_fn"),  # ours (docs/handlers.md)
+    *("batch_fn", "tokens_fn", "decoder_fn", "busy_fn"),  # ours (docs/handlers.md)
 )
 
 
@@ -53,6 +53,17 @@ class Steps(Protocol):
     def drop(self, key: int) -> None: ...
 
     def __len__(self) -> int: ...
+
+
+class Offer(Protocol):
+    """What busy_fn returns: more memory makes the model faster (docs/handlers.md). Other threads may compute."""
+
+    @property
+    def bytes(self) -> int: ...
+
+    def begin(self) -> None: ...
+
+    def end(self) -> None: ...
 
 
 class Handler:
@@ -81,6 +92,7 @@ class Handler:
             )
         load = _bind(found["model_fn"], 1, self.context) or (lambda path: default_pipeline(path, device))
         self.model = load(model_dir)
+        self.offer: Offer | None = found["busy_fn"](self.model) if found["busy_fn"] else None
 
     @property
     def whole(self) -> bool:

@@ -2,28 +2,31 @@
 
 A handler with ``decoder_fn`` works a step at a time (in generation, a token), and requests join and leave in between.
 
-The process has one thread. While it computes, further requests gather in the socket's buffer (and behind it in the
-front); before each batch it takes all that are there. It computes only while it holds a grant from the front, which
-is how the models of a machine share its cores.
+The process has one thread, and a second while a busy model takes more memory or gives it back. While it computes,
+further requests gather in the socket's buffer (and behind it in the front); before each batch it takes all that are
+there. It computes only while it holds a grant from the front, which is how the models of a machine share its cores.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import socket
 import sys
+import threading
 import time
 import traceback
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from mme.container import memory, system
 from mme.container.errors import ServingError, internal
 from mme.container.wire import Decoder, Frame, Kind, pack
-from mme.container.workers.handler import Answer, Handler, Steps, client_error
+from mme.container.workers.handler import Answer, Handler, Offer, Steps, client_error
 from mme.container.workers.templates import Shelf
 
 IDLE_SECONDS = 1.0
@@ -78,6 +81,8 @@ class Worker:
         self._steps: Steps | None = None
         self._joined: dict[int, Pending] = {}  # in work, a step at a time
         self._told: list[int] = []  # the requests in work that the front knows of
+        self._sending = threading.Lock()
+        self._more: More | None = None
 
     def run(self) -> None:
         """Load the model, then serve until the front closes the socket."""
@@ -106,7 +111,11 @@ class Worker:
             "recipes": [found.plain() for found in self._shelf.noted],
             "shared": sorted(self._shelf.used),
             "notes": self._handler.context.notes,
+            "offered": 0,
         }
+        if self._handler.offer is not None:
+            self._more = More(self._handler.offer, self._report_extra)
+            meta["offered"] = int(self._handler.offer.bytes)
         self._send(Kind.READY, meta=meta)
         self._serve(self._handler)
 
@@ -135,7 +144,8 @@ class Worker:
     # -- the socket ---------------------------------------------------------------------------------------------
 
     def _send(self, kind: Kind, number: int = 0, meta: dict[str, Any] | None = None, body: bytes = b"") -> None:
-        self._sock.sendall(pack(kind, number, meta, body))
+        with self._sending:
+            self._sock.sendall(pack(kind, number, meta, body))
 
     def _receive(self, wait: bool) -> bool:
         """Take in what has arrived. False once the front is gone."""
@@ -181,11 +191,17 @@ class Worker:
             self._set_threads(frame.id)
         elif frame.kind == Kind.YIELD:
             self._yield = self._granted
+        elif frame.kind == Kind.BUSY and self._more is not None:
+            self._more.want(frame.id == 1)
 
     def _report_idle(self) -> None:
         self._idle_reported = True
         system.trim_heap()
         self._send(Kind.MEMORY, meta={"private": memory.private()})
+
+    def _report_extra(self, private: int, extra: int, error: str) -> None:
+        with contextlib.suppress(OSError):  # the front is gone, which the other thread finds out
+            self._send(Kind.MEMORY, meta={"private": private, "extra": extra, "error": error})
 
     def _set_threads(self, count: int) -> None:
         if count != self._threads and "torch" in sys.modules:
@@ -374,6 +390,48 @@ class Worker:
             "error": told.kind,
         }
         self._send(Kind.RESULT, entry.id, meta, told.body())
+
+
+class More:
+    """A busy model's further memory: taken and given back in a thread of its own, since that takes longer than a
+    request should wait. ``told`` is called there with the private bytes, those beyond the need, and an error's text."""
+
+    def __init__(self, offer: Offer, told: Callable[[int, int, str], None]) -> None:
+        self._offer = offer
+        self._told = told
+        self._wanted = self._has = False
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def want(self, wanted: bool) -> None:
+        with self._lock:
+            self._wanted = wanted
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._change, name="busy", daemon=True)
+                self._thread.start()
+
+    def _change(self) -> None:
+        """Change until it is as it is wanted; what is wanted may change meanwhile."""
+        while True:
+            extra, error = 0, ""
+            before = memory.private()
+            try:
+                if self._wanted:
+                    self._offer.begin()
+                    self._has = True
+                    extra = max(1, memory.private() - before)
+                elif self._has:
+                    self._has = False
+                    self._offer.end()
+                    system.trim_heap()
+            except BaseException as raised:
+                self._has = self._wanted = False
+                error = f"{type(raised).__name__}: {raised}"
+            self._told(memory.private(), extra, error)
+            with self._lock:
+                if self._has == self._wanted:
+                    self._thread = None
+                    return
 
 
 def main(sock: socket.socket, spec: Spec, shelf: Shelf) -> None:
