@@ -310,7 +310,7 @@ class Processes:
         elif frame.kind == Kind.READY and not worker.ready.done():
             worker.was_ready = True
             worker.measured(frame.meta["private"])
-            worker.extra.offered = max(0, int(frame.meta["offered"]))
+            worker.extra.offered = max(0, int(frame.meta.get("offered", 0)))
             worker.extra.answered = worker.model.metrics.answers.all
             worker.loading = {"handler": frame.meta["seconds"], "cpu": frame.meta["cpu"]}
             worker.shared = frame.meta["shared"]
