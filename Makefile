@@ -47,15 +47,19 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/python demo/run.py $(if $(filter-out 0,$(KEEP)),--keep)
 
-# A worker for each core; tests of one file stay together, for they share what is slow to set up. What measures the
-# machine itself runs afterwards, alone.
+# A worker for each core and one more, for tests wait now and then. Tests of one file stay together, for they share what
+# is slow to set up; tests/slow.txt says which files start first.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
+PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# What measures the machine itself runs after the others, alone.
 test: lint $(if $(STOCK_RUNS),stock) $(if $(CI),scan)
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not alone" --durations=20
+	$(PYTEST) -m "not alone" --durations=20
 	$(BIN)/python -m pytest -m alone
 
 # What one runs while at work: everything but the tests that take long.
 check: lint
-	$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow and not alone"
+	$(PYTEST) -m "not slow and not alone"
 
 stock: $(STOCK)/.done
 

@@ -7,17 +7,43 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import boto3
 import pytest
 import tiny_models
+from warm_python import WarmPython
 
 from mme.local import LocalAws
+from mme.runner import process
+from mme.snapshot import accuracy
 
 FAKE_CONTAINER = shlex.join([sys.executable, str(Path(__file__).parent / "local" / "fake_container.py")])
 """The command of a container that keeps the contract, hosts anything and starts at once (see its docstring)."""
+
+
+SECONDS = {
+    name: float(seconds)
+    for seconds, name in (
+        line.split() for line in Path(__file__).with_name("slow.txt").read_text().splitlines() if line[:1] != "#"
+    )
+}
+"""Of the tests that take long, by ``folder/test_file.py::test_name`` or by file: see slow.txt."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks what takes long as slow. Several workers begin with the files that take longest, so as to end together."""
+    root = Path(__file__).parent
+    files: dict[str, float] = {}
+    for name, seconds in SECONDS.items():
+        files[name.partition("::")[0]] = files.get(name.partition("::")[0], 0.0) + seconds
+    for item in items:
+        file = item.path.relative_to(root).as_posix()
+        if file in SECONDS or f"{file}::{getattr(item, 'originalname', item.name)}" in SECONDS:
+            item.add_marker(pytest.mark.slow)
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: -files.get(item.path.relative_to(root).as_posix(), 0.0))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,6 +71,29 @@ def aws_env(local_aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> LocalAws:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it would remember an earlier test's credentials
     return local_aws
+
+
+@pytest.fixture(scope="session")
+def _warm_libraries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A python that has imported torch and transformers, for programs that never go to the Hub."""
+    folder = tmp_path_factory.mktemp("warm")
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, **offline, "HF_HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    with WarmPython(sys.executable, ["torch", "transformers.pipelines"], environment) as warm:
+        yield warm.executable(folder / "python")
+
+
+@pytest.fixture(scope="module")
+def warm_accuracy(_warm_libraries: Path) -> Iterator[None]:
+    """What measures the accuracy of a snapshot is forked from a warm python; guard and environment stay as they are."""
+
+    def guarded(words: Sequence[str], work: Path, environment: Mapping[str, str]) -> process.Finished:
+        assert words[0] == sys.executable
+        return process.run_guarded([str(_warm_libraries), *words[1:]], work, environment)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(accuracy, "run_guarded", guarded)
+        yield
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ The other versions are installed into .cache (a few MB each; torch stays the ins
 """
 
 import base64
+import functools
 import io
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +18,7 @@ import pytest
 from between_workers import installed
 from handler_tools import ROOT, TINY_GPT2, linked, load, request, stored_int8
 from sentences import SENTENCES
+from warm_python import WarmPython
 
 VERSIONS = {
     "4.49.0": ("transformers==4.49.0", "tokenizers==0.21.4", "huggingface_hub==0.36.2"),
@@ -51,15 +52,19 @@ def overlay(version: str) -> Path:
     return installed(f"transformers-{version}", VERSIONS[version])
 
 
+def environment(version: str) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(overlay(version)), "HF_HUB_OFFLINE": "1"}
+
+
+@functools.cache
+def warm(version: str) -> WarmPython:
+    """An interpreter with that version in it, for all tests of this run."""
+    return WarmPython(sys.executable, ["torch", "transformers.pipelines"], environment(version))
+
+
 def on(version: str, kind: str, model: Path, requests: list[list[str]]) -> list[dict[str, str]]:
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("answers.py")), str(ROOT / "model_code" / kind), str(model)],
-        input=json.dumps(requests),
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": str(overlay(version)), "HF_HUB_OFFLINE": "1"},
-    )
+    words = [str(Path(__file__).with_name("answers.py")), str(ROOT / "model_code" / kind), str(model)]
+    done = warm(version).run(words, environment(version), json.dumps(requests))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["version"] == version, "it ran on the version that it should run on"

@@ -24,6 +24,7 @@ from mme.catalog.spec import ModelSpec
 from mme.errors import SourceError
 from mme.packaging import verify
 from mme.packaging.job import PackagingJob
+from mme.runner import process
 from mme.snapshot import accuracy, retrieve, weights
 from mme.tasks import inspection
 
@@ -40,6 +41,9 @@ handler  = "generation"
 quantize = "int8"
 dtype    = "bfloat16"
 """
+
+
+pytestmark = pytest.mark.usefixtures("warm_accuracy")
 
 
 @pytest.fixture(scope="module")
@@ -279,6 +283,7 @@ def test_a_process_without_memory_says_so(
     modules = tmp_path_factory.mktemp("modules")
     (modules / "sitecustomize.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     monkeypatch.setenv("PYTHONPATH", str(modules))
+    monkeypatch.setattr(accuracy, "run_guarded", process.run_guarded)  # an interpreter of its own, which imports that
     with pytest.raises(SourceError, match="cannot be measured: there is not enough memory to load the model"):
         retrieve.snapshot(specs["minilm"], tmp_path / "out")
     assert not list(tmp_path.iterdir())

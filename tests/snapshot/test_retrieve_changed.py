@@ -15,6 +15,8 @@ from mme.errors import SourceError
 from mme.snapshot import accuracy, retrieve, weights
 from mme.tasks.inspection import accuracy_text
 
+pytestmark = pytest.mark.usefixtures("warm_accuracy")
+
 
 def spec(folder: Path, task: str = "text-generation", **more: object) -> ModelSpec:
     return ModelSpec("model", Source("folder", "model", folder), task=task, **more)  # type: ignore[arg-type]

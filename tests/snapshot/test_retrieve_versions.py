@@ -1,20 +1,21 @@
 """A snapshot made with transformers 5 means the same to the versions that containers run.
 
 The older versions are installed beside the tests' own (without their dependencies, which are the same) and
-asked in processes of their own.
+asked in processes of their own, forked from an interpreter that has imported them.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import tiny_models
 from between_workers import installed
+from warm_python import WarmPython
 
 from mme.catalog.spec import ModelSpec, Source
 from mme.snapshot import portable, retrieve
@@ -56,11 +57,18 @@ def older(version: str) -> Path:
     return installed(f"snapshot-transformers-{version}", OLDER[version])
 
 
+def environment(path: Path | None) -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", **({"PYTHONPATH": str(path)} if path else {})}
+
+
+@functools.cache
+def warm(path: Path | None) -> WarmPython:
+    """An interpreter with the transformers of this folder in it, or today's, for all tests of this run."""
+    return WarmPython(sys.executable, ["torch", "transformers.pipelines"], environment(path))
+
+
 def ask(questions: list[tuple[str, str, bool]], path: Path | None) -> tuple[str, list[dict[str, object]]]:
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **({"PYTHONPATH": str(path)} if path else {})}
-    done = subprocess.run(
-        [sys.executable, "-c", ASK, json.dumps(questions)], env=environment, capture_output=True, text=True
-    )
+    done = warm(path).run(["-c", ASK, json.dumps(questions)], environment(path))
     assert done.returncode == 0, done.stderr[-3000:]
     version, answers = json.loads(done.stdout.strip().splitlines()[-1])
     return version, answers
@@ -150,11 +158,7 @@ def make(folder: Path, path: Path | None) -> tuple[str, dict[str, str]]:
         ("folder", str(ROOT / "demo" / "tiny-gpt2"), "text-generation"),
         ("folder", str(base), "text-generation"),
     ]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", **({"PYTHONPATH": str(path)} if path else {})}
-    done = subprocess.run(
-        [sys.executable, "-c", MAKE, json.dumps(sources), str(folder / "out")],
-        env=environment, capture_output=True, text=True,
-    )  # fmt: skip
+    done = warm(path).run(["-c", MAKE, json.dumps(sources), str(folder / "out")], environment(path))
     assert done.returncode == 0, done.stderr[-3000:]
     version, made = json.loads(done.stdout.strip().splitlines()[-1])
     return version, made

@@ -1,0 +1,67 @@
+"""The warm interpreter of the tests runs a program as python itself would."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from warm_python import WarmPython
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[WarmPython]:
+    with WarmPython(sys.executable, ["decimal"], os.environ) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import sys; print(sys.argv, sys.stdin.read(), __name__)",
+        "import os; print(os.getcwd(), os.environ['WORD'])",
+        "import sys; print('oh', file=sys.stderr); sys.exit(7)",
+        "import sys; sys.exit('a message')",
+        "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+        "import there; print(there.WORD)",
+    ],
+)
+def test_a_program_runs_as_it_would_in_a_new_interpreter(
+    warm: WarmPython, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "there.py").write_text("WORD = 'found'")
+    environment = {**os.environ, "WORD": "said", "PYTHONPATH": str(tmp_path / "library")}
+    script = tmp_path / "script.py"
+    script.write_text(source)
+    python = str(warm.executable(tmp_path / "python"))
+    for words in (["-c", source, "one", "two"], [str(script), "one", "two"]):
+        cold, ran = (
+            subprocess.run([program, *words], input="text", capture_output=True, text=True, env=environment)
+            for program in (sys.executable, python)
+        )
+        assert (ran.stdout, ran.stderr) == (cold.stdout, cold.stderr)
+        # A shell says 128 and the signal's number where subprocess says its negative.
+        assert ran.returncode == (cold.returncode if cold.returncode >= 0 else 128 - cold.returncode)
+
+
+def test_what_is_imported_is_there_already(warm: WarmPython) -> None:
+    done = warm.run(["-c", "import sys; print('decimal' in sys.modules, 'there' in sys.modules)"], os.environ)
+    assert done.stdout == "True False\n"
+
+
+def test_a_program_ends_with_whoever_asked_for_it(warm: WarmPython, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    source = "import os, time; os.write(1, b'begun'); time.sleep(3600)"
+    asking = subprocess.Popen([warm.executable(tmp_path / "python"), "-c", source], stdout=write)
+    os.close(write)
+    with open(read, "rb", closefd=True) as output:  # noqa: PTH123 (a pipe)
+        assert output.read(5) == b"begun"
+        asking.send_signal(signal.SIGKILL)
+        asking.wait()
+        assert output.read() == b"", "its end of the pipe is closed when it is gone"

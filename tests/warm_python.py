@@ -1,0 +1,216 @@
+"""A Python that has imported what takes long, and forks a process for each program that it is asked to run.
+
+torch and transformers take four seconds of a core to import. Where many tests start a program in an environment of its
+own (an older transformers, the stock stack), one warm interpreter for each environment does that once:
+
+    with WarmPython(python, ["torch", "transformers"], environment) as warm:
+        done = warm.run(["script.py", "argument"], input="…")
+        warm.executable(path)   # a file that can be run as ``python`` would be
+
+A program runs as ``python script.py …``, ``python -m module …`` or ``python -c source …`` would: as __main__ in a
+process of its own, with its arguments, environment, folder and standard streams. Whoever asked gets its exit code, and
+it ends when they do.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class WarmPython:
+    def __init__(self, python: Path | str, modules: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Starts ``python`` with this environment and has it import the modules."""
+        self._folder = tempfile.TemporaryDirectory(prefix="warm-")  # short, as a socket's path must be
+        self._socket = Path(self._folder.name) / "socket"
+        words = [str(python), __file__, "serve", str(self._socket), *modules]
+        self._process = subprocess.Popen(words, env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        if self._process.stdout.readline() != b"warm\n":
+            self._process.wait()
+            raise RuntimeError(f"{python} could not import {', '.join(modules)}")
+
+    def run(
+        self, words: Sequence[str], environment: Mapping[str, str], text: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs a program to its end, as ``subprocess.run`` would."""
+        command = [sys.executable, "-I", "-S", __file__, "ask", str(self._socket), *words]
+        return subprocess.run(command, input=text, capture_output=True, text=True, check=False, env=dict(environment))
+
+    def executable(self, path: Path) -> Path:
+        """Makes ``path`` a program that can stand in for the interpreter."""
+        path.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {__file__} ask {self._socket} "$@"\n')
+        path.chmod(0o755)
+        return path
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+        self._folder.cleanup()
+
+    def __enter__(self) -> WarmPython:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+
+# -- the side of who asks -------------------------------------------------------------------------------------------
+
+
+def ask(path: str, words: list[str]) -> int:
+    """Has the program run with this process's environment, folder and streams; its exit code."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(path)
+        # A signal ends this process, and with it the connection, which ends the program.
+        request = json.dumps({"words": words, "environment": dict(os.environ), "folder": str(Path.cwd())}).encode()
+        streams = array.array("i", [0, 1, 2])
+        connection.sendmsg([len(request).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
+        connection.sendall(request)
+        answer = connection.recv(16)
+        return int(answer) if answer else 1
+
+
+# -- the warm side --------------------------------------------------------------------------------------------------
+
+
+def serve(path: str, modules: list[str]) -> None:
+    """Runs what is asked for until standard input closes."""
+    for module in modules:
+        __import__(module)
+    wake_read, wake_write = socket.socketpair()
+    wake_write.setblocking(False)
+    signal.set_wakeup_fd(wake_write.fileno())
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(16)
+    sys.stdout.write("warm\n")
+    sys.stdout.flush()
+    selector = selectors.DefaultSelector()
+    for source in (sys.stdin, listener, wake_read):
+        selector.register(source, selectors.EVENT_READ)
+    running: dict[int, socket.socket] = {}
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is sys.stdin:
+                for pid in running:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                return
+            if key.fileobj is listener:
+                connection, _address = listener.accept()
+                pid = _start(connection, [listener, wake_read, wake_write, *running.values()])
+                running[pid] = connection
+                selector.register(connection, selectors.EVENT_READ, pid)
+            elif key.fileobj is wake_read:
+                wake_read.recv(4096)
+                _reap(running, selector)
+            elif key.data in running:  # nobody waits for it any more
+                selector.unregister(key.fileobj)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(key.data, signal.SIGTERM)
+
+
+def _reap(running: dict[int, socket.socket], selector: selectors.BaseSelector) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            connection = running.pop(pid)
+            with contextlib.suppress(KeyError):
+                selector.unregister(connection)
+            code = os.waitstatus_to_exitcode(status)
+            with contextlib.suppress(OSError):
+                connection.sendall(str(code if code >= 0 else 128 - code).encode())
+            connection.close()
+
+
+def _start(connection: socket.socket, inherited: list[socket.socket]) -> int:
+    streams = array.array("i")
+    head, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * streams.itemsize))
+    for _level, _type, data in ancillary:
+        streams.frombytes(data)
+    request = json.loads(_exactly(connection, int.from_bytes(head, "big")))
+    pid = os.fork()
+    if pid == 0:
+        os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for other in (connection, *inherited):
+            other.close()
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        _become(request)
+    for stream in streams:
+        os.close(stream)
+    return pid
+
+
+def _become(request: dict[str, Any]) -> None:
+    """Runs the program in this process, which ends with it."""
+    import runpy
+    import traceback
+
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    os.chdir(request["folder"])
+    sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode) for n, mode in ((0, "r"), (1, "w"), (2, "w")))
+    words = list(request["words"])
+    code: Any = 0
+    try:
+        sys.argv = [words[0], *words[2:]] if words[0] in ("-c", "-m") else words
+        first = {"-c": "", "-m": request["folder"]}.get(words[0], str(Path(words[0]).parent))
+        paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+        sys.path[:] = [first, *paths, *(path for path in sys.path[1:] if path not in paths)]
+        if words[0] == "-c":
+            exec(compile(words[1], "<string>", "exec"), {"__name__": "__main__"})
+        elif words[0] == "-m":
+            runpy.run_module(words[1], run_name="__main__", alter_sys=True)
+        else:
+            runpy.run_path(words[0], run_name="__main__")
+    except SystemExit as end:
+        code = end.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code or 0)
+
+
+def _exactly(connection: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        more = connection.recv(size - len(data))
+        if not more:
+            raise ConnectionError("the request breaks off")
+        data += more
+    return data
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "ask":
+        sys.exit(ask(sys.argv[2], sys.argv[3:]))
+    serve(sys.argv[2], sys.argv[3:])
