@@ -22,7 +22,6 @@ from mme.tasks.machine import local as local
 from mme.tasks.operate import doctor as doctor
 from mme.tasks.operate import logs as logs
 from mme.tasks.operate import status as status
-from mme.tasks.operate import warm as warm
 from mme.tasks.package import inspect as inspect
 from mme.tasks.package import package as package
 from mme.tasks.package import schema as schema
@@ -30,6 +29,8 @@ from mme.tasks.predict import predict as predict
 from mme.tasks.release import models as models
 from mme.tasks.release import releases as releases
 from mme.tasks.release import upload as upload
+from mme.tasks.warm import warm as warm
+from mme.tasks.watch import watch as watch
 
 if _machine.benchmarks():  # the task is only there where there is something to measure
     bench = _machine.bench

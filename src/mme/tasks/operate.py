@@ -10,22 +10,25 @@ import time
 import urllib.request
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta, timezone
-from pathlib import Path
 
 from invoke import Context, Exit
 
 from mme import aws, channels, releases
-from mme.errors import EndpointError, MmeError, UsageError, nearest
+from mme.errors import EndpointError, MmeError, UsageError
 from mme.operate import doctor as endpoint_doctor
 from mme.operate import facts as endpoint_facts
 from mme.operate import findings, lines, metrics
 from mme.operate import logs as endpoint_logs
 from mme.operate import status as endpoint_status
-from mme.operate import usage as endpoint_usage
-from mme.operate import warm as endpoint_warm
 from mme.settings import Settings
 from mme.tasks import screen
-from mme.tasks.command import DRY_RUN_HELP, JSON_HELP, command, note, print_json, whole_number
+from mme.tasks.command import (
+    JSON_HELP,
+    command,
+    note,
+    print_json,
+    whole_number,
+)
 
 ALL = ("bucket", "prefix", "endpoint", "region", "terraform")
 _AGO = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)\s*(s|m|h|d)")
@@ -59,6 +62,14 @@ def moment_of(flag: str, text: str, now: datetime) -> datetime:
     raise UsageError(
         f"{flag} takes a time in the past, not {text!r}.", "As in 90s, 10m, 2h, 1d, or in UTC 2026-11-27T01:20."
     )
+
+
+def store_of(settings: Settings, facts: endpoint_facts.Facts) -> releases.Store:
+    """The bucket of the settings, else the one that the endpoint reads models from."""
+    read = [store for data in facts.data if (store := endpoint_facts.store_of(data))]
+    if settings.knows_bucket or not read:
+        return releases.Store(settings.bucket, settings.prefix)
+    return read[0]
 
 
 @contextlib.contextmanager
@@ -209,160 +220,6 @@ def _fetch(url: str) -> bytes:
     with urllib.request.urlopen(url, timeout=20) as answer:  # noqa: S310 (checked above)
         data: bytes = answer.read(1 << 20)
     return data
-
-
-# ---- warm ---------------------------------------------------------------------------------------------------------
-
-
-@command(
-    {
-        "model": "a model or channel, repeatable: every version that the name means now",
-        "target": "a target model, repeatable",
-        "kept": "the channels that say so (invoke promote --keep-warm)",
-        "most-used": "so many of the models that were used most in the last --hours, by the container's log",
-        "hours": "with --most-used: of how many hours",
-        "variant": "on this variant, repeatable, also one without traffic; left out, on all that serve",
-        "confidence": "how probable it is to be that every instance is reached, in percent",
-        "log-seconds": "how long to wait for the log to say which instances were reached; 0 does not read it",
-        "file": "with one model: the request to send, instead of the sample in its archive; .json or .npy",
-        "dry-run": DRY_RUN_HELP,
-        "json": JSON_HELP,
-    },
-    where=ALL,
-    repeatable=("model", "target", "variant"),
-)
-def warm(
-    context: Context,
-    settings: Settings,
-    model: Sequence[str] = (),
-    target: Sequence[str] = (),
-    kept: bool = False,
-    most_used: str | None = None,
-    hours: str = "24",
-    variant: Sequence[str] = (),
-    confidence: str = "99.9",
-    log_seconds: str = str(int(endpoint_warm.LOG_S)),
-    file: str | None = None,
-    dry_run: bool = False,
-    json: bool = False,
-) -> None:
-    """Load models on every instance before they are needed; say which are, and what did not fit.
-
-    Asks each model the sample that is in its archive, as often as it takes to reach every instance with --confidence:
-    SageMaker chooses the instance. With our container, its log says which were reached, and more is asked until all
-    are. Exit code 9 when a model cannot be loaded or was unloaded again to make room.
-    """
-    window, wait = hours_of("--hours", hours), whole_number("--log-seconds", log_seconds)
-    sure = _percent("--confidence", confidence)
-    count = whole_number("--most-used", most_used, 1) if most_used is not None else 0
-    if not (model or target or kept or count):
-        raise UsageError("Which models?", "Give --model, --target, --kept or --most-used, as in --most-used 20.")
-    name = settings.endpoint
-    facts = endpoint_facts.read(aws.sagemaker_client(settings.region), name)
-    variants = _variants_of(facts, variant)
-    store = _store(settings, facts)
-    s3 = aws.s3_client(settings.region)
-    log = aws.client("logs", settings.region)
-    wanted = [*target]
-    for named in model:
-        split, _ = channels.current_split(s3, store, named)
-        wanted += [item for item, weight in split.items() if weight > 0]
-    if kept:
-        every = channels.read_all(s3, store)
-        wanted += [
-            item for channel in every if channel.keep_warm for item, weight in channel.split.items() if weight > 0
-        ]
-    if count:
-        there = {version.target for version in releases.list_versions(s3, store)}
-        seen = endpoint_usage.read(log, name, datetime.now(timezone.utc), window, parts=16)
-        wanted += endpoint_usage.most_used(seen.models, count, there.__contains__)
-    wanted = list(dict.fromkeys(wanted))
-    if not wanted:
-        where = (
-            "No channel is kept warm" if kept and not count else f"The log of the last {window:g} hours names no model"
-        )
-        note(f"There is nothing to warm. {where}.")
-        if json:
-            print_json({"endpoint": name, "models": []})
-        return
-    asks = endpoint_warm.asks(s3, store, wanted)
-    if file:
-        asks = [_own_request(asks, file)]
-    if dry_run:
-        for each in variants:
-            times = endpoint_warm.requests_for(each.current or 1, sure)
-            for ask in asks:
-                note(
-                    f"Would ask {ask.target} on {each.name} ({each.current or 1} instances) {times} times: "
-                    f"{ask.source}."
-                )
-        return
-    found: list[endpoint_warm.Warmed] = []
-    runtime = aws.runtime_client(settings.region)
-    for each in variants:
-        found += endpoint_warm.warm(
-            runtime,
-            log if wait else None,
-            name,
-            each.name,
-            each.current or 1,
-            asks,
-            confidence=sure,
-            log_seconds=float(wait),
-            progress=lambda done: note(f"{done} has answered") if sys.stderr.isatty() else None,
-        )
-    if json:
-        print_json({"endpoint": name, "confidence": sure, "models": [item.as_json() for item in found]})
-    else:
-        print(screen.warmed(found, sure))
-    note(endpoint_warm.summary(found, sure))
-    lost = [item for item in found if item.state in ("failed", "unloaded")]
-    if lost:
-        raise EndpointError(
-            f"{len(lost)} of {len(found)} are not warm: the first is {lost[0].target} on {lost[0].variant}: "
-            f"{lost[0].message or lost[0].state}.",
-            f"See the log: invoke logs --endpoint {name} --errors --since 10m. What does not fit needs larger or more "
-            "instances (invoke capacity plan), or fewer models.",
-        )
-
-
-def _percent(flag: str, text: str) -> float:
-    try:
-        value = float(text.removesuffix("%")) / 100
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 0.999999:
-        raise UsageError(f"{flag} takes a percentage below 100, not {text!r}.", "As in 99.9.")
-    return value
-
-
-def _variants_of(facts: endpoint_facts.Facts, wanted: Sequence[str]) -> list[endpoint_facts.Variant]:
-    there = {item.name: item for item in facts.serving}
-    for name in wanted:
-        if name not in there:
-            raise UsageError(f"Endpoint {facts.name} has no variant {name}.", nearest(name, there, "It has"))
-    return [there[name] for name in dict.fromkeys(wanted)] or list(there.values())
-
-
-def _store(settings: Settings, facts: endpoint_facts.Facts) -> releases.Store:
-    """The bucket of the settings, else the one that the endpoint reads models from."""
-    read = [store for data in facts.data if (store := endpoint_facts.store_of(data))]
-    if settings.knows_bucket or not read:
-        return releases.Store(settings.bucket, settings.prefix)
-    return read[0]
-
-
-def _own_request(asks: Sequence[endpoint_warm.Ask], file: str) -> endpoint_warm.Ask:
-    if len(asks) != 1:
-        raise UsageError(f"--file is a request for one model, and there are {len(asks)}.", "Warm them one by one.")
-    kinds = {".json": "application/json", ".npy": "application/x-npy"}
-    kind = kinds.get(Path(file).suffix.lower())
-    if kind is None:
-        raise UsageError(f"{file} is neither .json nor .npy.", "Give a request of one of these types.")
-    try:
-        return endpoint_warm.Ask(asks[0].target, Path(file).read_bytes(), kind, file)
-    except OSError as error:
-        raise UsageError(f"Cannot read {file}: {error.strerror}.") from error
 
 
 # ---- logs ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from mme.operate.lines import Line
 from mme.operate.metrics import Figures, Timing
 from mme.operate.status import Released, Scaling, Status
 from mme.operate.warm import Warmed
+from mme.operate.watch import Answered, Problem
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What a stranger wrote must not reach the terminal as a command to it."""
@@ -217,3 +218,28 @@ def warmed(found: Sequence[Warmed], confidence: float) -> str:
         rows.append((item.target, item.variant, words[item.state], where, str(item.requests), first, item.message[:80]))
     head = ("target", "variant", "state", "instances", "requests", "first s", "")
     return CONTROL.sub("?", console.table(head, rows))
+
+
+def watched(result: Answered | Problem, name: str) -> str:
+    """What became of a save, for people."""
+    if isinstance(result, Problem):
+        return CONTROL.sub("?", f"{result.text}\n  {name} means what it meant before.")
+    body = result.answer.body[:200].decode("utf-8", "replace").replace("\n", " ")
+    steps = f"packed {result.packed:.2f}, uploaded {result.uploaded:.2f}, loaded and answered {result.answered:.2f}"
+    return CONTROL.sub("?", f"{result.target} answers after {result.saved:.2f} s ({steps}); {name} means it.\n  {body}")
+
+
+def watched_json(result: Answered | Problem, name: str) -> dict[str, Any]:
+    """The same as plain JSON values."""
+    if isinstance(result, Problem):
+        return {"ok": False, "target": result.target, "problem": result.text, "channel": name}
+    return {
+        "ok": True,
+        "target": result.target,
+        "channel": name,
+        "seconds": round(result.saved, 3),
+        "packed_seconds": round(result.packed, 3),
+        "uploaded_seconds": round(result.uploaded, 3),
+        "answered_seconds": round(result.answered, 3),
+        "answer": result.answer.body.decode("utf-8", "replace"),
+    }

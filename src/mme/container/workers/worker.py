@@ -34,6 +34,9 @@ RECEIVE_BYTES = 256 * 1024
 # Clients that were answered together mostly ask again together. After a batch of several, the next one waits for as
 # many, for a tenth of the time that the last one took, and never longer than this. A single client never waits.
 COMPANY_SECONDS = 0.005
+# Of refusals (ValueError and the like: a client's mistake, or the handler's) so many are logged with their traceback:
+# a handler's author sees where. More would let clients fill the log.
+REFUSALS_SHOWN = 20
 
 
 @dataclass
@@ -64,6 +67,7 @@ class Spec:
 
 class Worker:
     def __init__(self, sock: socket.socket, spec: Spec, shelf: Shelf) -> None:
+        self._refusals = 0
         self._sock = sock
         self._spec = spec
         self._shelf = shelf
@@ -377,8 +381,11 @@ class Worker:
 
     def _fail(self, entry: Pending, error: BaseException) -> None:
         told = client_error(error)
-        if told.status >= 500 and not isinstance(error, ServingError):
-            traceback.print_exception(error)
+        if not isinstance(error, ServingError):
+            refused = told.status < 500
+            self._refusals += refused
+            if not refused or self._refusals <= REFUSALS_SHOWN:
+                traceback.print_exception(error)
         now = time.monotonic()
         meta = {
             "status": told.status,

@@ -1,0 +1,103 @@
+"""A handler on the local endpoint as it is edited."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+
+from invoke import Context
+
+from mme import aws, channels, releases
+from mme.archive.handler import REQUIREMENTS
+from mme.catalog.spec import ModelSpec
+from mme.errors import UsageError
+from mme.operate import facts as endpoint_facts
+from mme.operate import watch as endpoint_watch
+from mme.packaging.defaults import completed
+from mme.packaging.job import PackagingJob
+from mme.packaging.workspace import workspace
+from mme.settings import Settings
+from mme.tasks import screen
+from mme.tasks.command import CATALOG_HELP, command, load_catalog, note, who
+from mme.tasks.operate import ALL, store_of, until_interrupted
+
+
+@command(
+    {
+        "model": "the model of the catalogue whose handler is edited",
+        "catalog": CATALOG_HELP,
+        "out": "the folder for the model's archive",
+        "channel": "the stage whose channel follows: dev for bert@dev",
+        "author": "who; the history shows it; else MME_AUTHOR, else this machine's user",
+        "json": "print a line of JSON for each version and each problem",
+    },
+    where=ALL,
+)
+def watch(
+    context: Context,
+    settings: Settings,
+    model: str | None = None,
+    catalog: str = "models.toml",
+    out: str = "dist",
+    channel: str = "dev",
+    author: str | None = None,
+    json: bool = False,
+) -> None:
+    """Edit a handler and have it answer on the local endpoint: each save is a version, asked its sample, then
+    MODEL@dev.
+
+    The version before goes on answering until the new one has answered. What is wrong with a save is told with file
+    and line. Works with the local AWS alone (invoke local); ends with Ctrl-C.
+    """
+    if not model:
+        raise UsageError("Which model?", "Give --model, as in --model bert.")
+    channels.model_of(f"{model}@{channel}")
+    region = settings.region
+    s3, runtime = aws.s3_client(region), aws.runtime_client(region)
+    if not (aws.is_local(s3) and aws.is_local(runtime)):
+        raise UsageError(
+            "invoke watch publishes whatever is saved, so it works with the local AWS alone, not with "
+            f"{s3.meta.endpoint_url}.",
+            "Start it (invoke local), and paste the lines that it prints into this shell.",
+        )
+    spec = completed(load_catalog(context, catalog).select([model])[0])
+    handler = spec.handler
+    if handler is None:
+        raise UsageError(f"{model} has no handler to edit.", f"Name one in {catalog}: handler = ….")
+    facts = endpoint_facts.read(aws.sagemaker_client(region), settings.endpoint)
+    place = endpoint_watch.Place(
+        runtime, aws.client("logs", region), s3, store_of(settings, facts), facts.name, channel, who(author)
+    )
+    releases.check_bucket(s3, place.store)
+    with until_interrupted():
+        while _watched(spec, handler, Path(out), place, json):
+            pass
+
+
+def _watched(spec: ModelSpec, handler: Path, out: Path, place: endpoint_watch.Place, json: bool) -> bool:
+    """Watch until what the handler requires has changed: then the libraries have to be fetched anew, and it is True."""
+    with workspace(out) as work:
+        archive = PackagingJob(spec, out).package().archive
+        base = endpoint_watch.prepare(archive, spec, work / "base")
+        before = endpoint_watch.stamps(handler)
+        made = endpoint_watch.Made()
+        _tell(endpoint_watch.renew(base, place, made), spec.name, place.channel, json)
+        note(f"Watching {handler} ({len(before)} files). Ctrl-C ends it.")
+        for now in endpoint_watch.changes(handler, before):
+            if now is None:
+                continue
+            paths = endpoint_watch.changed(before, now)
+            before = now
+            if any(path.name == REQUIREMENTS for path in paths):
+                note(f"{REQUIREMENTS} has changed: packaging anew.")
+                return True
+            saved = endpoint_watch.newest(now, paths)
+            _tell(endpoint_watch.renew(base, place, made, saved), spec.name, place.channel, json)
+    return False
+
+
+def _tell(result: endpoint_watch.Answered | endpoint_watch.Problem, model: str, channel: str, json: bool) -> None:
+    if json:
+        print(jsonlib.dumps(screen.watched_json(result, f"{model}@{channel}"), ensure_ascii=False), flush=True)
+    else:
+        print(screen.watched(result, f"{model}@{channel}"), flush=True)
