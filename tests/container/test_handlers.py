@@ -370,3 +370,19 @@ def test_many_clients_each_get_their_own_answer(container: Container, handler: M
         thread.join()
     assert wrong == []
     assert len(answered) == 10_000
+
+
+def test_where_a_handler_refuses_is_logged_for_its_first_refusals(container: Container, handler: Make) -> None:
+    """A ValueError is the client's mistake or the handler's own, so its author sees the line; clients cannot fill the
+    log."""
+    source = """
+        def model_fn(d): return None
+        def predict_fn(data, model):
+            raise ValueError("a word of this test alone")
+    """
+    assert container.load("refuses", handler("refuses", source)).status == 200
+    for _ in range(30):
+        assert container.invoke("refuses", "1").status == 400
+    container.wait_for_log(r'inference.py", line \d+, in predict_fn\n.*\n.*ValueError: a word of this test alone')
+    assert container.unload("refuses").status == 200
+    assert container.log().count("ValueError: a word of this test alone") == 20

@@ -29,4 +29,4 @@ def test_what_the_page_says_to_type_can_be_typed(line: str) -> None:
 
 
 def test_every_task_of_the_page_is_in_it() -> None:
-    assert {"status", "doctor", "logs", "warm", "promote"} <= {line.split()[1] for line in LINES}
+    assert {"status", "doctor", "logs", "warm", "promote", "watch"} <= {line.split()[1] for line in LINES}

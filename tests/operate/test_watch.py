@@ -100,7 +100,7 @@ class Watching:
 
     def next(self) -> dict[str, Any]:
         """What the next line says."""
-        found: dict[str, Any] = json.loads(self._lines.get(timeout=120))
+        found: dict[str, Any] = json.loads(self._lines.get(timeout=300))
         return found
 
     def end(self) -> tuple[int, str]:
