@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -39,6 +40,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for name, seconds in SECONDS.items():
         files[name.partition("::")[0]] = files.get(name.partition("::")[0], 0.0) + seconds
     for item in items:
+        if re.search(r" at 0x[0-9a-f]{6}", item.nodeid):
+            raise pytest.UsageError(f"The workers cannot agree on a name that has an address in it: {item.nodeid}")
         file = item.path.relative_to(root).as_posix()
         if file in SECONDS or f"{file}::{getattr(item, 'originalname', item.name)}" in SECONDS:
             item.add_marker(pytest.mark.slow)

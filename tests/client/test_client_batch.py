@@ -101,7 +101,7 @@ def test_an_input_above_the_limit_is_named_before_anything_is_sent() -> None:
         (numpy.array([{"a": 1}], dtype=object), "takes numbers"),
         (numpy.array(["2026-01-01"], dtype="datetime64[D]"), "takes numbers"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_cannot_be_sent_is_refused(inputs: Any, says: str) -> None:
     with pytest.raises(UsageError, match=says):
