@@ -178,6 +178,54 @@ def test_a_composite_alarm(cloud: Cloud) -> None:
     watch.delete_alarms(AlarmNames=[cloud.name])
 
 
+def test_statistics_are_of_the_metric_with_these_dimensions(cloud: Cloud) -> None:
+    watch = cloud.client("cloudwatch")
+    one, other = {"Name": "Endpoint", "Value": "e"}, {"Name": "Config", "Value": "c"}
+    for dimensions, value in (([one], 1.0), ([one, other], 10.0), ([], 100.0)):
+        datum = {"MetricName": "Calls", "Dimensions": dimensions, "Value": value}
+        watch.put_metric_data(Namespace=cloud.name, MetricData=[datum])
+
+    def total(*dimensions: dict[str, str]) -> float:
+        points = watch.get_metric_statistics(
+            Namespace=cloud.name,
+            MetricName="Calls",
+            Dimensions=list(dimensions),
+            StartTime=datetime.now(timezone.utc) - timedelta(hours=1),
+            EndTime=datetime.now(timezone.utc) + timedelta(hours=1),
+            Period=7200,
+            Statistics=["Sum"],
+        )["Datapoints"]
+        return float(sum(point["Sum"] for point in points))
+
+    assert total(one) == 1.0
+    assert total(other, one) == 10.0
+
+
+def test_a_tracking_policy_has_the_two_alarms_that_act_for_it(cloud: Cloud) -> None:
+    scaling, watch = cloud.client("application-autoscaling"), cloud.client("cloudwatch")
+    what = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{cloud.endpoint()}/variant/AllTraffic",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+    scaling.register_scalable_target(**what, MinCapacity=1, MaxCapacity=2)
+    metric = {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}
+    answer = scaling.put_scaling_policy(
+        **what,
+        PolicyName="load",
+        PolicyType="TargetTrackingScaling",
+        TargetTrackingScalingPolicyConfiguration={"TargetValue": 70.0, "PredefinedMetricSpecification": metric},
+    )
+    names = [alarm["AlarmName"] for alarm in answer["Alarms"]]
+    high, low = watch.describe_alarms(AlarmNames=names)["MetricAlarms"]
+    assert (high["Threshold"], high["EvaluationPeriods"], high["ComparisonOperator"]) == (70, 3, "GreaterThanThreshold")
+    assert (low["Threshold"], low["EvaluationPeriods"], low["ComparisonOperator"]) == (63, 15, "LessThanThreshold")
+    assert high["AlarmActions"] == [answer["PolicyARN"]]
+    assert scaling.describe_scaling_activities(**what)["ScalingActivities"] == []
+    scaling.delete_scaling_policy(**what, PolicyName="load")
+    assert watch.describe_alarms(AlarmNames=names)["MetricAlarms"] == []
+
+
 # -- S3
 
 

@@ -1012,6 +1012,7 @@ def test_a_reader_that_goes_away_is_no_error(project: Project) -> None:
 def test_local_becomes_the_server_and_stops_when_interrupted(project: Project) -> None:
     project.tasks_file()
     command = [sys.executable, "-m", "invoke", "local", "--port", "0", "--data-dir", "aws", "--container", FAKE]
+    command += ["--max-instances", "3", "--minute", "1.5"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=project.folder
     ) as process:
@@ -1022,6 +1023,24 @@ def test_local_becomes_the_server_and_stops_when_interrupted(project: Project) -
     assert all(line.startswith("export AWS_") for line in lines)
     assert "AWS_ENDPOINT_URL=http://127.0.0.1:" in lines[0]
     assert process.returncode in (0, 130)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--max-instances", "0"),
+        ("--max-instances", "two"),
+        ("--minute", "soon"),
+        ("--minute", "61"),
+        ("--minute", "nan"),
+    ],
+)
+def test_local_refuses_what_it_cannot_run_with(project: Project, flag: str, value: str) -> None:
+    project.tasks_file()
+    done = project.process("local", flag, value)
+    assert done.returncode == 2
+    assert f"{flag} takes a" in done.stderr
+    assert repr(value) in done.stderr
 
 
 def test_bench_runs_each_script(project: Project) -> None:

@@ -22,18 +22,35 @@ from mme.tasks.command import command, note, whole_number
         "port": "the port to listen on; 0 takes a free one",
         "data-dir": "the folder for everything it keeps",
         "container": "what serves the models: ours, stock (the real multi-model-server), or a command",
+        "max-instances": "how many containers run for one variant; more instances are counted only",
+        "minute": "seconds that AWS's minute lasts: of metrics, alarms, cool-downs and an update's waits, 0.1 to 60",
     }
 )
-def local(context: Context, port: str = "4566", data_dir: str = ".local/aws", container: str = "ours") -> None:
+def local(
+    context: Context,
+    port: str = "4566",
+    data_dir: str = ".local/aws",
+    container: str = "ours",
+    max_instances: str = "2",
+    minute: str = "60",
+) -> None:
     """Run AWS on this machine until interrupted: S3, IAM, SageMaker, and endpoints that really answer.
 
     Prints the lines to paste into any other shell; there the AWS CLI, boto3, Terraform and these tasks use it.
     """
     number = whole_number("--port", port)
+    whole_number("--max-instances", max_instances, 1)
+    try:
+        short = 0.1 <= float(minute) <= 60
+    except ValueError:
+        short = False
+    if not short:
+        raise UsageError(f"--minute takes a number of seconds, 0.1 to 60, not {minute!r}.")
     if importlib.util.find_spec("moto") is None:
         raise UsageError("The local AWS is not installed.", "pip install 'mme[local,container]'")
     sys.stdout.flush()
     words = ["--port", str(number), "--data-dir", data_dir, "--container", container]
+    words += ["--max-instances", max_instances, "--minute", minute]
     # This process becomes the server: signals reach it directly and nothing is left behind.
     os.execv(sys.executable, [sys.executable, "-m", "mme.local", *words])  # noqa: S606 (a list, no shell)
 

@@ -47,8 +47,12 @@ class Alarms:
         for backend in list(cloudwatch_backends[self._account].values()):
             alarms = list(backend.alarms.values())
             watched = [alarm for alarm in alarms if alarm.metric_name and alarm.comparison_operator in _BREACHES]
+            data: dict[tuple[str, str], list[Any]] = {(alarm.namespace, alarm.metric_name): [] for alarm in watched}
+            for datum in list(backend.metric_data) if watched else ():
+                if (datum.namespace, datum.name) in data:
+                    data[datum.namespace, datum.name].append(datum)
             for alarm in watched:
-                self._set(alarm, *self._judged(alarm, list(backend.metric_data), now))
+                self._set(alarm, *self._judged(alarm, data[alarm.namespace, alarm.metric_name], now))
             for alarm in alarms:
                 if alarm.rule:
                     self._set(alarm, *composite(alarm.rule, {one.name: one.state_value for one in alarms}))
@@ -68,7 +72,7 @@ class Alarms:
         wanted = {(dimension.name, dimension.value) for dimension in alarm.dimensions}
         periods: list[list[Any]] = [[] for _ in range(int(alarm.evaluation_periods))]
         start = end - period * len(periods)
-        for datum in reversed(data):
+        for datum in data:
             if datum.name != alarm.metric_name or datum.namespace != alarm.namespace:
                 continue
             if alarm.unit and datum.unit != alarm.unit:

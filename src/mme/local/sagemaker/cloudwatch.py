@@ -15,6 +15,8 @@ from mme.local.sagemaker.minutes import Minutes
 _MACHINE = ("LoadedModelCount", "CPUUtilization", "MemoryUtilization", "DiskUtilization")
 _LINES = 10_000
 """Log lines kept per container; moto keeps them in memory."""
+_RECORDS = 100_000
+"""Metrics' records kept for a region, one a minute and metric: some days of an endpoint that has traffic."""
 _STEP = math.log(1.02)
 """Values are counted in steps of two percent, for percentiles: few numbers, however many requests."""
 
@@ -77,7 +79,10 @@ class CloudWatch:
             datum.mme_counts = Counter()
             datum.mme_instances = {}
             self._datums[key] = datum
-            cloudwatch_backends[self._account][region].metric_data.append(datum)
+            kept = cloudwatch_backends[self._account][region].metric_data
+            kept.append(datum)
+            if len(kept) > _RECORDS:
+                del kept[: _RECORDS // 10]
         return datum
 
     def output(self, region: str, endpoint: str, stream: str, line: str, *, first: bool) -> None:
