@@ -26,6 +26,7 @@ from botocore.config import Config
 
 from mme import console, terraform
 from mme.errors import MmeError
+from mme.local.settings import PAGE
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 INVOKE = [sys.executable, "-m", "invoke"]
@@ -231,6 +232,13 @@ BERT = {"inputs": "One endpoint, many models."}
 GPT2 = {"inputs": "She was", "parameters": {"max_new_tokens": 24, "return_full_text": True}}
 
 
+NEXT = """What to look at next:
+  make demo KEEP=1                leaves it up, with a page for the browser: models, requests, memory, a box to try them
+  notebooks/                      the same way as a notebook, with plots
+  models.toml                     your own models: one table for each (docs/packaging.md)
+  examples/minimal                your own AWS account: five commands in README.md"""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description=__doc__.splitlines()[0])
     parser.add_argument("--keep", action="store_true", help="leave the local AWS up and what was applied in place")
@@ -306,7 +314,9 @@ def run(demo: Demo, keep: bool) -> None:
             notes.append(demo.terraform("destroy", "-auto-approve", "-input=false"))
 
     print(f"\n{table(calls)}\n\nThe whole way took {time.monotonic() - demo.started:.0f} s.")
-    if keep:
+    if not keep:
+        print(f"\n{NEXT}")
+    else:
         assert demo.server is not None
         env = demo.env
         demo.kept.write_text(f"{demo.server.pid}\n")
@@ -316,6 +326,7 @@ def run(demo: Demo, keep: bool) -> None:
             f"export AWS_ACCESS_KEY_ID={env['AWS_ACCESS_KEY_ID']} "
             f"AWS_SECRET_ACCESS_KEY={env['AWS_SECRET_ACCESS_KEY']}\n"
             f"export AWS_REGION={env['AWS_REGION']} AWS_DEFAULT_REGION={env['AWS_REGION']}\n\n"
+            f"Look at it, and try the models, in a browser:\n\n  {env['AWS_ENDPOINT_URL']}{PAGE}\n\n"
             f"Stop it with: kill {demo.server.pid}"
         )
 

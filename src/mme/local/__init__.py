@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from mme.errors import MmeError, UsageError
+from mme.local.settings import PAGE
 
 __all__ = ["LocalAws"]
 
@@ -64,6 +65,11 @@ class LocalAws:
     def url(self) -> str:
         """The endpoint URL, ``http://127.0.0.1:PORT``."""
         return self._env["AWS_ENDPOINT_URL"]
+
+    @property
+    def page(self) -> str:
+        """The address of its page, for a browser."""
+        return f"{self.url}{PAGE}"
 
     @property
     def pid(self) -> int | None:

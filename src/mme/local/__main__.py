@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mme.errors import MmeError
+from mme.local.console import log
 from mme.local.server import serve
-from mme.local.settings import Settings, exports
+from mme.local.settings import PAGE, Settings, exports
+from mme.page import browser
 
 
 def parse(argv: Sequence[str]) -> Settings:
@@ -53,6 +55,7 @@ def parse(argv: Sequence[str]) -> Settings:
     parser.add_argument(
         "--exit-with-parent", action="store_true", help="stop as soon as standard input closes (for programs)"
     )
+    parser.add_argument("--open", action="store_true", help="open the page in the browser once it is up")
     words = parser.parse_args(argv)
     if not 0 <= words.port <= 65535:
         parser.error("--port is a number from 0 to 65535")
@@ -72,7 +75,10 @@ def main(argv: Sequence[str]) -> int:
 
     def ready(url: str) -> None:
         print("\n".join(exports(url, settings.region)), flush=True)
-        print(f"[local] ready at {url}; stop it with Ctrl-C", file=sys.stderr, flush=True)
+        log(f"ready at {url}; stop it with Ctrl-C")
+        log(f"the page to look at: {url}{PAGE}")
+        if settings.open and not browser.show(f"{url}{PAGE}"):
+            log("no browser was found to open it in")
 
     try:
         serve(settings, ready)

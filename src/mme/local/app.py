@@ -13,7 +13,7 @@ from xml.sax.saxutils import escape
 from mme.local.answers import refusal, unknown_operation
 from mme.local.requests import region_of, signed_service
 from mme.local.s3 import blobs, receive
-from mme.local.settings import Settings
+from mme.local.settings import PAGE, Settings
 
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 
@@ -21,12 +21,16 @@ _LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 class App:
     """The WSGI application: guards the door, then moto or the runtime."""
 
-    def __init__(self, settings: Settings, objects_folder: Path, moto: Any, runtime: Any, access: Any) -> None:
+    def __init__(
+        self, settings: Settings, objects_folder: Path, moto: Any, runtime: Any, access: Any, page: Any = None
+    ) -> None:
+        """``page`` is the WSGI application below PAGE; without one there is none."""
         self._settings = settings
         self._objects = objects_folder
         self._moto = moto
         self._runtime = runtime
         self._access = access
+        self._page = page
         # moto is not made for threads: it walks over dictionaries that another request may be changing.
         self._one_at_a_time = threading.Lock()
 
@@ -40,8 +44,11 @@ class App:
             return [unwanted.encode()]
         if requests.content_length(environ) is None:
             return unknown_operation(environ, start_response, "InvalidRequest", "a Content-Length that is not a number")
-        region = region_of(environ, self._settings.region)
         answer: Iterable[bytes]
+        if self._page is not None and _for_the_page(environ):
+            answer = self._page(environ, start_response)
+            return answer
+        region = region_of(environ, self._settings.region)
         if matches(environ):
             answer = self._runtime(environ, start_response, region)
             return answer
@@ -98,6 +105,15 @@ def _unknown_condition(environ: Mapping[str, Any]) -> bool:
     if environ.get("REQUEST_METHOD") not in ("PUT", "POST") or signed_service(environ) not in ("s3", None):
         return False
     return str(environ.get("HTTP_IF_NONE_MATCH", "*")).strip() != "*"
+
+
+def _for_the_page(environ: dict[str, Any]) -> bool:
+    """Whether the request is for the page. A browser that asks for the server itself is sent there."""
+    path = str(environ.get("PATH_INFO", ""))
+    if path == "/" and environ.get("HTTP_SEC_FETCH_MODE") == "navigate" and not signed_service(environ):
+        environ["PATH_INFO"] = PAGE.rstrip("/")
+        return True
+    return path == PAGE.rstrip("/") or path.startswith(PAGE)
 
 
 def _not_for_browsers(environ: Mapping[str, Any]) -> str | None:

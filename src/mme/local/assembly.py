@@ -19,6 +19,7 @@ from mme.local.app import App
 from mme.local.corrections import apply
 from mme.local.iam.access import Access
 from mme.local.iam.directory import Directory
+from mme.local.page import page
 from mme.local.sagemaker.alarms import Alarms
 from mme.local.sagemaker.autoscaling import Autoscaling
 from mme.local.sagemaker.cloudwatch import CloudWatch
@@ -44,8 +45,8 @@ class Built:
         self.hosting.close()
 
 
-def build(settings: Settings, folder: Path) -> Built:
-    """The application, with nothing running yet."""
+def build(settings: Settings, folder: Path, url: str) -> Built:
+    """The application, with nothing running yet. ``url`` is where it will answer."""
     access = Access(
         Directory(settings.account, ACCESS_KEY, settings.partition),
         settings.account,
@@ -76,9 +77,9 @@ def build(settings: Settings, folder: Path) -> Built:
     scaling = Autoscaling(settings.account, minutes, endpoints, alarms, record)
     ticker = Ticker(minutes, (hosting.measure, alarms.judge_all, scaling.act))
     runtime = Runtime(hosting, settings.account, find, access.invoke)
-    return Built(
-        App(settings, folder / "objects", DomainDispatcherApplication(_moto_app), runtime, access), hosting, ticker
-    )
+    moto = DomainDispatcherApplication(_moto_app)
+    app = App(settings, folder / "objects", moto, runtime, access, page(settings, hosting, url))
+    return Built(app, hosting, ticker)
 
 
 def _moto_app(service: Any) -> Any:

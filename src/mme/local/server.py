@@ -71,9 +71,9 @@ def _serve(
     os.environ["MOTO_DISABLE_GLOBAL_CORS"] = "true"
     os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
     assembly = _assembly()
-    built = assembly.build(settings, data.path)
-    server = assembly.http_server(listener, built.app)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    built = assembly.build(settings, data.path, url)
+    server = assembly.http_server(listener, built.app)
     thread = threading.Thread(target=server.serve_forever, name="http", daemon=True)
     thread.start()
     built.ticker.start()

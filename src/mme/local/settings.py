@@ -9,6 +9,9 @@ ACCESS_KEY = "AKIAIOSFODNN7EXAMPLE"
 SECRET_KEY = "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"  # noqa: S105 (AWS's own example, known to everybody)
 """The credentials of the account's root in the local AWS. They open nothing anywhere else."""
 
+PAGE = "/_mme/"
+"""Where the page is. No bucket can be called so."""
+
 
 def partition_of(region: str) -> str:
     """The partition of AWS that a region belongs to, as ARNs have it."""
@@ -30,6 +33,8 @@ class Settings:
     minute: float = 60.0
     """Seconds that AWS's minute lasts here."""
     exit_with_parent: bool = False
+    open: bool = False
+    """Whether to open the page in the browser once it is up."""
 
     @property
     def partition(self) -> str:

@@ -18,6 +18,7 @@ from mme.tasks.channel import split as split
 from mme.tasks.cleanup import clean as clean
 from mme.tasks.cleanup import delete as delete
 from mme.tasks.cleanup import prune as prune
+from mme.tasks.dashboard import dashboard as dashboard
 from mme.tasks.machine import local as local
 from mme.tasks.operate import doctor as doctor
 from mme.tasks.operate import logs as logs

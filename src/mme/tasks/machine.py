@@ -24,6 +24,7 @@ from mme.tasks.command import command, note, whole_number
         "container": "what serves the models: ours, stock (the real multi-model-server), or a command",
         "max-instances": "how many containers run for one variant; more instances are counted only",
         "minute": "seconds that AWS's minute lasts: of metrics, alarms, cool-downs and an update's waits, 0.1 to 60",
+        "open": "open its page in the browser",
     }
 )
 def local(
@@ -33,10 +34,12 @@ def local(
     container: str = "ours",
     max_instances: str = "2",
     minute: str = "60",
+    open: bool = False,
 ) -> None:
     """Run AWS on this machine until interrupted: S3, IAM, SageMaker, and endpoints that really answer.
 
-    Prints the lines to paste into any other shell; there the AWS CLI, boto3, Terraform and these tasks use it.
+    Prints the lines to paste into any other shell; there the AWS CLI, boto3, Terraform and these tasks use it. And the
+    address of a page for the browser: endpoints, models, requests, memory, the log, and a box to try a model.
     """
     number = whole_number("--port", port)
     whole_number("--max-instances", max_instances, 1)
@@ -51,6 +54,7 @@ def local(
     sys.stdout.flush()
     words = ["--port", str(number), "--data-dir", data_dir, "--container", container]
     words += ["--max-instances", max_instances, "--minute", minute]
+    words += ["--open"] if open else []
     # This process becomes the server: signals reach it directly and nothing is left behind.
     os.execv(sys.executable, [sys.executable, "-m", "mme.local", *words])  # noqa: S606 (a list, no shell)
 

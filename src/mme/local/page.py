@@ -1,0 +1,86 @@
+"""The page of the local AWS: its clients point at this server itself, and hosting tells what no call of AWS tells."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import boto3
+from botocore.config import Config
+
+from mme.local.processes import memory
+from mme.local.sagemaker.hosting import Hosting
+from mme.local.settings import ACCESS_KEY, PAGE, SECRET_KEY, Settings, exports
+from mme.page.app import Page
+from mme.page.sources import LOCAL, Clients, Place, Sources
+
+_MEMORY_SECONDS = 3.0
+"""For which a container's memory is kept: the kernel walks over all its pages to count it."""
+
+
+def page(settings: Settings, hosting: Hosting, url: str) -> Page:
+    """The page as a WSGI application, below PAGE. ``url`` is where this server answers."""
+    place = Place("local", settings.region, exports=exports(url, settings.region))
+    inside = Inside(settings.region, hosting)
+    return Page(Sources(lambda: _clients(settings, url), place, LOCAL, inside), PAGE)
+
+
+def _clients(settings: Settings, url: str) -> Clients:
+    session = boto3.Session(ACCESS_KEY, SECRET_KEY, region_name=settings.region)
+    config = Config(connect_timeout=10, read_timeout=70, retries={"total_max_attempts": 1}, max_pool_connections=32)
+
+    def client(service: str) -> Any:
+        return session.client(service, endpoint_url=url, config=config)  # type: ignore[call-overload]
+
+    return Clients(
+        client("sagemaker"),
+        client("cloudwatch"),
+        client("s3"),
+        client("logs"),
+        client("application-autoscaling"),
+        client("sagemaker-runtime"),
+    )
+
+
+class Inside:
+    """What is in the containers of an endpoint now, as ``mme.page.sources.Instances`` has it."""
+
+    def __init__(self, region: str, hosting: Hosting) -> None:
+        self._region = region
+        self._hosting = hosting
+        self._lock = threading.Lock()
+        self._memory: dict[int, tuple[float, int | None]] = {}
+
+    def __call__(self, endpoint: str) -> Sequence[Mapping[str, Any]] | None:
+        hosting: Any = self._hosting
+        opened = hosting._endpoints.get((self._region, endpoint))
+        return None if opened is None else [self._instance(host) for host in list(opened.hosts)]
+
+    def _instance(self, host: Any) -> Mapping[str, Any]:
+        now = time.monotonic()
+        with host._lock:
+            container = host._container
+            disk = sum(host._on_disk.values())
+            models = [(m.target, m.state, m.users, round(now - m.used_at, 1)) for m in host._models.values()]
+        return {
+            "variant": host.spec.name,
+            "config": "",
+            "traffic": 1.0,
+            "instance": "i-0",
+            "state": "InService" if container is not None else "Starting",
+            "memory": None if container is None else self._memory_of(container.pid),
+            "disk": disk,
+            "models": models,
+        }
+
+    def _memory_of(self, pid: int) -> int | None:
+        with self._lock:
+            until, value = self._memory.get(pid, (0.0, None))
+            if time.monotonic() < until:
+                return value
+            value = memory(pid)
+            self._memory = {k: v for k, v in self._memory.items() if v[0] > time.monotonic()}
+            self._memory[pid] = (time.monotonic() + _MEMORY_SECONDS, value)
+            return value
