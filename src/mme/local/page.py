@@ -54,26 +54,27 @@ class Inside:
         self._memory: dict[int, tuple[float, int | None]] = {}
 
     def __call__(self, endpoint: str) -> Sequence[Mapping[str, Any]] | None:
-        hosting: Any = self._hosting
-        opened = hosting._endpoints.get((self._region, endpoint))
-        return None if opened is None else [self._instance(host) for host in list(opened.hosts)]
-
-    def _instance(self, host: Any) -> Mapping[str, Any]:
-        now = time.monotonic()
-        with host._lock:
-            container = host._container
-            disk = sum(host._on_disk.values())
-            models = [(m.target, m.state, m.users, round(now - m.used_at, 1)) for m in host._models.values()]
-        return {
-            "variant": host.spec.name,
-            "config": "",
-            "traffic": 1.0,
-            "instance": "i-0",
-            "state": "InService" if container is not None else "Starting",
-            "memory": None if container is None else self._memory_of(container.pid),
-            "disk": disk,
-            "models": models,
-        }
+        now = time.time()
+        for one in self._hosting.state():
+            if (one.region, one.name) == (self._region, endpoint):
+                return [
+                    {
+                        "variant": variant.name,
+                        "config": variant.config,
+                        "traffic": variant.traffic,
+                        "instance": instance.id,
+                        "state": instance.state,
+                        "memory": None if instance.pid is None else self._memory_of(instance.pid),
+                        "disk": instance.disk_bytes,
+                        "models": [
+                            (model.target, model.state, model.requests, round(max(0.0, now - model.last_used), 1))
+                            for model in instance.models
+                        ],
+                    }
+                    for variant in one.variants
+                    for instance in variant.instances
+                ]
+        return None
 
     def _memory_of(self, pid: int) -> int | None:
         with self._lock:

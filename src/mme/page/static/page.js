@@ -490,7 +490,7 @@ function go(section) {
 
 function show() {
   const now = current();
-  for (const name of SECTIONS) $(name).hidden = name !== now;
+  for (const name of SECTIONS) $(`section-${name}`).hidden = name !== now;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.hash === `#${now}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -500,6 +500,7 @@ function show() {
 }
 
 window.addEventListener("hashchange", show);
+document.querySelector(".skip").addEventListener("click", (event) => { event.preventDefault(); $("main").focus(); });
 $("endpoint").addEventListener("change", (event) => {
   chosen = event.target.value || null;
   asked.searchParams.set("endpoint", chosen ?? "");
