@@ -36,6 +36,7 @@ WHERE = {
     "docs/installing.md": "tests/system/test_install.py",
     "docs/local.md": "tests/local/test_process.py",
     "docs/operating.md": "tests/system/test_documents.py",
+    "docs/page.md": "tests/page/test_dashboard.py",
     "docs/packaging.md": "tests/system/test_documents.py",
     "docs/releases.md": "tests/system/test_documents.py",
 }
