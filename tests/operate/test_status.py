@@ -345,3 +345,40 @@ def test_a_name_that_means_a_version_which_is_gone_is_still_shown(corner: Corner
     found = status.read_released(s3, store)
     assert (found.models, found.versions) == (0, 0)
     assert [item.name for item in found.meanings] == ["bert@old"]
+
+
+def test_looking_after_an_endpoint_loads_neither_torch_nor_transformers(corner: Corner) -> None:
+    """They take seconds to import, and only packaging needs them."""
+    corner.publish(BERT)
+    endpoint = corner.endpoint()
+    program = (
+        "import sys\n"
+        "import mme.tasks\n"
+        "from invoke import Collection, Program\n"
+        "for words in sys.stdin.read().splitlines():\n"
+        "    Program(namespace=Collection.from_module(mme.tasks)).run(['invoke', *words.split()], exit=False)\n"
+        "print(sorted({'torch', 'transformers', 'numpy'} & set(sys.modules)), file=sys.stderr)\n"
+    )
+    bucket = f"--bucket {corner.bucket}"
+    lines = [
+        f"status --endpoint {endpoint}",
+        f"logs --endpoint {endpoint}",
+        f"doctor --endpoint {endpoint}",
+        f"warm --endpoint {endpoint} --target {BERT} --log-seconds 0",
+        f"releases {bucket}",
+        f"channels {bucket}",
+    ]
+    done = subprocess.run([sys.executable, "-c", program], input="\n".join(lines), capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "[]", done.stderr
+    assert f"{endpoint}: InService" in done.stdout
+
+
+def test_the_times_that_s3_writes_are_read_as_boto3_reads_them(corner: Corner) -> None:
+    """aws.s3_client has them read by the standard library."""
+    corner.publish(BERT)
+    listed = aws.s3_client(None).list_objects_v2(Bucket=corner.bucket)["Contents"][0]["LastModified"]
+    plain = corner.s3.list_objects_v2(Bucket=corner.bucket)["Contents"][0]["LastModified"]
+    assert listed == plain
+    assert listed.utcoffset() == timedelta(0)
+    head = aws.s3_client(None).head_object(Bucket=corner.bucket, Key=f"models/{BERT}")["LastModified"]
+    assert head.utcoffset() == timedelta(0), "a time of another form"

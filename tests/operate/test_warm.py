@@ -442,3 +442,20 @@ def test_what_is_not_there_is_said(corner: Corner, tmp_path: Path) -> None:
     assert (nothing.code, nothing.json["models"]) == (0, [])
     assert "No channel is kept warm" in nothing.err
     assert "names no model" in corner("warm", *where, "--most-used", "3").err
+
+
+def test_every_instance_of_a_variant_is_reached(told: Corner) -> None:
+    """Two containers with caches of their own; the log says which of them have answered."""
+    for target in (A, B):
+        told.publish(target)
+    endpoint = told.endpoint(told.config({"ModelName": told.model(), "InitialInstanceCount": 2}))
+    result = told("warm", "--endpoint", endpoint, "--target", A, "--target", B, "--json")
+    assert result.code == 0
+    assert [(item["state"], item["reached"], item["instances"]) for item in result.json["models"]] == [
+        ("warm", 2, 2)
+    ] * 2
+    with Traffic(told, endpoint, [A, B]) as traffic:
+        traffic.goes_on()
+    assert traffic.failed == []
+    assert len({line.instance for line in invoked(told, endpoint)}) == 2
+    assert cold_users(told, endpoint) == 0
