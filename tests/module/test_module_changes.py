@@ -411,7 +411,7 @@ def what_would_lose_the_models_is_refused(folder: Path, aws: LocalAws) -> None:
 def instances_follow_the_load_and_an_alarm_rolls_back(folder: Path, aws: LocalAws) -> None:
     """Under load an instance comes; an update whose container fails is rolled back by the module's own alarm."""
     caller = Caller(folder, aws, "loaded")
-    scaling = {"min_capacity": 1, "max_capacity": 2, "invocations_per_instance": 2, "scale_out_cooldown_seconds": 60}
+    scaling = {"min_capacity": 1, "max_capacity": 2, "invocations_per_instance": 1, "scale_out_cooldown_seconds": 60}
     inputs: dict[str, Any] = {
         "variants": {"primary": {"autoscaling": scaling}},
         "deployment": {"wait_seconds": 2400},

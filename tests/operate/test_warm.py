@@ -170,6 +170,21 @@ def test_a_model_that_refuses_the_request_is_asked_once(told: Corner) -> None:
     assert "something else" in item["message"]
 
 
+def test_two_instances_are_both_reached_and_then_answer_warm(told: Corner) -> None:
+    for target in (A, B):
+        told.publish(target)
+    endpoint = told.endpoint(told.config({"ModelName": told.model(), "InitialInstanceCount": 2}))
+    result = told("warm", "--endpoint", endpoint, "--target", A, "--target", B, "--json")
+    assert states(result) == {A: "warm", B: "warm"}
+    assert [item["reached"] for item in result.json["models"]] == [2, 2]
+    before = len(invoked(told, endpoint))
+    for target in [A, B] * 10:
+        told.invoke(endpoint, target)
+    after = invoked(told, endpoint)
+    assert len({line.instance for line in after}) == 2
+    assert not any(line.fields.get("cold") for line in after[before:])
+
+
 def test_a_container_whose_log_names_no_model_leaves_it_at_a_probability(corner: Corner) -> None:
     corner.publish(A)
     endpoint = corner.endpoint(corner.config({"ModelName": corner.model(), "InitialInstanceCount": 2}))
