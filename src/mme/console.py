@@ -10,7 +10,7 @@ from typing import TextIO
 
 EVERY_S = 0.1
 
-FIGURES = ("size", "sent", "versions", "revision", "cold ms", "warm ms")
+FIGURES = ("size", "sent", "versions", "revision", "requests", "p50 ms", "p95 ms", "p99 ms", "cold ms", "warm ms")
 """Columns that hold figures, where every row has one."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import os
 import pty
@@ -30,6 +31,8 @@ from mme.archive import write
 from mme.archive.contents import Archive
 from mme.catalog import reader
 from mme.catalog.spec import ModelSpec, Source
+from mme.client import endpoint
+from mme.client.errors import Throttled
 from mme.errors import ConflictError
 from mme.local import LocalAws
 from mme.multipart import PART, Place, first_part
@@ -350,6 +353,11 @@ def test_a_folder_that_cannot_be_written_is_no_traceback(project: Project) -> No
         (["predict", "--model", "bert", "--text", "x"], 2, "No endpoint is known"),
         (["predict", "--text", "x"], 2, "either --model or --target"),
         (["predict", "--model", "bert", "--file", "nowhere"], 2, "Cannot read nowhere"),
+        (["predict", "--model", "bert", "--text", "x", "--repeat", "0"], 2, "--repeat takes a whole number, 1 or more"),
+        (["predict", "--model", "bert", "--text", "x", "--repeat", "x"], 2, "--repeat takes a whole number"),
+        (["predict", "--model", "bert", "--text", "x", "--concurrency", "2"], 2, "--concurrency goes with --repeat"),
+        (["predict", "--model", "bert", "--text", "x", "--repeat", "9", "--concurrency", "65"], 2, "64 at most"),
+        (["predict", "--model", "bert", "--text", "x", "--repeat", "9", "--save", "f"], 2, "--save is for one answer"),
         (["predict", "--model", "bert", "--text", "x", "--parameters", "[1]"], 2, "not a JSON object"),
         (["delete"], 2, "Which version?"),
         (["delete", "--target", "x"], 2, "not a target model"),
@@ -650,6 +658,86 @@ def test_predict_gives_the_models_own_words(project: Project) -> None:
     unknown = project("predict", "--model", "bert", "--text", "x", "--endpoint", "nowhere")
     assert unknown.code == 9
     assert "--endpoint" in unknown.err
+
+
+def test_predict_finds_the_bucket_by_the_endpoint(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    (target,) = project.release("bert", b"1")
+    name = project.endpoint()
+    monkeypatch.delenv("MME_BUCKET")
+    assert project("predict", "--model", "bert", "--text", "x", "--endpoint", name).json["target"] == target
+
+
+def test_predict_as_json_says_who_answered(project: Project) -> None:
+    (target,) = project.release("bert", b"1")
+    name = project.endpoint()
+    ask = ("predict", "--model", "bert", "--text", "x", "--endpoint", name, "--json")
+    said = project(*ask).json
+    assert (said["target"], said["tries"], said["content_type"]) == (target, 1, "application/json")
+    assert said["answer"]["target"] == target
+    assert said["ms"] > 0
+    saved = project(*ask, "--save", "answer").json
+    assert saved["saved"] == "answer"
+    assert "answer" not in saved
+
+
+def test_predict_says_which_targets_are_near(project: Project) -> None:
+    (target,) = project.release("bert", b"1")
+    name = project.endpoint()
+    wrong = f"bert-{'0' * 12}.tar.gz"
+    done = project("predict", "--target", wrong, "--text", "x", "--endpoint", name)
+    assert done.code == 9
+    assert f"s3://{project.bucket}/models/{wrong} is not released" in done.err
+    assert f"Did you mean {target!r}?" in done.err
+    assert "invoke releases" in done.err
+
+
+def test_predict_again_and_again_shows_latency_by_version(project: Project) -> None:
+    old, new = project.release("bert", b"1", b"2")
+    name = project.endpoint()
+    ask = ("predict", "--model", "bert", "--text", "x", "--endpoint", name, "--repeat")
+    done = project(*ask, "30", "--concurrency", "4")
+    assert done.code == 0, done.err
+    head, _, row, rate = done.out.splitlines()
+    assert head.split() == ["target", "requests", *("p50", "ms", "p95", "ms", "p99", "ms", "cold", "ms")]
+    assert row.split()[:2] == [new, "30"]
+    assert rate.endswith("answers per second, 4 at a time.")
+    (one,) = project(*ask, "1", "--json").json["versions"]
+    assert (one["requests"], one["p50_ms"]) == (1, None)
+    assert one["cold_ms"] > 0
+    project("split", "--model", "bert", "--weight", f"{old}=50", "--weight", "newest=50")
+    shown = project(*ask, "40", "--concurrency", "3", "--json").json
+    assert {row["target"] for row in shown["versions"]} == {old, new}
+    assert sum(row["requests"] for row in shown["versions"]) == 40
+    assert shown["failed"] == 0
+    for row in shown["versions"]:
+        assert 0 < row["p50_ms"] <= row["p95_ms"] <= row["p99_ms"]
+
+
+def test_predict_again_and_again_ends_in_an_error_where_requests_failed(project: Project) -> None:
+    project.build("bert", model={"status": 400, "message": "inputs is empty"})
+    project("upload", "--model", "bert")
+    name = project.endpoint()
+    done = project("predict", "--model", "bert", "--text", "x", "--endpoint", name, "--repeat", "3")
+    assert (done.code, done.out) == (9, "")
+    assert "inputs is empty" in done.err
+
+
+def test_predict_counts_the_requests_that_failed(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.release("bert", b"1")
+    name = project.endpoint()
+    real, asked = endpoint.predict, itertools.count(1)
+
+    def every_third_fails(*given: Any, **more: Any) -> Any:
+        if next(asked) % 3 == 0:
+            raise Throttled("Slow down.", "Wait.")
+        return real(*given, **more)
+
+    monkeypatch.setattr("mme.client.model.predict", every_third_fails)
+    done = project("predict", "--model", "bert", "--text", "x", "--endpoint", name, "--repeat", "9", "--json")
+    assert done.code == 9
+    assert done.json["failed"] == 3
+    assert done.json["versions"][0]["requests"] == 6
+    assert "3 of 9 requests failed. The first: Slow down." in done.err
 
 
 # ---- channels -----------------------------------------------------------------------------------------------------

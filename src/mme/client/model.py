@@ -7,7 +7,6 @@ What a name means is looked up in the bucket (``mme.client.resolve``), what is a
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import functools
 import os
@@ -206,13 +205,34 @@ class Model:
 
         Whoever stops waiting (a time-out, a cancelled task) does not stop the request.
         """
+        import asyncio  # what does not await need not load it
+
         return await asyncio.wrap_future(self.endpoint.submit("await", functools.partial(self.predict, inputs, **more)))
 
-    def ask(self, body: bytes, *, content_type: str = JSON, accept: str = JSON, key: str | None = None) -> Answer:
-        """One request with this body, to the answer as it came: for bodies and answers of other types."""
-        return self._ask(self.resolve(key), body, content_type, accept, None)
+    def ask(
+        self,
+        body: bytes,
+        *,
+        content_type: str = JSON,
+        accept: str = JSON,
+        key: str | None = None,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> Answer:
+        """One request with this body, to the answer as it came: for bodies and answers of other types.
 
-    def _ask(self, target: str, body: bytes, content_type: str, accept: str, inputs: range | None) -> Answer:
+        ``waiting`` is called before each further try.
+        """
+        return self._ask(self.resolve(key), body, content_type, accept, None, waiting)
+
+    def _ask(
+        self,
+        target: str,
+        body: bytes,
+        content_type: str,
+        accept: str,
+        inputs: range | None,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> Answer:
         endpoint = self.endpoint
         call = Call(endpoint.name, self.name, target, len(body), content_type, inputs)
         do = functools.partial(
@@ -225,6 +245,7 @@ class Model:
             accept=accept,
             patience=endpoint.patience,
             attempts=endpoint.attempts,
+            waiting=waiting,
         )
         return do() if endpoint.hook is None else watched(endpoint.hook, call, do)
 
