@@ -15,7 +15,6 @@ from mme import channels as channel_objects
 from mme import releases as versions
 from mme.client import endpoint as endpoints
 from mme.errors import EndpointError, ReleaseError, UsageError
-from mme.packaging import records
 from mme.settings import Settings
 from mme.tasks.command import DRY_RUN_HELP, JSON_HELP, command, confirm, note, open_store, print_json, whole_number
 from mme.tasks.release import version_json
@@ -234,6 +233,8 @@ def clean(
 
     The last build stays, so that package and upload recognise what has not changed.
     """
+    from mme.packaging import records
+
     old = records.superseded(Path(out))
     if not unpublished and old:
         s3, store = open_store(settings)

@@ -6,20 +6,14 @@ import functools
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke import Context
 
 from mme import console
-from mme.archive import contents
-from mme.catalog import schema as catalog_schema
 from mme.catalog.spec import ModelSpec
 from mme.errors import MmeError, UsageError
-from mme.packaging import verify
-from mme.packaging.job import PackagingJob, Stage
 from mme.settings import Settings
-from mme.snapshot import extra
-from mme.tasks import inspection
 from mme.tasks.command import (
     CATALOG_HELP,
     DRY_RUN_HELP,
@@ -32,6 +26,11 @@ from mme.tasks.command import (
     print_json,
     stage,
 )
+
+if TYPE_CHECKING:
+    from mme.archive import contents
+    from mme.packaging import verify
+    from mme.packaging.job import Stage
 
 PACKAGED = "mme_packaged"
 """Set in Invoke's configuration, which lasts for one call of ``invoke``, once ``package`` has built archives."""
@@ -69,6 +68,8 @@ def package(
 
     What has not changed is recognised and not built again. A model that fails is reported and does not stop the others.
     """
+    from mme.packaging import verify  # with all that makes archives, which the other tasks need not load
+
     check_compression(compression)
     specs = load_catalog(context, catalog).select(model)
     context.config[PACKAGED] = not (check or dry_run)
@@ -112,11 +113,15 @@ def package(
 
 
 def _foreseen(spec: ModelSpec, out: Path, compression: str | None, force: bool) -> dict[str, Any]:
+    from mme.packaging.job import PackagingJob
+
     archive = PackagingJob(spec, out, compression=compression).unchanged()
     return _result(spec.name, "unchanged" if archive and not force else "would build", archive)
 
 
 def _compared(spec: ModelSpec, out: Path, compression: str | None, shown: Stage) -> dict[str, Any]:
+    from mme.packaging.job import PackagingJob
+
     again = PackagingJob(spec, out, compression=compression).check(stage=shown)
     return _result(spec.name, "same bytes" if again.same_bytes else "same content", again.archive)
 
@@ -124,6 +129,10 @@ def _compared(spec: ModelSpec, out: Path, compression: str | None, shown: Stage)
 def _built(
     spec: ModelSpec, out: Path, compression: str | None, verifier: verify.Verifier | None, force: bool, shown: Stage
 ) -> dict[str, Any]:
+    from mme.packaging.job import PackagingJob
+    from mme.snapshot import extra
+    from mme.tasks import inspection
+
     made = PackagingJob(spec, out, compression=compression).package(verifier, force=force, stage=shown)
     accuracy = made.archive.manifest.get("accuracy")
     if made.verified and made.verified.doubt:
@@ -170,6 +179,8 @@ def inspect(
     context: Context, settings: Settings, archive: str | None = None, files: bool = False, json: bool = False
 ) -> None:
     """Tell what an archive is: its model, source, revision, handler, licence, files. Only its end is read."""
+    from mme.tasks import inspection
+
     if not archive:
         raise UsageError("Which archive?", "Give --archive FILE, or --archive s3://bucket/models/bert-….tar.gz.")
     manifest = inspection.manifest(archive, settings)
@@ -185,6 +196,8 @@ def schema(context: Context, out: str | None = None) -> None:
 
     The first line of models.toml names it: #:schema ./models.schema.json
     """
+    from mme.catalog import schema as catalog_schema
+
     if out is None:
         print(catalog_schema.text(), end="")
         return

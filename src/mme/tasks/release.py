@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from invoke import Context
 
 from mme import channels as channel_objects
-from mme import console, publishing
+from mme import console
 from mme import releases as versions
 from mme.catalog.spec import ModelSpec
 from mme.errors import ArchiveError, UsageError
-from mme.packaging import records, verify
-from mme.packaging.defaults import completed
-from mme.packaging.job import Streamed
-from mme.packaging.records import latest
-from mme.publishing import Outcome
 from mme.settings import Settings
-from mme.snapshot import extra
-from mme.tasks import inspection
 from mme.tasks.command import (
     CATALOG_HELP,
     DRY_RUN_HELP,
@@ -30,15 +22,17 @@ from mme.tasks.command import (
     check_compression,
     command,
     load_catalog,
-    name_of,
     note,
     open_store,
     print_json,
-    stage,
     who,
     whole_number,
 )
 from mme.tasks.package import PACKAGED, PACKAGED_FROM
+
+if TYPE_CHECKING:
+    from mme import publishing
+    from mme.publishing import Outcome
 
 # ---- publishing ---------------------------------------------------------------------------------------------------
 
@@ -87,6 +81,11 @@ def upload(
     was stopped goes on where it was when the same command runs again. A model that has no archive is an error (exit
     code 6), after the others have been published; a dry run only lists it.
     """
+    from mme import publishing  # with all that makes archives, which the other tasks need not load
+    from mme.packaging import verify
+    from mme.packaging.records import latest
+    from mme.tasks.shown import Shown
+
     if (compression or no_verify) and not stream:
         raise UsageError("--compression and --no-verify go with --stream.", "Otherwise give them to invoke package.")
     check_compression(compression)
@@ -103,7 +102,7 @@ def upload(
         notes=notes,
         own_notes=bool(author or notes),
         dry_run=dry_run,
-        events=_Shown(),
+        events=Shown(),
     )
     if stream:
         if context.config.get(PACKAGED):
@@ -143,41 +142,11 @@ def _as_packaged(context: Context, catalog: str, out: str) -> tuple[str, str]:
     return values[0], values[1]
 
 
-class _Shown(publishing.Events):
-    """What a run of uploads reports, on standard error: progress on a terminal, and what was measured."""
-
-    def __init__(self) -> None:
-        self.done, self.of = 0, 1
-
-    def finished(self, done: int, of: int) -> None:
-        self.done, self.of = done, of
-
-    def sending(self, names: Sequence[str], size: int) -> AbstractContextManager[Callable[[int], object]]:
-        if len(names) == 1:
-            return console.progress(sys.stderr, f"{self._label(names[0])}: uploading", size)
-        return console.progress(sys.stderr, lambda: f"uploading: {self.done} of {len(names)} models done", size)
-
-    def packaging(self, name: str, step: str, size: int) -> AbstractContextManager[Callable[[int], object]]:
-        return stage(self._label(name), step, size)
-
-    def _label(self, name: str) -> str:
-        return name_of(name, self.done + 1, self.of)
-
-    def packaged(self, name: str, made: Streamed) -> None:
-        if made.verified and made.verified.doubt:
-            note(f"{name}: {made.verified.doubt}.")
-        if tokenizer := made.planned.manifest.get("tokenizer"):
-            note(f"{name}: its tokenizer: {tokenizer}.")
-        if names := made.planned.manifest.get("left_out"):
-            note(f"{name}: {extra.words(names)}.")
-        if made.planned.manifest.get("trust_remote_code"):
-            note(f"{name}: its own code {inspection.TRUST}.")
-        if measured := inspection.accuracy_text(made.planned.manifest.get("accuracy")):
-            note(f"{name} in {measured}.")
-
-
 def _publish_built(publisher: publishing.Publisher, specs: Sequence[ModelSpec], out: Path) -> list[Outcome]:
     """Publish what is built; the outcomes in the order of ``specs``, those of models without an archive among them."""
+    from mme.packaging.records import latest
+    from mme.publishing import Outcome
+
     built = [archive for spec in specs if (archive := latest(out, spec.name)) is not None]
     outcomes = {item.name: item for item in publisher.publish_built(built, out)}
     return [outcomes.get(spec.name) or Outcome(spec.name, "not built") for spec in specs]
@@ -270,6 +239,9 @@ def models(
 
     Without a bucket, the catalogue and what is built.
     """
+    from mme.packaging import records
+    from mme.packaging.defaults import completed
+
     specs = load_catalog(context, catalog).select()
     released: dict[str, list[versions.Version]] = {}
     splits: dict[str, channel_objects.Split] = {}
