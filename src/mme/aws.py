@@ -35,11 +35,11 @@ ATTEMPTS = 5  # of each call, with the pauses of boto3's standard mode between t
 PREDICT_READ_TIMEOUT_S = 70
 
 
-def s3_client(region: str | None) -> S3Client:
-    """An S3 client for ``region`` (None: as boto3 is configured)."""
+def s3_client(region: str | None, session: boto3.Session | None = None) -> S3Client:
+    """An S3 client for ``region`` (None: as boto3 is configured); of boto3's default session unless one is given."""
     with explained("prepare an S3 client"):
         _quick_times()
-        client = boto3.client("s3", region_name=region, config=_config(read_timeout=60))
+        client = (session or boto3).client("s3", region_name=region, config=_config(read_timeout=60))
     # boto3 turns a body of bytes into a stream, which waits for the server's leave and goes out 16 KiB at a time.
     # Without this handler it goes out at once; a boto3 that has no such handler is fine too.
     to_stream = getattr(handlers, "convert_body_to_file_like_object", None)
@@ -76,7 +76,11 @@ def sagemaker_client(region: str | None) -> SageMakerClient:
 
 
 def runtime_client(
-    region: str | None, *, retries: bool = True, connections: int = CONNECTIONS
+    region: str | None,
+    session: boto3.Session | None = None,
+    *,
+    retries: bool = True,
+    connections: int = CONNECTIONS,
 ) -> SageMakerRuntimeClient:
     """A client for predictions, patient enough for the slowest answer that SageMaker allows.
 
@@ -86,7 +90,7 @@ def runtime_client(
     with explained("prepare a SageMaker runtime client", error=EndpointError):
         _quick_times()
         config = _config(PREDICT_READ_TIMEOUT_S, attempts, connections)
-        return boto3.client("sagemaker-runtime", region_name=region, config=config)
+        return (session or boto3).client("sagemaker-runtime", region_name=region, config=config)
 
 
 def cloudwatch_client(region: str | None) -> CloudWatchClient:

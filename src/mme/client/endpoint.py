@@ -6,7 +6,7 @@ import io
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ def predict(
     *,
     content_type: str = JSON,
     accept: str = JSON,
+    more: Mapping[str, Any] | None = None,
     patience: float = PATIENCE_S,
     attempts: int = 1,
     sleep: Callable[[float], None] = time.sleep,
@@ -57,7 +58,7 @@ def predict(
     chance: Callable[[], float] = random.random,
     waiting: Callable[[], None] = lambda: None,
 ) -> Answer:
-    """Ask one target model on the endpoint.
+    """Ask one target model on the endpoint; ``more`` are further arguments of InvokeEndpoint.
 
     While the endpoint is still loading the model it is asked again, for ``patience`` seconds in all; ``waiting`` is
     called before each further try. What else is worth another try gets ``attempts`` in all: throttling, 503 and
@@ -87,6 +88,7 @@ def predict(
                 Body=body,
                 ContentType=content_type,
                 Accept=accept,
+                **(more or {}),
             )
             return Answer(
                 answer["Body"].read(),
