@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import engine_decoders
 import engine_encoders
 import numpy as np
 from engine_graph import Stored, Unsupported, stored_tensors
@@ -49,34 +50,39 @@ class Pace:
 
 
 class Engine:
-    """A graph with its sessions: one of a single thread, and one of several where they gain."""
+    """A graph with its sessions: one of a single thread, and one of several where they gain; another with packed
+    weights while the model is busy."""
 
-    def __init__(self, found: engine_encoders.Encoder, folder: Path) -> None:
-        self.encoder = found
-        self.width = found.width
-        self.key = _key(found)
+    def __init__(self, found: Any, folder: Path, facts: str) -> None:
+        """`found` is the graph, with what its inputs are made of. `facts` says what of that the graph does not."""
+        self.graph = found
+        self.key = hashlib.blake2b(facts.encode() + found.structure, digest_size=12).hexdigest()
         self._folder = folder
-        self._one = _session(found, folder, 1)
-        if found.int8:  # it holds the weights, of which the session has its own copy
-            self.encoder = replace(found, graph=b"", structure=b"")
+        self._session_of_one: Any = None
         self._several: tuple[int, Any] | None = None
-        self._packed: Any = None  # a session of one thread with weights of its own, while the model is busy
+        self._packed: Any = None
         self._paces: dict[int, Pace] = {}
+
+    def sample(self) -> dict[str, np.ndarray]:
+        """Inputs for a small pass."""
+        raise NotImplementedError
 
     # -- more memory for speed, while a server has some to spare (docs/handlers.md, "A busy model") -----------------
 
     @property
     def bytes(self) -> int:
         """What `begin` takes, about; 0 where it brings nothing."""
-        return 0 if self.encoder.int8 else self.encoder.packed_bytes  # int8 weights are packed as it is
+        return 0 if self.graph.int8 else self.graph.packed_bytes  # int8 weights are packed as it is
+
+    @property
+    def packed(self) -> bool:
+        return self._packed is not None
 
     def begin(self) -> None:
         """Have a copy of the weights in an order that suits the processor. It may be called from another thread while
-        `run` is, which goes on as before until the copy is there. Raises Unsupported where it answers otherwise."""
-        packed = _session(self.encoder, self._folder, 1, packed=True)
-        random = np.random.default_rng(0)
-        rows = [random.integers(0, self.encoder.vocabulary, length).tolist() for length in (11, 1, 3)]
-        feed = engine_encoders.inputs(self.encoder, rows)
+        `compute` is, which goes on as before until the copy is there. Raises Unsupported where it answers otherwise."""
+        packed = _session(self.graph, self._folder, 1, packed=True)
+        feed = self.sample()
         got, want = packed.run(None, feed)[0], self._one.run(None, feed)[0]
         if not float(np.abs(got - want).max()) <= TOLERANCE * max(1.0, float(np.abs(want).max())):
             raise Unsupported("packed weights answer otherwise")
@@ -88,19 +94,26 @@ class Engine:
         self._packed = None
         self._paces = {}
 
-    def run(self, rows: list[list[int]], threads: int = 1, types: list[list[int]] | None = None) -> np.ndarray:
-        """The last hidden states of all tokens of all texts, one after the other: (tokens, width) float32; where the
-        graph has a head, its numbers for each text: (texts, labels). At most `threads` threads compute."""
-        feed = engine_encoders.inputs(self.encoder, rows, types)
-        if threads == 1 or self.encoder.int8:  # a second session would have its own copy of int8 weights
-            hidden: np.ndarray = self._session(1).run(None, feed)[0]
-            return hidden
-        pace = self._paces.setdefault(len(feed["ids"]).bit_length(), Pace())
+    # -- passes -------------------------------------------------------------------------------------------------------
+
+    def compute(self, feed: dict[str, np.ndarray], size: int, threads: int) -> list[np.ndarray]:
+        """The graph's outputs for these inputs. `size` is how much work they are: passes that share a highest bit are
+        taken for alike. At most `threads` threads compute."""
+        if threads == 1 or self.graph.int8:  # a second session would have its own copy of int8 weights
+            outputs: list[np.ndarray] = self._session(1).run(None, feed)
+            return outputs
+        pace = self._paces.setdefault(size.bit_length(), Pace())
         chosen = _choose(pace, threads)
         began = time.perf_counter()
-        hidden = self._session(chosen).run(None, feed)[0]
+        outputs = self._session(chosen).run(None, feed)
         _note(pace, chosen, time.perf_counter() - began)
-        return hidden
+        return outputs
+
+    @property
+    def _one(self) -> Any:
+        if self._session_of_one is None:
+            self._session_of_one = _session(self.graph, self._folder, 1)
+        return self._session_of_one
 
     def _session(self, threads: int) -> Any:
         if threads == 1:
@@ -108,8 +121,57 @@ class Engine:
             return self._one if packed is None else packed
         several = self._several
         if several is None or several[0] != threads:
-            self._several = several = (threads, _session(self.encoder, self._folder, threads))
+            self._several = several = (threads, _session(self.graph, self._folder, threads))
         return several[1]
+
+
+class Encoding(Engine):
+    """An encoder."""
+
+    def __init__(self, found: engine_encoders.Encoder, folder: Path) -> None:
+        facts = f"{found.first_position} {found.not_counted} {found.rotations} {found.window}"
+        super().__init__(found, folder, f"{onnxruntime.__version__} {facts}")
+        self.width = found.width
+        assert self._one is not None  # it shows at once whether the graph is taken
+        if found.int8:  # it holds the weights, of which the session has its own copy
+            self.graph = replace(found, graph=b"", structure=b"")
+
+    def run(self, rows: list[list[int]], threads: int = 1, types: list[list[int]] | None = None) -> np.ndarray:
+        """The last hidden states of all tokens of all texts, one after the other: (tokens, width) float32; where the
+        graph has a head, its numbers for each text: (texts, labels). At most `threads` threads compute."""
+        feed = engine_encoders.inputs(self.graph, rows, types)
+        return self.compute(feed, len(feed["ids"]), threads)[0]
+
+    def sample(self) -> dict[str, np.ndarray]:
+        random = np.random.default_rng(0)
+        rows = [random.integers(0, self.graph.vocabulary, length).tolist() for length in (11, 1, 3)]
+        return engine_encoders.inputs(self.graph, rows)
+
+
+class Decoding(Engine):
+    """A decoder. Its sessions are made when they are first used."""
+
+    def __init__(self, found: engine_decoders.Decoder, folder: Path) -> None:
+        super().__init__(found, folder, f"{onnxruntime.__version__} decoder {found.layers} {found.heads} {found.size}")
+
+    def step(
+        self,
+        ids: np.ndarray,
+        mask: np.ndarray,
+        positions: np.ndarray,
+        cache: list[np.ndarray] | None,
+        threads: int = 1,
+    ) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The last column's logits (rows, vocabulary), and the cache with these tokens in it; see
+        engine_decoders.inputs."""
+        feed = engine_decoders.inputs(self.graph, ids, mask, positions, cache)
+        logits, *longer = self.compute(feed, ids.size, threads)
+        return logits, longer
+
+    def sample(self) -> dict[str, np.ndarray]:
+        ids = np.arange(6).reshape(2, 3) % self.graph.vocabulary
+        mask = np.array([[1, 1, 1], [0, 1, 1]])
+        return engine_decoders.inputs(self.graph, ids, mask, np.maximum(mask.cumsum(1) - 1, 0), None)
 
 
 # How much of a pass's time counts against those before it; and every how many passes the other way is tried again.
@@ -158,20 +220,31 @@ def batches(order: list[int], rows: Sequence[Sized], most: int) -> list[list[int
     return made
 
 
-def load(folder: Path, config: Any, weights: str = WEIGHTS, head: bool = False) -> Engine:
+def load(folder: Path, config: Any, weights: str = WEIGHTS, head: bool = False) -> Encoding:
     """The engine of the model in this folder, with transformers' configuration of it and its weights in the file
     `weights`; with the `head` that classifies texts, or up to the last hidden states. Raises Unsupported, with the
     reason, where it is better left to torch. The answers are still to be compared (`differs`)."""
+    _wanted()
+    tensors, real = _tensors(folder, weights)
+    found = engine_encoders.encoder(config, tensors, real, head)
+    try:
+        return Encoding(found, real)
+    except Exception as error:  # whatever onnxruntime raises: its exceptions have no base of their own
+        raise Unsupported(f"onnxruntime refuses the graph: {error}") from None
+
+
+def load_decoder(folder: Path, config: Any) -> Decoding:
+    """The same for a decoder, whose answers are compared by `decodes_otherwise`."""
+    _wanted()
+    tensors, real = _tensors(folder, WEIGHTS)
+    return Decoding(engine_decoders.decoder(config, tensors, real), real)
+
+
+def _wanted() -> None:
     if onnxruntime is None:
         raise Unsupported("onnxruntime is not installed")
     if os.environ.get("MME_ENGINE", "").strip().lower() == "torch":
         raise Unsupported("MME_ENGINE is torch")
-    tensors, real = _tensors(folder, weights)
-    found = engine_encoders.encoder(config, tensors, real, head)
-    try:
-        return Engine(found, real)
-    except Exception as error:  # whatever onnxruntime raises: its exceptions have no base of their own
-        raise Unsupported(f"onnxruntime refuses the graph: {error}") from None
 
 
 def checked(engine: Engine) -> bool:
@@ -179,20 +252,20 @@ def checked(engine: Engine) -> bool:
     return engine.key in os.environ.get(CHECKED, "").split()
 
 
-def differs(engine: Engine, model: Any, longest: int, typed: bool = False) -> str | None:
+def differs(engine: Encoding, model: Any, longest: int, typed: bool = False) -> str | None:
     """None where the engine answers as `model`, transformers' own, does: to 1e-5, for texts of different lengths up to
     `longest` tokens, the second half of each of another type where they are `typed`. Else what differs."""
     import torch
 
     random = np.random.default_rng(0)
-    lengths = sorted({min(longest, length) for length in (1, 3, 11, 24, 2 * engine.encoder.window + 9)}, reverse=True)
-    rows = [random.integers(0, engine.encoder.vocabulary, length).tolist() for length in [*lengths, lengths[-1]]]
+    lengths = sorted({min(longest, length) for length in (1, 3, 11, 24, 2 * engine.graph.window + 9)}, reverse=True)
+    rows = [random.integers(0, engine.graph.vocabulary, length).tolist() for length in [*lengths, lengths[-1]]]
     types = [[0] * (len(row) - len(row) // 2) + [1] * (len(row) // 2) for row in rows] if typed else None
     try:
         got = engine.run(rows, 1, types)
     except Exception as error:  # whatever onnxruntime raises
         return f"it fails: {error}"
-    head = engine.encoder.head
+    head = engine.graph.head
     parts = np.split(got, len(rows) if head else np.cumsum([len(row) for row in rows])[:-1])
     for place, (row, states) in enumerate(zip(rows, parts, strict=True)):
         ids = torch.tensor([row])
@@ -201,7 +274,7 @@ def differs(engine: Engine, model: Any, longest: int, typed: bool = False) -> st
             answer = model(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
             want = (answer.logits if head else answer.last_hidden_state[0]).float().numpy()
         apart = float(np.abs(states - want).max())
-        if engine.encoder.int8:
+        if engine.graph.int8:
             lengths_of = np.linalg.norm(states, axis=1) * np.linalg.norm(want, axis=1)
             cosine = float(((states * want).sum(axis=1) / lengths_of).min())
             if not cosine >= LOWEST_COSINE:
@@ -213,9 +286,38 @@ def differs(engine: Engine, model: Any, longest: int, typed: bool = False) -> st
     return None
 
 
-def _key(found: engine_encoders.Encoder) -> str:
-    text = f"{onnxruntime.__version__} {found.first_position} {found.not_counted} {found.rotations} {found.window}"
-    return hashlib.blake2b(text.encode() + found.structure, digest_size=12).hexdigest()
+def decodes_otherwise(engine: Decoding, model: Any) -> str | None:
+    """None where the engine answers as `model`, transformers' own, does: to 1e-5, for two prompts of which one is
+    padded, and one token more. Else what differs."""
+    import torch
+
+    random = np.random.default_rng(0)
+    mask = np.ones((2, 9), np.int64)
+    mask[1, :4] = 0
+    ids = random.integers(0, engine.graph.vocabulary, (2, 9))
+    cache, own = None, None
+    for columns in (8, 1):
+        until = 8 if columns == 8 else 9
+        new, seen = ids[:, until - columns : until], mask[:, :until]
+        positions = np.maximum(seen.cumsum(1) - 1, 0)[:, -columns:]
+        try:
+            got, cache = engine.step(new, seen, positions, cache)
+        except Exception as error:  # whatever onnxruntime raises
+            return f"it fails: {error}"
+        with torch.inference_mode():
+            answer = model(
+                input_ids=torch.from_numpy(new),
+                attention_mask=torch.from_numpy(seen),
+                position_ids=torch.from_numpy(positions),
+                past_key_values=own,
+                use_cache=True,
+            )
+        own = answer.past_key_values
+        want = answer.logits[:, -1].float().numpy()
+        apart, bound = float(np.abs(got - want).max()), TOLERANCE * max(1.0, float(np.abs(want).max()))
+        if not apart <= bound:  # so that NaN does not pass
+            return f"its answers differ by {apart:.2g} where {bound:.2g} is allowed"
+    return None
 
 
 def _tensors(folder: Path, weights: str) -> tuple[dict[str, Stored], Path]:
@@ -236,7 +338,7 @@ def _tensors(folder: Path, weights: str) -> tuple[dict[str, Stored], Path]:
     return tensors, real.pop()
 
 
-def _session(found: engine_encoders.Encoder, folder: Path, threads: int, packed: bool = False) -> Any:
+def _session(found: Any, folder: Path, threads: int, packed: bool = False) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads

@@ -123,7 +123,7 @@ class Embedder:
     max_length: int  # what the model can read
     arguments: frozenset[str]  # of the model's forward method
     plan: embedding_packed.Plan | None  # how torch runs it without padding
-    engine: engine.Engine | None
+    engine: engine.Encoding | None
     typed: bool  # whether its tokenizer gives the tokens of one text different types
     lower: bool = False  # whether texts are made lower case before it reads them
     way: str = handler_exact.PADDED  # which texts can share a forward pass that pads
@@ -197,7 +197,7 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
 
 def _engine(
     folder: Path, sentence: Sentence, config: Any, settings: dict[str, Any], device: torch.device
-) -> tuple[engine.Engine | None, str]:
+) -> tuple[engine.Encoding | None, str]:
     """What runs the model in torch's place; or None, and why."""
     if device.type != "cpu":
         return None, "it is on a GPU"
@@ -326,7 +326,7 @@ def batch_fn(inputs: list[Request], model: Embedder) -> list[Any]:
     return results
 
 
-def busy_fn(model: Embedder) -> engine.Engine | None:
+def busy_fn(model: Embedder) -> engine.Encoding | None:
     """What can be had for more memory while the model is busy: packed weights."""
     return model.engine
 

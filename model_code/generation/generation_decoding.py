@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import engine
 import torch
 from generation_options import MAX_SEED, Options
 from torch.nn.functional import pad
@@ -36,6 +37,7 @@ class Generator:
     context: int  # tokens, prompt and new ones together
     end_tokens: frozenset[int]
     arguments: frozenset[str]  # of the model's forward method
+    engine: engine.Decoding | None  # computes steps, where that is faster
     together: bool = True  # whether prompts of several lengths share a pass; else each is left to `generate`
 
 
@@ -281,6 +283,9 @@ def _forward(
     ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any, model: Generator
 ) -> tuple[torch.Tensor, Any]:
     """The last column's logits, in float32, and the cache with these tokens in it."""
+    pairs = _tensors(cache) if cache is not None and _by_engine(ids, model) else None
+    if pairs is not None:
+        return _step(ids, mask, positions, cache, pairs, model)
     arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
     if "position_ids" in model.arguments:
         arguments["position_ids"] = positions
@@ -290,6 +295,29 @@ def _forward(
             break
     output = model.model(**arguments)
     return output.logits[:, -1, :].float(), output.past_key_values
+
+
+def _by_engine(ids: torch.Tensor, model: Generator) -> bool:
+    """Whether the engine is faster: for one row, since the weights are all that is waited for; for several with packed
+    weights. Prompts, which are many rows for the linear layers, are torch's."""
+    return model.engine is not None and ids.shape[1] == 1 and (len(ids) == 1 or model.engine.packed)
+
+
+def _step(
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    positions: torch.Tensor,
+    cache: Any,
+    pairs: list[tuple[torch.Tensor, torch.Tensor]],
+    model: Generator,
+) -> tuple[torch.Tensor, Any]:
+    assert model.engine is not None
+    before = [tensor.numpy() for pair in pairs for tensor in pair]
+    logits, after = model.engine.step(
+        ids.numpy(), mask.numpy(), positions.numpy(), before, min(torch.get_num_threads(), ids.numel())
+    )
+    longer = [torch.from_numpy(array) for array in after]
+    return torch.from_numpy(logits), _with(cache, list(zip(longer[::2], longer[1::2], strict=True)))
 
 
 def can_select(cache: Any) -> bool:

@@ -25,10 +25,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import engine
 import generation_chat
 import handler_adapter
 import handler_format
 import handler_int8
+import torch
 from generation_continuous import Asked, Decoder
 from generation_decoding import Generator, Prompt, Sequence, grow, text_of
 from generation_joining import joins
@@ -64,8 +66,6 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
     settings = settings_of(handler_format.chosen(read_settings(folder, (*PARAMETERS, *LIMITS)), device))
     check_quantize(settings, device)
     settings["dtype"], slow = handler_format.computing(settings["dtype"], device)
-    if hasattr(context, "note"):  # mme.container's
-        context.note(engine="torch", format=settings["quantize"] or settings["dtype"], reason=slow)
     tokenizer = load_tokenizer(folder)
     options = loading_options(settings["dtype"])
     if settings["quantize"]:
@@ -76,6 +76,14 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
     handler_adapter.adapt(model, folder)
     if not settings["quantize"]:
         quicken(model)
+    found, reason = _engine(folder, model, settings, device)
+    if hasattr(context, "note"):  # mme.container's
+        context.note(
+            engine="torch" if found is None else "onnxruntime",
+            format=settings["quantize"] or settings["dtype"],
+            reason="; ".join(filter(None, (reason, slow))),
+            key=found.key if found else "",
+        )
     loaded = Generator(
         model=model,
         tokenizer=tokenizer,
@@ -84,8 +92,27 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
         context=_context_length(model.config),
         end_tokens=_end_tokens(model, tokenizer),
         arguments=frozenset(inspect.signature(model.forward).parameters),
+        engine=found,
     )
     return dataclasses.replace(loaded, together=joins(loaded))
+
+
+def _engine(
+    folder: Path, model: Any, settings: dict[str, Any], device: torch.device
+) -> tuple[engine.Decoding | None, str]:
+    """What computes steps in torch's place; or None, and why."""
+    if device.type != "cpu":
+        return None, "it is on a GPU"
+    if settings["quantize"] or settings["dtype"] != "float32":
+        return None, f"it computes in {settings['quantize'] or settings['dtype']}"
+    if (folder / handler_adapter.FOLDER).is_dir():
+        return None, "it has an adapter"
+    try:
+        found = engine.load_decoder(folder, model.config)
+    except engine.Unsupported as error:
+        return None, str(error)
+    apart = None if engine.checked(found) else engine.decodes_otherwise(found, model)
+    return (found, "") if apart is None else (None, apart)
 
 
 def input_fn(data: Any, content_type: str | None) -> Request:
@@ -152,6 +179,11 @@ def batch_fn(inputs: list[Request], model: Generator) -> list[Any]:
     for index, group in prompts.items():
         results[index] = _answers(inputs[index], group, model)
     return results
+
+
+def busy_fn(model: Generator) -> engine.Decoding | None:
+    """What can be had for more memory while the model is busy: packed weights."""
+    return model.engine
 
 
 def decoder_fn(model: Generator) -> Decoder:

@@ -118,7 +118,7 @@ class Reranker:
     max_length: int  # what the model can read
     arguments: frozenset[str]  # of the model's forward method
     lower: bool  # whether texts are made lower case before it reads them
-    engine: engine.Engine | None
+    engine: engine.Encoding | None
     way: str = handler_exact.PADDED  # which pairs can share a forward pass
 
 
@@ -182,7 +182,7 @@ def model_fn(model_dir: str, context: Any = None) -> Reranker:
 
 def _engine(
     folder: Path, config: Any, settings: dict[str, Any], device: torch.device
-) -> tuple[engine.Engine | None, str]:
+) -> tuple[engine.Encoding | None, str]:
     """What runs the model in torch's place; or None, and why."""
     if device.type != "cpu":
         return None, "it is on a GPU"
@@ -321,7 +321,7 @@ def batch_fn(inputs: list[Ranking], model: Reranker) -> list[Any]:
     return results
 
 
-def busy_fn(model: Reranker) -> engine.Engine | None:
+def busy_fn(model: Reranker) -> engine.Encoding | None:
     """What can be had for more memory while the model is busy: packed weights."""
     return model.engine
 

@@ -226,7 +226,7 @@ def test_numbers_that_are_none_do_not_pass_as_equal(
     embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = family("Bert", bert, tmp_path / "m")
-    monkeypatch.setattr(engine.Engine, "run", lambda self, rows: np.full((sum(map(len, rows)), 32), np.nan))
+    monkeypatch.setattr(engine.Encoding, "run", lambda self, rows, *_: np.full((sum(map(len, rows)), 32), np.nan))
     assert embedding.model_fn(str(folder)).engine is None
 
 
