@@ -101,7 +101,7 @@ def minilm(folder: Path, seed: int | None = None, **settings: Any) -> Path:
 
 
 def handler(name: str, folder: Path) -> None:
-    handler_files.lay_out(ROOT / "model_code" / name, folder / "code")
+    handler_files.copy_handler(ROOT / "model_code" / name, folder / "code")
 
 
 def gpt2(folder: Path) -> Path:

@@ -153,10 +153,10 @@ def is_missing(s3: S3Client, bucket: str, key: str, error: boto.ClientError) -> 
     if status_of(error) != 403 or code_of(error) in _EXPIRED | _BAD_KEYS:
         return False
     try:
-        found = s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+        listed = s3.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
     except boto.ClientError:
         return False
-    return not any(item["Key"] == key for item in found)
+    return not any(item["Key"] == key for item in listed)
 
 
 def concerns_all(error: MmeError) -> bool:

@@ -218,7 +218,7 @@ def change(
 
 
 def keep_warm(s3: S3Client, store: Store, channel: Channel, keep: bool) -> Channel:
-    """Say whether the channel's versions are to be kept warm. This is no revision: it changes no meaning.
+    """Say whether the channel's versions are to be kept warm. This is not a revision: it changes no meaning.
 
     Raises ConflictError when somebody else changed the channel meanwhile, ReleaseError when there is no such channel.
     """

@@ -20,7 +20,7 @@ _ODD = re.compile(r"[\x00-\x1f\x7f\\]")
 
 
 @dataclass(frozen=True)
-class Found:
+class FolderFile:
     """One regular file: its path inside the folder, with slashes, where to read it, and its size in bytes."""
 
     path: str
@@ -38,7 +38,7 @@ def is_safe(path: str) -> bool:
     return not _ODD.search(path) and not {"", ".", ".."} & set(path.split("/"))
 
 
-def files(folder: Path) -> list[Found]:
+def files(folder: Path) -> list[FolderFile]:
     """Every file below ``folder`` that is not stray, by path. Links are followed as long as they stay inside.
 
     A snapshot in the Hub's cache is made of links to the blobs beside it, which count as inside.
@@ -58,7 +58,7 @@ def files(folder: Path) -> list[Found]:
         ) from None
 
 
-def _walk(folder: Path, at: Path, inside: str, allowed: list[Path], above: frozenset[Path]) -> Iterator[Found]:
+def _walk(folder: Path, at: Path, inside: str, allowed: list[Path], above: frozenset[Path]) -> Iterator[FolderFile]:
     with os.scandir(at) as entries:
         for entry in entries:
             if is_stray(entry.name):
@@ -82,7 +82,7 @@ def _walk(folder: Path, at: Path, inside: str, allowed: list[Path], above: froze
                     )
                 yield from _walk(folder, real, path + "/", allowed, above | {real})
             elif stat.S_ISREG(status.st_mode):
-                yield Found(path, real, status.st_size)
+                yield FolderFile(path, real, status.st_size)
             else:
                 raise SourceError(
                     f"{path} in {folder} is neither a file nor a folder.", "Remove the pipe, socket or device."

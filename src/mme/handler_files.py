@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from mme.errors import HandlerError
-from mme.folder import Found, files
+from mme.folder import FolderFile, files
 
 COMMON = "common"
 # A handler with this file computes in int8 where its settings say so, and reads weights that are stored so.
@@ -41,14 +41,14 @@ def shipped_roots() -> tuple[Path, ...]:
     return package / "model_code", package.parents[1] / "model_code"
 
 
-def collect(folder: Path) -> tuple[Found, ...]:
+def collect(folder: Path) -> tuple[FolderFile, ...]:
     """Every file that the handler in ``folder`` needs in an archive's ``code/``, by path inside it.
 
     Raises SourceError for a file that may not be packed, HandlerError for a module of ``common`` that is a link out of
     it. A file that is not valid Python imports nothing here; ``mme.handler`` refuses it.
     """
     own = files(folder)
-    found = {item.path: item for item in own}
+    by_path = {item.path: item for item in own}
     names = {Path(item.path).parts[0].partition(".")[0] for item in own if item.path.endswith((".py", ".so"))}
     roots = [root for root in _common_folders(folder) if root.is_dir()]
     todo = list(own)
@@ -59,9 +59,9 @@ def collect(folder: Path) -> tuple[Found, ...]:
         for name in imported(_read(item.origin)) - names:
             names.add(name)
             added = next((module for root in roots if (module := _module(root, name))), [])
-            found.update((item.path, item) for item in added)
+            by_path.update((item.path, item) for item in added)
             todo += added
-    return tuple(sorted(found.values(), key=lambda item: item.path.encode()))
+    return tuple(sorted(by_path.values(), key=lambda item: item.path.encode()))
 
 
 def computes_in_int8(folder: Path) -> bool:
@@ -79,7 +79,7 @@ def is_pipeline(folder: Path) -> bool:
     return (folder / PIPELINE_MODULE).is_file()
 
 
-def lay_out(handler: Path, code: Path) -> None:
+def copy_handler(handler: Path, code: Path) -> None:
     """Copy the handler's files into ``code``, a folder, as an archive would hold them."""
     for item in collect(handler):
         target = code / item.path
@@ -91,16 +91,16 @@ def _common_folders(folder: Path) -> Iterable[Path]:
     return (folder.absolute().parent / COMMON, *(root / COMMON for root in shipped_roots()))
 
 
-def _module(root: Path, name: str) -> list[Found]:
+def _module(root: Path, name: str) -> list[FolderFile]:
     """The files of the module or package ``name`` in ``root``, by path below it; none where there is no such module."""
     script, package = root / f"{name}.py", root / name
     if (package / "__init__.py").is_file():
         _check_inside(root, package)
-        return [Found(f"{name}/{item.path}", item.origin, item.size) for item in files(package)]
+        return [FolderFile(f"{name}/{item.path}", item.origin, item.size) for item in files(package)]
     if not script.is_file():
         return []
     _check_inside(root, script)
-    return [Found(script.name, script, script.stat().st_size)]
+    return [FolderFile(script.name, script, script.stat().st_size)]
 
 
 def _read(path: Path) -> bytes:

@@ -34,11 +34,11 @@ class Place:
 
 
 def place(named: str) -> Place:
-    """What the text names. Raises UsageError when what follows ``#`` is no output's name with keys."""
-    whole = Path(named).expanduser()
+    """What the text names. Raises UsageError when what follows ``#`` is not an output's name with keys."""
+    path = Path(named).expanduser()
     folder, hash_sign, output = named.rpartition("#")
-    if not hash_sign or whole.is_dir():
-        return Place(whole)
+    if not hash_sign or path.is_dir():
+        return Place(path)
     name = _NAME.match(output)
     end = name.end() if name else 0
     way = [name[0]] if name else []
@@ -73,18 +73,18 @@ def endpoint(outputs: Mapping[str, object], at: Place) -> Mapping[str, object]:
         if not isinstance(value, Mapping) or key not in value:
             there = ", ".join(value) if isinstance(value, Mapping) else ""
             where = written(at.way[: depth - 1]) if depth > 1 else "it"
-            what = f"{where} has {there}" if there else f"{where} is no map"
+            what = f"{where} has {there}" if there else f"{where} is not a map"
             raise UsageError(f"The Terraform folder {at.folder} has no output {written(at.way[:depth])}.", f"{what}.")
         value = value[key]
-    found: dict[tuple[object, ...], tuple[tuple[str, ...], Mapping[str, object]]] = {}
+    endpoints: dict[tuple[object, ...], tuple[tuple[str, ...], Mapping[str, object]]] = {}
     for way, described in _endpoints(value, at.way):
-        found.setdefault(tuple(described[name] for name in sorted(FIELDS)), (way, described))
-    if len(found) == 1:
-        return next(iter(found.values()))[1]
-    if found:
-        several = ", ".join(f"'{at.folder}#{written(way)}'" for way, _ in found.values())
+        endpoints.setdefault(tuple(described[name] for name in sorted(FIELDS)), (way, described))
+    if len(endpoints) == 1:
+        return next(iter(endpoints.values()))[1]
+    if endpoints:
+        several = ", ".join(f"'{at.folder}#{written(way)}'" for way, _ in endpoints.values())
         raise UsageError(
-            f"The outputs of {at} describe {len(found)} endpoints.", f"Name one with --terraform: {several}."
+            f"The outputs of {at} describe {len(endpoints)} endpoints.", f"Name one with --terraform: {several}."
         )
     if at.way:
         what = "is null (was the module called with create = false?)" if value is None else "describes no endpoint"

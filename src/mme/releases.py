@@ -135,7 +135,7 @@ class Published:
 
 
 def parse_target(target: str) -> tuple[str, str] | None:
-    """The name and the 12 digits of a target model, or None for an object that is no version of ours."""
+    """The name and the 12 digits of a target model, or None for an object that is not a version of ours."""
     match = contents.FILE_NAME.fullmatch(target)
     return (match["name"], match["digest"]) if match else None
 
@@ -164,7 +164,7 @@ def check_bucket(s3: S3Client, store: Store) -> None:
 def list_versions(s3: S3Client, store: Store, name: str | None = None) -> list[Version]:
     """Every version under the prefix, or of one model, newest first; one listing, 1,000 versions a call.
 
-    Objects that are no versions of ours are left out.
+    Objects that are not versions of ours are left out.
     """
     prefix = store.prefix + (f"{name}-" if name else "")
     versions = []

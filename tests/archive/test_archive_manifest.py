@@ -56,7 +56,7 @@ def packed(path: Path, manifest: bytes) -> Path:
 
 
 def shown(data: bytes) -> str | None:
-    """What ``inspect`` prints of it; None where it is no manifest."""
+    """What ``inspect`` prints of it; None where it is not a manifest."""
     manifest = load_manifest(data)
     return None if manifest is None else text(manifest, True)
 

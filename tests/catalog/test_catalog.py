@@ -228,7 +228,7 @@ WRONG = {
     ),
     "a wrong type": (table("allow_pickle = 1"), 4, "It is 1 now"),
     "an error bound of nought": (table("max_error = 0"), 4, "0.01"),
-    "settings that are no JSON": (table("[models.bert.settings]", "since = 2020-01-01"), 5, "as a string"),
+    "settings that are not JSON": (table("[models.bert.settings]", "since = 2020-01-01"), 5, "as a string"),
     "settings with no number": (table("[models.bert.settings]", "x = nan"), 5, "as a string"),
     "settings without a handler": (
         '[models.a]\nsource = "folder:x"\ntask = "fill-mask"\n[models.a.settings]\nx = 1\n',

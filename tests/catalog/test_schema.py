@@ -88,7 +88,7 @@ NEEDS_FILES_OR_MORE = {
     "a task that needs a handler",  # the stock container's own list
     "quantize among the settings",
     "quantize and a setting against it",
-    "settings that are no JSON",  # a date of TOML is a string of JSON to an editor
+    "settings that are not JSON",  # a date of TOML is a string of JSON to an editor
     "settings with no number",
 }
 # A folder may bring a handler of its own, which no schema sees: of another source they are refused.

@@ -23,7 +23,7 @@ def models(tmp_path: Path) -> list[Path]:
     folders = []
     for number in range(2):
         folder = tiny_models.bert(tmp_path / f"m{number}", seed=number)
-        handler_files.lay_out(ROOT / "model_code" / "embedding", folder / "code")
+        handler_files.copy_handler(ROOT / "model_code" / "embedding", folder / "code")
         folders.append(folder)
     return folders
 

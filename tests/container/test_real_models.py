@@ -25,7 +25,7 @@ TEXTS = [
 
 def model(folder: Path, source: Path, handler: str) -> Path:
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.py", "README*", "code"))
-    handler_files.lay_out(ROOT / "model_code" / handler, folder / "code")
+    handler_files.copy_handler(ROOT / "model_code" / handler, folder / "code")
     return folder
 
 

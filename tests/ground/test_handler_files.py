@@ -137,7 +137,7 @@ def test_the_archive_stands_alone_and_notices_every_change(bert: Path, tmp_path:
     assert made.path is not None
     assert PackagingJob(spec, tmp_path / "dist").unchanged() == made
     shutil.move(tmp_path / "code" / "common" / "unused.py", tmp_path / "unused.py")
-    assert PackagingJob(spec, tmp_path / "dist").unchanged() == made, "what is not imported is no part of it"
+    assert PackagingJob(spec, tmp_path / "dist").unchanged() == made, "what is not imported is not part of it"
     untar.extract(made.path, tmp_path / "unpacked")
     write(tmp_path / "code" / "common", deeper="VALUE = 4\n")
     assert PackagingJob(spec, tmp_path / "dist").unchanged() is None

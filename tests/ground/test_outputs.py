@@ -90,7 +90,7 @@ def test_several_endpoints_are_named_so_that_one_can_be_copied() -> None:
         ({"e": described("one")}, ("f",), "has no output f"),
         ({"e": described("one")}, ("e", "x", "y"), 'has no output e["x"]'),
         ({"number": 42}, ("number",), "describes no endpoint"),
-        ({"number": 42}, ("number", "x"), "is no map"),
+        ({"number": 42}, ("number", "x"), "is not a map"),
     ],
 )
 def test_what_is_not_there_is_said_as_it_is(outputs: dict[str, Any], way: tuple[str, ...], words: str) -> None:

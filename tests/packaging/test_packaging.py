@@ -263,7 +263,7 @@ def test_package_and_inspect_from_the_command_line(project: Path) -> None:
         ("bert", "unchanged"),
         ("team-a/bert", "unchanged"),
     ]
-    assert models[0]["digest"] == models[1]["digest"], "the name is no part of the content"
+    assert models[0]["digest"] == models[1]["digest"], "the name is not part of the content"
     path = models[1]["path"]
     assert invoke(project, "package", "--check", "--model", "bert").stdout.split()[-2] == "bytes"
     shown = invoke(project, "inspect", "--archive", path, "--files")

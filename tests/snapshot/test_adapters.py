@@ -93,7 +93,7 @@ def test_int8_leaves_the_bases_file_as_it_is(bert: Path, tmp_path: Path) -> None
 
 
 def test_the_same_adapter_gives_the_same_bytes_whoever_saved_it(bert: Path, tmp_path: Path) -> None:
-    """The order of PEFT's sets, paths of the training machine, and how it was trained are no part of it."""
+    """The order of PEFT's sets, paths of the training machine, and how it was trained are not part of it."""
     notes = [
         {"target_modules": ["query", "value"], "base_model_name_or_path": "/home/me/a", "lora_dropout": 0.1},
         {"target_modules": ["value", "query"], "revision": None, "peft_version": "0.18.0", "init_lora_weights": True},
@@ -207,10 +207,10 @@ WRONG: dict[str, tuple[dict[str, torch.Tensor], dict[str, object], str, str]] = 
     "a pattern that is none": (
         {},
         {"alpha_pattern": {"(": 3}},
-        r"an alpha or a rank for encoder\S+ that is no number",
+        r"an alpha or a rank for encoder\S+ that is not a number",
         "again",
     ),
-    "an alpha that is none": ({}, {"lora_alpha": "much"}, r"no number", "again"),
+    "an alpha that is none": ({}, {"lora_alpha": "much"}, r"not a number", "again"),
     "a layer of another kind": (
         {
             "base_model.model.encoder.layer.0.output.LayerNorm.lora_A.weight": torch.ones(2, 8),

@@ -1,4 +1,4 @@
-"""A source that is no model of transformers is named for what it is; and files beside a model are taken or told."""
+"""A source that is not a model of transformers is named for what it is; and files beside a model are taken or told."""
 
 from __future__ import annotations
 

@@ -90,7 +90,7 @@ def test_a_library_that_is_missing_is_named(
 def test_a_file_that_is_none_is_named(tmp_path: Path, trained: Path) -> None:
     folder = t5(tmp_path / "m", trained)
     (folder / "spiece.model").write_bytes(b"not at all")
-    with pytest.raises(SourceError, match=r"spiece.model is no SentencePiece model"):
+    with pytest.raises(SourceError, match=r"spiece.model is not a SentencePiece model"):
         retrieve.snapshot(spec(folder), tmp_path / "s")
 
 

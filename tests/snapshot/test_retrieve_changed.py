@@ -61,8 +61,10 @@ def test_the_measure_is_that_of_the_outputs(gpt2: Path, tmp_path: Path) -> None:
     assert half.facts["accuracy"]["mean"] == pytest.approx(sum(moved) / len(moved), rel=1e-3, abs=1e-7)
 
 
-def test_too_far_is_refused(gpt2: Path, tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match=r"too far .* In bfloat16: .* \(bound: 1e-09 on average\)") as caught:
+def test_what_exceeds_the_bound_is_refused(gpt2: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        SourceError, match=r"more accuracy than max_error allows.* In bfloat16: .* \(bound: 1e-09 on average\)"
+    ) as caught:
         retrieve.snapshot(spec(gpt2, dtype="bfloat16", max_error=1e-9), tmp_path / "half")
     assert "max_error" in (caught.value.hint or "")
     assert not list(tmp_path.iterdir())
@@ -76,7 +78,7 @@ def test_numbers_beyond_float16_are_refused(gpt2: Path, tmp_path: Path) -> None:
     name = next(name for name in tensors if name.endswith("h.0.mlp.c_fc.weight"))
     tensors[name][0, 0] = 1e5
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(SourceError, match="too far"):
+    with pytest.raises(SourceError, match="more accuracy than max_error allows"):
         retrieve.snapshot(spec(folder, dtype="float16"), tmp_path / "out")
 
 

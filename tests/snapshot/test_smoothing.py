@@ -88,7 +88,9 @@ def test_divisors_are_those_of_the_formula(tmp_path: Path, name: str) -> None:
     divisors = smoothing.divisors(matched.skeleton, tokenizer(), matched.pieces)
     assert len(divisors) == count < len(layers)
     peaks = seen(tmp_path, kind, layers)
-    sizes = {p.name: tensors.whole(p).abs().amax(dim=int(layers[p.name])) for p in matched.pieces if p.name in layers}
+    sizes = {
+        p.name: tensors.read_tensor(p).abs().amax(dim=int(layers[p.name])) for p in matched.pieces if p.name in layers
+    }
     for weight, divisor in divisors.items():
         assert divisor.dtype == torch.float32
         same = [other for other in divisors if torch.equal(divisors[other], divisor)]
@@ -118,12 +120,12 @@ def test_the_products_stay_the_same(tmp_path: Path) -> None:
     divisors = smoothing.divisors(matched.skeleton, tokenizer(), matched.pieces)
     name = "transformer.h.0.attn.c_attn.weight"
     piece = next(piece for piece in matched.pieces if piece.name == name)
-    numbers, scales, factors = (tensors.whole(part) for part in tensors.int8(piece, True, divisors[name]))
+    numbers, scales, factors = (tensors.read_tensor(part) for part in tensors.int8(piece, True, divisors[name]))
     assert numbers.dtype == torch.int8
     assert numbers.abs().max() == 63
     assert torch.equal(factors, torch.ones_like(factors) / divisors[name])
     back = (numbers.double() * scales.double()[:, None]) * factors.double()
-    weight = tensors.whole(piece).double().T
+    weight = tensors.read_tensor(piece).double().T
     assert ((back - weight).abs() <= scales[:, None] * factors / 2 * 1.001).all()
 
 
@@ -132,7 +134,7 @@ def test_weights_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
     matched = made(tmp_path, "bert", SMALL, AutoModel)
     expected = smoothing.divisors(matched.skeleton, tokenizer(), matched.pieces)
     alive, most = set[int](), 0
-    read = tensors.whole
+    read = tensors.read_tensor
 
     class Held(torch.Tensor):
         def __del__(self) -> None:

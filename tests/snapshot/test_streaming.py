@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from mme.catalog.spec import TASKS, ModelSpec, Source
 from mme.snapshot import checkpoint, retrieve, weights
 from mme.snapshot import tensors as snapshot_tensors
-from mme.snapshot.tensors import INPUT_SCALES, INT8, LARGEST, SAFETENSORS, SCALES, cast, content, int8, whole
+from mme.snapshot.tensors import INPUT_SCALES, INT8, LARGEST, SAFETENSORS, SCALES, cast, content, int8, read_tensor
 from mme.snapshot.weights import Piece
 
 ROOT = Path(__file__).parents[2]
@@ -222,7 +222,7 @@ def test_numbers_are_cast_wherever_the_bytes_are_cut(step: int) -> None:
     tensor = torch.randn(13, 5) * 1e3
     for dtype in (torch.bfloat16, torch.float16):
         name = str(dtype).removeprefix("torch.")
-        assert torch.equal(whole(cast(piece(tensor, step), name)), tensor.to(dtype))
+        assert torch.equal(read_tensor(cast(piece(tensor, step), name)), tensor.to(dtype))
     whole_numbers = piece(torch.arange(5), step)
     assert cast(whole_numbers, "float16") is whole_numbers
 
@@ -246,7 +246,7 @@ def test_int8_rows_are_the_same_everywhere(dtype: torch.dtype, monkeypatch: pyte
     rows = np.rint(exact / scales[:, None]).astype(np.int8)
     for transposed in (False, True):
         stored = piece(weight.T.contiguous() if transposed else weight, 64)
-        numbers, scale = (whole(part) for part in int8(stored, transposed))
+        numbers, scale = (read_tensor(part) for part in int8(stored, transposed))
         assert np.array_equal(numbers.numpy(), rows)
         assert np.array_equal(scale.numpy(), scales)
     numbers, scale = handler_int8.rows_to_int8(weight)

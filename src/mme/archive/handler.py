@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mme import handler_files
 from mme.errors import HandlerError
-from mme.folder import Found
+from mme.folder import FolderFile
 
 # Function -> how many arguments it is called with. Those of the toolkit may take a trailing ``context`` too.
 TOOLKIT = {"model_fn": 1, "input_fn": 2, "predict_fn": 2, "output_fn": 2, "transform_fn": 4}
@@ -24,23 +24,23 @@ REQUIREMENTS = "requirements.txt"
 SETTINGS = "settings.json"
 
 
-def check(folder: Path) -> tuple[Found, ...]:
+def check(folder: Path) -> tuple[FolderFile, ...]:
     """The files that the handler in ``folder`` needs, the modules it imports from ``common`` among them.
 
     Raises HandlerError when a container could not use it."""
     script = folder / "inference.py"
     if not script.is_file():
         raise HandlerError(f"There is no inference.py in {folder}.", "A handler is a folder with that file.")
-    found = handler_files.collect(folder)
-    if any(item.path == SETTINGS for item in found):
+    entries = handler_files.collect(folder)
+    if any(item.path == SETTINGS for item in entries):
         raise HandlerError(
             f"{folder / SETTINGS} would be overwritten by the model's settings.",
             "Move what it says to [models.NAME.settings] in the catalogue.",
         )
-    for item in found:
+    for item in entries:
         if item.path.endswith(".py"):
             _check_source(item.origin, item.origin.read_bytes(), item.path == "inference.py")
-    return found
+    return entries
 
 
 @functools.lru_cache(maxsize=256)  # one handler serves many models of a catalogue, and is read for each

@@ -58,7 +58,7 @@ def collect(spec: ModelSpec, snapshot: Path, vendored: Path | None = None) -> tu
     ``vendored`` is a folder of libraries that go into code/ beside the handler. Raises SourceError,
     HandlerError or ArchiveError when something may not be packed.
     """
-    items = {found.path: Item(found.path, found.origin, found.size) for found in files(snapshot)}
+    items = {file.path: Item(file.path, file.origin, file.size) for file in files(snapshot)}
     items.pop(MANIFEST, None)
     code: list[Item] = []
     if spec.handler is not None:
@@ -68,13 +68,13 @@ def collect(spec: ModelSpec, snapshot: Path, vendored: Path | None = None) -> tu
             )
         settings = json.dumps(spec.settings, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
         code = [
-            Item(f"code/{found.path}", found.origin, found.size)
-            for found in handler.check(spec.handler)
-            if found.path != handler.REQUIREMENTS
+            Item(f"code/{file.path}", file.origin, file.size)
+            for file in handler.check(spec.handler)
+            if file.path != handler.REQUIREMENTS
         ]
         code.append(Item(f"code/{handler.SETTINGS}", settings.encode(), len(settings.encode())))
         if vendored is not None:
-            code += [Item(f"code/{found.path}", found.origin, found.size) for found in files(vendored)]
+            code += [Item(f"code/{file.path}", file.origin, file.size) for file in files(vendored)]
     for item in code:
         if item.path in items:
             raise ArchiveError(

@@ -69,7 +69,7 @@ def stream(
     return Archive(None, planned.name, planned.digest, size, content, planned.manifest)
 
 
-def lay_out(planned: Plan, folder: Path) -> None:
+def write_files(planned: Plan, folder: Path) -> None:
     """Put the planned archive's files into ``folder`` (new) as unpacking the archive would. Raises ArchiveError."""
     try:
         for item in planned.items:
@@ -101,11 +101,11 @@ def build(
     """
     items = collect(spec, snapshot, vendored)
     folder = (out / spec.name).parent
-    found: dict[str, Any] = {}
+    made: dict[str, Any] = {}
 
     def manifest(content: Sequence[File]) -> Mapping[str, Any]:
-        found.update(manifest_of(spec, content_digest(content), content, facts))
-        return found
+        made.update(manifest_of(spec, content_digest(content), content, facts))
+        return made
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def build(
             fcntl.flock(descriptor, fcntl.LOCK_EX)  # tells ``clean`` that somebody is at work here
             size, crc32, content = _write(items, file_sink(descriptor), compression, progress, manifest)
             os.fchmod(descriptor, 0o644)
-            path = out / target(spec.name, found["digest"])
+            path = out / target(spec.name, made["digest"])
             partial.replace(path)
         except BaseException:
             partial.unlink(missing_ok=True)
@@ -126,7 +126,7 @@ def build(
             os.close(descriptor)
     except OSError as error:
         raise _disk_error(error, folder) from None
-    return Archive(path, spec.name, found["digest"], size, content, found, crc32)
+    return Archive(path, spec.name, made["digest"], size, content, made, crc32)
 
 
 def clean(folder: Path) -> None:

@@ -99,7 +99,7 @@ REFUSED_TASKS = {
     ),
     **dict.fromkeys(
         ("tabular-classification", "tabular-regression", "reinforcement-learning", "robotics", "graph-ml"),
-        "It is no task of transformers. A handler of your own can serve the model.",
+        "It is not a task of transformers. A handler of your own can serve the model.",
     ),
 }
 

@@ -85,7 +85,7 @@ def _value(reply: Reply) -> Any:
 
 
 def _differ(reply: Reply, right: Any, tolerance: float) -> bool:
-    found = list(_leaves(_value(reply)))
+    got = list(_leaves(_value(reply)))
     expected = list(_leaves(right))
     scale = max((abs(value) for _, value in expected if isinstance(value, float)), default=0.0)
 
@@ -95,8 +95,8 @@ def _differ(reply: Reply, right: Any, tolerance: float) -> bool:
             return numbers and (abs(one - other) <= tolerance * scale or (one != one and other != other))
         return bool(one == other)
 
-    return len(found) != len(expected) or not all(
-        where == there and same(one, other) for (where, one), (there, other) in zip(found, expected, strict=True)
+    return len(got) != len(expected) or not all(
+        where == there and same(one, other) for (where, one), (there, other) in zip(got, expected, strict=True)
     )
 
 

@@ -21,7 +21,7 @@ from mme.archive.contents import Archive
 from mme.archive.gzipstream import Buffer
 from mme.catalog.spec import ModelSpec
 from mme.errors import ArchiveError
-from mme.folder import Found
+from mme.folder import FolderFile
 from mme.packaging import records, unchanged, vendor
 from mme.packaging.defaults import completed
 from mme.packaging.unchanged import Previous, Sources
@@ -95,7 +95,7 @@ class PackagingJob:
         self.compression = spec.compression or compression or "auto"
 
     @functools.cached_property
-    def code(self) -> Sequence[Found]:
+    def code(self) -> Sequence[FolderFile]:
         """The files of the handler, checked."""
         return handler.check(self.spec.handler) if self.spec.handler else ()
 

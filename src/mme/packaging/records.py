@@ -98,11 +98,11 @@ def superseded(out: Path) -> dict[str, int]:
 
     An archive of a model of which nothing is recorded is left out: nothing says that it is old.
     """
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for path in sorted(out.rglob("*.tar.gz")):
         target = path.relative_to(out).as_posix()
         match = FILE_NAME.fullmatch(target)
         record = recorded(out, match["name"]) if match else None
         if record is not None and record.get("target") != target and path.is_file() and not path.is_symlink():
-            found[target] = path.stat().st_size
-    return found
+            sizes[target] = path.stat().st_size
+    return sizes

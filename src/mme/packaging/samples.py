@@ -66,10 +66,10 @@ def _mask(model: Path) -> str:
     """What this model's tokenizer calls the mask."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (model / name).is_file():
-            found = read_json(model / name).get("mask_token")
-            found = found.get("content") if isinstance(found, dict) else found
-            if isinstance(found, str):
-                return found
+            mask = read_json(model / name).get("mask_token")
+            mask = mask.get("content") if isinstance(mask, dict) else mask
+            if isinstance(mask, str):
+                return mask
     return "[MASK]"
 
 

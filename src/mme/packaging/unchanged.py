@@ -18,7 +18,7 @@ from mme.archive import contents
 from mme.archive.contents import Archive, File
 from mme.catalog.spec import ModelSpec, Source
 from mme.errors import ArchiveError, SourceError
-from mme.folder import Found
+from mme.folder import FolderFile
 from mme.packaging import records
 from mme.snapshot.sources import Located, locate
 
@@ -43,7 +43,7 @@ class Sources:
         before = record.get("sources")
         self._before: Mapping[str, Any] = before if isinstance(before, dict) else {}
         self._watched: dict[Source, tuple[Located, str]] = {}
-        self.found: dict[str, Any] = {}
+        self.digests: dict[str, Any] = {}
         self.located: Located | None = None
         self.identity = self._identify("source", spec, spec.source, spec.revision)
         self.adapter = self._identify("adapter", spec, spec.adapter, spec.adapter_revision) if spec.adapter else None
@@ -51,7 +51,7 @@ class Sources:
     @property
     def fresh(self) -> bool:
         """Whether something was found out that is not noted yet."""
-        return self.found != self._before
+        return self.digests != self._before
 
     def still(self) -> None:
         """Raise ArchiveError if a source has changed since it was looked at."""
@@ -78,25 +78,25 @@ class Sources:
         else:
             digest = contents.content_digest([File(f.path, f.size, _sha256(f.origin)) for f in located.files])
         self._watched[source] = (located, stamp)
-        self.found[what] = {"stamp": stamp, "digest": digest, "settled": newest < time.time_ns() - RACY_NS}
+        self.digests[what] = {"stamp": stamp, "digest": digest, "settled": newest < time.time_ns() - RACY_NS}
         return digest
 
 
-def _stamp(files: Sequence[Found]) -> tuple[str, int]:
+def _stamp(files: Sequence[FolderFile]) -> tuple[str, int]:
     """A digest of what the file system says of the files, and the time of the last change (ns since 1970).
 
     ctime is set by the system alone, so no edit can hide from it.
     """
     digest, newest = hashlib.sha256(), 0
-    for found in files:
-        status = found.origin.stat()
+    for file in files:
+        status = file.origin.stat()
         times = (status.st_mtime_ns, status.st_ctime_ns)
-        digest.update(json.dumps([found.path, status.st_size, *times, status.st_ino]).encode())
+        digest.update(json.dumps([file.path, status.st_size, *times, status.st_ino]).encode())
         newest = max(newest, *times)
     return digest.hexdigest(), newest
 
 
-def archive_key(spec: ModelSpec, compression: str, code: Sequence[Found], sources: Sources) -> str:
+def archive_key(spec: ModelSpec, compression: str, code: Sequence[FolderFile], sources: Sources) -> str:
     """One digest of everything that an archive depends on."""
     fields = asdict(spec)
     for name in ("source", "revision", "adapter", "adapter_revision", "handler"):
@@ -108,7 +108,7 @@ def archive_key(spec: ModelSpec, compression: str, code: Sequence[Found], source
         "spec": fields,
         "source": [str(spec.source), sources.identity],
         "adapter": [str(spec.adapter), sources.adapter],
-        "handler": [[found.path, _sha256(found.origin)] for found in code] if spec.handler else None,
+        "handler": [[file.path, _sha256(file.origin)] for file in code] if spec.handler else None,
         "handler_name": spec.handler.name if spec.handler else None,
         "compression": compression,
     }
@@ -138,7 +138,7 @@ def previous_archive(out: Path, spec: ModelSpec, key: str) -> Previous | None:
 def remember(out: Path, made: Archive, key: str, sources: Sources, verified: bool) -> None:
     try:
         file = _file_stamp(made.path) if made.path else None
-        records.note(out, made, key=key, sources=sources.found, verified=verified, file=file)
+        records.note(out, made, key=key, sources=sources.digests, verified=verified, file=file)
     except OSError as error:
         raise ArchiveError(
             f"{records.record_path(out, made.name)} cannot be written: {error.strerror}.", "Check the disk's space."

@@ -131,7 +131,7 @@ def _read(path: Path, python: str, platform: str) -> dict[str, _Requirement]:
     from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
-    found: dict[str, _Requirement] = {}
+    wanted: dict[str, _Requirement] = {}
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -160,10 +160,10 @@ def _read(path: Path, python: str, platform: str) -> dict[str, _Requirement]:
                 f"{where}: the container has {name} already, and a second one beside it would clash.",
                 "Remove the line.",
             )
-        if name in found:
+        if name in wanted:
             raise HandlerError(f"{where}: {name} is there twice.", "Remove one of the lines.")
-        found[name] = _Requirement(name, str(requirement.specifier), frozenset(requirement.extras), where)
-    return found
+        wanted[name] = _Requirement(name, str(requirement.specifier), frozenset(requirement.extras), where)
+    return wanted
 
 
 def _pin(name: str, specifier: Any) -> str:

@@ -20,7 +20,7 @@ from mme.archive.contents import Archive
 from mme.archive.handler import SAMPLE
 from mme.archive.plan import Plan
 from mme.archive.untar import extract
-from mme.archive.write import lay_out
+from mme.archive.write import write_files
 from mme.errors import VerifyError
 from mme.handler_files import PIPELINE_MODULE
 from mme.packaging import company, samples
@@ -85,7 +85,7 @@ class Verifier:
     def verify_plan(self, planned: Plan) -> Verified:
         """The same for an archive that is not made yet: its files are laid out as it would be unpacked."""
         archive = Archive(None, planned.name, planned.digest, 0, planned.files, planned.manifest)
-        return self._verify(archive, lambda model: lay_out(planned, model))
+        return self._verify(archive, lambda model: write_files(planned, model))
 
     def _verify(self, archive: Archive, unpack: Callable[[Path], None]) -> Verified:
         container, folder = self.start(archive.manifest.get("trust_remote_code") is True)

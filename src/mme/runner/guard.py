@@ -33,7 +33,7 @@ def _prctl(option: int, value: int) -> None:
 
 def _descendants() -> list[int]:
     """Every process below this one, as far as the system tells (Linux only; elsewhere none)."""
-    found: list[int] = []
+    descendants: list[int] = []
     waiting = [os.getpid()]
     while waiting:
         parent = waiting.pop()
@@ -44,9 +44,9 @@ def _descendants() -> list[int]:
         for thread in threads:
             with contextlib.suppress(OSError), open(f"/proc/{parent}/task/{thread}/children") as file:  # noqa: PTH123
                 children = [int(word) for word in file.read().split()]
-                found += children
+                descendants += children
                 waiting += children
-    return found
+    return descendants
 
 
 def _kill_all(group: int) -> None:

@@ -232,14 +232,14 @@ class Container:
         """An open connection: a kept one that the container has not closed meanwhile, else a new one."""
         with contextlib.suppress(queue.Empty):
             while True:
-                kept = self._idle.get_nowait()
+                idle = self._idle.get_nowait()
                 with selectors.DefaultSelector() as selector:
-                    selector.register(kept.sock, selectors.EVENT_READ)
+                    selector.register(idle.sock, selectors.EVENT_READ)
                     closed = bool(selector.select(0))  # nothing is due, so what can be read is its end
                 if not closed:
-                    kept.sock.settimeout(timeout)
-                    return kept
-                kept.close()
+                    idle.sock.settimeout(timeout)
+                    return idle
+                idle.close()
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             connection.connect()

@@ -129,10 +129,10 @@ def find_java() -> str:
 
 
 def _site_packages(python: Path) -> Path:
-    found = sorted(python.parents[1].glob("lib/python3.*/site-packages"))
-    if not found:
+    folders = sorted(python.parents[1].glob("lib/python3.*/site-packages"))
+    if not folders:
         raise StockMissing(f"{python.parents[1]} is not a virtual environment. Remove it and run `make stock`.")
-    return found[0]
+    return folders[0]
 
 
 def _scratch(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mme.errors import SourceError
-from mme.handler_files import lay_out
+from mme.handler_files import copy_handler
 from mme.runner.process import run_guarded
 from mme.snapshot import adapters, libraries
 from mme.snapshot.portable import has_tokenizer
@@ -86,7 +86,7 @@ class Accuracy:
     bound: float
 
     @property
-    def too_far(self) -> bool:
+    def exceeds_bound(self) -> bool:
         return not getattr(self, self.bounded) <= self.bound
 
     @property
@@ -136,8 +136,8 @@ def measure(
     code = work / "code"
     if handler is not None:  # as the archive will hold it
         code.mkdir()
-        lay_out(handler, code)
-    sides = [_laid_out(side, work / name) for side, name in ((before, "before"), (after, "after"))]
+        copy_handler(handler, code)
+    sides = [_linked(side, work / name) for side, name in ((before, "before"), (after, "after"))]
     request = {
         "sides": [str(side) for side in sides],
         "handler": handler is not None,
@@ -181,7 +181,7 @@ def measure(
     )
 
 
-def _laid_out(side: Side, folder: Path) -> Path:
+def _linked(side: Side, folder: Path) -> Path:
     """A folder as the handler finds it, with links to the model's files."""
     (folder / "code").mkdir(parents=True)
     for item in side.folder.iterdir():
@@ -262,8 +262,8 @@ def _plain(folder: Path, kind: str, trust: bool) -> Outputs:
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust}
     factory = getattr(transformers, kind, transformers.AutoModel)
     model = factory.from_pretrained(folder, **options, **{"dtype" if version >= (4, 56) else "torch_dtype": "auto"})
-    found = has_tokenizer(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, **options) if found else None
+    tokenized = has_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **options) if tokenized else None
     adapter = folder / adapters.FOLDER
     with adapters.attached(adapters.fit(model, adapter, "The adapter") if adapter.is_dir() else None):
         return _raw(model.eval(), tokenizer)
@@ -316,11 +316,11 @@ def compare(before: Outputs, after: Outputs) -> Difference:
             same.append(a.argmax(-1) == b.argmax(-1))
         else:
             errors.append(1 - torch.nn.functional.cosine_similarity(a, b, dim=-1))
-    found = torch.cat(errors).nan_to_num(nan=1.0 if before.measure == CHOICES else 2.0).clamp_(min=0.0)
+    errors_of_all = torch.cat(errors).nan_to_num(nan=1.0 if before.measure == CHOICES else 2.0).clamp_(min=0.0)
     return Difference(
         before.measure,
-        float(found.max()),
-        float(found.mean()),
+        float(errors_of_all.max()),
+        float(errors_of_all.mean()),
         float(torch.cat(same).double().mean()) if same else None,
     )
 

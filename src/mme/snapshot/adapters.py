@@ -74,10 +74,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Adapter:
-    """An adapter, read for a model: its parts, and the tensors of layers that were trained whole, by name."""
+    """An adapter, read for a model: its parts, and the tensors that it replaces (PEFT's modules_to_save) by name."""
 
     parts: tuple[Part, ...]
-    whole: Mapping[str, Any]
+    replaced: Mapping[str, Any]
 
 
 def read(model: Any, folder: Path, what: str) -> Adapter:
@@ -91,30 +91,30 @@ def read(model: Any, folder: Path, what: str) -> Adapter:
     weights.read_header(folder / WEIGHTS)
     tensors = load_file(folder / WEIGHTS)
     parts: list[Part] = []
-    whole: dict[str, Any] = {}
+    replaced: dict[str, Any] = {}
     done: set[str] = set()
     for key in sorted(tensors):
         name = key.removeprefix(PREFIX)
-        if found := re.fullmatch(r"(.*)\.lora_(embedding_)?A(\.weight)?", name):
+        if match := re.fullmatch(r"(.*)\.lora_(embedding_)?A(\.weight)?", name):
             other = key.replace("lora_embedding_A", "lora_embedding_B").replace("lora_A", "lora_B")
             if other not in tensors:
                 raise SourceError(f"{what} has {key} without its other half.", "Download or copy it again.")
-            module = _module(model, found[1], what)
+            module = _module(model, match[1], what)
             a, b = tensors[key], tensors[other]
-            part = Part(found[1], module, a, b, _scale(config, found[1], a.shape[0], what))
+            part = Part(match[1], module, a, b, _scale(config, match[1], a.shape[0], what))
             _check_shape(part, what)
             parts.append(part)
             done |= {key, other}
         elif ".lora_" not in name:
-            whole[name] = tensors[key]
+            replaced[name] = tensors[key]
             done.add(key)
     left = sorted(tensors.keys() - done)
     if left or not done:
         raise SourceError(
-            f"{what} holds {left[0] if left else 'nothing'}, which is no part of a LoRA adapter.",
+            f"{what} holds {left[0] if left else 'nothing'}, which is not part of a LoRA adapter.",
             "Merge it with PEFT by hand.",
         )
-    return Adapter(tuple(parts), whole)
+    return Adapter(tuple(parts), replaced)
 
 
 def merge(model: Any, folder: Path, what: str) -> int:
@@ -124,12 +124,12 @@ def merge(model: Any, folder: Path, what: str) -> int:
     """
     import torch
 
-    found = changes(model, folder, what)
+    made = changes(model, folder, what)
     with torch.no_grad():
         for parameter in [*model.parameters(), *model.buffers()]:
-            if id(parameter) in found.by_id:
-                parameter.copy_(found.by_id[id(parameter)](parameter))
-    return found.count
+            if id(parameter) in made.by_id:
+                parameter.copy_(made.by_id[id(parameter)](parameter))
+    return made.count
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def changes(model: Any, folder: Path, what: str) -> Changes:
     adapter = read(model, folder, what)
     tied = _tied(model)
     made: dict[int, Callable[[Any], Any]] = {}
-    for name, tensor in adapter.whole.items():
+    for name, tensor in adapter.replaced.items():
         made[id(_target(model, name, tensor, what))] = _replacing(tensor)
     for part in adapter.parts:
         place = id(part.module.weight)
@@ -159,7 +159,7 @@ def changes(model: Any, folder: Path, what: str) -> Changes:
                 "Keep it apart: adapter_merge = false.",
             )
         made[place] = _summing(part, made.get(place))
-    return Changes(made, len(adapter.parts) + len(adapter.whole))
+    return Changes(made, len(adapter.parts) + len(adapter.replaced))
 
 
 def only_lora(folder: Path, what: str) -> bool:
@@ -176,7 +176,7 @@ def fit(model: Any, folder: Path, what: str) -> Adapter:
     import torch
 
     adapter = read(model, folder, what)
-    for name, tensor in adapter.whole.items():
+    for name, tensor in adapter.replaced.items():
         layer, is_base, attribute = name.rpartition(".base_layer.")
         own = getattr(_module(model, layer, what), attribute, None) if is_base else None
         if own is None or own.shape != tensor.shape or not torch.equal(own, tensor.to(own.dtype)):
@@ -221,9 +221,9 @@ def keep(adapter: Adapter, located: Located, into: Path) -> dict[str, Any]:
     names = {tensor.name for tensor in weights.read_header(located.path / WEIGHTS)}
     copies = frozenset(name for name in names if ".lora_" not in name)  # of the base's own weights
     weights.canonical(located.path / WEIGHTS, into / WEIGHTS, copies)
-    for found in located.files:
-        if "/" not in found.path and found.path.upper().startswith(LICENCES):
-            shutil.copyfile(found.origin, into / found.path)
+    for file in located.files:
+        if "/" not in file.path and file.path.upper().startswith(LICENCES):
+            shutil.copyfile(file.origin, into / file.path)
     return {
         "layers": len(adapter.parts),
         "ranks": sorted({part.a.shape[0] for part in adapter.parts}),
@@ -264,7 +264,7 @@ def _scale(config: Mapping[str, Any], name: str, rank: int, what: str) -> float:
         return float(alpha) / float(rank**0.5 if config.get("use_rslora") else rank)
     except (AttributeError, TypeError, ValueError, ZeroDivisionError, re.error):
         raise SourceError(
-            f"{what} has an alpha or a rank for {name} that is no number.", "Download or copy it again."
+            f"{what} has an alpha or a rank for {name} that is not a number.", "Download or copy it again."
         ) from None
 
 

@@ -69,10 +69,10 @@ def skeleton(path: Path, kind: Any) -> Skeleton | None:
     aliases: dict[str, str] = {}
     for same in names.values():
         # Of several names, the ones that the class calls tied to another are not saved.
-        kept = [name for name in same if not tied(name)] if len(same) > 1 else same
-        if len(kept) != 1:
+        untied = [name for name in same if not tied(name)] if len(same) > 1 else same
+        if len(untied) != 1:
             return None
-        aliases.update(dict.fromkeys(same, kept[0]))
+        aliases.update(dict.fromkeys(same, untied[0]))
     ignored = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
     tensors = {name: state[name] for name in state if aliases[name] == name and name not in ignored}
     return Skeleton(model, tensors, aliases)
@@ -97,11 +97,11 @@ def _matcher(patterns: Iterable[str]) -> Callable[[str], bool]:
 def match(path: Path, kind: Any, pickled: bool) -> Matched | None:
     """The checkpoint in ``path`` as the tensors of ``kind``, or None when it takes transformers to load it."""
     built = skeleton(path, kind)
-    found = checkpoint(path, pickled) if built is not None else None
-    if built is None or found is None:
+    stored = checkpoint(path, pickled) if built is not None else None
+    if built is None or stored is None:
         return None
     placed: dict[str, Piece] = {}
-    for piece in found:
+    for piece in stored:
         name = _name(piece.name, built)
         if name is None:
             continue  # a part that this class does not have
@@ -145,21 +145,21 @@ def _name(stored: str, built: Skeleton) -> str | None:
 
 def checkpoint(path: Path, pickled: bool) -> tuple[Piece, ...] | None:
     """All tensors of the checkpoint in ``path``; None when they cannot be told without loading it."""
-    index, whole = (
+    index, single = (
         (path / "pytorch_model.bin.index.json", path / "pytorch_model.bin")
         if pickled
         else (path / weights.INDEX, path / weights.WHOLE)
     )
-    files = [whole] if whole.is_file() else [path / name for name in weights.shards(index)]
-    found: list[Piece] = []
+    files = [single] if single.is_file() else [path / name for name in weights.shards(index)]
+    tensors: list[Piece] = []
     for file in files:
         part = pickled_pieces(file) if pickled else weights.pieces(file)
         if part is None:
             return None
-        found += part
-    if len({piece.name for piece in found}) < len(found) or any(piece.dtype not in TORCH for piece in found):
+        tensors += part
+    if len({piece.name for piece in tensors}) < len(tensors) or any(piece.dtype not in TORCH for piece in tensors):
         return None
-    return tuple(found)
+    return tuple(tensors)
 
 
 def pickled_pieces(path: Path) -> tuple[Piece, ...] | None:
@@ -193,8 +193,8 @@ def _pickled_piece(path: Path, name: str, tensor: Any) -> Piece:
     def chunks() -> Iterator[memoryview]:
         import torch
 
-        whole = torch.frombuffer(read_exactly(weights.span(path, begin, begin + storage.nbytes())), dtype=tensor.dtype)
-        yield content(whole.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()))
+        single = torch.frombuffer(read_exactly(weights.span(path, begin, begin + storage.nbytes())), dtype=tensor.dtype)
+        yield content(single.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()))
 
     return Piece(name, dtype, tuple(tensor.shape), chunks)
 

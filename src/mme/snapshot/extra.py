@@ -10,7 +10,7 @@ from typing import Any
 
 from mme.catalog.spec import ModelSpec
 from mme.errors import SourceError, nearest
-from mme.folder import Found
+from mme.folder import FolderFile
 from mme.snapshot import foreign
 
 MOST_NAMED = 20
@@ -31,10 +31,10 @@ def chosen(patterns: Sequence[str], names: Sequence[str]) -> list[str]:
     return [name for name in names if any(one.fullmatch(name) for one in compiled)]
 
 
-def write(spec: ModelSpec, found: Sequence[Found], into: Path) -> None:
+def write(spec: ModelSpec, files: Sequence[FolderFile], into: Path) -> None:
     """Copy what the catalogue's ``files`` name, but for what the snapshot has already. Raises SourceError for a pattern
     that names nothing."""
-    names = [item.path for item in found]
+    names = [item.path for item in files]
     for pattern in spec.files:
         taken = chosen([pattern], names)
         if not taken:
@@ -49,19 +49,19 @@ def write(spec: ModelSpec, found: Sequence[Found], into: Path) -> None:
                 'Make it a handler: handler = "PATH/code".',
             )
     wanted = set(chosen(spec.files, names))
-    for item in found:
+    for item in files:
         target = into / item.path
         if item.path in wanted and not target.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(item.origin, target)
 
 
-def left_out(spec: ModelSpec, found: Sequence[Found], into: Path) -> Mapping[str, Any]:
+def left_out(spec: ModelSpec, files: Sequence[FolderFile], into: Path) -> Mapping[str, Any]:
     """For the manifest: the files of the source that the archive does not have, but for what nobody means."""
     handler = spec.handler.resolve() if spec.handler is not None else None
     missing = [
         item.path
-        for item in found
+        for item in files
         if not (into / item.path).exists()
         and not foreign.is_junk(item.path)
         and (handler is None or handler not in item.origin.resolve().parents)

@@ -1,4 +1,4 @@
-"""What a source is when it is no model of transformers: named for what it is, with the way out."""
+"""What a source is when it is not a model of transformers: named for what it is, with the way out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from mme.errors import SourceError
-from mme.folder import Found
+from mme.folder import FolderFile
 
 LFS = b"version https://git-lfs.github.com/spec/"
 LFS_SIZE = 1024  # bytes; a pointer has about 130
@@ -71,10 +71,10 @@ JUNK_NAMES = frozenset(
 JUNK_FOLDERS = ("checkpoint-", "coreml", "eval", "logs", "onnx", "openvino", "runs", "wandb", "original")
 
 
-def check_fetched(what: str, found: Sequence[Found]) -> None:
+def check_fetched(what: str, files: Sequence[FolderFile]) -> None:
     """Raise SourceError where a file that matters is only the pointer that git leaves where LFS did not run."""
-    safe = any(item.path.endswith(".safetensors") for item in found)
-    for item in found:
+    safe = any(item.path.endswith(".safetensors") for item in files)
+    for item in files:
         weights = item.path.endswith(".safetensors") or (item.path.endswith(".bin") and not safe)
         if item.size > LFS_SIZE or (is_junk(item.path) and not weights):
             continue
@@ -89,15 +89,15 @@ def check_fetched(what: str, found: Sequence[Found]) -> None:
             )
 
 
-def _with_its_base(adapter: Found) -> str:
+def _with_its_base(adapter: FolderFile) -> str:
     """The way out for an adapter that was given as a model."""
     base = _base(adapter)
     return f"Give its base as source{f' (it says {base})' if base else ''} and this folder or repository as adapter."
 
 
-def no_model(what: str, folder: Path, found: Sequence[Found]) -> SourceError:
+def no_model(what: str, folder: Path, files: Sequence[FolderFile]) -> SourceError:
     """The error for a source without config.json."""
-    names = {item.path: item for item in found}
+    names = {item.path: item for item in files}
     if ADAPTER in names:
         return SourceError(
             f"{what} is a LoRA adapter, not a model: there is {ADAPTER} and no config.json.",
@@ -114,7 +114,7 @@ def no_model(what: str, folder: Path, found: Sequence[Found]) -> SourceError:
         )
     if (kind := _kind(names)) is not None:
         path, of = kind
-        return SourceError(f"{what} is no model of transformers: {path} is {of.name}.", of.hint)
+        return SourceError(f"{what} is not a model of transformers: {path} is {of.name}.", of.hint)
     nested = sorted({str(PurePosixPath(path).parent) for path in names if path.endswith("/config.json")})
     return SourceError(
         f"{what} is no model: there is no config.json in {folder}.",
@@ -122,9 +122,9 @@ def no_model(what: str, folder: Path, found: Sequence[Found]) -> SourceError:
     )
 
 
-def no_weights(what: str, found: Sequence[Found]) -> SourceError:
+def no_weights(what: str, files: Sequence[FolderFile]) -> SourceError:
     """The error for a source with config.json and without weights that transformers reads."""
-    names = {item.path: item for item in found}
+    names = {item.path: item for item in files}
     if ADAPTER in names:
         return SourceError(
             f"{what} has the weights of a LoRA adapter alone: there is {ADAPTER} and no model.safetensors.",
@@ -138,7 +138,7 @@ def no_weights(what: str, found: Sequence[Found]) -> SourceError:
     return SourceError(f"{what} has no weights: no model.safetensors.", hint or "Was the download complete?")
 
 
-def _kind(names: Mapping[str, Found]) -> tuple[str, Kind] | None:
+def _kind(names: Mapping[str, FolderFile]) -> tuple[str, Kind] | None:
     for path in sorted(names, key=lambda path: (path.count("/"), path)):
         parts = PurePosixPath(path)
         kind = NAMES.get(parts.name) or SUFFIXES.get(parts.suffix.lower())
@@ -155,7 +155,7 @@ def _kind(names: Mapping[str, Found]) -> tuple[str, Kind] | None:
     return None
 
 
-def _base(config: Found) -> str:
+def _base(config: FolderFile) -> str:
     try:
         said: Any = json.loads(config.origin.read_text(encoding="utf-8"))
         return str(said.get("base_model_name_or_path") or "")[:200]

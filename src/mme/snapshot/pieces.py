@@ -19,7 +19,7 @@ FAST = "tokenizer.json"
 MOST_UNKNOWN = 0.02  # of the model's pieces: what tokenizers drop or rename on purpose
 INSTALL = "pip install 'mme[package]' brings versions that go together."
 
-# Tasks whose input is no text, or not alone: their models may do without a tokenizer.
+# Tasks whose input is not a text, or not alone: their models may do without a tokenizer.
 NO_TEXT = ("image-", "audio-", "video-", "object-", "mask-", "depth-", "keypoint-", "automatic-", "document-")
 
 
@@ -35,12 +35,12 @@ def load(spec: ModelSpec, source: Path) -> Any | None:
                 "Put the tokenizer's files beside the weights.",
             )
         return None
-    found = model(source)
-    if found is not None:
-        check_readable(what, found)
+    file = model(source)
+    if file is not None:
+        check_readable(what, file)
     tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True, trust_remote_code=spec.trust_remote_code)
-    if found is not None:
-        check_whole(what, found, tokenizer)
+    if file is not None:
+        check_whole(what, file, tokenizer)
     return tokenizer
 
 
@@ -74,7 +74,7 @@ def check_readable(what: str, path: Path) -> None:
         sentencepiece.SentencePieceProcessor(model_file=str(path))
     except Exception as error:
         raise SourceError(
-            f"{what}: {path.name} is no SentencePiece model: {libraries.first_line(error)}.",
+            f"{what}: {path.name} is not a SentencePiece model: {libraries.first_line(error)}.",
             "Download or copy it again.",
         ) from None
 

@@ -180,16 +180,16 @@ _PARTS = (
 
 def _part_processors(folder: Path) -> None:
     """Bring what prepares images and sound into the files and under the names that all versions read."""
-    whole = folder / "processor_config.json"
-    if whole.is_file():
-        config = read_json(whole)
+    path = folder / "processor_config.json"
+    if path.is_file():
+        config = read_json(path)
         for name, file in _PARTS:
             part = config.get(name)
             if isinstance(part, dict) and not (folder / file).exists():
                 more = {"processor_class": config["processor_class"]} if "processor_class" in config else {}
                 write_json(folder / file, {**more, **part})
                 del config[name]
-        write_json(whole, {key: value for key, value in config.items() if key not in PRIVATE})
+        write_json(path, {key: value for key, value in config.items() if key not in PRIVATE})
     for file in ("preprocessor_config.json", "video_preprocessor_config.json"):
         if (folder / file).is_file():
             write_json(folder / file, preprocessor_config(read_json(folder / file)))
@@ -220,18 +220,18 @@ def tokenizer_config(config: Mapping[str, Any], chat_template: str | None) -> di
 
 
 def _special_tokens(config: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {name: config[name] for name in SPECIAL if config.get(name) is not None}
+    special: dict[str, Any] = {name: config[name] for name in SPECIAL if config.get(name) is not None}
     if config.get("additional_special_tokens"):
-        found["additional_special_tokens"] = config["additional_special_tokens"]
-    return found
+        special["additional_special_tokens"] = config["additional_special_tokens"]
+    return special
 
 
 def _complete(folder: Path) -> None:
     """Write the vocabulary files that version 5 no longer writes, from tokenizer.json, where they are missing."""
-    whole = folder / "tokenizer.json"
-    if not whole.is_file() or any((folder / name).is_file() for name in VOCABULARIES[1:]):
+    path = folder / "tokenizer.json"
+    if not path.is_file() or any((folder / name).is_file() for name in VOCABULARIES[1:]):
         return
-    model = read_json(whole).get("model")
+    model = read_json(path).get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict):
         return
     vocabulary: dict[str, int] = model["vocab"]

@@ -101,8 +101,8 @@ def snapshot(
 
 
 def check_files(spec: ModelSpec, located: Located) -> bool:
-    """Whether the source's files are those of a whole model; True when its weights are pickles. Raises SourceError."""
-    names = {found.path: found for found in located.files}
+    """Whether the source's weights are pickles. Raises SourceError unless its files are those of a complete model."""
+    names = {file.path: file for file in located.files}
     what = f"{spec.name} ({spec.source})"
     if "config.json" not in names:
         raise foreign.no_model(what, located.path, located.files)
@@ -153,20 +153,20 @@ def _model_class(spec: ModelSpec, config: Mapping[str, Any]) -> Any:
         return _class_for_task(spec, spec.task, config)
     names = config.get("architectures") or []
     name = names[0] if isinstance(names, list) and names else ""
-    found = getattr(transformers, str(name), None)
-    if found is None and not spec.trust_remote_code:
+    model_class = getattr(transformers, str(name), None)
+    if model_class is None and not spec.trust_remote_code:
         raise SourceError(
             f"{spec.name} ({spec.source}): transformers {transformers.__version__} has no class {name!r}.",
             f"Give the model a task in the catalogue ({', '.join(TASKS)}), or use a newer transformers.",
         )
-    return found or transformers.AutoModel
+    return model_class or transformers.AutoModel
 
 
 def _check_processor(spec: ModelSpec, located: Located) -> None:
     """Raises SourceError where a model for images or sound comes without what prepares them."""
     task = spec.task or ""
     files = ("preprocessor_config.json", "processor_config.json", "feature_extractor_config.json")
-    if not (task.startswith(PREPARED) or task in PREPARED) or any(found.path in files for found in located.files):
+    if not (task.startswith(PREPARED) or task in PREPARED) or any(file.path in files for file in located.files):
         return
     raise SourceError(
         f"{spec.name} ({spec.source}) is for {task}, and has nothing that prepares its inputs: none of "
@@ -182,7 +182,7 @@ def _class_for_task(spec: ModelSpec, task: str, config: Mapping[str, Any]) -> An
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
     # Some versions of transformers lack some of them.
-    classes = [found for name in auto_classes(task) if (found := getattr(transformers, name, None)) is not None]
+    classes = [auto for name in auto_classes(task) if (auto := getattr(transformers, name, None)) is not None]
     kind = str(config.get("model_type"))
     if not classes:
         raise SourceError(
@@ -191,9 +191,9 @@ def _class_for_task(spec: ModelSpec, task: str, config: Mapping[str, Any]) -> An
         )
     if spec.trust_remote_code or kind not in CONFIG_MAPPING:
         return classes[0]
-    known = [found for found in classes if CONFIG_MAPPING[kind] in found._model_mapping]
+    known = [auto for auto in classes if CONFIG_MAPPING[kind] in auto._model_mapping]
     named = set(config.get("architectures") or ())
-    best = [found for found in known if named & _class_names(found, CONFIG_MAPPING[kind])]
+    best = [auto for auto in known if named & _class_names(auto, CONFIG_MAPPING[kind])]
     if known:
         return (best or known)[0]
     able = [
@@ -213,8 +213,8 @@ def _class_for_task(spec: ModelSpec, task: str, config: Mapping[str, Any]) -> An
 
 
 def _class_names(auto: Any, kind: Any) -> set[str]:
-    found = auto._model_mapping[kind]
-    return {part.__name__ for part in (found if isinstance(found, list | tuple) else (found,))}
+    mapped = auto._model_mapping[kind]
+    return {part.__name__ for part in (mapped if isinstance(mapped, list | tuple) else (mapped,))}
 
 
 def load_model(
@@ -332,8 +332,8 @@ def _write(
     dtype = spec.dtype or checkpoint.dtype
     config = _write_files(spec, located, scratch, {**checkpoint.config, "torch_dtype": dtype}, into)
     if checkpoint.apart is not None:
-        adapter, found = checkpoint.apart
-        facts["adapter_apart"] = adapters.keep(adapter, found, into / adapters.FOLDER)
+        adapter, changed = checkpoint.apart
+        facts["adapter_apart"] = adapters.keep(adapter, changed, into / adapters.FOLDER)
     digests = _write_weights(spec, checkpoint, dtype, tokenizer, into)
     if spec.quantize is not None:
         facts["quantize"] = spec.quantize
@@ -374,10 +374,10 @@ def _write_files(
         portable.write_json(into / "generation_config.json", generation)
     portable.copy(source, scratch / "tokenizer" if (scratch / "tokenizer").is_dir() else None, into)
     sentence.write(spec, located.files, into)
-    for found in located.files:
-        code = spec.trust_remote_code and found.path.endswith(".py")
-        if "/" not in found.path and (code or found.path.upper().startswith(LICENCES)):
-            shutil.copyfile(found.origin, into / found.path)
+    for file in located.files:
+        code = spec.trust_remote_code and file.path.endswith(".py")
+        if "/" not in file.path and (code or file.path.upper().startswith(LICENCES)):
+            shutil.copyfile(file.origin, into / file.path)
     extra.write(spec, located.files, into)
     return config
 
@@ -440,7 +440,7 @@ def _measured(
     """What the changes cost. Raises SourceError when it is more than the catalogue allows."""
     settings = {key: value for key, value in spec.settings.items() if key not in ("dtype", "quantize")}
     forms = [spec.quantize, spec.dtype if spec.dtype != checkpoint.dtype else None, spec.settings.get("dtype")]
-    found = accuracy.measure(
+    measured = accuracy.measure(
         accuracy.Side(exact, settings),
         accuracy.Side(changed, spec.settings),
         handler=asked,
@@ -454,18 +454,18 @@ def _measured(
         trust=spec.trust_remote_code,
         path=(libraries_folder,) if libraries_folder else (),
     )
-    if spec.quantize is not None and found.nothing:
+    if spec.quantize is not None and measured.nothing:
         raise SourceError(
             f"{spec.name} ({spec.source}) answers the same with quantize and without: no layer of it computes in int8.",
             "Leave quantize out.",
         )
-    if found.too_far:
+    if measured.exceeds_bound:
         raise SourceError(
-            f"{spec.name} ({spec.source}) is too far from what it says in {found.against}. "
-            f"In {accuracy.words(found.facts())}.",
+            f"{spec.name} ({spec.source}) loses more accuracy than max_error allows, compared with {measured.against}. "
+            f"In {accuracy.words(measured.facts())}.",
             "Keep more bits (leave out quantize, or choose another dtype), or raise max_error if it is good enough.",
         )
-    return found
+    return measured
 
 
 def library_versions() -> dict[str, str]:

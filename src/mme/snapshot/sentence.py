@@ -17,7 +17,7 @@ from typing import Any
 
 from mme.catalog.spec import ModelSpec
 from mme.errors import SourceError
-from mme.folder import Found, is_safe
+from mme.folder import FolderFile, is_safe
 from mme.snapshot import portable, weights
 
 MODULES = "modules.json"
@@ -57,13 +57,13 @@ class Module:
     path: str
 
 
-def modules(found: Sequence[Found]) -> tuple[Module, ...]:
+def modules(files: Sequence[FolderFile]) -> tuple[Module, ...]:
     """The modules that the files name, in order; none where there is no modules.json. Raises SourceError."""
-    listed = _read(found, MODULES)
+    listed = _read(files, MODULES)
     if listed is None:
         return ()
     if not isinstance(listed, list) or not all(isinstance(item, dict) and "type" in item for item in listed):
-        raise SourceError(f"{MODULES} is no list of modules.", "Download or copy it again.")
+        raise SourceError(f"{MODULES} is not a list of modules.", "Download or copy it again.")
     made = []
     for item in listed:
         path = str(item.get("path") or "").rstrip("/")
@@ -74,19 +74,19 @@ def modules(found: Sequence[Found]) -> tuple[Module, ...]:
     return tuple(made)
 
 
-def rooted(path: Path, found: tuple[Found, ...]) -> tuple[Path, tuple[Found, ...]]:
+def rooted(path: Path, files: tuple[FolderFile, ...]) -> tuple[Path, tuple[FolderFile, ...]]:
     """The folder and its files as they would be if the transformer had no folder of its own, as it has in models of
     before 2021 (0_Transformer, 0_BERT): everything else reads a model's files at the root."""
-    names = {item.path for item in found}
+    names = {item.path for item in files}
     if MODULES not in names or "config.json" in names:
-        return path, found
-    first = (modules(found) or (None,))[0]
+        return path, files
+    first = (modules(files) or (None,))[0]
     if first is None or not first.path or f"{first.path}/config.json" not in names:
-        return path, found
+        return path, files
     prefix = first.path + "/"
-    moved = [replace(item, path=item.path.removeprefix(prefix)) for item in found if item.path.startswith(prefix)]
+    moved = [replace(item, path=item.path.removeprefix(prefix)) for item in files if item.path.startswith(prefix)]
     taken = {item.path for item in moved}
-    others = [item for item in found if not item.path.startswith(prefix) and item.path not in taken]
+    others = [item for item in files if not item.path.startswith(prefix) and item.path not in taken]
     return path / first.path, tuple(sorted(moved + others, key=lambda item: item.path.encode()))
 
 
@@ -105,13 +105,13 @@ def needed(names: Sequence[str], allow_pickle: bool) -> list[str]:
     return chosen
 
 
-def check(spec: ModelSpec, found: Sequence[Found]) -> None:
+def check(spec: ModelSpec, files: Sequence[FolderFile]) -> None:
     """Raise SourceError where the model is made of something that its handler, one of ours, does not compute."""
     what = f"{spec.name} ({spec.source})"
     wanted = MODEL_TYPES.get(spec.task or "")
     if wanted is None:
         return
-    config = _read(found, CONFIG)
+    config = _read(files, CONFIG)
     kind = config.get("model_type") if isinstance(config, dict) else None
     if kind not in (None, wanted):
         other = OTHER_TYPES.get(str(kind))
@@ -119,8 +119,8 @@ def check(spec: ModelSpec, found: Sequence[Found]) -> None:
             f"{what} is a {kind} of sentence-transformers, which this handler does not compute.",
             f'handler = "{other}" does.' if other else "Give it a handler of your own.",
         )
-    made = modules(found)
-    reason = _reason(made, wanted, found) if made else None
+    made = modules(files)
+    reason = _reason(made, wanted, files) if made else None
     if reason is not None:
         raise SourceError(
             f"{what}: {MODULES} {reason}, and the handler does not compute that.",
@@ -129,7 +129,7 @@ def check(spec: ModelSpec, found: Sequence[Found]) -> None:
         )
 
 
-def _reason(made: Sequence[Module], wanted: str, found: Sequence[Found]) -> str | None:
+def _reason(made: Sequence[Module], wanted: str, files: Sequence[FolderFile]) -> str | None:
     for module in made:
         if not module.type.startswith("sentence_transformers."):
             return f"has the module {module.type}, whose code is not that of sentence-transformers"
@@ -144,7 +144,7 @@ def _reason(made: Sequence[Module], wanted: str, found: Sequence[Found]) -> str 
         return None
     if kinds.count("Pooling") != 1:
         return f"has {kinds.count('Pooling') or 'no'} Pooling among its modules, where one is needed"
-    pooling = _read(found, f"{made[kinds.index('Pooling')].path}/config.json")
+    pooling = _read(files, f"{made[kinds.index('Pooling')].path}/config.json")
     stated = pooling.get("pooling_mode") if isinstance(pooling, dict) else None
     for mode in [stated] if isinstance(stated, str) else stated or []:
         if mode not in MODES:
@@ -152,14 +152,14 @@ def _reason(made: Sequence[Module], wanted: str, found: Sequence[Found]) -> str 
     return None
 
 
-def write(spec: ModelSpec, found: Sequence[Found], into: Path) -> None:
+def write(spec: ModelSpec, files: Sequence[FolderFile], into: Path) -> None:
     """Write the modules' files into the snapshot. Raises SourceError where one is missing or a pickle without leave."""
-    made = modules(found)
-    top = {item.path: item for item in found}
+    made = modules(files)
+    top = {item.path: item for item in files}
     for name in sorted(top):
         if TRANSFORMER.fullmatch(name):
             shutil.copyfile(top[name].origin, into / name)
-    config = _read(found, CONFIG)
+    config = _read(files, CONFIG)
     if isinstance(config, dict):
         portable.write_json(into / CONFIG, {key: value for key, value in config.items() if key != "__version__"})
     if not made:
@@ -176,12 +176,12 @@ def write(spec: ModelSpec, found: Sequence[Found], into: Path) -> None:
     (into / MODULES).write_text(json.dumps(listed, indent=2) + "\n", encoding="utf-8")
     for module in at_root:
         if module.path:
-            _write_module(spec, module, found, into)
+            _write_module(spec, module, files, into)
 
 
-def _write_module(spec: ModelSpec, module: Module, found: Sequence[Found], into: Path) -> None:
+def _write_module(spec: ModelSpec, module: Module, files: Sequence[FolderFile], into: Path) -> None:
     prefix = module.path + "/"
-    own = {item.path.removeprefix(prefix): item.origin for item in found if item.path.startswith(prefix)}
+    own = {item.path.removeprefix(prefix): item.origin for item in files if item.path.startswith(prefix)}
     folder = into / module.path
     folder.mkdir(parents=True, exist_ok=True)
     has_weights = False
@@ -216,19 +216,19 @@ def _write_module(spec: ModelSpec, module: Module, found: Sequence[Found], into:
     weights.write(folder / weights.WHOLE, pieces)
 
 
-def facts(found: Sequence[Found]) -> dict[str, Any]:
+def facts(files: Sequence[FolderFile]) -> dict[str, Any]:
     """What a manifest says of the model: by what its vectors are compared."""
-    if not any(item.path == MODULES for item in found):
+    if not any(item.path == MODULES for item in files):
         return {}
-    config = _read(found, CONFIG)
+    config = _read(files, CONFIG)
     stated = config.get("similarity_fn_name") if isinstance(config, dict) else None
     kind = config.get("model_type", "SentenceTransformer") if isinstance(config, dict) else "SentenceTransformer"
     return {"similarity_fn_name": stated or "cosine"} if kind == "SentenceTransformer" else {}
 
 
-def _read(found: Sequence[Found], name: str) -> Any:
+def _read(files: Sequence[FolderFile], name: str) -> Any:
     """What the JSON file holds; None where there is none."""
-    origin = next((item.origin for item in found if item.path == name), None)
+    origin = next((item.origin for item in files if item.path == name), None)
     if origin is None:
         return None
     try:

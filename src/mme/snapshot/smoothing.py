@@ -62,11 +62,11 @@ def divisors(built: Skeleton, tokenizer: Any, pieces: Sequence[Piece]) -> dict[s
         if isinstance(error, MemoryError) or "alloc" in str(error):
             raise
         return {}
-    found = {}
+    divisors = {}
     for names, peaks in groups.items():
-        sizes = [tensors.whole(held[name]).abs().amax(dim=1 if layers[name] else 0) for name in names]
-        found.update(dict.fromkeys(names, _divisor(peaks, sizes)))
-    return found
+        sizes = [tensors.read_tensor(held[name]).abs().amax(dim=1 if layers[name] else 0) for name in names]
+        divisors.update(dict.fromkeys(names, _divisor(peaks, sizes)))
+    return divisors
 
 
 def _divisor(peaks: Tensor, sizes: Sequence[Tensor]) -> Tensor:
@@ -135,12 +135,12 @@ def _run(
         more = {"decoder_input_ids": ids} if getattr(config, "is_encoder_decoder", False) else {}
         with contextlib.suppress(_AllSeenError):
             model(input_ids=ids, **more)
-        found: dict[tuple[str, ...], Tensor] = {}
+        largest: dict[tuple[str, ...], Tensor] = {}
         for place, names in readers.items():
             peaks = normalised[place].flatten(0, -2).abs().amax(dim=0)
-            before = found.get(tuple(names))  # of layers that a model runs more than once
-            found[tuple(names)] = peaks if before is None else torch.maximum(peaks, before)
-        return found
+            before = largest.get(tuple(names))  # of layers that a model runs more than once
+            largest[tuple(names)] = peaks if before is None else torch.maximum(peaks, before)
+        return largest
 
 
 def _exact_mode() -> Any:
@@ -198,7 +198,7 @@ def _exact_mode() -> Any:
             piece = self.pieces[id(tensor)]
             if piece is None:  # a part that some checkpoints lack, and that no answer depends on
                 return torch.zeros(tensor.shape) if tensor.is_meta else tensor
-            held: Tensor = tensors.whole(piece)
+            held: Tensor = tensors.read_tensor(piece)
             return held
 
     return Exact()

@@ -1,6 +1,6 @@
 """Where a model's files are: downloaded from the Hub, in a folder, or in an installed package.
 
-Nothing that is found is loaded or run here, and no torch is needed. What the Hub has is downloaded by its own
+Nothing of a source is loaded or run here, and no torch is needed. What the Hub has is downloaded by its own
 client, into its own cache; a package is looked up and never imported.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 from mme.catalog.spec import Source
 from mme.errors import SourceError
-from mme.folder import Found, files
+from mme.folder import FolderFile, files
 from mme.snapshot import extra, portable, sentence, weights
 from mme.snapshot.libraries import first_line, missing, quiet
 
@@ -28,7 +28,7 @@ class Located:
     """Where a source's files are on this machine, and what its owner says the licence is."""
 
     path: Path
-    files: tuple[Found, ...]
+    files: tuple[FolderFile, ...]
     licence: str | None = None
 
 
@@ -56,8 +56,8 @@ def locate(
             )
         path = folder
     licence = _licence(source, path)
-    path, found = sentence.rooted(path, tuple(files(path)))
-    return Located(path, found, licence)
+    path, contents = sentence.rooted(path, tuple(files(path)))
+    return Located(path, contents, licence)
 
 
 def _download(repository: str, revision: str, allow_pickle: bool, code: bool, more: Sequence[str]) -> Path:
@@ -172,10 +172,10 @@ def _package_folder(location: str) -> Path:
     """The folder of a package's model. The package is looked up, never imported."""
     name, _, inside = location.partition("/")
     try:
-        found = importlib.util.find_spec(name)  # a top-level name: nothing is executed
+        module = importlib.util.find_spec(name)  # a top-level name: nothing is executed
     except (ImportError, ValueError):
-        found = None
-    places = list(found.submodule_search_locations or ()) if found else []
+        module = None
+    places = list(module.submodule_search_locations or ()) if module else []
     if not places:
         raise SourceError(
             f"package:{location}: there is no installed package {name!r}.",

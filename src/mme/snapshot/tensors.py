@@ -45,7 +45,7 @@ def content(tensor: Any) -> memoryview:
     return memoryview(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
-def whole(piece: Piece) -> Any:
+def read_tensor(piece: Piece) -> Any:
     """The piece as a tensor of its own."""
     import torch
 
@@ -68,7 +68,7 @@ def changed(piece: Piece, change: Callable[[Any], Any]) -> Piece:
         import torch
 
         with torch.no_grad():
-            tensor = change(whole(piece))
+            tensor = change(read_tensor(piece))
         if tuple(tensor.shape) != piece.shape:
             raise SourceError(f"{piece.name} would change its shape to {tuple(tensor.shape)}.")
         yield content(tensor.to(getattr(torch, TORCH[piece.dtype])))
@@ -122,7 +122,7 @@ def _rows_to_int8(piece: Piece, transposed: bool, divisor: Any | None) -> Iterat
     one operation that IEEE 754 defines to the last bit."""
     import torch
 
-    weight = whole(piece).T if transposed else whole(piece)
+    weight = read_tensor(piece).T if transposed else read_tensor(piece)
     step = max(1, ROWS_AT_ONCE // max(1, weight.shape[1]))
     for first in range(0, len(weight), step):
         rows = weight[first : first + step].float()

@@ -162,11 +162,11 @@ def span(path: Path, begin: int, end: int) -> Callable[[], Iterator[bytes]]:
     return chunks
 
 
-def shared_out(whole: Sequence[Piece], most: int) -> dict[str, list[Piece]]:
+def shared_out(pieces: Sequence[Piece], most: int) -> dict[str, list[Piece]]:
     """Which pieces go into which file: one, or several of at most ``most`` bytes each, filled in order."""
     groups: list[list[Piece]] = [[]]
     size = 0
-    for piece in whole:
+    for piece in pieces:
         if groups[-1] and size + piece.size > most:
             groups.append([])
             size = 0

@@ -88,7 +88,7 @@ def promote(
     channel = channel_objects.read(s3, store, name)
     if from_:
         if channel_objects.model_of(from_) != base:
-            raise UsageError(f"{from_} is no channel of {base}.")
+            raise UsageError(f"{from_} is not a channel of {base}.")
         split, _ = channel_objects.current_split(s3, store, from_)
         action = f"promote from {from_}"
     else:

@@ -32,7 +32,7 @@ class Families:
 
     def alone(self) -> list[tuple[dict[str, Any], str]]:
         """The recipes that nothing has been made for yet, each with the folder of a model that has it."""
-        return [found for key, found in self._recipes.items() if key not in self.shared and key not in self._refused]
+        return [recipe for key, recipe in self._recipes.items() if key not in self.shared and key not in self._refused]
 
     def expected(self, number: int, recipes: list[dict[str, Any]]) -> None:
         """A model is about to be loaded that will most likely have these recipes, as a model before it does."""

@@ -142,13 +142,13 @@ class WeightPool:
     def broken(self) -> list[Lease]:
         """Files that somebody wants to write, each once. Whoever gets one sees to its models, then calls part."""
         with self._lock:
-            found = [lease for lease in self._leases.values() if lease.broken]
-            for lease in found:
+            broken = [lease for lease in self._leases.values() if lease.broken]
+            for lease in broken:
                 del self._leases[lease.key]
             for models in self._known.values():
-                for number in [number for lease in found for number in lease.members]:
+                for number in [number for lease in broken for number in lease.members]:
                     models.pop(number, None)  # it is about to differ, or has been meant to
-        return found
+        return broken
 
     def part(self, lease: Lease) -> dict[int, OSError]:
         """Give each model a file of its own, and the lease up. Returns the models for which that failed, and why."""
