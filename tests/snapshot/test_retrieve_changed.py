@@ -161,7 +161,7 @@ WRONG = {
     "a bias": ({}, {"bias": "all"}, "a bias of its own"),
     "nothing": ({}, {}, "holds nothing"),
     "half of it": ({f"{ATTENTION}.lora_A.weight": torch.ones(2, 8)}, {}, "without its other half"),
-    "another half": ({f"{ATTENTION}.lora_B.weight": torch.ones(24, 2)}, {}, "no part of a LoRA adapter"),
+    "another half": ({f"{ATTENTION}.lora_B.weight": torch.ones(24, 2)}, {}, "not part of a LoRA adapter"),
     "another model": (
         {"layers.9.q.lora_A.weight": torch.ones(2, 8), "layers.9.q.lora_B.weight": torch.ones(8, 2)},
         {},

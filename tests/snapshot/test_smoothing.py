@@ -147,7 +147,7 @@ def test_weights_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
         most = max(most, len(alive))
         return tensor
 
-    monkeypatch.setattr(tensors, "whole", whole)
+    monkeypatch.setattr(tensors, "read_tensor", whole)
     monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", None)
     found = smoothing.divisors(matched.skeleton, tokenizer(), matched.pieces)
     assert found.keys() == expected.keys()
