@@ -53,7 +53,7 @@ def commands(page: Path) -> list[str]:
     blocks = [body for language, body in FENCED.findall(text) if language in SHELL]
     blocks += INDENTED.findall(FENCED.sub("", text))
     lines = [line.strip().removeprefix("$ ") for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    first = re.compile(rf"(?:[A-Z_]+=\S+ |echo .*\| )*(?:{'|'.join(PROGRAMS)}) |export [A-Z_]+=")
+    first = re.compile(rf"(?:[A-Z_]+=\S+ |echo .*\| )*(?:{'|'.join(PROGRAMS)}) (?!=)|export [A-Z_]+=")
     return [line.partition(" #")[0].strip() for line in lines if first.match(line)]
 
 
