@@ -110,7 +110,7 @@ class CloudWatch:
 
 
 class Endpoint:
-    """A ``spec.Observer``. SageMaker has every metric twice: of the variant, and of it under one configuration."""
+    """A ``spec.Observer``. What happens is counted twice: of the variant, and of it under one configuration."""
 
     def __init__(self, cloudwatch: CloudWatch, region: str, name: str, config: str) -> None:
         self._cloudwatch = cloudwatch
@@ -128,8 +128,8 @@ class Endpoint:
             self._cloudwatch.metric(self._region, dimensions, name, value, unit)
 
     def gauge(self, variant: str, instance: str, name: str, value: float, unit: str) -> None:
-        for dimensions in self._dimensions(variant):
-            self._cloudwatch.gauge(self._region, dimensions, instance, name, value, unit)
+        dimensions, _ = self._dimensions(variant)
+        self._cloudwatch.gauge(self._region, dimensions, instance, name, value, unit)
 
     def output(self, variant: str, instance: str, line: str) -> None:
         first, self._spoken = not self._spoken, True
