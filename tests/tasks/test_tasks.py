@@ -1308,6 +1308,21 @@ def test_publishing_and_predicting_need_neither_torch_nor_numpy(project: Project
     assert json.loads(done.stdout)["target"] == made.target
 
 
+def test_a_task_does_not_wait_for_what_the_others_need() -> None:
+    """Each call loads every task to know its flags; what packages, publishes or shows pages is not for that."""
+    heavy = ["mme.packaging.job", "mme.packaging.verify", "mme.publishing", "mme.snapshot.retrieve", "mme.page.app"]
+    heavy += [
+        "mme.operate.watch",
+        "mme.capacity.simulate",
+        "mme.catalog.schema",
+        "torch",
+        "numpy",
+    ]
+    program = f"import sys, mme.tasks; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 # ---- documents ----------------------------------------------------------------------------------------------------
 
 

@@ -6,8 +6,6 @@ from invoke import Context
 
 from mme import aws, releases
 from mme.errors import UsageError
-from mme.page import browser, server
-from mme.page.sources import AWS, Clients, Place, Sources
 from mme.settings import Settings
 from mme.tasks.command import command, note, print_json, whole_number
 from mme.tasks.operate import until_interrupted
@@ -30,6 +28,9 @@ def dashboard(context: Context, settings: Settings, port: str = "0", open: bool 
     The bucket is the one that the endpoint reads models from, unless --bucket names another. CloudWatch's metrics are
     read once a minute while a browser looks; AWS bills such calls, at about two cents an hour for each variant.
     """
+    from mme.page import browser, server  # which the other tasks need not load
+    from mme.page.sources import AWS, Clients, Place, Sources
+
     number = whole_number("--port", port)
     if number > 65535:
         raise UsageError(f"--port {number} is not a port: they end at 65535.")

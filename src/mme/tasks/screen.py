@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mme import console
 from mme.operate.facts import Variant
@@ -13,7 +13,9 @@ from mme.operate.lines import Line
 from mme.operate.metrics import Figures, Timing
 from mme.operate.status import Released, Scaling, Status
 from mme.operate.warm import Warmed
-from mme.operate.watch import Answered, Problem
+
+if TYPE_CHECKING:
+    from mme.operate.watch import Answered, Problem
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 """What a stranger wrote must not reach the terminal as a command to it."""
@@ -222,6 +224,8 @@ def warmed(found: Sequence[Warmed], confidence: float) -> str:
 
 def watched(result: Answered | Problem, name: str) -> str:
     """What became of a save, for people."""
+    from mme.operate.watch import Problem
+
     if isinstance(result, Problem):
         return CONTROL.sub("?", f"{result.text}\n  {name} means what it meant before.")
     body = result.answer.body[:200].decode("utf-8", "replace").replace("\n", " ")
@@ -231,6 +235,8 @@ def watched(result: Answered | Problem, name: str) -> str:
 
 def watched_json(result: Answered | Problem, name: str) -> dict[str, Any]:
     """The same as plain JSON values."""
+    from mme.operate.watch import Problem
+
     if isinstance(result, Problem):
         return {"ok": False, "target": result.target, "problem": result.text, "channel": name}
     return {

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from invoke import Context
 
 from mme import aws, channels, releases
-from mme.archive.handler import REQUIREMENTS
-from mme.catalog.spec import ModelSpec
 from mme.errors import UsageError
 from mme.operate import facts as endpoint_facts
-from mme.operate import watch as endpoint_watch
-from mme.packaging.defaults import completed
-from mme.packaging.job import PackagingJob
-from mme.packaging.workspace import workspace
 from mme.settings import Settings
 from mme.tasks import screen
 from mme.tasks.command import CATALOG_HELP, command, load_catalog, note, who
 from mme.tasks.operate import ALL, store_of, until_interrupted
+
+if TYPE_CHECKING:
+    from mme.catalog.spec import ModelSpec
+    from mme.operate import watch as endpoint_watch
 
 
 @command(
@@ -49,6 +48,9 @@ def watch(
     The version before goes on answering until the new one has answered. What is wrong with a save is told with file
     and line. Works with the local AWS alone (invoke local); ends with Ctrl-C.
     """
+    from mme.operate import watch as endpoint_watch  # and what makes archives: the other tasks need not load it
+    from mme.packaging.defaults import completed
+
     if not model:
         raise UsageError("Which model?", "Give --model, as in --model bert.")
     channels.model_of(f"{model}@{channel}")
@@ -76,6 +78,11 @@ def watch(
 
 def _watched(spec: ModelSpec, handler: Path, out: Path, place: endpoint_watch.Place, json: bool) -> bool:
     """Watch until what the handler requires has changed: then the libraries have to be fetched anew, and it is True."""
+    from mme.archive.handler import REQUIREMENTS
+    from mme.operate import watch as endpoint_watch
+    from mme.packaging.job import PackagingJob
+    from mme.packaging.workspace import workspace
+
     with workspace(out) as work:
         archive = PackagingJob(spec, out).package().archive
         base = endpoint_watch.prepare(archive, spec, work / "base")
