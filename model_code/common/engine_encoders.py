@@ -582,10 +582,14 @@ def inputs(found: Encoder, rows: list[list[int]], types: list[list[int]] | None 
     starts = np.cumsum(lengths) - lengths
     places = np.arange(tokens) - np.repeat(starts, lengths)  # of each token in its text
     rank = np.arange(longest)
-    real = rank < lengths[:, None]
     made: dict[str, np.ndarray] = {"ids": ids, "lengths": lengths}
-    made["spread"] = np.where(real, starts[:, None] + rank, 0)
-    made["places"] = np.flatnonzero(real)
+    if tokens == len(rows) * longest:  # nothing is spread out
+        made["places"] = np.arange(tokens)
+        made["spread"] = made["places"].reshape(len(rows), longest)
+    else:
+        real = rank < lengths[:, None]
+        made["places"] = np.flatnonzero(real)
+        made["spread"] = np.where(real, starts[:, None] + rank, 0)
     if "firsts" in found.inputs:
         made["firsts"] = starts.astype(np.int64)
     if "averages" in found.inputs:

@@ -428,7 +428,8 @@ def _finished(vectors: np.ndarray, option: Options, model: Embedder) -> np.ndarr
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    unit: np.ndarray = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+    unit: np.ndarray = vectors / np.maximum(lengths, np.float32(1e-12))
     return unit
 
 
@@ -476,15 +477,30 @@ def _by_engine(order: list[int], rows: list[Row], model: Embedder) -> tuple[list
     shares, each = _threads(torch.get_num_threads(), rows, model)
     most = max(1, model.settings["batch_tokens"] // shares)
     batches = [batch for share in _shares(order, rows, shares) for batch in engine.batches(share, rows, most)]
+    # The usual case, for which numpy takes a tenth of the time that torch needs to begin.
+    plain = not model.sentence.before and not model.sentence.after
+    plain = plain and all(row.pooling == ("mean",) and not row.skip for row in rows)
 
     def compute(batch: list[int]) -> list[np.ndarray]:
         texts = [rows[row] for row in batch]
         types = [row.types or [0] * len(row) for row in texts] if model.typed else None
+        if plain:
+            return _means(found.run([row.ids for row in texts], each, types), texts)
         with torch.inference_mode():
             hidden = torch.from_numpy(found.run([row.ids for row in texts], each, types))
             return _pooled(hidden, [len(row) for row in texts], texts, model)
 
     return batches, list((map if shares == 1 else _executor().map)(compute, batches))
+
+
+def _means(hidden: np.ndarray, rows: list[Row]) -> list[np.ndarray]:
+    """The mean of each text's tokens, which stand one after the other in `hidden` (tokens, dimensions)."""
+    vectors = []
+    start = 0
+    for row in rows:
+        vectors.append(hidden[start : start + len(row)].sum(axis=0) / np.float32(len(row)))
+        start += len(row)
+    return vectors
 
 
 def _threads(threads: int, rows: list[Row], model: Embedder) -> tuple[int, int]:
