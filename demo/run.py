@@ -233,10 +233,10 @@ GPT2 = {"inputs": "She was", "parameters": {"max_new_tokens": 24, "return_full_t
 
 
 NEXT = """What to look at next:
-  make demo KEEP=1                leaves it up, with a page for the browser: models, requests, memory, a box to try them
-  notebooks/                      the same way as a notebook, with plots
-  models.toml                     your own models: one table for each (docs/packaging.md)
-  examples/minimal                your own AWS account: five commands in README.md"""
+  make demo KEEP=1                      stays up: a page to look at, and any AWS client can use it
+  notebooks/multi_model_endpoint.ipynb  the same way as a notebook, with plots
+  models.toml                           your own models, one table each: docs/packaging.md
+  examples/minimal                      your own AWS account: five commands in README.md"""
 
 
 def main() -> int:
@@ -326,7 +326,10 @@ def run(demo: Demo, keep: bool) -> None:
             f"export AWS_ACCESS_KEY_ID={env['AWS_ACCESS_KEY_ID']} "
             f"AWS_SECRET_ACCESS_KEY={env['AWS_SECRET_ACCESS_KEY']}\n"
             f"export AWS_REGION={env['AWS_REGION']} AWS_DEFAULT_REGION={env['AWS_REGION']}\n\n"
-            f"Look at it, and try the models, in a browser:\n\n  {env['AWS_ENDPOINT_URL']}{PAGE}\n\n"
+            f"What to look at next:\n"
+            f"  {env['AWS_ENDPOINT_URL']}{PAGE}  a page for the browser: models, requests, memory, a box to try them\n"
+            f"  invoke status --terraform {root}\n"
+            f"  invoke predict --terraform {root} --model bert --text hello\n\n"
             f"Stop it with: kill {demo.server.pid}"
         )
 

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import boto3
@@ -78,6 +79,12 @@ def test_the_whole_way_and_nothing_left(tmp_path: Path, home: Path) -> None:
     assert "Apply complete! Resources: " in done.stdout
     assert "Destroy complete! Resources: " in done.stdout
 
+    ending = done.stdout[done.stdout.index("What to look at next:") :].strip()
+    assert ending.replace("\n", "\n    ") in (REPOSITORY / "README.md").read_text(), "the README shows another ending"
+    for place in ("notebooks/multi_model_endpoint.ipynb", "models.toml", "examples/minimal", "docs/packaging.md"):
+        assert place in ending
+        assert (REPOSITORY / place).exists()
+
     assert ours(folder) == []
     assert working_tree() == before
     assert list(home.iterdir()) == [], "something was written outside the demo's own folder"
@@ -96,6 +103,20 @@ def test_keep_leaves_an_aws_that_any_client_can_use_and_a_second_run_says_so(tmp
         session = boto3.Session(env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"], region_name=env["AWS_REGION"])
         endpoints = session.client("sagemaker", endpoint_url=env["AWS_ENDPOINT_URL"]).list_endpoints()["Endpoints"]
         assert [endpoint["EndpointStatus"] for endpoint in endpoints] == ["InService"]
+
+        page = f"{env['AWS_ENDPOINT_URL']}/_mme/"
+        assert f"  {page}  " in done.stdout
+        with urllib.request.urlopen(page) as answer:
+            assert b"page.js" in answer.read()
+        (predict,) = re.findall(r"^  invoke (predict .+)$", done.stdout, re.MULTILINE)
+        asked = subprocess.run(
+            [sys.executable, "-m", "mme", *predict.split()],
+            cwd=REPOSITORY,
+            env={**os.environ, **env},
+            capture_output=True,
+            text=True,
+        )
+        assert (asked.returncode, '"embeddings"' in asked.stdout) == (0, True), asked.stderr
 
         again = demo(folder, home=home)
         assert again.returncode == 1
