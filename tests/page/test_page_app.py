@@ -143,6 +143,24 @@ def test_what_is_read_is_only_read(local_aws: LocalAws, method: str) -> None:
     assert ask(local_aws.page, "api/predict").status == 405
 
 
+def test_an_image_or_a_link_of_another_site_changes_nothing_in_the_local_aws(cloud: Cloud, local_aws: LocalAws) -> None:
+    """Such a request has no Origin, IAM takes a GET, and the local AWS's key is known to everybody."""
+    key = local_aws.env["AWS_ACCESS_KEY_ID"]
+    query = {
+        "Action": "CreateUser",
+        "Version": "2010-05-08",
+        "UserName": f"{cloud.name}-mallory",
+        "X-Amz-Credential": f"{key}/20260101/us-east-1/iam/aws4_request",
+    }
+    for mode in ("no-cors", "navigate"):
+        headers = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": mode}
+        reply = ask(local_aws.url, "/", headers=headers, **query)
+        assert reply.status == 403, mode
+        assert reply.body == b"The local AWS does not answer web pages.\n"
+    assert f"{cloud.name}-mallory" not in [user["UserName"] for user in cloud.iam.list_users()["Users"]]
+    assert ask(local_aws.url, "/", headers={}, **query).status == 200, "the same, signed by a program, is answered"
+
+
 # -- what is answered
 
 

@@ -27,10 +27,7 @@ expect = playwright_api.expect
 CHROMIUM = os.environ.get("MME_CHROMIUM") or next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
 )
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is on PATH (make browser installs Debian's)"),
-]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is on PATH (make browser installs Debian's)")
 PATIENCE = 30_000  # milliseconds; a machine with much to do is slow
 PIXEL = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"

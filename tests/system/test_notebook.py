@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,15 +68,21 @@ def test_a_path_of_a_machine_is_seen(path: str) -> None:
     assert not HERE.findall("models/ and https://example.com/home/x and a/tmp/b and /opt/ml/metadata")
 
 
-@pytest.mark.slow
-def test_every_cell_runs_against_the_local_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_cell_runs_against_the_local_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clone = tmp_path / "clone"
+    clone.mkdir()
+    for source in REPOSITORY.glob("*.tf"):
+        shutil.copy(source, clone)
+    leftovers = shutil.ignore_patterns(".terraform*", "*.tfstate*", "__pycache__")
+    for folder in ("demo", "examples/minimal", "model_code", "notebooks"):
+        shutil.copytree(REPOSITORY / folder, clone / folder, ignore=leftovers)
     for name in [name for name in os.environ if name.startswith(("AWS_", "MME_"))]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
     notebook = read()
     for cell in code(notebook):
         cell.outputs = []
-    where = {"metadata": {"path": str(NOTEBOOK.parent)}}
+    where = {"metadata": {"path": str(clone / "notebooks")}}
     client = NotebookClient(notebook, timeout=500, kernel_name="python3", resources=where)
     client.execute()
     words = "\n".join(map(said, code(notebook)))
@@ -88,7 +95,7 @@ def test_every_cell_runs_against_the_local_aws(monkeypatch: pytest.MonkeyPatch) 
     assert sum(map(int, kept.groups())) == 200
     assert 15 <= min(map(int, kept.groups())) <= 70
     assert HERE.findall(words) == []
-    assert not (REPOSITORY / ".local" / "notebook").exists()
+    assert not (clone / ".local" / "notebook").exists()
 
 
 def test_a_cell_that_fails_fails_the_run(tmp_path: Path) -> None:

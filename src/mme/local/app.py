@@ -15,6 +15,7 @@ from mme.local.requests import region_of, signed_service
 from mme.local.s3 import blobs, receive
 from mme.local.settings import PAGE, Settings
 
+_NO_PAGES = "The local AWS does not answer web pages.\n"
 _LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
@@ -48,6 +49,10 @@ class App:
         if self._page is not None and _for_the_page(environ):
             answer = self._page(environ, start_response)
             return answer
+        if environ.get("HTTP_SEC_FETCH_SITE") == "cross-site":
+            # An image or a link of another site carries no Origin, and some services are asked by a GET for anything.
+            start_response("403 Forbidden", [("Content-Type", "text/plain")])
+            return [_NO_PAGES.encode()]
         region = region_of(environ, self._settings.region)
         if matches(environ):
             answer = self._runtime(environ, start_response, region)
@@ -123,5 +128,5 @@ def _not_for_browsers(environ: Mapping[str, Any]) -> str | None:
         return f"The local AWS answers on 127.0.0.1 only, not for the host {host!r}. Use http://127.0.0.1:PORT.\n"
     origin = environ.get("HTTP_ORIGIN")
     if origin and (urlsplit(origin).hostname or "") not in ("127.0.0.1", "localhost", "::1"):
-        return "The local AWS does not answer web pages.\n"
+        return _NO_PAGES
     return None

@@ -123,7 +123,7 @@ async function askModels() {
     if (current() === "models") showModels();
     tryBox.refresh();
   } catch (error) {
-    problem("Models", error);
+    if (!(error instanceof TypeError)) problem("Models", error); // of a lost connection the state tells
   }
 }
 
@@ -137,7 +137,7 @@ async function askSeries() {
     problem("Metrics", null);
     if (current() === "overview") showCharts();
   } catch (error) {
-    problem("Metrics", error);
+    if (!(error instanceof TypeError)) problem("Metrics", error); // of a lost connection the state tells
   }
 }
 
@@ -165,7 +165,7 @@ async function askLog() {
     if (current() === "requests") showRequests();
     if (current() === "models") showModels();
   } catch (error) {
-    problem("Log", error);
+    if (!(error instanceof TypeError)) problem("Log", error); // of a lost connection the state tells
   }
 }
 
