@@ -157,7 +157,12 @@ def typed(caught: Exception, endpoint: str, target: str) -> MmeError:
         kind = NoAnswer
     else:
         kind = EndpointError
-    return explain(caught, doing, error=kind)
+    error = explain(caught, doing, error=kind)
+    if isinstance(error, NoAnswer) and error.hint is None:
+        return NoAnswer(
+            error.message, "The model may have seen the request. Ask again where asking twice does no harm."
+        )
+    return error
 
 
 def never_sent(caught: Exception) -> bool:
