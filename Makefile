@@ -72,7 +72,7 @@ engines: $(ENGINES)/.done
 
 # Where it cannot be installed the tests of the page in the browser are skipped, and say so.
 browser:
-	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	  { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; } || \
 	  echo "Chromium cannot be installed here with apt-get: the page is not tested in a browser."
 

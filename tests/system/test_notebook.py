@@ -59,7 +59,7 @@ def test_nothing_in_it_is_of_one_machine() -> None:
     assert [HERE.findall(said(cell)) for cell in code(notebook)] == [[] for _ in code(notebook)]
     assert [HERE.findall(cell.source) for cell in notebook.cells] == [[] for _ in notebook.cells]
     assert set(notebook.metadata) == {"kernelspec", "language_info"}
-    assert [dict(cell.metadata) for cell in notebook.cells] == [{} for _ in notebook.cells]
+    assert {name for cell in notebook.cells for name in cell.metadata} <= {"execution"}  # when it ran
 
 
 @pytest.mark.parametrize("path", ["/work/x", "/home/ada/models", "/tmp/abc", "C:\\Users"])
