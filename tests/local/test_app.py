@@ -12,6 +12,7 @@ from typing import Any
 from local_tools import Cloud
 
 from mme.local.app import App
+from mme.local.repeats import Repeats
 from mme.local.settings import Settings
 
 BODY = b'{"ModelName": "m"}'
@@ -105,6 +106,57 @@ def test_a_body_in_chunks_and_a_large_one_arrive_whole(tmp_path: Path) -> None:
     ask(app, chunked)
     ask(app, request(io.BytesIO(large + b"the next request"), len(large)))
     assert moto.bodies == [BODY, large]
+
+
+def numbered(number: str, **more: Any) -> dict[str, Any]:
+    return request(io.BytesIO(BODY), len(BODY), HTTP_AMZ_SDK_INVOCATION_ID=number, **more)
+
+
+def test_a_request_that_is_sent_again_is_not_carried_out_twice(tmp_path: Path) -> None:
+    """A client that lost the answer sends the same invocation again: AWS would say that the model exists already."""
+    moto = OneAtATime()
+    app = application(tmp_path, moto)
+    started: list[Any] = []
+    for _ in range(3):
+        assert b"".join(app(numbered("a"), lambda *given: started.append(given))) == b"{}"
+    assert len(moto.bodies) == 1
+    assert [status for status, _ in started] == ["200 OK"] * 3
+    ask(app, numbered("b"))
+    ask(app, request(io.BytesIO(BODY), len(BODY)))
+    assert len(moto.bodies) == 3
+    read = {"HTTP_X_AMZ_TARGET": "SageMaker.DescribeModel"}  # what changes may be asked for as often as one likes
+    ask(app, numbered("c", **read))
+    ask(app, numbered("c", **read))
+    assert len(moto.bodies) == 5
+
+
+def test_a_refusal_is_judged_anew(tmp_path: Path) -> None:
+    class Refusing(OneAtATime):
+        def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            self.bodies.append(b"")
+            start_response("400 Bad Request" if len(self.bodies) == 1 else "200 OK", [])
+            return [b"{}"]
+
+    moto = Refusing()
+    app = application(tmp_path, moto)
+    for _ in range(3):
+        ask(app, numbered("a"))
+    assert len(moto.bodies) == 2
+
+
+def test_what_was_answered_is_forgotten_after_a_while() -> None:
+    now = [0.0]
+    repeats = Repeats(lambda: now[0])
+    moto = OneAtATime()
+    for moment in (0.0, 100.0, 300.0):
+        now[0] = moment
+        repeats.ask(moto, numbered("a"), lambda *_: None)
+    assert len(moto.bodies) == 2
+    for number in range(1000):
+        repeats.ask(moto, numbered(str(number)), lambda *_: None)
+    repeats.ask(moto, numbered("999"), lambda *_: None)
+    repeats.ask(moto, numbered("0"), lambda *_: None)
+    assert len(moto.bodies) == 1003
 
 
 def test_models_and_roles_come_and_go_under_many_clients(cloud: Cloud) -> None:

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
 from mme.local.answers import refusal, unknown_operation
+from mme.local.repeats import Repeats
 from mme.local.requests import region_of, signed_service
 from mme.local.s3 import blobs, receive
 from mme.local.settings import PAGE, Settings
@@ -34,6 +35,7 @@ class App:
         self._page = page
         # moto is not made for threads: it walks over dictionaries that another request may be changing.
         self._one_at_a_time = threading.Lock()
+        self._repeats = Repeats()
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         from mme.local import requests
@@ -87,8 +89,7 @@ class App:
 
     def _ask_moto(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self._one_at_a_time:
-            answer: Iterable[bytes] = self._moto(environ, start_response)
-        return answer
+            return self._repeats.ask(self._moto, environ, start_response)
 
     def _upload(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """The content of an object goes to a file here; moto sees a request without a body."""
