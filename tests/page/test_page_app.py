@@ -164,6 +164,16 @@ def test_an_image_or_a_link_of_another_site_changes_nothing_in_the_local_aws(clo
 # -- what is answered
 
 
+def test_an_endpoint_made_since_the_list_was_read_is_in_it(cloud: Cloud, local_aws: LocalAws) -> None:
+    """The list is kept for some seconds; who asks for an endpoint by its name sees it at once."""
+    ask(local_aws.page, "api/state")
+    endpoint = cloud.endpoint()
+    state = ask(local_aws.page, "api/state", endpoint=endpoint).json
+    names = [one["name"] for one in state["endpoints"]]
+    assert endpoint in names
+    assert names == sorted(names)
+
+
 def test_state_says_what_runs_and_what_is_loaded(cloud: Cloud, local_aws: LocalAws) -> None:
     endpoint = cloud.endpoint()
     target = cloud.publish("bert-000000000001.tar.gz", times=3)

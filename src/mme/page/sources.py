@@ -119,6 +119,10 @@ class Sources:
         known = _tried(unknown, "endpoints", self._endpoints) or []
         if name is None and known:
             name = known[0]["name"]
+        endpoint = _tried(unknown, f"endpoint {name}", lambda: self._endpoint(name, unknown)) if name else None
+        if name and endpoint is not None and all(one["name"] != name for one in known):
+            # Made since the list was asked for, or beyond what it shows.
+            known = sorted([*known, _shown(self.facts(name))], key=lambda one: str(one["name"]))
         return {
             "time": _stamp(datetime.now(timezone.utc)),
             "where": self.place.where,
@@ -127,14 +131,13 @@ class Sources:
             "poll_seconds": self._pace.poll,
             "exports": list(self.place.exports),
             "endpoints": known,
-            "endpoint": _tried(unknown, f"endpoint {name}", lambda: self._endpoint(name, unknown)) if name else None,
+            "endpoint": endpoint,
             "unknown": unknown,
         }
 
     def _endpoints(self) -> list[dict[str, Any]]:
         if self.place.endpoint is not None:
-            facts = self.facts(self.place.endpoint)
-            return [{"name": facts.name, "status": facts.status, "created": _stamp(facts.created)}]
+            return [_shown(self.facts(self.place.endpoint))]
 
         def ask() -> list[dict[str, Any]]:
             found: list[dict[str, Any]] = []
@@ -379,6 +382,11 @@ def _tried(unknown: dict[str, str], what: str, work: Callable[[], T]) -> T | Non
 
 def _plain(figures: metrics.Figures | None) -> dict[str, Any] | None:
     return None if figures is None else {**asdict(figures), "since": _stamp(figures.since)}
+
+
+def _shown(facts: Facts) -> dict[str, Any]:
+    """An endpoint's entry in the list of endpoints."""
+    return {"name": facts.name, "status": facts.status, "created": _stamp(facts.created)}
 
 
 def _stamp(moment: datetime) -> str:
