@@ -12,18 +12,17 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import boto3
 from botocore.config import Config
 
+from mme.capacity.measure import processor
 from mme.client import Endpoint
 
 BODY = b'{"embeddings": [[0.25, 0.5]], "tokens": [7], "truncated": [false]}'
@@ -84,18 +83,9 @@ def serve(ready: Connection) -> None:
 
 def timed(do: Callable[[], Any]) -> tuple[float, float]:
     """Milliseconds of wall and of this process's processor time."""
-    wall, processor = time.perf_counter(), time.process_time()
+    wall, working = time.perf_counter(), time.process_time()
     do()
-    return 1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - processor)
-
-
-def processor_name() -> str:
-    """The processor, as /proc/cpuinfo has it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return 1000 * (time.perf_counter() - wall), 1000 * (time.process_time() - working)
 
 
 def main() -> None:
@@ -137,17 +127,15 @@ def main() -> None:
     result = {
         name: {
             "wall_ms": round(statistics.median(wall for wall, _ in times), 4),
-            "processor_ms": round(statistics.median(processor for _, processor in times), 4),
+            "processor_ms": round(statistics.median(working for _, working in times), 4),
         }
         for name, times in took.items()
     }
     more = {key: round(result["mme.client"][key] - result["boto3"][key], 4) for key in ("wall_ms", "processor_ms")}
     if given.json:
-        print(
-            json.dumps({"processor": processor_name(), "requests": given.requests, **result, "added": more}, indent=2)
-        )
+        print(json.dumps({"processor": processor(), "requests": given.requests, **result, "added": more}, indent=2))
         return
-    print(f"{processor_name()}; {given.requests} requests each, medians")
+    print(f"{processor()}; {given.requests} requests each, medians")
     for name, values in [*result.items(), ("added", more)]:
         print(f"{name:12} {values['wall_ms']:8.3f} ms   {values['processor_ms']:8.3f} ms of processor time")
 

@@ -38,8 +38,7 @@ PREDICT_READ_TIMEOUT_S = 70
 def s3_client(region: str | None, session: boto3.Session | None = None) -> S3Client:
     """An S3 client for ``region`` (None: as boto3 is configured); of boto3's default session unless one is given."""
     with explained("prepare an S3 client"):
-        _quick_times()
-        client = (session or boto3).client("s3", region_name=region, config=_config(read_timeout=60))
+        client: S3Client = _client("s3", region, session)
     # boto3 turns a body of bytes into a stream, which waits for the server's leave and goes out 16 KiB at a time.
     # Without this handler it goes out at once; a boto3 that has no such handler is fine too.
     to_stream = getattr(handlers, "convert_body_to_file_like_object", None)
@@ -47,6 +46,14 @@ def s3_client(region: str | None, session: boto3.Session | None = None) -> S3Cli
         for operation in ("PutObject", "UploadPart"):
             client.meta.events.unregister(f"before-parameter-build.s3.{operation}", to_stream)
     return client
+
+
+def _client(
+    service: str, region: str | None, session: boto3.Session | None = None, config: Config | None = None
+) -> Any:
+    _quick_times()
+    config = config or _config(read_timeout=60)
+    return (session or boto3).client(service, region_name=region, config=config)  # type: ignore[call-overload]
 
 
 def _quick_times() -> None:
@@ -71,8 +78,8 @@ def _time(value: Any) -> datetime:
 def sagemaker_client(region: str | None) -> SageMakerClient:
     """A client of SageMaker's control plane."""
     with explained("prepare a SageMaker client", error=EndpointError):
-        _quick_times()
-        return boto3.client("sagemaker", region_name=region, config=_config(read_timeout=60))
+        made: SageMakerClient = _client("sagemaker", region)
+        return made
 
 
 def runtime_client(
@@ -88,23 +95,22 @@ def runtime_client(
     """
     attempts = ATTEMPTS if retries else 1
     with explained("prepare a SageMaker runtime client", error=EndpointError):
-        _quick_times()
         config = _config(PREDICT_READ_TIMEOUT_S, attempts, connections)
-        return (session or boto3).client("sagemaker-runtime", region_name=region, config=config)
+        made: SageMakerRuntimeClient = _client("sagemaker-runtime", region, session, config)
+        return made
 
 
 def cloudwatch_client(region: str | None) -> CloudWatchClient:
     """A client of CloudWatch, for the metrics of endpoints."""
     with explained("prepare a CloudWatch client", error=EndpointError):
-        _quick_times()
-        return boto3.client("cloudwatch", region_name=region, config=_config(read_timeout=60))
+        made: CloudWatchClient = _client("cloudwatch", region)
+        return made
 
 
 def client(service: str, region: str | None) -> Any:
     """A client of any other service, by boto3's name for it."""
     with explained(f"prepare a client of {service}", error=EndpointError):
-        _quick_times()
-        return boto3.client(service, region_name=region, config=_config(read_timeout=60))  # type: ignore[call-overload]
+        return _client(service, region)
 
 
 def is_local(client: Any) -> bool:

@@ -194,27 +194,35 @@ def change(
     changed = replace(channel, history=(revision, *channel.history)[:HISTORY])
     condition = {"IfMatch": channel.etag} if channel.etag else {"IfNoneMatch": "*"}
     try:
-        etag = s3.put_object(
-            Bucket=store.bucket,
-            Key=_key(store, channel.name),
-            Body=_format(store, changed),
-            ContentType="application/json",
-            **condition,  # type: ignore[arg-type]
-        )["ETag"]
+        etag = _put(s3, store, changed, condition)
     except (ClientError, BotoCoreError) as error:
         written = _written_all_the_same(s3, store, channel.name, revision)
         if written is None and isinstance(error, ClientError) and status_of(error) in (404, 409, 412):
-            raise ConflictError(
-                f"Channel {channel.name} was changed by somebody else meanwhile; nothing was changed here.",
-                f"Look at it (invoke history --model {channel.name}), then run the same command again if it still "
-                "applies.",
-            ) from error
+            raise _changed_meanwhile(channel) from error
         if written is None:
             raise explain(error, f"change channel {channel.name}", bucket=store.bucket) from error
         etag = written
     # A delete that ran at the same moment may not have seen this change: whoever comes second notices.
     _check_released(s3, store, split)
     return replace(changed, etag=etag)
+
+
+def _put(s3: S3Client, store: Store, channel: Channel, condition: Mapping[str, str]) -> str:
+    """Write the channel's object under a condition; the ETag of what was written."""
+    return s3.put_object(
+        Bucket=store.bucket,
+        Key=_key(store, channel.name),
+        Body=_format(store, channel),
+        ContentType="application/json",
+        **condition,  # type: ignore[arg-type]
+    )["ETag"]
+
+
+def _changed_meanwhile(channel: Channel) -> ConflictError:
+    return ConflictError(
+        f"Channel {channel.name} was changed by somebody else meanwhile; nothing was changed here.",
+        f"Look at it (invoke history --model {channel.name}), then run the same command again if it still applies.",
+    )
 
 
 def keep_warm(s3: S3Client, store: Store, channel: Channel, keep: bool) -> Channel:
@@ -228,24 +236,14 @@ def keep_warm(s3: S3Client, store: Store, channel: Channel, keep: bool) -> Chann
         return channel
     changed = replace(channel, keep_warm=keep)
     try:
-        etag = s3.put_object(
-            Bucket=store.bucket,
-            Key=_key(store, channel.name),
-            Body=_format(store, changed),
-            ContentType="application/json",
-            IfMatch=channel.etag or "*",
-        )["ETag"]
+        etag = _put(s3, store, changed, {"IfMatch": channel.etag or "*"})
     except (ClientError, BotoCoreError) as error:
         with contextlib.suppress(MmeError):
             now = read(s3, store, channel.name)
             if now.keep_warm == keep and now.history == channel.history:
                 return now  # an earlier try, whose answer was lost, or somebody else
         if isinstance(error, ClientError) and status_of(error) in (404, 409, 412):
-            raise ConflictError(
-                f"Channel {channel.name} was changed by somebody else meanwhile; nothing was changed here.",
-                f"Look at it (invoke history --model {channel.name}), then run the same command again if it still "
-                "applies.",
-            ) from error
+            raise _changed_meanwhile(channel) from error
         raise explain(error, f"change channel {channel.name}", bucket=store.bucket) from error
     return replace(changed, etag=etag)
 

@@ -1,30 +1,32 @@
-"""How much memory a container has: that of its process and of all below it."""
+"""A container's processes, all below it among them, and how much memory they have."""
 
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from psutil import Process
+
+
+def tree(pid: int) -> list[Process]:
+    """The process and its descendants; none where it has ended."""
+    import psutil
+
+    try:
+        top = psutil.Process(pid)
+        return [top, *top.children(recursive=True)]
+    except psutil.Error:
+        return []
 
 
 def memory(pid: int) -> int | None:
     """Bytes of memory of the process and its descendants, what they share counted once (PSS); None where the system
     does not tell (it is Linux that does)."""
-    total, known = 0, False
-    waiting = [pid]
-    while waiting:
-        each = waiting.pop()
-        waiting += _children(each)
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            text = Path(f"/proc/{each}/smaps_rollup").read_text()
-            total += 1024 * int(next(line for line in text.splitlines() if line.startswith("Pss:")).split()[1])
-            known = True
-    return total if known else None
+    import psutil
 
-
-def _children(pid: int) -> list[int]:
-    found: list[int] = []
-    with contextlib.suppress(OSError):
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(OSError):
-                found += [int(word) for word in (thread / "children").read_text().split()]
-    return found
+    parts: list[int] = []
+    for process in tree(pid):
+        with contextlib.suppress(psutil.Error, AttributeError):
+            parts.append(process.memory_full_info().pss)
+    return sum(parts) if parts else None

@@ -25,9 +25,6 @@ from mme.page import series
 from mme.page.kept import Kept
 
 if TYPE_CHECKING:
-    from types_boto3_cloudwatch import CloudWatchClient
-    from types_boto3_s3 import S3Client
-    from types_boto3_sagemaker import SageMakerClient
     from types_boto3_sagemaker_runtime import SageMakerRuntimeClient
 
 T = TypeVar("T")
@@ -47,14 +44,9 @@ last used)."""
 
 
 @dataclass(frozen=True)
-class Clients:
-    """boto3's clients. Without ``runtime`` no model can be tried."""
+class Clients(status.Clients):
+    """What a status asks, and ``runtime``, which is asked for predictions; without it no model can be tried."""
 
-    sagemaker: SageMakerClient
-    cloudwatch: CloudWatchClient
-    s3: S3Client
-    logs: Any
-    autoscaling: Any
     runtime: SageMakerRuntimeClient | None = None
 
 
@@ -124,7 +116,7 @@ class Sources:
             # Made since the list was asked for, or beyond what it shows.
             known = sorted([*known, _shown(self.facts(name))], key=lambda one: str(one["name"]))
         return {
-            "time": _stamp(datetime.now(timezone.utc)),
+            "time": status.stamp(datetime.now(timezone.utc)),
             "where": self.place.where,
             "region": self.place.region,
             "can_predict": self.clients.runtime is not None,
@@ -147,9 +139,9 @@ class Sources:
                 )
                 for page in pages:
                     for item in page["Endpoints"]:
-                        created = _stamp(item["CreationTime"].astimezone(timezone.utc))
-                        status = item["EndpointStatus"]
-                        found.append({"name": item["EndpointName"], "status": status, "created": created})
+                        created = status.stamp(item["CreationTime"].astimezone(timezone.utc))
+                        state = item["EndpointStatus"]
+                        found.append({"name": item["EndpointName"], "status": state, "created": created})
                     if len(found) >= ENDPOINTS_SHOWN:
                         break
             return found[:ENDPOINTS_SHOWN]
@@ -205,8 +197,8 @@ class Sources:
             "failure": facts.failure,
             "update": facts.update,
             "config": facts.config,
-            "created": _stamp(facts.created),
-            "modified": _stamp(facts.modified),
+            "created": status.stamp(facts.created),
+            "modified": status.stamp(facts.modified),
             "variants": [
                 {
                     "name": item.name,
@@ -381,16 +373,12 @@ def _tried(unknown: dict[str, str], what: str, work: Callable[[], T]) -> T | Non
 
 
 def _plain(figures: metrics.Figures | None) -> dict[str, Any] | None:
-    return None if figures is None else {**asdict(figures), "since": _stamp(figures.since)}
+    return None if figures is None else {**asdict(figures), "since": status.stamp(figures.since)}
 
 
 def _shown(facts: Facts) -> dict[str, Any]:
     """An endpoint's entry in the list of endpoints."""
-    return {"name": facts.name, "status": facts.status, "created": _stamp(facts.created)}
-
-
-def _stamp(moment: datetime) -> str:
-    return status.stamp(moment)
+    return {"name": facts.name, "status": facts.status, "created": status.stamp(facts.created)}
 
 
 def _moment(milliseconds: int) -> datetime:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from mme.local.processes import tree
+
 
 class Usage:
     """Measures one container again and again."""
@@ -20,11 +22,7 @@ class Usage:
         now = time.monotonic()
         seconds: dict[tuple[int, float], float] = {}
         resident = 0
-        try:
-            processes = [process := psutil.Process(pid), *process.children(recursive=True)]
-        except psutil.Error:
-            processes = []
-        for process in processes:
+        for process in tree(pid):
             try:
                 with process.oneshot():
                     times = process.cpu_times()
