@@ -5,29 +5,15 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-from invoke import Collection, Program
-
-import mme.tasks
+from typed import Result, typed
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "capacity.md"
 HEAD = "name,size,active,load_seconds,wake_seconds,answer_seconds,cores\n"
 ROW = "90MB,105MB,0.06,0.05,0.012,1.3\n"
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 @pytest.fixture
@@ -38,15 +24,9 @@ def capacity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     (tmp_path / "models.csv").write_text(HEAD + "".join(f"tenant-{n},{ROW}" for n in range(60)))
 
     def run(*words: str) -> Result:
-        capsys.readouterr()
-        try:
-            Program(namespace=Collection.from_module(mme.tasks)).run(["invoke", "capacity", *words])
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return Result(code, out, err)
+        result = typed(capsys, "capacity", *words)
+        assert "Traceback" not in result.err
+        return result
 
     return run
 

@@ -13,6 +13,16 @@ ROOT = Path(__file__).resolve().parents[2]
 TINY_GPT2 = ROOT / "demo" / "tiny-gpt2"
 
 
+class Context:
+    """What mme.container gives a handler, as far as the engine uses it: keeps what is noted."""
+
+    def __init__(self) -> None:
+        self.notes: dict[str, str] = {}
+
+    def note(self, **notes: str) -> None:
+        self.notes.update(notes)
+
+
 def load(kind: str) -> ModuleType:
     """The handler's module, under a name of its own: every handler's file is called inference.py."""
     name = f"{kind}_inference"

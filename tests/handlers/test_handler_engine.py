@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from handler_tools import ROOT, cosines, linked, load, minilm, request, stored_int8
+from handler_tools import ROOT, Context, cosines, linked, load, minilm, request, stored_int8
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoTokenizer
 
@@ -50,16 +50,6 @@ FAMILIES: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MME_ENGINE")
-
-
-class Context:
-    """The part of the container's context that the handler tells what it has chosen."""
-
-    def __init__(self) -> None:
-        self.notes: dict[str, str] = {}
-
-    def note(self, **notes: str) -> None:
-        self.notes.update(notes)
 
 
 def family(name: str, bert: Path, folder: Path, kind: str = "Model", **changes: Any) -> Path:

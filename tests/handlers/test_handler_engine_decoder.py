@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from handler_tools import TINY_GPT2, load, request
+from handler_tools import TINY_GPT2, Context, load, request
 from transformers import AutoTokenizer
 
 load("embedding")
@@ -39,14 +39,6 @@ def generation() -> ModuleType:
 @pytest.fixture(autouse=True)
 def wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MME_ENGINE", raising=False)
-
-
-class Context:
-    def __init__(self) -> None:
-        self.notes: dict[str, str] = {}
-
-    def note(self, **notes: str) -> None:
-        self.notes.update(notes)
 
 
 def model(folder: Path, settings: dict[str, Any] | None = None, seed: int = 0, **changes: Any) -> Path:

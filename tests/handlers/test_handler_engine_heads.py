@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from handler_tools import load
+from handler_tools import Context, load
 from transformers import AutoTokenizer
 
 load("embedding")
@@ -61,14 +61,6 @@ def reranking() -> ModuleType:
 @pytest.fixture(autouse=True)
 def wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MME_ENGINE", raising=False)
-
-
-class Context:
-    def __init__(self) -> None:
-        self.notes: dict[str, str] = {}
-
-    def note(self, **notes: str) -> None:
-        self.notes.update(notes)
 
 
 def model(name: str, bert: Path, folder: Path, labels: int = 1, seed: int = 0, **changes: Any) -> Path:

@@ -9,20 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from handler_tools import TINY_GPT2, linked, load, request
+from handler_tools import TINY_GPT2, Context, linked, load, request
 
 load("embedding")  # which puts its modules on the path
 import handler_format  # noqa: E402
 
 CPU = torch.device("cpu")
-
-
-class Context:
-    def __init__(self) -> None:
-        self.notes: dict[str, str] = {}
-
-    def note(self, **notes: str) -> None:
-        self.notes.update(notes)
 
 
 @pytest.fixture(params=[0.6, 1.04, 1.06, 5.0, float("inf")])

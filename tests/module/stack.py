@@ -8,8 +8,7 @@ import io
 import json
 import tarfile
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -139,50 +138,54 @@ class Stack:
     @contextmanager
     def load(self, target: str, sent: int) -> Iterator[None]:
         """Calls the endpoint over and over meanwhile, whatever comes back."""
-        over = threading.Event()
         runtime = self.client("sagemaker-runtime")
 
         def call() -> None:
-            while not over.wait(0.05):
-                with contextlib.suppress(ClientError):
-                    runtime.invoke_endpoint(EndpointName=self.name, TargetModel=target, Body=str(sent))
+            with contextlib.suppress(ClientError):
+                runtime.invoke_endpoint(EndpointName=self.name, TargetModel=target, Body=str(sent))
 
-        caller = threading.Thread(target=call, daemon=True)
-        caller.start()
-        try:
+        with _over_and_over(call):
             yield
-        finally:
-            over.set()
-            caller.join(timeout=70)
 
     @contextmanager
     def calls(self, target: str, sent: int, expected: int) -> Iterator[None]:
         """Calls the endpoint over and over meanwhile, and raises if one call fails."""
         problems: list[str] = []
         answered = 0
-        over = threading.Event()
         runtime = self.client("sagemaker-runtime")
 
         def call() -> None:
             nonlocal answered
-            while not over.is_set():
-                try:
-                    answer = runtime.invoke_endpoint(EndpointName=self.name, TargetModel=target, Body=str(sent))
-                    assert json.loads(answer["Body"].read())["result"] == expected
-                    answered += 1
-                except Exception as problem:
-                    problems.append(repr(problem))
-                time.sleep(0.05)
+            try:
+                answer = runtime.invoke_endpoint(EndpointName=self.name, TargetModel=target, Body=str(sent))
+                assert json.loads(answer["Body"].read())["result"] == expected
+                answered += 1
+            except Exception as problem:
+                problems.append(repr(problem))
 
-        caller = threading.Thread(target=call, daemon=True)
-        caller.start()
-        try:
+        with _over_and_over(call):
             yield
-        finally:
-            over.set()
-            caller.join(timeout=70)
         assert not problems, f"{len(problems)} calls failed beside {answered} that did not, the first: {problems[0]}"
         assert answered > 0
+
+
+@contextmanager
+def _over_and_over(call: Callable[[], None]) -> Iterator[None]:
+    """Calls it in a thread meanwhile, with a short pause after each."""
+    over = threading.Event()
+
+    def calls() -> None:
+        while not over.is_set():
+            call()
+            over.wait(0.05)
+
+    caller = threading.Thread(target=calls, daemon=True)
+    caller.start()
+    try:
+        yield
+    finally:
+        over.set()
+        caller.join(timeout=70)
 
 
 def archive(factor: int) -> bytes:

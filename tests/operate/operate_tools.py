@@ -2,36 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import re
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
-from invoke import Collection, Program
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "local"))
 
 from local_tools import Cloud
+from typed import Result, typed
 
-import mme.tasks
 from mme.local import LocalAws
 
 STREAM = "AllTraffic/i-0123456789abcdef0"
-
-
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
 
 
 class Corner(Cloud):
@@ -44,16 +33,7 @@ class Corner(Cloud):
 
     def __call__(self, *words: str) -> Result:
         """Run ``invoke WORDS`` in this process."""
-        self.capsys.readouterr()
-        program = Program(namespace=Collection.from_module(mme.tasks))
-        try:
-            program.run(["invoke", *words])
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = self.capsys.readouterr()
-        assert not re.search(r"^Traceback", err, re.MULTILINE)
-        return Result(code, out, err)
+        return typed(self.capsys, *words)
 
     def write(self, endpoint: str, *lines: Any, stream: str = STREAM, ago: float = 30.0) -> None:
         """Lines of a container in the endpoint's log, a millisecond apart: texts, or what our container writes as
@@ -74,3 +54,14 @@ def asked(target: str, status: int = 200, ms: float = 5.0, model: str | None = N
     name = model or f"{abs(hash(target)):x}"
     line = {"time": "2026-11-27T01:00:00.000Z", "level": level, "event": "invoke", "model": name, "status": status}
     return {**line, "target": target, "bytes_in": 1, "bytes_out": 2, "total_ms": ms, **more}
+
+
+@contextlib.contextmanager
+def corner_of(aws: LocalAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Corner]:
+    """A corner of another local AWS than the run's, with this process turned to it."""
+    for name, value in aws.env.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    made = Corner(aws, capsys)
+    yield made
+    made.close()

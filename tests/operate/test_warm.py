@@ -13,10 +13,9 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
-from operate_tools import Corner
+from operate_tools import Corner, corner_of
 
 from mme.archive import write
 from mme.catalog.spec import ModelSpec, Source
@@ -38,12 +37,8 @@ def telling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
 def told(
     telling: LocalAws, aws_env: LocalAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Corner]:
-    for name, value in telling.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    made = Corner(telling, capsys)
-    yield made
-    made.close()
+    with corner_of(telling, monkeypatch, capsys) as made:
+        yield made
 
 
 def states(result: Any) -> dict[str, str]:

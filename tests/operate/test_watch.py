@@ -14,10 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import tiny_models
-from operate_tools import Corner
+from operate_tools import Corner, corner_of
 
 from mme.archive import read
 from mme.local import LocalAws
@@ -74,12 +73,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 def corner_of_real(
     real: LocalAws, aws_env: LocalAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Corner]:
-    for name, value in real.env.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    made = Corner(real, capsys)
-    yield made
-    made.close()
+    with corner_of(real, monkeypatch, capsys) as made:
+        yield made
 
 
 class Watching:

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,8 @@ import boto3
 import pytest
 import yaml
 from botocore.exceptions import ClientError
-from invoke import Collection, Program
+from invoke import Collection
+from typed import Result, typed
 
 import mme.tasks
 from mme import channels, errors, releases
@@ -50,17 +50,6 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
         yield aws
 
 
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
 class Project:
     """A folder with a catalogue and archives, a bucket of its own, and ``invoke`` to run there."""
 
@@ -78,16 +67,7 @@ class Project:
 
     def __call__(self, *words: str) -> Result:
         """Run ``invoke WORDS`` in this process."""
-        self.capsys.readouterr()
-        program = Program(namespace=Collection.from_module(mme.tasks))
-        try:
-            program.run(["invoke", *words])
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        out, err = self.capsys.readouterr()
-        assert not re.search(r"^Traceback", err, re.MULTILINE)
-        return Result(code, out, err)
+        return typed(self.capsys, *words)
 
     def process(self, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
         """Run ``invoke WORDS`` as a process."""
