@@ -1,5 +1,5 @@
 locals {
-  autoscaling = { for key, variant in local.variants : key => variant.autoscaling if variant.autoscaling != null }
+  autoscaling = { for key, variant in local.variants : key => variant.autoscaling if nonsensitive(variant.autoscaling != null) }
 
   scaling_policies = merge([
     for key, scaling in local.autoscaling : {
@@ -7,7 +7,7 @@ locals {
         invocations = scaling.invocations_per_instance
         cpu         = scaling.cpu_utilization
         memory      = scaling.memory_utilization
-      } : "${key}/target/${metric}" => { variant = key, metric = metric, target = target, scaling = scaling } if target != null
+      } : "${key}/target/${metric}" => { variant = key, metric = metric, target = target, scaling = scaling } if nonsensitive(target != null)
     }
   ]...)
 

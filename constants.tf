@@ -6,6 +6,7 @@ locals {
     gpu_image = "[:-](gpu|cu[0-9]{3})(-|$)"
     kms_key   = "^arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:key/[a-zA-Z0-9-]+$"
     s3_uri    = "^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$"
+    tag       = "^[\\pL\\pZ\\pN_.:/=+@-]*$"
     variable  = "^[a-zA-Z_][a-zA-Z0-9_]{0,999}[a-zA-Z0-9_]{0,24}$"
 
     gpu_type        = "^ml\\.(g|p)[0-9]"

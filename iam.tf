@@ -2,13 +2,13 @@ locals {
   create_role = var.create && var.role.create
 
   # Roles are global, so the name holds the region; its hash holds whatever replaces the role.
-  role_name = coalesce(
+  role_name = nonsensitive(coalesce(
     var.role.name,
-    "${substr(var.name, 0, 64 - 20 - length(local.region))}-${local.region}-${substr(sha256("${var.name}${var.role.path}"), 0, 8)}-sagemaker",
-  )
-  role_arn = local.create_role ? aws_iam_role.this[0].arn : var.role.arn
+    "${substr(local.name, 0, 64 - 20 - length(local.region))}-${local.region}-${substr(sha256("${local.name}${var.role.path}"), 0, 8)}-sagemaker",
+  ))
+  role_arn = local.create_role ? one(aws_iam_role.this[*].arn) : nonsensitive(var.role.arn)
   # Tells one role from another and, unlike a new role's ARN, is known at plan time.
-  role_identity = var.role.create ? "${var.role.path}${local.role_name}" : var.role.arn
+  role_identity = nonsensitive(var.role.create ? "${var.role.path}${local.role_name}" : var.role.arn)
 
   ecr_images = [
     for uri in values(local.image_uris) :
@@ -18,21 +18,21 @@ locals {
     for image in local.ecr_images : "arn:${local.partition}:ecr:${image.region}:${image.account}:repository/${image.repository}"
   ])
 
-  bucket_keys = distinct(concat(var.bucket.kms_key_arn[*], var.bucket.former_kms_key_arns))
+  bucket_keys = distinct([for arn in concat(var.bucket.kms_key_arn[*], var.bucket.former_kms_key_arns) : nonsensitive(arn)])
 
   # What the instances write: captured data, and the memory of containers that crash.
-  core_dumps     = { for key, variant in local.variants : key => variant.core_dump if variant.core_dump != null }
+  core_dumps     = { for key, variant in local.variants : key => variant.core_dump if nonsensitive(variant.core_dump != null) }
   core_dump_keys = distinct(flatten([for dump in values(local.core_dumps) : dump.kms_key_arn[*]]))
-  written_uris   = distinct(concat([for capture in var.data_capture[*] : local.capture_uri], values(local.core_dumps)[*].destination_uri))
+  written_uris   = distinct([for uri in concat([for capture in var.data_capture[*] : local.capture_uri], values(local.core_dumps)[*].destination_uri) : nonsensitive(uri)])
   arn_of_uri     = { for uri in local.written_uris : uri => "arn:${local.partition}:s3:::${trimsuffix(trimprefix(uri, "s3://"), "/")}" }
-  regional_keys = flatten([
-    var.volume_kms_key_arn[*], local.bucket_keys, try(var.data_capture.kms_key_arn, null)[*], local.core_dump_keys,
-  ])
+  regional_keys = nonsensitive(flatten([
+    for arn in [var.volume_kms_key_arn, local.bucket_keys, try(var.data_capture.kms_key_arn, null), local.core_dump_keys] : nonsensitive(arn)[*]
+  ]))
 
   ec2_arn        = "arn:${local.partition}:ec2:${local.region}:${local.account_id}"
   log_group_name = "/aws/sagemaker/Endpoints/${local.endpoint_name}"
 
-  policy_path = var.role.create ? var.role.path : "/"
+  policy_path = var.role.create ? nonsensitive(var.role.path) : "/"
   # Policies are global as well.
   policy_prefix = "${local.endpoint_name}-${local.region}"
 }
@@ -65,7 +65,7 @@ data "aws_iam_policy_document" "execution" {
   statement {
     sid       = "ReadModels"
     actions   = ["s3:GetObject"]
-    resources = ["${local.bucket_arn}/${var.model_prefix}*"]
+    resources = ["${local.bucket_arn}/${local.model_prefix}*"]
   }
 
   statement {
@@ -76,7 +76,7 @@ data "aws_iam_policy_document" "execution" {
     condition {
       test     = "StringLike"
       variable = "s3:prefix"
-      values   = ["${var.model_prefix}*"]
+      values   = ["${local.model_prefix}*"]
     }
   }
 
@@ -212,7 +212,7 @@ data "aws_iam_policy_document" "execution" {
     content {
       sid       = "EncryptIntoBucket"
       actions   = ["kms:GenerateDataKey"]
-      resources = [statement.value]
+      resources = [nonsensitive(statement.value)]
 
       condition {
         test     = "StringEquals"
@@ -287,8 +287,8 @@ resource "aws_iam_role" "this" {
 
   lifecycle {
     precondition {
-      condition     = var.role.name == null || terraform_data.role_path[0].output == var.role.path
-      error_message = "role.path changes while role.name stays \"${coalesce(var.role.name, "null")}\". AWS can only make a new role for that, and it knows one role of a name, whatever the path. Choose a new role.name together with the new path."
+      condition     = var.role.name == null || try(terraform_data.role_path[0].output, var.role.path) == var.role.path
+      error_message = "role.path changes while role.name stays \"${local.role_name}\". AWS can only make a new role for that, and it knows one role of a name, whatever the path. Choose a new role.name together with the new path."
     }
   }
 }
@@ -311,6 +311,13 @@ resource "aws_iam_role_policy" "this" {
   name   = "sagemaker-endpoint"
   role   = aws_iam_role.this[0].name
   policy = data.aws_iam_policy_document.execution[0].json
+
+  lifecycle {
+    precondition {
+      condition     = length(jsonencode(jsondecode(data.aws_iam_policy_document.execution[0].json))) <= 10240
+      error_message = "The execution role's policy has ${length(jsonencode(jsondecode(data.aws_iam_policy_document.execution[0].json)))} characters; IAM takes 10240 in a role. Move statements from role.policy_json into a policy of its own, and attach it with role.policy_arns."
+    }
+  }
 }
 
 resource "aws_iam_role_policy_attachment" "this" {
@@ -343,7 +350,7 @@ data "aws_iam_policy_document" "invoke_targets" {
     condition {
       test     = "StringLike"
       variable = "sagemaker:TargetModel"
-      values   = each.value
+      values   = nonsensitive(each.value)
     }
   }
 }
@@ -357,6 +364,13 @@ resource "aws_iam_policy" "invoke" {
   policy      = data.aws_iam_policy_document.invoke_targets[each.key].json
 
   tags = local.tags
+
+  lifecycle {
+    precondition {
+      condition     = length(jsonencode(jsondecode(data.aws_iam_policy_document.invoke_targets[each.key].json))) <= 6144
+      error_message = "The invoke policy ${each.key} has ${length(jsonencode(jsondecode(data.aws_iam_policy_document.invoke_targets[each.key].json)))} characters; IAM takes 6144 in a policy. Use patterns that match more (\"${each.key}/*\"), or split it into several policies."
+    }
+  }
 }
 
 # Publishing models
@@ -372,14 +386,14 @@ data "aws_iam_policy_document" "publisher" {
     condition {
       test     = "StringLike"
       variable = "s3:prefix"
-      values   = ["${var.model_prefix}*", "${local.channel_prefix}*"]
+      values   = ["${local.model_prefix}*", "${local.channel_prefix}*"]
     }
   }
 
   statement {
     sid       = "ReadModelsAndChannels"
     actions   = ["s3:GetObject"]
-    resources = ["${local.bucket_arn}/${var.model_prefix}*", "${local.bucket_arn}/${local.channel_prefix}*"]
+    resources = ["${local.bucket_arn}/${local.model_prefix}*", "${local.bucket_arn}/${local.channel_prefix}*"]
   }
 
   statement {
@@ -450,7 +464,7 @@ data "aws_iam_policy_document" "publisher" {
     sid       = "NeverDeleteArchives"
     effect    = "Deny"
     actions   = ["s3:DeleteObject", "s3:DeleteObjectVersion"]
-    resources = ["${local.bucket_arn}/${var.model_prefix}*"]
+    resources = ["${local.bucket_arn}/${local.model_prefix}*"]
   }
 
   dynamic "statement" {
@@ -475,7 +489,7 @@ data "aws_iam_policy_document" "publisher" {
     content {
       sid       = "UseBucketKey"
       actions   = ["kms:GenerateDataKey"]
-      resources = [statement.value]
+      resources = [nonsensitive(statement.value)]
 
       condition {
         test     = "StringEquals"

@@ -30,15 +30,19 @@ locals {
   # `id` reads the same in provider 5 and 6; `name` is deprecated in 6, and `region` is not there in 5.
   region = var.create ? data.aws_region.current[0].id : "none"
 
+  # Names, prefixes and ARNs are no secrets, even where they come from something that is marked as one, such as an SSM
+  # parameter. Outputs made of them stay plain, and messages can name them.
+  name         = nonsensitive(var.name)
+  model_prefix = nonsensitive(var.model_prefix)
+
   # Names of endpoints, models and configurations hold 63 characters. A longer name keeps its beginning and gets a hash
   # of the whole, so that two long names that begin alike do not meet.
-  endpoint_name = length(var.name) <= 63 ? var.name : "${substr(var.name, 0, 54)}-${substr(sha256(var.name), 0, 8)}"
+  endpoint_name = length(local.name) <= 63 ? local.name : "${substr(local.name, 0, 54)}-${substr(sha256(local.name), 0, 8)}"
   # Built here, and not read from the endpoint, so that policies are known at plan time. AWS writes it in lower case.
   endpoint_arn = "arn:${local.partition}:sagemaker:${local.region}:${local.account_id}:endpoint/${lower(local.endpoint_name)}"
 
   variants = var.create ? var.variants : {}
 
-  # An image's URI is no secret, even where it comes from something that is marked as one, such as an SSM parameter.
   given_images = {
     for key, variant in local.variants : key => nonsensitive(variant.image_uri != null ? variant.image_uri : var.image_uri)
   }
@@ -122,8 +126,10 @@ locals {
   }
   configuration_name = "${substr(local.endpoint_name, 0, 52)}-${nonsensitive(substr(sha256(jsonencode(local.configuration_inputs)), 0, 10))}"
 
+  # Here and wherever else something is read outside of resources: what was deleted by hand is missing in a plan with
+  # -refresh-only, which has to say so and not end in an index that there is not.
   rollback_alarm_names = setunion(
-    [for key, alarm in local.alarms : aws_cloudwatch_metric_alarm.this[key].alarm_name if contains(var.deployment.rollback_on, alarm.kind)],
+    [for key, alarm in aws_cloudwatch_metric_alarm.this : alarm.alarm_name if contains(var.deployment.rollback_on, try(local.alarms[key].kind, ""))],
     var.deployment.rollback_alarm_names,
     aws_cloudwatch_metric_alarm.never[*].alarm_name,
   )
@@ -176,7 +182,7 @@ resource "aws_sagemaker_model" "this" {
 
     precondition {
       condition = try(
-        length(setsubtract(data.aws_s3_objects.archives["now"].keys, [var.model_prefix])) > 0
+        length(setsubtract(data.aws_s3_objects.archives["now"].keys, [local.model_prefix])) > 0
         || length([for key in data.aws_s3_objects.archives["first"].keys : key if !endswith(key, "/")]) == 0,
         true
       )
@@ -368,8 +374,8 @@ resource "terraform_data" "in_use" {
 
   lifecycle {
     precondition {
-      condition     = aws_sagemaker_endpoint.this[0].endpoint_config_name == local.configuration_name
-      error_message = "The endpoint ${local.endpoint_name} does not run the new configuration ${local.configuration_name}: it is back on ${aws_sagemaker_endpoint.this[0].endpoint_config_name}, since an alarm or a failed start rolled the update back. Callers are served by the old configuration. See why with `aws sagemaker describe-endpoint --endpoint-name ${local.endpoint_name}`, the alarms and the log group. Then correct the cause and apply again; or, to stay with the old settings, restore them here together with a new `revision`."
+      condition     = try(aws_sagemaker_endpoint.this[0].endpoint_config_name, local.configuration_name) == local.configuration_name
+      error_message = "The endpoint ${local.endpoint_name} does not run the new configuration ${local.configuration_name}: it is back on ${try(aws_sagemaker_endpoint.this[0].endpoint_config_name, "none")}, since an alarm or a failed start rolled the update back. Callers are served by the old configuration. See why with `aws sagemaker describe-endpoint --endpoint-name ${local.endpoint_name}`, the alarms and the log group. Then correct the cause and apply again; or, to stay with the old settings, restore them here together with a new `revision`."
     }
   }
 }

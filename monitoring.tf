@@ -33,7 +33,7 @@ locals {
   create_topic = var.create && var.notifications.create_topic
   # CreateTopic and PutRule take what is there under the name for theirs, and would destroy it with the endpoint: so the
   # names are not the bare endpoint's.
-  topic_arns = merge(var.notifications.topic_arns, { for topic in aws_sns_topic.this : "this" => topic.arn })
+  topic_arns = merge({ for key, arn in var.notifications.topic_arns : key => nonsensitive(arn) }, { for topic in aws_sns_topic.this : "this" => topic.arn })
 }
 
 resource "aws_cloudwatch_log_group" "this" {
@@ -49,8 +49,8 @@ resource "aws_cloudwatch_log_group" "this" {
 
   lifecycle {
     precondition {
-      condition     = alltrue([for arn in var.logs.kms_key_arn[*] : split(":", arn)[3] == local.region])
-      error_message = "logs.kms_key_arn is not in ${local.region}: ${coalesce(var.logs.kms_key_arn, "null")}. AWS encrypts with keys of the same region only."
+      condition     = alltrue([for arn in nonsensitive(var.logs.kms_key_arn)[*] : split(":", arn)[3] == local.region])
+      error_message = "logs.kms_key_arn is not in ${local.region}: ${coalesce(nonsensitive(var.logs.kms_key_arn), "null")}. AWS encrypts with keys of the same region only."
     }
   }
 }
@@ -171,7 +171,7 @@ data "aws_iam_policy_document" "topic" {
   statement {
     sid       = "PublishAlarms"
     actions   = ["sns:Publish"]
-    resources = [aws_sns_topic.this[0].arn]
+    resources = aws_sns_topic.this[*].arn
 
     principals {
       type        = "Service"
@@ -189,7 +189,7 @@ data "aws_iam_policy_document" "topic" {
   statement {
     sid       = "PublishEvents"
     actions   = ["sns:Publish"]
-    resources = [aws_sns_topic.this[0].arn]
+    resources = aws_sns_topic.this[*].arn
 
     principals {
       type        = "Service"
@@ -210,8 +210,8 @@ resource "aws_sns_topic" "this" {
 
   lifecycle {
     precondition {
-      condition     = alltrue([for arn in var.notifications.kms_key_arn[*] : split(":", arn)[3] == local.region])
-      error_message = "notifications.kms_key_arn is not in ${local.region}: ${coalesce(var.notifications.kms_key_arn, "null")}. AWS encrypts with keys of the same region only."
+      condition     = alltrue([for arn in nonsensitive(var.notifications.kms_key_arn)[*] : split(":", arn)[3] == local.region])
+      error_message = "notifications.kms_key_arn is not in ${local.region}: ${coalesce(nonsensitive(var.notifications.kms_key_arn), "null")}. AWS encrypts with keys of the same region only."
     }
   }
 }
@@ -244,7 +244,7 @@ resource "aws_cloudwatch_event_rule" "endpoint_state" {
   count = var.create && (var.notifications.create_topic || length(var.notifications.topic_arns) > 0) ? 1 : 0
 
   # 64 characters at most
-  name        = "${length(var.name) <= 48 ? var.name : "${substr(var.name, 0, 39)}-${substr(sha256(var.name), 0, 8)}"}-sagemaker-state"
+  name        = "${length(local.name) <= 48 ? local.name : "${substr(local.name, 0, 39)}-${substr(sha256(local.name), 0, 8)}"}-sagemaker-state"
   description = "The SageMaker endpoint ${local.endpoint_name} failed, or rolls an update back"
   event_pattern = jsonencode({
     source      = ["aws.sagemaker"]
@@ -260,8 +260,8 @@ resource "aws_cloudwatch_event_rule" "endpoint_state" {
 
   lifecycle {
     precondition {
-      condition     = alltrue([for arn in values(var.notifications.topic_arns) : split(":", arn)[3] == local.region])
-      error_message = "notifications.topic_arns: alarms tell topics of their own region only, ${local.region}. Elsewhere: ${join(", ", [for key, arn in var.notifications.topic_arns : key if split(":", arn)[3] != local.region])}."
+      condition     = alltrue([for arn in values(var.notifications.topic_arns) : split(":", nonsensitive(arn))[3] == local.region])
+      error_message = "notifications.topic_arns: alarms tell topics of their own region only, ${local.region}. Elsewhere: ${join(", ", [for key, arn in var.notifications.topic_arns : key if split(":", nonsensitive(arn))[3] != local.region])}."
     }
   }
 }
@@ -328,7 +328,7 @@ locals {
         period      = 300
         view        = "timeSeries"
         stacked     = false
-        insightRule = { maxContributorCount = 10, orderBy = "Sum", ruleName = aws_cloudwatch_contributor_insight_rule.this[key].rule_name }
+        insightRule = { maxContributorCount = 10, orderBy = "Sum", ruleName = try(aws_cloudwatch_contributor_insight_rule.this[key].rule_name, null) }
         legend      = { position = "right" }
       }
     } if contains(keys(local.insight_rules), key)

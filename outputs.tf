@@ -35,7 +35,7 @@ output "bucket_arn" {
 
 output "model_prefix" {
   description = "Prefix of the archives in the bucket, ending in a slash."
-  value       = var.create ? var.model_prefix : null
+  value       = var.create ? local.model_prefix : null
 }
 
 output "model_prefix_uri" {
@@ -129,9 +129,9 @@ output "region" {
 output "toolchain" {
   description = "What the toolchain needs to know, in one object. A root that has it in any output can be named with `--terraform DIR`, or `--terraform DIR#OUTPUT` where it has several."
   value = var.create ? {
-    endpoint_name = aws_sagemaker_endpoint.this[0].name
+    endpoint_name = one(aws_sagemaker_endpoint.this[*].name)
     bucket        = local.bucket
-    model_prefix  = var.model_prefix
+    model_prefix  = local.model_prefix
     region        = local.region
   } : null
 }

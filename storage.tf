@@ -4,18 +4,18 @@ locals {
 
   # Bucket names are shared by all accounts. Account and region make this one unique without a random suffix, so it is
   # known at plan time. 63 characters less the account, the longest region's name and two hyphens leave 35.
-  bucket_stem = lower(length(var.name) <= 35 ? var.name : "${substr(var.name, 0, 26)}-${substr(sha256(var.name), 0, 8)}")
-  bucket_name = coalesce(var.bucket.name, "${local.bucket_stem}-${local.account_id}-${local.region}")
+  bucket_stem = lower(length(local.name) <= 35 ? local.name : "${substr(local.name, 0, 26)}-${substr(sha256(local.name), 0, 8)}")
+  bucket_name = nonsensitive(coalesce(var.bucket.name, "${local.bucket_stem}-${local.account_id}-${local.region}"))
   # `bucket` is known at plan time, `id` is not; both make whatever uses it wait for the bucket.
-  bucket     = local.create_bucket ? aws_s3_bucket.this[0].bucket : local.bucket_name
+  bucket     = try(aws_s3_bucket.this[0].bucket, local.bucket_name)
   bucket_arn = "arn:${local.partition}:s3:::${local.bucket_name}"
 
   # The folder that the model prefix lies in: "" or "production/". Channels and captured data lie in it as well.
-  root_prefix      = replace(var.model_prefix, "/[^/]+/$/", "")
+  root_prefix      = replace(local.model_prefix, "/[^/]+/$/", "")
   channel_prefix   = "${local.root_prefix}channels/"
-  archive_arns     = "${local.bucket_arn}/${var.model_prefix}*.tar.gz"
-  model_prefix_uri = "s3://${local.bucket}/${var.model_prefix}"
-  capture_uri      = coalesce(try(var.data_capture.destination_uri, null), "s3://${local.bucket}/${local.root_prefix}data-capture/")
+  archive_arns     = "${local.bucket_arn}/${local.model_prefix}*.tar.gz"
+  model_prefix_uri = "s3://${local.bucket}/${local.model_prefix}"
+  capture_uri      = nonsensitive(coalesce(try(var.data_capture.destination_uri, null), "s3://${local.bucket}/${local.root_prefix}data-capture/"))
 }
 
 resource "aws_s3_bucket" "this" {
@@ -31,7 +31,7 @@ resource "aws_s3_bucket" "this" {
 
   lifecycle {
     precondition {
-      condition     = var.bucket.force_destroy || terraform_data.location[0].output.bucket == local.bucket_name
+      condition     = var.bucket.force_destroy || try(terraform_data.location[0].output.bucket, local.bucket_name) == local.bucket_name
       error_message = "The bucket's name changes to ${local.bucket_name}. That makes a new, empty bucket, and the endpoint would move to it while the archives stay behind. Make the new bucket beside the module, copy the archives, and name it with bucket = { create = false, name = … }; docs/module.md has the order of steps. If the archives may be lost, set bucket.force_destroy."
     }
   }
@@ -42,7 +42,7 @@ resource "aws_s3_bucket" "this" {
 resource "terraform_data" "location" {
   count = local.create_bucket ? 1 : 0
 
-  input            = { bucket = local.bucket_name, prefix = var.model_prefix }
+  input            = { bucket = local.bucket_name, prefix = local.model_prefix }
   triggers_replace = var.bucket.force_destroy
 
   lifecycle {
@@ -52,7 +52,7 @@ resource "terraform_data" "location" {
 
 # Whether there are archives at the prefix, and where they went at first. Two objects tell: the marker, and any other.
 data "aws_s3_objects" "archives" {
-  for_each = { for key, prefix in { now = var.model_prefix, first = try(terraform_data.location[0].output.prefix, "") } : key => prefix if local.create_bucket }
+  for_each = { for key, prefix in { now = local.model_prefix, first = try(terraform_data.location[0].output.prefix, "") } : key => prefix if length(aws_s3_bucket.this) > 0 }
 
   bucket   = aws_s3_bucket.this[0].id
   prefix   = each.value
@@ -219,6 +219,13 @@ resource "aws_s3_bucket_policy" "this" {
   bucket = aws_s3_bucket.this[0].id
   policy = data.aws_iam_policy_document.bucket[0].json
 
+  lifecycle {
+    precondition {
+      condition     = length(jsonencode(jsondecode(data.aws_iam_policy_document.bucket[0].json))) <= 20480
+      error_message = "The bucket's policy has ${length(jsonencode(jsondecode(data.aws_iam_policy_document.bucket[0].json)))} characters; S3 takes 20480. Shorten bucket.policy_json."
+    }
+  }
+
   # S3 refuses two changes at once to what is public about a bucket.
   depends_on = [aws_s3_bucket_public_access_block.this]
 }
@@ -286,7 +293,7 @@ resource "aws_s3_object" "prefix" {
   count = local.create_marker ? 1 : 0
 
   bucket  = local.bucket
-  key     = var.model_prefix
+  key     = local.model_prefix
   content = ""
 
   # An object takes ten tags, fewer than the provider's default_tags may bring.

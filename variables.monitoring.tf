@@ -76,6 +76,11 @@ variable "alarms" {
   }
 
   validation {
+    condition     = length([for key in keys(var.alarms.targets) : key if contains(keys(var.variants), "target") && contains(keys(local.alarm_kinds), key)]) == 0
+    error_message = "alarms.targets has a name that is the name of an alarm (${join(", ", [for key in keys(var.alarms.targets) : key if contains(keys(local.alarm_kinds), key)])}), and a variant is called \"target\": for CloudWatch the two alarms would be one. Choose another name."
+  }
+
+  validation {
     condition     = length(var.alarms.targets) == 0 || var.logs.create
     error_message = "alarms.targets reads the containers' log group, which has to be there before the endpoint. Set logs.create = true, or leave targets out."
   }
@@ -131,7 +136,7 @@ variable "notifications" {
     Who hears of alarms, and of an endpoint that fails or rolls an update back: a topic of the module's own, topics that exist, or both.
 
     - `create_topic`: a new topic, with `emails` and `subscriptions` to it.
-    - `emails`: addresses, known when Terraform plans; each has to confirm.
+    - `emails`: addresses, known when Terraform plans and not marked as sensitive; each has to confirm.
     - `subscriptions`: the same for other protocols, or for addresses that are not known yet, under names of your choice: `{ pager = { protocol = "https", endpoint = … } }`.
     - `kms_key_arn`: encrypts the new topic; the key's policy must let `cloudwatch.amazonaws.com` and `events.amazonaws.com` use it.
     - `topic_arns`: topics that exist, under names of your choice. Their policies must let the same two publish.
@@ -152,6 +157,11 @@ variable "notifications" {
   validation {
     condition     = var.notifications.create_topic || (length(var.notifications.emails) + length(var.notifications.subscriptions) == 0 && var.notifications.kms_key_arn == null)
     error_message = "notifications.emails, notifications.subscriptions and notifications.kms_key_arn belong to the module's own topic. Set notifications.create_topic = true, or leave them out."
+  }
+
+  validation {
+    condition     = !issensitive(var.notifications.emails)
+    error_message = "notifications.emails comes from something that Terraform marks as a secret, such as an SSM parameter, and each address becomes part of a resource's address in the state. Give it to notifications.subscriptions instead: { oncall = { protocol = \"email\", endpoint = … } }."
   }
 
   validation {

@@ -41,8 +41,8 @@ variable "bucket" {
   }
 
   validation {
-    condition     = var.bucket.name == null || can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.bucket.name))
-    error_message = "bucket.name is \"${coalesce(var.bucket.name, "null")}\". A bucket's name has 3 to 63 lower-case letters, digits, hyphens and dots; give it without s3://."
+    condition     = var.bucket.name == null || (can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.bucket.name)) && !can(regex("\\.\\.|^[0-9.]+$|^xn--|-s3alias$", var.bucket.name)))
+    error_message = "bucket.name is \"${coalesce(var.bucket.name, "null")}\". A bucket's name has 3 to 63 lower-case letters, digits, hyphens and single dots, and is no IP address; give it without s3://."
   }
 
   validation {

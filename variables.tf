@@ -49,4 +49,8 @@ variable "tags" {
     condition     = length([for key, value in var.tags : key if try(length(value) > 256, false)]) == 0
     error_message = "tags: a value has at most 256 characters. Too long: ${join(", ", [for key, value in var.tags : key if try(length(value) > 256, false)])}."
   }
+  validation {
+    condition     = length([for key, value in var.tags : key if !can(regex(local.patterns.tag, key)) || !can(regex(local.patterns.tag, value != null ? value : ""))]) == 0
+    error_message = "tags: AWS takes letters, digits, spaces and _ . : / = + - @ in keys and values, in any language. Something else is in ${join(", ", [for key, value in var.tags : "\"${key}\"" if !can(regex(local.patterns.tag, key)) || !can(regex(local.patterns.tag, value != null ? value : ""))])}."
+  }
 }

@@ -252,4 +252,21 @@ variable "variants" {
     ]))
     error_message = "variants: start_time and end_time of a schedule are in UTC, such as 2026-12-31T23:59:59Z. Given: ${jsonencode({ for key, variant in var.variants : key => try({ for name, item in variant.autoscaling.schedules : name => try([item.start_time, item.end_time], null) }, {}) })}."
   }
+  validation {
+    condition = !anytrue(flatten([
+      for variant in values(var.variants) : [
+        for name in try(keys(variant.autoscaling.schedules), []) : !can(regex("^[^ :/|[:cntrl:]]([^:/|[:cntrl:]]{0,254}[^ :/|[:cntrl:]])?$", name))
+      ]
+    ]))
+    error_message = "variants: the name of a schedule has 1 to 256 characters, without a colon, slash or bar in it and no space at its ends. Given: ${jsonencode({ for key, variant in var.variants : key => try(keys(variant.autoscaling.schedules), []) })}."
+  }
+
+  validation {
+    condition = !anytrue(flatten([
+      for variant in values(var.variants) : [
+        for item in try(values(variant.autoscaling.schedules), []) : try(timecmp(item.start_time, item.end_time) >= 0, false)
+      ]
+    ]))
+    error_message = "variants: a schedule's start_time is not before its end_time. Given: ${jsonencode({ for key, variant in var.variants : key => try({ for name, item in variant.autoscaling.schedules : name => try([item.start_time, item.end_time], null) }, {}) })}."
+  }
 }

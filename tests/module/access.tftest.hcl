@@ -288,3 +288,19 @@ run "refuses_uris_for_patterns" {
 
   expect_failures = [var.invoke_policies]
 }
+
+run "a_policy_that_iam_would_not_take" {
+  command = plan
+
+  variables {
+    role            = { policy_json = jsonencode({ Statement = [{ Sid = "Mine", Effect = "Allow", Action = "s3:GetObject", Resource = [for n in range(200) : "arn:aws:s3:::a-bucket-with-a-long-name/${n}/some/where/below/*"] }] }) }
+    bucket          = { policy_json = jsonencode({ Statement = [{ Sid = "Mine", Effect = "Deny", Principal = "*", Action = "s3:GetObject", Resource = [for n in range(400) : "arn:aws:s3:::a-bucket-with-a-long-name/${n}/some/where/below/*"] }] }) }
+    invoke_policies = { few = ["team-a/*"], many = [for n in range(300) : "team-with-a-long-name-${n}/*"] }
+  }
+
+  expect_failures = [
+    aws_iam_role_policy.this[0],
+    aws_iam_policy.invoke["many"],
+    aws_s3_bucket_policy.this[0],
+  ]
+}

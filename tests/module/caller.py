@@ -54,6 +54,11 @@ class Caller(Stack):
         assert left == "", left
         return printed
 
+    def look(self) -> str:
+        """What a plan prints that only looks at what there is."""
+        _, printed = self._run("plan", "-refresh-only", "-input=false")
+        return printed
+
     def refuse(self, **inputs: Any) -> str:
         """The words of a plan that fails, on one line and without the frame around them."""
         self.write(**inputs)

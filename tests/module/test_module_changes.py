@@ -7,6 +7,7 @@ waiting for Terraform.
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import time
@@ -303,6 +304,72 @@ def a_bucket_with_archives_keeps_its_protection(folder: Path, aws: LocalAws) -> 
     assert caller.left() == []
 
 
+def what_goes_by_hand_comes_back(folder: Path, aws: LocalAws) -> None:
+    """A plan that only looks says what somebody deleted, and an apply makes it again, with nothing left to do."""
+    caller = Caller(folder, aws, "byhand")
+    inputs: dict[str, Any] = {
+        "deployment": {"wait_seconds": 0},
+        "notifications": {"create_topic": True},
+        "variants": {"primary": {"autoscaling": {"min_capacity": 1, "max_capacity": 2, "cpu_utilization": 60}}},
+        "alarms": {"targets": {"bert": {"target": "bert-*", "p99_seconds": 1}}},
+        "contributor_insights": True,
+        "dashboard": True,
+    }
+    try:
+        caller.write(**inputs)
+        caller.look()  # before anything is there
+        caller.settle(**inputs)
+        outputs = caller.outputs()
+        bucket, role = outputs["bucket"], outputs["role_name"]
+        sagemaker, s3, iam = caller.client("sagemaker"), caller.client("s3"), caller.client("iam")
+        cloudwatch, logs, sns = caller.client("cloudwatch"), caller.client("logs"), caller.client("sns")
+
+        def a_bucket_goes() -> None:
+            held = s3.list_object_versions(Bucket=bucket)
+            for version in held.get("Versions", []) + held.get("DeleteMarkers", []):
+                s3.delete_object(Bucket=bucket, Key=version["Key"], VersionId=version["VersionId"])
+            s3.delete_bucket(Bucket=bucket)
+
+        def a_role_goes() -> None:
+            iam.delete_role_policy(RoleName=role, PolicyName="sagemaker-endpoint")
+            iam.delete_role(RoleName=role)
+
+        gone: list[tuple[str, Callable[[], Any]]] = [
+            ("aws_s3_bucket_policy.this", lambda: s3.delete_bucket_policy(Bucket=bucket)),
+            ("aws_s3_bucket.this", a_bucket_goes),
+            ("aws_iam_role.this", a_role_goes),
+            (
+                "aws_cloudwatch_metric_alarm.this",
+                lambda: cloudwatch.delete_alarms(AlarmNames=list(outputs["alarm_names"].values())),
+            ),
+            (
+                "aws_cloudwatch_log_group.this",
+                lambda: logs.delete_log_group(logGroupName=outputs["log_group_name"]),
+            ),
+            ("aws_sns_topic.this", lambda: sns.delete_topic(TopicArn=outputs["topic_arn"])),
+            (
+                "aws_sagemaker_endpoint_configuration.this",
+                lambda: sagemaker.delete_endpoint_config(EndpointConfigName=outputs["endpoint_configuration_name"]),
+            ),
+            ("aws_sagemaker_model.this", lambda: sagemaker.delete_model(ModelName=outputs["model_names"]["primary"])),
+            ("aws_sagemaker_endpoint.this", lambda: sagemaker.delete_endpoint(EndpointName=caller.name)),
+        ]
+        for _, goes in gone:
+            goes()
+        seen = caller.look()
+        for address, _ in gone:
+            assert re.search(rf"module\.endpoint\.{address}\[.*\] has been deleted", seen), address
+        caller.settle(**inputs)
+        caller.publish(ARCHIVE, 2)
+        with caller.calls(ARCHIVE, 21, 42):
+            pass
+        # An endpoint that is gone is none to take away.
+        sagemaker.delete_endpoint(EndpointName=caller.name)
+    finally:
+        caller.destroy()
+    assert caller.left() == []
+
+
 def an_endpoint_that_exists_is_adopted(folder: Path, aws: LocalAws) -> None:
     """Made by hand, imported as docs/module.md has it, and updated in place."""
     name, log_group = "adopted", "/aws/sagemaker/Endpoints/adopted"
@@ -458,6 +525,7 @@ LIVES: dict[str, Callable[[Path, LocalAws], None]] = {
         what_would_lose_the_models_is_refused,
         an_interrupt_needs_one_more_apply,
         a_bucket_with_archives_keeps_its_protection,
+        what_goes_by_hand_comes_back,
         an_endpoint_that_exists_is_adopted,
         instances_follow_the_load_and_an_alarm_rolls_back,
     )

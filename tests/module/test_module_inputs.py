@@ -17,6 +17,7 @@ from mme import terraform
 OFFLINE = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
 RANGE = {"min_capacity": 1, "max_capacity": 2}
 ALIAS = "arn:aws:kms:us-east-1:123456789012:alias/mine"
+LATER = "2026-12-31T23:59:59Z"
 TARGET = {"target": "bert-*", "p99_seconds": 1}
 
 
@@ -55,6 +56,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     # the key at fault
     ("tags", {"tags": {"fine": "x", "aws:wrong": "x"}}, 'Rename "aws:wrong".'),
     ("tags", {"tags": {"fine": "x", "wrong": "x" * 257}}, "Too long: wrong."),
+    ("tags", {"tags": {"fine": "x", "wrong": "a (b)"}}, 'Something else is in "wrong".'),
+    ("tags", {"tags": {"fine": "x", "wr!ong": "x"}}, 'Something else is in "wr!ong".'),
+    ("tags", {"tags": {"wrong": "one\ntwo"}}, 'Something else is in "wrong".'),
     ("environment", {"environment": {"FINE": "x", "WR-ONG": "x"}}, 'Rename "WR-ONG".'),
     ("environment", {"environment": {"FINE": "x", "WRONG": "x" * 1025}}, "Too long: WRONG."),
     ("environment", {"environment": {f"E{n}": "x" for n in range(200)}}, "environment has 200 entries"),
@@ -88,6 +92,13 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         scheduled({"schedule": "rate(1 day)", **RANGE, "start_time": "2026-12-31T23:59:59+01:00"}),
         "are in UTC",
     ),
+    ("variants", scaled(schedules={"mon/fri": {"schedule": "rate(1 day)", **RANGE}}), '"wrong":["mon/fri"]'),
+    ("variants", scaled(schedules={" night": {"schedule": "rate(1 day)", **RANGE}}), '"wrong":[" night"]'),
+    (
+        "variants",
+        scheduled({"schedule": "rate(1 day)", **RANGE, **dict.fromkeys(("start_time", "end_time"), LATER)}),
+        "not before its end_time",
+    ),
     # keys by alias, policies that are none, statements that would replace the module's
     ("logs", {"logs": {"kms_key_arn": ALIAS}}, f'logs.kms_key_arn is "{ALIAS}"'),
     ("logs", {"logs": {"kms_key_arn": "alias/mine"}}, "not its ID or alias"),
@@ -96,6 +107,8 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("notifications", {"notifications": {"topic_arns": {"this": "arn:aws:sns:x:123456789012:y"}}}, "another name"),
     ("volume_kms_key_arn", {"volume_kms_key_arn": ALIAS}, "not its ID or alias"),
     ("bucket", {"bucket": {"kms_key_arn": ALIAS}}, "not its ID or alias"),
+    ("bucket", {"bucket": {"name": "two..dots"}}, "single dots"),
+    ("bucket", {"bucket": {"name": "192.168.0.1"}}, "no IP address"),
     ("bucket", {"bucket": {"noncurrent_version_expiration_days": 1.5}}, "whole numbers"),
     ("bucket", {"bucket": {"policy_json": "{"}}, "bucket.policy_json is not a policy"),
     ("bucket", {"bucket": {"policy_json": '{"Statement":[{"Sid":"DenyPlainHttp"}]}'}}, "Choose another Sid"),
@@ -145,6 +158,11 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("alarms", {"alarms": {"settings": {"disk": {"period_seconds": 43260}}}}, '{"disk":[43260,null]}'),
     ("alarms", {"alarms": {"settings": {"errors_5xx": {"enabled": False}}}}, "needs: errors_5xx."),
     ("alarms", {"alarms": {"targets": {"wrong": {**TARGET, "p99_seconds": 0}}}}, '"p99_seconds":0'),
+    (
+        "alarms",
+        {"alarms": {"targets": {"fine": TARGET, "latency": TARGET}}, "variants": {"target": {}}},
+        "the name of an alarm (latency)",
+    ),
     ("alarms", {"alarms": {"targets": {"fine": TARGET}}, "logs": {"create": False}}, "Set logs.create = true"),
     ("contributor_insights", {"contributor_insights": True, "logs": {"create": False}}, "Set logs.create = true"),
 ]
@@ -170,6 +188,9 @@ TAKEN: list[dict[str, Any]] = [
     scheduled({"schedule": "cron(0 20 L * ? 2026,2027)", **RANGE}),
     scheduled({"schedule": "at(2026-12-31T23:59:59)", **RANGE}),
     scheduled({"schedule": "rate(12 hours)", **RANGE}),
+    scaled(schedules={"night on weekdays": {"schedule": "rate(1 day)", **RANGE}}, cpu_utilization=70),
+    {"tags": {"Kostenstelle Büro/Süd": "e-mail=a@b.example + _.:", "empty": ""}},
+    {"bucket": {"name": "a.name.with.dots"}, "alarms": {"targets": {"latency": TARGET}}},
 ]
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 from test_module_inputs import REFUSED
 
 from mme import terraform
+
+ROOT = Path(__file__).resolve().parents[2]
 
 OFFLINE = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
 
@@ -64,3 +67,34 @@ def test_the_provider_does_not_have_yet_what_the_module_waits_for(root: Path) ->
     assert "core_dump_config" in variant["block_types"], "the schema is read where it is"
     for name, block in {"metrics_config": configuration, "instance_pools": variant}.items():
         assert name not in block["block_types"].keys() | block["attributes"].keys(), f"the provider has {name} now"
+
+
+@pytest.mark.slow
+def test_a_caller_tests_its_root_with_mocks(tmp_path: Path) -> None:
+    """`terraform test` as docs/module.md has it, of a root that calls the module with much of what it has."""
+    for source in ROOT.glob("*.tf"):
+        (tmp_path / "module").mkdir(exist_ok=True)
+        shutil.copy(source, tmp_path / "module")
+    call = {
+        "source": "./module",
+        "name": "search",
+        "bucket": {"force_destroy": True},
+        "variants": {"a": {"autoscaling": {"min_capacity": 1, "max_capacity": 2, "cpu_utilization": 60}}, "b": {}},
+        "vpc": {"subnet_ids": ["subnet-1", "subnet-2"], "security_group_ids": ["sg-1"]},
+        "notifications": {"create_topic": True},
+        "alarms": {"enabled": True, "targets": {"bert": {"target": "bert-*", "p99_seconds": 1}}},
+        "invoke_policies": {"team-a": ["team-a/*"]},
+        "create_publisher_policy": True,
+        "contributor_insights": True,
+        "dashboard": True,
+        "data_capture": {},
+    }
+    needs = {"required_providers": {"aws": {"source": "hashicorp/aws"}}}
+    (tmp_path / "main.tf.json").write_text(json.dumps({"terraform": needs, "module": {"endpoint": call}}))
+    text = (ROOT / "docs" / "module.md").read_text()
+    [block] = re.findall(r"^```hcl\n(mock_provider.*?)^```$", text, re.M | re.S)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "root.tftest.hcl").write_text(block + '\nrun "planned" {\n  command = plan\n}\n')
+    terraform.run(["init", "-input=false", "-backend=false", "-no-color"], tmp_path, OFFLINE)
+    done = terraform.run(["test", "-no-color"], tmp_path, OFFLINE, check=False)
+    assert "Success! 2 passed, 0 failed." in done.stdout, done.stdout + done.stderr
