@@ -67,13 +67,80 @@ def test_models_are_listed_by_part_of_a_name_in_order_and_by_pages(cloud: Cloud)
         pages = cloud.sagemaker.get_paginator("list_models").paginate(NameContains=cloud.name, **asked)
         return [model["ModelName"] for page in pages for model in page["Models"]]
 
-    assert listed() == names
-    assert listed(SortBy="Name") == sorted(names)
+    assert listed() == names[::-1], "the newest first"
+    assert listed(SortOrder="Ascending") == names
+    assert listed(SortBy="Name", SortOrder="Ascending") == sorted(names)
     assert listed(SortBy="Name", SortOrder="Descending", PaginationConfig={"PageSize": 2}) == sorted(names)[::-1]
     assert listed(CreationTimeAfter=datetime.now(timezone.utc) + timedelta(minutes=1)) == []
-    assert listed(CreationTimeBefore=datetime.now(timezone.utc) + timedelta(minutes=1)) == names
+    assert listed(CreationTimeBefore=datetime.now(timezone.utc) + timedelta(minutes=1)) == names[::-1]
     assert cloud.sagemaker.list_models(NameContains=f"{cloud.name}-a")["Models"][0]["ModelName"] == names[1]
     assert cloud.sagemaker.list_models(NameContains=f"{cloud.name}-nothing")["Models"] == []
+
+
+def test_configurations_and_endpoints_are_listed_newest_first(cloud: Cloud) -> None:
+    model = cloud.model()
+    names = [f"{cloud.name}-{n}" for n in "cab"]
+    for name in names:
+        variant = {"VariantName": "a", "ModelName": model, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+        cloud.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+
+    def listed(**asked: Any) -> list[str]:
+        pages = cloud.sagemaker.get_paginator("list_endpoint_configs").paginate(NameContains=cloud.name, **asked)
+        return [config["EndpointConfigName"] for page in pages for config in page["EndpointConfigs"]]
+
+    assert listed() == names[::-1]
+    assert listed(SortOrder="Ascending", PaginationConfig={"PageSize": 2}) == names
+    assert listed(SortBy="Name", SortOrder="Ascending") == sorted(names)
+    assert listed(CreationTimeAfter=datetime.now(timezone.utc) + timedelta(minutes=1)) == []
+    endpoint = cloud.endpoint()
+    found = cloud.sagemaker.list_endpoints(NameContains=cloud.name.upper(), StatusEquals="InService")["Endpoints"]
+    assert [item["EndpointName"] for item in found] == [endpoint]
+    assert cloud.sagemaker.list_endpoints(NameContains=cloud.name, StatusEquals="Failed")["Endpoints"] == []
+
+
+@pytest.mark.parametrize("call", ["list_models", "list_endpoints", "list_endpoint_configs"])
+@pytest.mark.parametrize("asked", [{"MaxResults": 101}, {"NextToken": "made-up"}])
+def test_a_listing_refuses_what_sagemaker_refuses(cloud: Cloud, call: str, asked: dict[str, Any]) -> None:
+    assert error_of(getattr(cloud.sagemaker, call), **asked)["Error"]["Code"] == "ValidationException"
+
+
+@pytest.mark.parametrize("name", ["under_score", "-hyphen", "hyphen-", "a" * 64, "a.b"])
+def test_a_name_that_sagemaker_does_not_take(cloud: Cloud, name: str) -> None:
+    container = {"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": "s3://b/m/"}
+    model = cloud.model()
+    variant = {"VariantName": "a", "ModelName": model, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    calls: list[tuple[Any, dict[str, Any]]] = [
+        (
+            cloud.sagemaker.create_model,
+            {"ModelName": name, "ExecutionRoleArn": cloud.execution_role(), "PrimaryContainer": container},
+        ),
+        (
+            cloud.sagemaker.create_endpoint_config,
+            {"EndpointConfigName": name, "ProductionVariants": [variant]},
+        ),
+        (cloud.sagemaker.create_endpoint, {"EndpointName": name, "EndpointConfigName": "nothing"}),
+    ]
+    for call, named in calls:
+        found = error_of(call, **named)["Error"]
+        assert found["Code"] == "ValidationException"
+        assert name in found["Message"]
+
+
+def test_a_model_needs_a_container(cloud: Cloud) -> None:
+    found = error_of(cloud.sagemaker.create_model, ModelName=cloud.name, ExecutionRoleArn=cloud.execution_role())
+    assert found["Error"]["Code"] == "ValidationException"
+
+
+@pytest.mark.parametrize("resource", ["endpoint/none", "model/none", "endpoint-config/none", "nonsense/none", "none"])
+def test_tags_of_nothing(cloud: Cloud, resource: str) -> None:
+    arn = f"arn:aws:sagemaker:us-east-1:123456789012:{resource}"
+    for call, more in (
+        (cloud.sagemaker.list_tags, {}),
+        (cloud.sagemaker.add_tags, {"Tags": [{"Key": "a", "Value": "b"}]}),
+        (cloud.sagemaker.delete_tags, {"TagKeys": ["a"]}),
+    ):
+        found = error_of(call, ResourceArn=arn, **more)["Error"]
+        assert found["Code"] == "ValidationException", found
 
 
 @pytest.mark.parametrize("kind", ["ml.m6i.large", "ml.g5.2xlarge", "ml.c7i.4xlarge", "ml.g6.xlarge"])

@@ -118,6 +118,15 @@ def test_a_target_that_is_not_one(cloud: Cloud, target: str) -> None:
     assert found["Error"]["Code"] == "ValidationError"
 
 
+@pytest.mark.parametrize("asked", [{"TargetContainerHostname": "one"}, {"InferenceComponentName": "one"}])
+def test_what_is_for_other_kinds_of_endpoints(cloud: Cloud, asked: dict[str, str]) -> None:
+    target = cloud.publish("m.tar.gz", times=2)
+    request = {"EndpointName": cloud.endpoint(), "TargetModel": target, "Body": b"1", **asked}
+    found = error_of(cloud.runtime.invoke_endpoint, **request)
+    assert found["Error"]["Code"] == "ValidationError"
+    assert f"does not support {next(iter(asked))}" in found["Error"]["Message"]
+
+
 def _link() -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 from xml.sax.saxutils import escape
 
 from mme.local.answers import refusal, unknown_operation
+from mme.local.clock import out_of_time
 from mme.local.repeats import Repeats
 from mme.local.requests import region_of, signed_service
 from mme.local.s3 import blobs, receive
@@ -55,6 +57,11 @@ class App:
             # An image or a link of another site carries no Origin, and some services are asked by a GET for anything.
             start_response("403 Forbidden", [("Content-Type", "text/plain")])
             return [_NO_PAGES.encode()]
+        late = out_of_time(environ, datetime.now(timezone.utc)) if self._settings.iam else None
+        if late is not None:
+            drop(environ)
+            answer = late(start_response)
+            return answer
         region = region_of(environ, self._settings.region)
         if matches(environ):
             answer = self._runtime(environ, start_response, region)

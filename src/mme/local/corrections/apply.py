@@ -16,7 +16,7 @@ from mme.local.corrections.s3 import bucket_policies, composite_checksums, delet
 from mme.local.corrections.sagemaker import (
     endpoint_configurations,
     endpoint_lifecycle,
-    model_lists,
+    lists,
     models,
     sagemaker_tags,
 )
@@ -32,7 +32,7 @@ def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folde
     ``role_problem`` answers why SageMaker may not use a role, or None; ``folder`` is where objects' bytes go.
     """
     models(role_problem)
-    model_lists()
+    lists()
     endpoint_configurations()
     endpoint_lifecycle(endpoints)
     sagemaker_tags()

@@ -7,6 +7,7 @@ the server process, before the first request.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
@@ -21,9 +22,9 @@ def _refuse(message: str) -> Exception:
 
 
 def models(role_problem: Callable[[str], str | None]) -> None:
-    """CreateModel takes a role that does not exist, overwrites a model of the same name, and forgets
-    EnableNetworkIsolation and InferenceExecutionConfig; DescribeModel answers an empty VpcConfig, which makes every
-    plan replace the model."""
+    """CreateModel takes any name, no container and a role that does not exist, overwrites a model of the same name, and
+    forgets EnableNetworkIsolation and InferenceExecutionConfig; DescribeModel answers an empty VpcConfig, which makes
+    every plan replace the model."""
     from moto.sagemaker.models import Model, SageMakerModelBackend
     from moto.sagemaker.responses import SageMakerResponse
 
@@ -38,6 +39,9 @@ def models(role_problem: Callable[[str], str | None]) -> None:
         return create_in_backend(self, *args, **named)
 
     def create_model_response(self: Any) -> Any:
+        _check_name("modelName", self._get_param("ModelName"))
+        if not self._get_param("PrimaryContainer") and not self._get_param("Containers"):
+            raise _refuse("Either the primary container or containers must be given: a model has a container.")
         problem = role_problem(self._get_param("ExecutionRoleArn") or "")
         if problem is not None:
             raise _refuse(problem)
@@ -68,31 +72,79 @@ _CONFIG_FIELDS = {
 }
 
 
-def model_lists() -> None:
-    """ListModels answers every model, whatever NameContains, the times, the order or MaxResults say."""
+def lists() -> None:
+    """ListModels answers every model, whatever NameContains, the times, the order or MaxResults say. ListEndpoints and
+    ListEndpointConfigs begin with the oldest where SageMaker begins with the newest, and all three take any MaxResults
+    and begin anew for a NextToken that nobody gave out."""
     from moto.core.responses import ActionResult
     from moto.sagemaker.responses import SageMakerResponse
 
-    def list_models(self: Any) -> Any:
-        part = str(self._get_param("NameContains") or "").lower()
-        after, before = self._get_param("CreationTimeAfter"), self._get_param("CreationTimeBefore")
-        found = [model for model in self.sagemaker_backend.list_models() if part in model.model_name.lower()]
-        if after is not None:
-            found = [model for model in found if _seconds(model.creation_time) > _seconds(after)]
-        if before is not None:
-            found = [model for model in found if _seconds(model.creation_time) < _seconds(before)]
-        by_name = self._get_param("SortBy") == "Name"
-        found.sort(
-            key=lambda model: model.model_name if by_name else (_seconds(model.creation_time), model.model_name),
-            reverse=self._get_param("SortOrder") == "Descending",
-        )
-        token = str(self._get_param("NextToken") or "0")
-        start, limit = int(token) if token.isdecimal() else 0, int(self._get_param("MaxResults") or 100)
-        page = [model.response_object for model in found[start : start + limit]]
-        following = {"NextToken": str(start + limit)} if start + limit < len(found) else {}
-        return ActionResult({"Models": page, **following})
+    def listing(
+        key: str, name: str, every: Callable[[Any], Any], summary: Callable[[Any], Any]
+    ) -> Callable[[Any], Any]:
+        def answer(self: Any) -> Any:
+            def asked(parameter: str) -> Any:
+                return self._get_param(parameter)
 
-    SageMakerResponse.list_models = list_models
+            part = str(asked("NameContains") or "").lower()
+            found = [item for item in every(self.sagemaker_backend) if part in getattr(item, name).lower()]
+            if asked("StatusEquals"):
+                found = [item for item in found if item.endpoint_status == asked("StatusEquals")]
+            for parameter, time in (("CreationTime", "creation_time"), ("LastModifiedTime", "last_modified_time")):
+                after, before = asked(f"{parameter}After"), asked(f"{parameter}Before")
+                if after is not None:
+                    found = [item for item in found if _seconds(getattr(item, time)) > _seconds(after)]
+                if before is not None:
+                    found = [item for item in found if _seconds(getattr(item, time)) < _seconds(before)]
+            orders: dict[str, Callable[[Any], Any]] = {
+                "Name": lambda item: getattr(item, name),
+                "Status": lambda item: (item.endpoint_status, getattr(item, name)),
+                "CreationTime": lambda item: (_seconds(item.creation_time), getattr(item, name)),
+            }
+            found.sort(key=orders[asked("SortBy") or "CreationTime"], reverse=asked("SortOrder") != "Ascending")
+            token, limit = str(asked("NextToken") or "0"), int(asked("MaxResults") or 100)
+            if not 1 <= limit <= 100:
+                most = f"{'less' if limit > 100 else 'greater'} than or equal to {100 if limit > 100 else 1}"
+                raise _refuse(
+                    f"1 validation error detected: Value '{limit}' at 'maxResults' failed to satisfy constraint: "
+                    f"Member must have value {most}"
+                )
+            if not token.isdecimal():
+                raise _refuse("Invalid NextToken: it is not one of this listing's.")
+            start = int(token)
+            page = [summary(item) for item in found[start : start + limit]]
+            following = {"NextToken": str(start + limit)} if start + limit < len(found) else {}
+            return ActionResult({key: page, **following})
+
+        return answer
+
+    SageMakerResponse.list_models = listing(
+        "Models", "model_name", lambda backend: backend.list_models(), lambda model: model.response_object
+    )
+    SageMakerResponse.list_endpoints = listing(
+        "Endpoints",
+        "endpoint_name",
+        lambda backend: backend.endpoints.values(),
+        lambda endpoint: endpoint.summary(),
+    )
+    SageMakerResponse.list_endpoint_configs = listing(
+        "EndpointConfigs",
+        "endpoint_config_name",
+        lambda backend: backend.endpoint_configs.values(),
+        lambda config: config.summary(),
+    )
+
+
+_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
+
+
+def _check_name(parameter: str, name: str) -> None:
+    """Raises for what SageMaker does not take as the name of a model, a configuration or an endpoint."""
+    shown = f"1 validation error detected: Value '{name}' at '{parameter}' failed to satisfy constraint: Member must "
+    if len(name) > 63:
+        raise _refuse(f"{shown}have length less than or equal to 63")
+    if not _NAME.fullmatch(name):
+        raise _refuse(f"{shown}satisfy regular expression pattern: ^[a-zA-Z0-9](-*[a-zA-Z0-9]){{0,62}}")
 
 
 def _seconds(time: Any) -> float:
@@ -103,8 +155,9 @@ def _seconds(time: Any) -> float:
 
 
 def endpoint_configurations() -> None:
-    """CreateEndpointConfig knows only the instance types of 2020, overwrites a configuration of the same name, and
-    forgets shadow variants, role, VPC and isolation; DescribeEndpointConfig answers an empty DataCaptureConfig."""
+    """CreateEndpointConfig takes any name, knows only the instance types of 2020, overwrites a configuration of the
+    same name, and forgets shadow variants, role, VPC and isolation; DescribeEndpointConfig answers an empty
+    DataCaptureConfig."""
     from moto.core.responses import ActionResult
     from moto.sagemaker.models import FakeEndpointConfig, SageMakerModelBackend
     from moto.sagemaker.responses import SageMakerResponse
@@ -120,6 +173,7 @@ def endpoint_configurations() -> None:
         return create_in_backend(self, *args, **named)
 
     def create_endpoint_config_response(self: Any) -> Any:
+        _check_name("endpointConfigName", self._get_param("EndpointConfigName"))
         self.sagemaker_backend.validate_production_variants(self._get_param("ShadowProductionVariants") or [])
         answer = create(self)
         config = self.sagemaker_backend.endpoint_configs[self._get_param("EndpointConfigName")]
@@ -156,9 +210,9 @@ def _instance_types() -> list[str]:
 
 
 def endpoint_lifecycle(endpoints: Endpoints) -> None:
-    """CreateEndpoint is InService at once with nothing behind it, and overwrites an endpoint of the same name;
-    UpdateEndpoint does not exist; UpdateEndpointWeightsAndCapacities sets what was not named to null; DeleteEndpoint
-    forgets at once. Here the status follows the containers."""
+    """CreateEndpoint takes any name, is InService at once with nothing behind it, and overwrites an endpoint of the
+    same name; UpdateEndpoint does not exist; UpdateEndpointWeightsAndCapacities sets what was not named to null;
+    DeleteEndpoint forgets at once. Here the status follows the containers."""
     from moto.core.responses import ActionResult
     from moto.sagemaker.models import FakeEndpoint, SageMakerModelBackend
     from moto.sagemaker.responses import SageMakerResponse
@@ -181,6 +235,7 @@ def endpoint_lifecycle(endpoints: Endpoints) -> None:
         return create_in_backend(self, *args, **named)
 
     def create_endpoint_response(self: Any) -> Any:
+        _check_name("endpointName", self._get_param("EndpointName"))
         answer = create(self)
         backend = self.sagemaker_backend
         endpoint = find(backend, self._get_param("EndpointName"))
@@ -250,8 +305,20 @@ def endpoint_lifecycle(endpoints: Endpoints) -> None:
 
 
 def sagemaker_tags() -> None:
-    """AddTags appends a second tag of the same key instead of changing the first."""
+    """AddTags appends a second tag of the same key instead of changing the first; and all three calls on tags fail on
+    their way where there is no such resource."""
     from moto.sagemaker.models import SageMakerModelBackend
+
+    find_in_backend = SageMakerModelBackend._get_resource_from_arn
+
+    def find(self: Any, arn: str) -> Any:
+        try:
+            found = find_in_backend(self, arn)
+        except (AttributeError, ValueError):  # not the ARN of any kind that moto knows
+            found = None
+        if found is None:
+            raise _refuse(f'Could not find resource "{arn}".')
+        return found
 
     def add_tags(self: Any, arn: str, tags: list[dict[str, str]]) -> list[dict[str, str]]:
         resource = self._get_resource_from_arn(arn)
@@ -260,4 +327,5 @@ def sagemaker_tags() -> None:
         resource.tags = list(merged.values())
         return list(merged.values())
 
+    SageMakerModelBackend._get_resource_from_arn = find
     SageMakerModelBackend.add_tags = add_tags

@@ -143,6 +143,8 @@ class Access:
         if not self.enforced:
             return None
         service = signed_service(environ)
+        if service is None and environ.get("HTTP_X_AMZ_TARGET"):
+            return refusal("json", 400, "MissingAuthenticationTokenException", "Missing Authentication Token")
         if service is None:
             return refusal("s3", 403, "AccessDenied", "Anonymous access is not allowed: sign the request.")
         try:

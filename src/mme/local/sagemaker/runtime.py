@@ -23,6 +23,10 @@ MAX_BODY = 6_291_456
 """Bytes. SageMaker refuses a larger request before any container sees it."""
 
 _PATH = re.compile(r"^/endpoints/([^/]+)/(invocations|invocations-response-stream|async-invocations)$")
+_NOT_FOR_MANY_MODELS = {
+    "TargetContainerHostname": "HTTP_X_AMZN_SAGEMAKER_TARGET_CONTAINER_HOSTNAME",
+    "InferenceComponentName": "HTTP_X_AMZN_SAGEMAKER_INFERENCE_COMPONENT",
+}
 _TARGET = re.compile(r"\A\S[ -~]*\Z")
 
 
@@ -116,6 +120,9 @@ class Runtime:
             )
         if target is None:
             return _invalid("TARGET_MODEL_HEADER_MISSING", f"Request {uuid.uuid4()} is missing a target model header.")
+        for parameter, header in _NOT_FOR_MANY_MODELS.items():
+            if environ.get(header):
+                return _invalid(None, f"Endpoint {name} is a multi-model endpoint and does not support {parameter}.")
         if len(target) > 1024 or not _TARGET.match(target):
             shown = target if len(target) <= 80 else f"{target[:80]}…"
             return _invalid(
