@@ -178,10 +178,13 @@ class _Builder:
         size = where.shape[-1]
         values, own_scale = self._int8_of(x, self._input_scales(stored, size))
         weights = self.graph.held(f"{stored} as columns", lambda: self._int8_weight(where, size, out))
-        one, zero = self._constant((1.0,), "float32", scalar=True), self._constant((128,), "uint8", scalar=True)
         scales = self.graph.held(f"{stored} scales", lambda: self._numbers(f"{stored}_scale", out))
-        product = self.op("MatMulIntegerToFloat", values, weights, one, scales, zero, domain=MICROSOFT)
-        return self.op("Mul", product, own_scale)
+        return self._int8_product(values, own_scale, weights, scales)
+
+    def _int8_product(self, values: str, own_scale: str, weights: str, scales: str) -> str:
+        """Without a bias, which the operation would multiply with each token's scale, too."""
+        zero = self._constant((128,), "uint8", scalar=True)
+        return self.op("MatMulIntegerToFloat", values, weights, own_scale, scales, zero, domain=MICROSOFT)
 
     def int8_together(self, x: str, names: list[str], out: int) -> str:
         """(tokens, names times out): what several layers of int8 weights answer to the same, biases added. An empty
@@ -207,9 +210,7 @@ class _Builder:
         bias = self.graph.held(
             f"{at} biases", lambda: np.concatenate([self._numbers(stored, out) for stored in biases])
         )
-        one, zero = self._constant((1.0,), "float32", scalar=True), self._constant((128,), "uint8", scalar=True)
-        product = self.op("MatMulIntegerToFloat", values, weights, one, scales, zero, domain=MICROSOFT)
-        return self.op("Add", self.op("Mul", product, own_scale), bias)
+        return self.op("Add", self._int8_product(values, own_scale, weights, scales), bias)
 
     def _int8_of(self, x: str, input_scales: bytes) -> tuple[str, str]:
         """Values as whole numbers from 1 to 255, and what each token's are to be multiplied with."""
@@ -219,8 +220,8 @@ class _Builder:
                 factors = np.frombuffer(input_scales, np.float32)
                 scaled = self.op("Mul", x, self.graph.held(f"{x} input scale {len(self._in_int8)}", lambda: factors))
             largest = self.op("ReduceMax", self.op("Abs", scaled), self.whole(1), keepdims=0)
-            peaks = self.op("Max", largest, self._constant((1e-30,), "float32", scalar=True))
-            step = self.op("Mul", peaks, self._constant((1 / 127,), "float32", scalar=True))
+            # Of a token whose values are all 0 the step is 0, and so is what its whole numbers are multiplied with.
+            step = self.op("Mul", largest, self._constant((1 / 127,), "float32", scalar=True))
             if not self._zeros:  # 128 for every token
                 zero = self._constant((128,), "uint8", scalar=True)
                 self._zeros = self.op("Expand", zero, self.op("Shape", self.given("ids")))

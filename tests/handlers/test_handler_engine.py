@@ -310,6 +310,25 @@ def test_int8_is_near_to_float32_and_alone_as_in_a_batch(embedding: ModuleType, 
     assert cosines(together, np.stack(alone)).min() > 0.9999
 
 
+def test_int8_of_tokens_without_any_value(
+    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have no largest value to divide by."""
+    source = family("Bert", bert, tmp_path / "source")
+    tensors = load_file(source / "model.safetensors")
+    for part in ("weight", "bias"):
+        tensors[f"embeddings.LayerNorm.{part}"] = torch.zeros_like(tensors[f"embeddings.LayerNorm.{part}"])
+    save_file(tensors, source / "model.safetensors", {"format": "pt"})
+    stored_int8(source, tmp_path / "m", "AutoModel")
+    ours = embedding.model_fn(str(tmp_path / "m"))
+    assert ours.engine is not None
+    monkeypatch.setenv("MME_ENGINE", "torch")
+    torchs = embedding.model_fn(str(tmp_path / "m"))
+    got, want = (embedding.predict_fn(request(embedding, TEXTS), model)["embeddings"] for model in (ours, torchs))
+    assert np.isfinite(got).all()
+    assert cosines(got, want).min() > 0.999
+
+
 def test_int8_models_of_a_kind_are_compared_once(
     embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ class Kind(IntEnum):
     # worker -> front
     READY = 16  # meta: what loading took
     FAILED = 17  # meta: status, type, message; the worker ends after this
-    STARTED = 18  # meta: ids of the requests that are in work now
+    STARTED = 18  # meta: ids of the requests in work now; left out where one alone was there when the grant came
     RESULT = 19  # id: the request; meta: status, content type, times; body: the answer
     RELEASED = 20  # meta: how many requests are left
     MEMORY = 21  # meta: private memory, sent when idle for a moment; after BUSY also what of it is beyond the need

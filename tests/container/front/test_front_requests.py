@@ -117,6 +117,29 @@ def test_work_that_nobody_waits_for_is_ended_after_a_moment() -> None:
     asyncio.run(work())
 
 
+def test_what_is_alone_when_the_core_is_given_is_begun_without_a_word() -> None:
+    async def work() -> None:
+        desk, entry = Desk(), model()
+        link = worker(entry)
+        alone = desk.requests.take(entry, {}, b"", desk.answers)
+        desk.requests.push(entry)
+        desk.requests.granted(link)
+        assert (link.started, desk.totals.batches) == ({alone.id}, 1)
+        desk.requests.granted(link)  # with another number of threads
+        assert desk.totals.batches == 1
+        desk.requests.cancel(alone)
+        desk.clock.advance(10 * ABANDON_SECONDS)
+        assert desk.killed == ["abandoned"]
+
+        several = worker(other := model("other"))
+        desk.ask(other), desk.ask(other)
+        desk.requests.push(other)
+        desk.requests.granted(several)
+        assert several.started == set(), "which of them it begins, it says"
+
+    asyncio.run(work())
+
+
 @pytest.mark.parametrize(
     ("doomed", "starved", "begun", "waiting"),
     [

@@ -258,6 +258,7 @@ class Hub:
         return worker.wants_core
 
     def grant(self, worker: WorkerLink, threads: int) -> None:
+        self._requests.granted(worker)
         worker.send(Kind.GRANT, threads)
 
     def recall(self, worker: WorkerLink) -> None:

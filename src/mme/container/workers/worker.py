@@ -34,6 +34,10 @@ RECEIVE_BYTES = 256 * 1024
 # Clients that were answered together mostly ask again together. After a batch of several, the next one waits for as
 # many, for a tenth of the time that the last one took, and never longer than this. A single client never waits.
 COMPANY_SECONDS = 0.005
+# Answers are sent together with what follows them, the last of a batch with the grant that is given back, since each
+# message wakes the front. They are held for at most so many bytes and seconds.
+HELD_BYTES = 64 * 1024
+HELD_SECONDS = 0.002
 # Of refusals (ValueError and the like: a client's mistake, or the handler's) so many are logged with their traceback:
 # a handler's author sees where. More would let clients fill the log.
 REFUSALS_SHOWN = 20
@@ -85,7 +89,10 @@ class Worker:
         self._steps: Steps | None = None
         self._joined: dict[int, Pending] = {}  # in work, a step at a time
         self._told: list[int] = []  # the requests in work that the front knows of
+        self._foreseen: int | None = None  # the request of which the front knows that it is next
         self._sending = threading.Lock()
+        self._held: list[bytes] = []  # what is to be sent
+        self._held_since = 0.0
         self._more: More | None = None
 
     def run(self) -> None:
@@ -139,6 +146,8 @@ class Worker:
                     self._batch(handler)
                 if not self._receive(wait=False):
                     return
+                if (self._pending or self._joined) and not self._yield:
+                    self._send_held()
             left = len(self._pending) + len(self._joined)
             if not left or self._yield:
                 self._granted = self._yield = False
@@ -149,7 +158,27 @@ class Worker:
 
     def _send(self, kind: Kind, number: int = 0, meta: dict[str, Any] | None = None, body: bytes = b"") -> None:
         with self._sending:
-            self._sock.sendall(pack(kind, number, meta, body))
+            self._held.append(pack(kind, number, meta, body))
+            self._flush()
+
+    def _hold(self, kind: Kind, number: int, meta: dict[str, Any], body: bytes) -> None:
+        """Send it with the next message, unless what is held is much, or old."""
+        with self._sending:
+            now = time.monotonic()
+            if not self._held:
+                self._held_since = now
+            self._held.append(pack(kind, number, meta, body))
+            if now - self._held_since > HELD_SECONDS or sum(map(len, self._held)) > HELD_BYTES:
+                self._flush()
+
+    def _send_held(self) -> None:
+        with self._sending:
+            self._flush()
+
+    def _flush(self) -> None:
+        held, self._held = self._held, []
+        if held:
+            self._sock.sendall(held[0] if len(held) == 1 else b"".join(held))
 
     def _receive(self, wait: bool) -> bool:
         """Take in what has arrived. False once the front is gone."""
@@ -190,6 +219,7 @@ class Worker:
         elif frame.kind == Kind.GRANT:
             if not self._granted:
                 self._worked = False
+                self._foreseen = self._pending[0].id if len(self._pending) == 1 else None
             self._granted = True
             self._yield = False
             self._set_threads(frame.id)
@@ -224,7 +254,10 @@ class Worker:
         batch = self._gather(handler)
         if not batch:
             return
-        self._send(Kind.STARTED, meta={"ids": [entry.id for entry in batch]})
+        ids = [entry.id for entry in batch]
+        if ids != [self._foreseen]:
+            self._send(Kind.STARTED, meta={"ids": ids})
+        self._foreseen = None
         if handler.whole:
             self._transform(handler, batch[0])
             return
@@ -249,6 +282,7 @@ class Worker:
             while self._pending:
                 self._join(handler, self._steps, self._pending.popleft())
             self._tell()
+            self._send_held()
             if len(self._steps):
                 results = list(self._steps.step())
             self._only_here()
@@ -377,7 +411,7 @@ class Worker:
             "tokens": tokens,
             "own": entry.tokens,
         }
-        self._send(Kind.RESULT, entry.id, meta, answer.body)
+        self._hold(Kind.RESULT, entry.id, meta, answer.body)
 
     def _fail(self, entry: Pending, error: BaseException) -> None:
         told = client_error(error)
@@ -396,7 +430,7 @@ class Worker:
             "own": entry.tokens,
             "error": told.kind,
         }
-        self._send(Kind.RESULT, entry.id, meta, told.body())
+        self._hold(Kind.RESULT, entry.id, meta, told.body())
 
 
 class More:
