@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import attached_provider
 import numpy as np
 import pytest
 
@@ -268,11 +269,11 @@ def test_the_module_takes_the_variants(typical: Plan, routing: str, tmp_path: Pa
     for source in ROOT.glob("*.tf"):
         shutil.copy(source, tmp_path)
     (tmp_path / "fleet.tfvars.json").write_text(tfvars.text(tfvars.variants(typical.best, routing, 200.0, 120.0)))
-    env = local_aws.client_env()
-    terraform.run(["init", "-input=false", "-backend=false", "-no-color"], tmp_path, env)
-    terraform.run(["validate", "-no-color"], tmp_path, env)
-    done = terraform.run(
-        ["plan", "-input=false", "-no-color", "-var-file=fleet.tfvars.json", "-var=name=planned"], tmp_path, env
-    )
+    with attached_provider.attached(local_aws.client_env()) as env:
+        terraform.run(["init", "-input=false", "-backend=false", "-no-color"], tmp_path, env)
+        terraform.run(["validate", "-no-color"], tmp_path, env)
+        done = terraform.run(
+            ["plan", "-input=false", "-no-color", "-var-file=fleet.tfvars.json", "-var=name=planned"], tmp_path, env
+        )
     assert f'= "{typical.best.type}"' in done.stdout
     assert f"= {6000 * 2 // typical.best.instances}" in done.stdout

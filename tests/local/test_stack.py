@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attached_provider
 import pytest
 from local_tools import FAKE_CONTAINER, Cloud, wait_for
 
@@ -31,15 +32,15 @@ def run(cloud: Cloud, tmp_path: Path) -> Iterator[Callable[..., int]]:
     shutil.copytree(
         Path(__file__).with_name("stack"), folder, ignore=shutil.ignore_patterns(".terraform*", "*.tfstate*")
     )
-    env = {**cloud.aws.client_env(), "TF_VAR_name": cloud.name, "TF_PLUGIN_CACHE_DIR": ""}
+    with attached_provider.attached({**cloud.aws.client_env(), "TF_VAR_name": cloud.name}) as env:
 
-    def call(*words: str, check: bool = True) -> int:
-        return terraform.run([*words, "-no-color"], folder, env, check=check).returncode
+        def call(*words: str, check: bool = True) -> int:
+            return terraform.run([*words, "-no-color"], folder, env, check=check).returncode
 
-    call("init")
-    yield call
-    if left(cloud):
-        call("destroy", "-auto-approve", check=False)
+        call("init")
+        yield call
+        if left(cloud):
+            call("destroy", "-auto-approve", check=False)
 
 
 def left(cloud: Cloud) -> list[Any]:

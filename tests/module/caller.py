@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ QUICK = {"noncurrent_version_expiration_days": 0, "abort_incomplete_upload_days"
 class Caller(Stack):
     """A root with one call of the module, ``module.endpoint``, and whatever blocks are given beside it."""
 
-    def __init__(self, folder: Path, aws: LocalAws, name: str, **blocks: Any) -> None:
-        super().__init__(folder / name, aws)
+    def __init__(self, folder: Path, aws: LocalAws, env: Mapping[str, str], name: str, **blocks: Any) -> None:
+        super().__init__(folder / name, aws, env)
         self.name = name
         self.blocks = blocks
         self.folder.mkdir()

@@ -8,11 +8,12 @@ import io
 import json
 import tarfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import attached_provider
 import boto3
 from between_workers import locked
 from botocore.config import Config
@@ -21,6 +22,16 @@ from botocore.exceptions import ClientError
 from mme import terraform
 from mme.errors import TerraformError
 from mme.local import LocalAws
+
+
+@contextmanager
+def environment(aws: LocalAws, *, attached: bool) -> Iterator[Mapping[str, str]]:
+    """Terraform's environment for this AWS: with one provider process for all commands, or as it starts them itself."""
+    if attached:
+        with attached_provider.attached(aws.client_env()) as env:
+            yield env
+    else:
+        yield aws.client_env()
 
 
 def settings(aws: LocalAws, keys: dict[str, str] | None = None) -> dict[str, Any]:
@@ -49,18 +60,19 @@ def refused(call: Any, **arguments: Any) -> str:
 
 
 class Stack:
-    """A folder with a root module, and the AWS that it is applied to."""
+    """A folder with a root module, and the AWS that it is applied to. Terraform runs in the environment ``env``."""
 
-    def __init__(self, folder: Path, aws: LocalAws) -> None:
+    def __init__(self, folder: Path, aws: LocalAws, env: Mapping[str, str]) -> None:
         self.folder = folder
         self.aws = aws
+        self.env = env
         self.name = ""
 
     def client(self, service: str, keys: dict[str, str] | None = None) -> Any:
         return boto3.client(service, **settings(self.aws, keys))
 
     def _run(self, *words: str, check: bool = True) -> tuple[int, str]:
-        done = terraform.run([*words, "-no-color"], self.folder, self.aws.client_env(), check=check)
+        done = terraform.run([*words, "-no-color"], self.folder, self.env, check=check)
         return done.returncode, done.stdout + done.stderr
 
     def init(self) -> None:
@@ -88,7 +100,7 @@ class Stack:
         self._run("destroy", "-auto-approve", "-input=false", *_arguments(variables))
 
     def outputs(self) -> dict[str, Any]:
-        return terraform.outputs(self.folder, self.aws.client_env())
+        return terraform.outputs(self.folder, self.env)
 
     def endpoint(self) -> dict[str, Any]:
         return dict(self.client("sagemaker").describe_endpoint(EndpointName=self.name))

@@ -6,6 +6,7 @@ waiting for Terraform.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import signal
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 from caller import Caller
-from stack import refused
+from stack import environment, refused
 
 from mme import terraform
 from mme.errors import TerraformError
@@ -30,10 +31,13 @@ IMAGE = "123456789012.dkr.ecr.us-east-1.amazonaws.com/mme:1"
 ANYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
 ARCHIVE = "times-two-0123456789ab.tar.gz"
 
+New = Callable[..., Caller]
+"""``new("name", resource={…})`` is a Caller of this name in a folder of its own, with these blocks beside the call."""
 
-def values_come_back_as_they_were(folder: Path, aws: LocalAws) -> None:
+
+def values_come_back_as_they_were(new: New) -> None:
     """AWS keeps weights in single precision, and changes of deployment settings never replace the endpoint."""
-    caller = Caller(folder, aws, "values")
+    caller = new("values")
 
     def weights() -> dict[str, float]:
         name = caller.endpoint()["EndpointConfigName"]
@@ -97,9 +101,9 @@ def values_come_back_as_they_were(folder: Path, aws: LocalAws) -> None:
     assert caller.left() == []
 
 
-def former_keys_still_open_archives(folder: Path, aws: LocalAws) -> None:
+def former_keys_still_open_archives(new: New) -> None:
     """A new key for the bucket, captured data and core dumps under it, acted out in the execution role."""
-    caller = Caller(folder, aws, "keys", resource={"aws_kms_key": {"a": {}, "b": {}}})
+    caller = new("keys", resource={"aws_kms_key": {"a": {}, "b": {}}})
     a, b = "${aws_kms_key.a.arn}", "${aws_kms_key.b.arn}"
     try:
         dump = {"destination_uri": "s3://keys-123456789012-us-east-1/cores"}
@@ -132,7 +136,7 @@ def former_keys_still_open_archives(folder: Path, aws: LocalAws) -> None:
     assert caller.left() == []
 
 
-def every_input_may_be_unknown(folder: Path, aws: LocalAws) -> None:
+def every_input_may_be_unknown(new: New) -> None:
     """What another resource will say: Terraform has to know only what there is, not what it is like."""
     later = {
         "image": IMAGE,
@@ -162,9 +166,7 @@ def every_input_may_be_unknown(folder: Path, aws: LocalAws) -> None:
         "path": "/ml/",
     }
     log_policy = {"Effect": "Allow", "Principal": {"Service": "logging.s3.amazonaws.com"}, "Action": "s3:PutObject"}
-    caller = Caller(
-        folder,
-        aws,
+    caller = new(
         "unknown",
         resource={
             "terraform_data": {"later": {"input": later}},
@@ -273,9 +275,9 @@ def every_input_may_be_unknown(folder: Path, aws: LocalAws) -> None:
     assert caller.left() == []
 
 
-def a_bucket_with_archives_keeps_its_protection(folder: Path, aws: LocalAws) -> None:
+def a_bucket_with_archives_keeps_its_protection(new: New) -> None:
     """Terraform takes what depends on a bucket away first: here it asks before it does."""
-    caller = Caller(folder, aws, "kept")
+    caller = new("kept")
     caller.write(bucket={"force_destroy": False})
     caller.apply()
     caller.publish(ARCHIVE, 2)
@@ -304,9 +306,9 @@ def a_bucket_with_archives_keeps_its_protection(folder: Path, aws: LocalAws) -> 
     assert caller.left() == []
 
 
-def what_goes_by_hand_comes_back(folder: Path, aws: LocalAws) -> None:
+def what_goes_by_hand_comes_back(new: New) -> None:
     """A plan that only looks says what somebody deleted, and an apply makes it again, with nothing left to do."""
-    caller = Caller(folder, aws, "byhand")
+    caller = new("byhand")
     inputs: dict[str, Any] = {
         "deployment": {"wait_seconds": 0},
         "notifications": {"create_topic": True},
@@ -370,10 +372,10 @@ def what_goes_by_hand_comes_back(folder: Path, aws: LocalAws) -> None:
     assert caller.left() == []
 
 
-def an_endpoint_that_exists_is_adopted(folder: Path, aws: LocalAws) -> None:
+def an_endpoint_that_exists_is_adopted(new: New) -> None:
     """Made by hand, imported as docs/module.md has it, and updated in place."""
     name, log_group = "adopted", "/aws/sagemaker/Endpoints/adopted"
-    caller = Caller(folder, aws, name)
+    caller = new(name)
     iam, s3, sagemaker = caller.client("iam"), caller.client("s3"), caller.client("sagemaker")
     trust = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
@@ -416,12 +418,12 @@ def an_endpoint_that_exists_is_adopted(folder: Path, aws: LocalAws) -> None:
     assert caller.left() == []
 
 
-def an_interrupt_needs_one_more_apply(folder: Path, aws: LocalAws) -> None:
+def an_interrupt_needs_one_more_apply(new: New) -> None:
     """Ctrl-C while the endpoint is made: the provider gives it up, and the next applies say what is so, and mend it."""
-    caller = Caller(folder, aws, "interrupted")
+    caller = new("interrupted")
     caller.write(environment={"FAKE_START_SECONDS": "3"})
     words = [*terraform.command(), "apply", "-auto-approve", "-input=false", "-no-color"]
-    env = terraform.environment(aws.client_env())
+    env = terraform.environment(caller.env)
     with subprocess.Popen(words, cwd=caller.folder, env=env, stdout=subprocess.PIPE, text=True) as applying:
         assert applying.stdout is not None
         for line in applying.stdout:
@@ -445,10 +447,10 @@ def an_interrupt_needs_one_more_apply(folder: Path, aws: LocalAws) -> None:
     assert caller.left() == []
 
 
-def what_would_lose_the_models_is_refused(folder: Path, aws: LocalAws) -> None:
+def what_would_lose_the_models_is_refused(new: New) -> None:
     """A prefix without archives, another bucket, a role of the same name on another path; and others' topics stay."""
     topic = {"aws_sns_topic": {"theirs": {"name": "moved"}}}
-    caller = Caller(folder, aws, "moved", resource=topic)
+    caller = new("moved", resource=topic)
     role = {"name": "moved-role"}
     try:
         # With nothing published there is nothing to lose.
@@ -475,9 +477,9 @@ def what_would_lose_the_models_is_refused(folder: Path, aws: LocalAws) -> None:
     assert caller.left() == []
 
 
-def instances_follow_the_load_and_an_alarm_rolls_back(folder: Path, aws: LocalAws) -> None:
+def instances_follow_the_load_and_an_alarm_rolls_back(new: New) -> None:
     """Under load an instance comes; an update whose container fails is rolled back by the module's own alarm."""
-    caller = Caller(folder, aws, "loaded")
+    caller = new("loaded")
     scaling = {"min_capacity": 1, "max_capacity": 2, "invocations_per_instance": 1, "scale_out_cooldown_seconds": 60}
     inputs: dict[str, Any] = {
         "variants": {"primary": {"autoscaling": scaling}},
@@ -516,7 +518,7 @@ def instances_follow_the_load_and_an_alarm_rolls_back(folder: Path, aws: LocalAw
     assert caller.left() == []
 
 
-LIVES: dict[str, Callable[[Path, LocalAws], None]] = {
+LIVES: dict[str, Callable[[New], None]] = {
     life.__name__: life
     for life in (
         every_input_may_be_unknown,
@@ -531,6 +533,14 @@ LIVES: dict[str, Callable[[Path, LocalAws], None]] = {
     )
 }
 
+# Terraform has to end a provider process of its own there.
+ORDINARY = ("an_interrupt_needs_one_more_apply",)
+
+
+def live(life: str, folder: Path, aws: LocalAws) -> None:
+    with environment(aws, attached=life not in ORDINARY) as env:
+        LIVES[life](functools.partial(Caller, folder, aws, env))
+
 
 @pytest.fixture(scope="module")
 def lives(
@@ -541,7 +551,7 @@ def lives(
     here = [item for item in request.session.items if item.path == request.path]
     wanted = {item.callspec.params["life"] for item in here if hasattr(item, "callspec")}
     with ThreadPoolExecutor(max_workers=2) as pool:
-        yield {name: pool.submit(life, folder, local_aws) for name, life in LIVES.items() if name in wanted}
+        yield {life: pool.submit(live, life, folder, local_aws) for life in LIVES if life in wanted}
 
 
 @pytest.mark.parametrize("life", LIVES)

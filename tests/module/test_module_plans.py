@@ -8,6 +8,7 @@ import re
 import shutil
 from pathlib import Path
 
+import attached_provider
 import pytest
 from test_module_inputs import REFUSED
 
@@ -33,7 +34,8 @@ def test_the_module_is_valid(root: Path) -> None:
 @pytest.mark.slow
 def test_terraform_test_passes(root: Path) -> None:
     files = sorted(path.name for path in (root / "tests" / "module").glob("*.tftest.hcl"))
-    done = terraform.run(["test", "-no-color", "-test-directory=tests/module"], root, OFFLINE, check=False)
+    with attached_provider.attached(OFFLINE) as env:
+        done = terraform.run(["test", "-no-color", "-test-directory=tests/module"], root, env, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"Success! \d+ passed, 0 failed\.", done.stdout), done.stdout
     for name in files:
