@@ -15,10 +15,12 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "local"))
 
-from local_tools import Cloud
+from local_tools import TRUST, Cloud
 from typed import Result, typed
 
 from mme.local import LocalAws
+
+__all__ = ["TRUST", "Cloud", "Corner", "Result", "asked", "corner_of", "typed"]
 
 STREAM = "AllTraffic/i-0123456789abcdef0"
 
