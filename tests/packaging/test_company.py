@@ -94,8 +94,8 @@ def test_a_handler_that_draws_random_numbers_is_not_doubted(tmp_path: Path) -> N
 
 
 def test_nor_one_that_differs_now_and_then(tmp_path: Path) -> None:
-    numbers = iter(range(1000))
-    assert doubt(tmp_path, [0.5], lambda: [0.5 if next(numbers) % 4 else 0.9]) is None
+    numbers = iter(range(1000))  # 3 of the 16 asked together differ: fewer than half of the samples, in any order
+    assert doubt(tmp_path, [0.5], lambda: [0.5 if next(numbers) % 6 else 0.9]) is None
 
 
 def test_nor_one_that_takes_too_long(tmp_path: Path) -> None:
