@@ -38,6 +38,9 @@ BUILDERS = ("docker", "podman", "buildah")
 # What the platform hands to a container. The rest of this machine's environment stays outside.
 _PASSED = ("SAGEMAKER_", "MME_", "MMS_", "TS_", "HF_", "OMP_", "AWS_REGION", "AWS_DEFAULT_REGION")
 _PIP_OPTIONS = ("index-url", "extra-index-url", "find-links", "no-index", "trusted-host", "proxy", "cert")
+# Where a builder's own program finds its engine, settings and images.
+_CLIENT = ("HOME", "XDG_RUNTIME_DIR", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "DBUS_SESSION_BUS_ADDRESS")
+_CLIENT_PREFIXES = ("DOCKER_", "CONTAINER_", "CONTAINERS_", "BUILDAH_", "STORAGE_", "REGISTRY_")
 _WORKING = "mme-image-test"  # the name of buildah's working container
 
 
@@ -212,7 +215,7 @@ def test(name: str, tag: str, arguments: Sequence[str]) -> int:
     if name == "buildah":
         subprocess.run([name, "rm", _WORKING], capture_output=True, check=False)  # of a run that was killed
         subprocess.run([name, "from", "--name", _WORKING, tag], stdout=subprocess.DEVNULL, check=True)
-    command = shlex.join([sys.executable, str(Path(__file__).resolve()), "run", tag, str(folder)])
+    command = shlex.join(test_command(name, tag, folder))
     words = [sys.executable, "-m", "pytest", f"--basetemp={folder / 'tests'}", *arguments]
     try:
         print(f"{tag}: ready {', '.join(f'{start_seconds(command, folder):.1f}' for _ in range(3))} s after its start")
@@ -223,6 +226,14 @@ def test(name: str, tag: str, arguments: Sequence[str]) -> int:
             subprocess.run([name, "umount", _WORKING], stdout=subprocess.DEVNULL, check=False)
             subprocess.run([name, "rm", _WORKING], stdout=subprocess.DEVNULL, check=False)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_command(name: str, tag: str, folder: Path) -> list[str]:
+    """What the tests start as the container: ``run``, with this builder and what its program needs to find the image.
+    ``mme.runner`` hands a container little of this process's environment, and another home folder."""
+    found = {key: value for key, value in os.environ.items() if key in _CLIENT or key.startswith(_CLIENT_PREFIXES)}
+    words = [f"{key}={value}" for key, value in {**found, "IMAGE_BUILDER": name}.items()]
+    return ["env", *words, sys.executable, str(Path(__file__).resolve()), "run", tag, str(folder)]
 
 
 def start_seconds(command: str, folder: Path) -> float:

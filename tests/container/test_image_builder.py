@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from image_script import SCRIPT, image
+
+from mme.runner import process
 
 Program = Callable[[str, str], None]
 
@@ -137,6 +140,31 @@ def test_a_container_gets_what_the_platform_gives_and_is_reached_from_here_alone
     assert {"SAGEMAKER_BIND_TO_PORT=8123", "MME_CPUS=1", "MME_CONTAINER_HOST=127.0.0.1"} <= set(words)
     assert f"{tmp_path}:{tmp_path}" in words
     assert not any("AWS_SECRET" in word or word.startswith("HOME=") for word in words)
+
+
+def test_the_tests_containers_are_started_with_the_builder_and_the_engine_of_the_build(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The runner hides the home folder and most variables, by which a builder finds its engine and its images."""
+    seen = tmp_path / "seen"
+    program("docker", "exit 0")
+    program("podman", f'[ "$1" = info ] || exec env > {shlex.quote(str(seen))}')
+    monkeypatch.setenv("PATH", f"{os.environ['PATH']}{os.pathsep}/usr/bin{os.pathsep}/bin")
+    monkeypatch.setenv("HOME", str(tmp_path / "a home"))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///own.sock")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x")
+    work = tmp_path / "work"
+    work.mkdir()
+    command = shlex.join(image.test_command("podman", "mme:1", tmp_path))
+    running = process.Container(command, work, {}, lambda line: None, guarded=False)
+    try:
+        assert running.process.wait(60) == 0
+    finally:
+        running.stop()
+    given = dict(line.split("=", 1) for line in seen.read_text().splitlines() if "=" in line)
+    assert given["HOME"] == str(tmp_path / "a home")
+    assert given["DOCKER_HOST"] == "unix:///own.sock"
+    assert "AWS_SECRET_ACCESS_KEY" not in given
 
 
 @pytest.mark.parametrize("words", [[], ["build"], ["run", "mme"], ["push", "mme"]])
