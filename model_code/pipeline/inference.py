@@ -119,6 +119,7 @@ def predict_fn(data: Request, model: Served) -> Any:
     frames = (count, asked.pop("frame_sampling_rate", 1) if model.task.inputs == "video" else 1)
     rate = getattr(model.parts.feature_extractor, "sampling_rate", 0)
     inputs = pipeline_requests.inputs_of(data, model.task.inputs, model.limits, rate, frames)
+    _check_tokens(inputs, model)
     _check_fits(inputs, asked, model)
     options = _spread(model, asked)
     seed = options.pop("seed", None) if not model.task.own else None
@@ -325,6 +326,20 @@ def _means_something(check: Callable[[str, Any], None]) -> bool:
     return True
 
 
+def _check_tokens(inputs: Any, model: Served) -> None:
+    """Refuse a text of which nothing is left to read: most tokenizers put special tokens around an empty one."""
+    if model.parts.tokenizer is None or model.task.inputs not in ("text", "text or pair"):
+        return
+    for place, item in enumerate(inputs if isinstance(inputs, list) else [inputs]):
+        texts = (item["text"], item.get("text_pair", "")) if isinstance(item, dict) else (item,)
+        if any(character.isalnum() for text in texts for character in text):
+            continue
+        blank = model.name == "zero-shot-classification" and not any(text.strip() for text in texts)
+        if blank or not model.parts.tokenizer(*texts)["input_ids"]:
+            name = f"inputs[{place}]" if isinstance(inputs, list) else "inputs"
+            raise ValueError(f"{name} is empty.")
+
+
 def _check_fits(inputs: Any, asked: dict[str, Any], model: Served) -> None:
     """Refuse a text that the model has no positions for, unless it is to be cut."""
     if model.reads is None or model.task.inputs not in ("text", "text or pair") or asked.get("truncation"):
@@ -364,7 +379,6 @@ def _spread(model: Served, asked: dict[str, Any]) -> dict[str, Any]:
         )
     if name == "fill-mask" and "targets" in options:
         options["targets"] = _listed(options["targets"])
-    return options
     if name == "mask-generation":
         # The pipeline never ends where the last batch of points is not a whole one.
         points, most = options.get("points_per_crop", 32) ** 2, options.get("points_per_batch", 64)

@@ -154,13 +154,12 @@ def _broadcast(given: dict[str, Any]) -> Any:
 
 def _one(item: Any, name: str, kind: str, limits: Limits, rate: int, frames: tuple[int, int]) -> Any:
     if kind == "text":
-        _text(name, item)
-        return item
+        return _check_text(name, item)
     if kind == "text or pair":
         if isinstance(item, dict):
             _fields(item, name, ("text",), ("text_pair",))
-            return {key: _text(f"{name}.{key}", value) for key, value in item.items()}
-        return _text(name, item)
+            return {key: _check_text(f"{name}.{key}", value) for key, value in item.items()}
+        return _check_text(name, item)
     if kind == "text or messages":
         return _messages(item, name, limits) if _is_messages(item) else _text(name, item)
     if kind == "question":
@@ -192,17 +191,18 @@ def _named(value: Any) -> str:
     return names.get(type(value), "null" if value is None else "a file")
 
 
-def _check_text(name: str, value: Any) -> None:
+def _check_text(name: str, value: Any) -> str:
+    """The text, which may be empty: most models have an answer to that, from their special tokens."""
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a text, not {_named(value)}.")
     # JSON can spell half of a surrogate pair, which is no text in any encoding: tokenizers fail on it.
     if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
         raise ValueError(f"{name} holds half of a surrogate pair (\\ud800 to \\udfff), which is not text.")
+    return value
 
 
 def _text(name: str, value: Any) -> str:
-    _check_text(name, value)
-    if not value.strip():
+    if not _check_text(name, value).strip():
         raise ValueError(f"{name} is empty.")
     found: str = value
     return found

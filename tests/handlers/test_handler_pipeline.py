@@ -5,8 +5,9 @@ import base64
 import importlib.util
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -123,7 +124,17 @@ REFUSED = {
     "parameters that are a list": ("text-classification", {"inputs": "a", "parameters": [1]}, "must be a JSON object"),
     "a number for a text": ("text-classification", {"inputs": 3}, "inputs must be a text, not a number"),
     "a list with a number": ("text-classification", {"inputs": ["a", None]}, "inputs[1] must be a text, not null"),
-    "an empty text": ("text-classification", {"inputs": "  "}, "inputs is empty"),
+    "an empty text": (
+        "zero-shot-classification",
+        {"inputs": "  ", "parameters": {"candidate_labels": ["a"]}},
+        "inputs is empty",
+    ),
+    "an empty question": (
+        "question-answering",
+        {"inputs": {"question": "", "context": "the house"}},
+        "question is empty",
+    ),
+    "an empty text without a mask": ("fill-mask", {"inputs": ""}, "mask"),
     "an empty list": ("text-classification", {"inputs": []}, "empty list"),
     "half a character": ("text-classification", {"inputs": "\ud800"}, "surrogate"),
     "a long text": ("text-classification", {"inputs": "the house " * 40}, "has 82 tokens; the model reads 32"),
@@ -150,6 +161,75 @@ def test_a_clients_mistake_is_named(
     with pytest.raises(ValueError) as caught:
         ask(pipeline, models[task], body)
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("task", ["text-classification", "token-classification", "feature-extraction"])
+@pytest.mark.parametrize("text", ["", "  "], ids=["empty", "spaces"])
+def test_an_empty_text_is_answered_as_the_library_does(
+    pipeline: ModuleType, models: dict[str, Any], task: str, text: str
+) -> None:
+    right = json.loads(json.dumps(models[task].call(text)))
+    assert ask(pipeline, models[task], {"inputs": text}) == right
+    pair = {"text": text, "text_pair": ""}
+    if task == "text-classification":
+        assert ask(pipeline, models[task], {"inputs": pair}) == json.loads(json.dumps(models[task].call(pair)))
+
+
+def test_a_text_without_any_token_is_refused(pipeline: ModuleType, models: dict[str, Any], tmp_path: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    folder = settings(saved(tmp_path / "m", "BertForSequenceClassification"), task="text-classification")
+    model = pipeline.model_fn(str(folder))
+    model.parts.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A", pair="$A $B:1")
+    for body, name in (({"inputs": ""}, "inputs"), ({"inputs": ["the house", "\u200b"]}, r"inputs\[1\]")):
+        with pytest.raises(ValueError, match=f"{name} is empty"):
+            ask(pipeline, model, body)
+
+
+def test_the_points_of_masks_come_in_complete_batches(pipeline: ModuleType, models: dict[str, Any]) -> None:
+    """The library's pipeline never ends where the last batch is smaller than the others."""
+    model, options = _noting(models, "mask-generation")
+    ask(pipeline, model, {"inputs": samples.image(8, 8), "parameters": {"points_per_batch": 50, "points_per_crop": 6}})
+    assert options["points_per_batch"] == 36
+    ask(pipeline, model, {"inputs": samples.image(8, 8), "parameters": {"points_per_batch": 7, "points_per_crop": 6}})
+    assert options["points_per_batch"] == 6
+
+
+@pytest.mark.parametrize("task", ["text-to-audio", "automatic-speech-recognition", "image-text-to-text"])
+def test_a_seed_may_stand_among_the_options_of_generate(
+    pipeline: ModuleType, models: dict[str, Any], task: str
+) -> None:
+    """It seeds the request; ``generate`` itself takes none."""
+    import torch
+
+    inputs: dict[str, Any] = {
+        "text-to-audio": "the house",
+        "automatic-speech-recognition": samples.tone(0.1),
+        "image-text-to-text": {"image": samples.image(8, 8), "text": "the house"},
+    }
+    model, options = _noting(models, task)
+    given = {"do_sample": True, "seed": 5}
+    ask(pipeline, model, {"inputs": inputs[task], "parameters": {"generate_kwargs": given}})
+    assert options["generate_kwargs"] == {"do_sample": True}
+    torch.manual_seed(5)
+    assert options["drawn"] == torch.rand(1).item()
+
+
+def _noting(models: dict[str, Any], task: str) -> tuple[Any, dict[str, Any]]:
+    """A model for this task that notes the options with which its pipeline is called, and a number drawn there."""
+    import torch
+    from pipeline_tasks import TASKS as TASKS_HERE
+
+    options: dict[str, Any] = {}
+
+    def call(*_: Any, **given: Any) -> dict[str, Any]:
+        options.clear()
+        options.update(given, drawn=torch.rand(1).item())
+        return {"masks": []}
+
+    like = models["image-classification"]
+    parts = replace(like.parts, feature_extractor=SimpleNamespace(sampling_rate=16_000))
+    return replace(like, name=task, task=TASKS_HERE[task], call=call, parts=parts), options
 
 
 def test_null_asks_for_all_labels(pipeline: ModuleType, models: dict[str, Any]) -> None:
