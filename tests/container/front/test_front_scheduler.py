@@ -8,11 +8,11 @@ from mme.container.front.scheduler import PATIENCE, QUANTUM, Scheduler
 
 
 class Cores:
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, spare: int = 0) -> None:
         self.clock = Clock()
         self.events: list[str] = []
         self.work: set[str] = set()
-        self.scheduler: Scheduler[str] = Scheduler(count, self, self.clock, self.clock.later)
+        self.scheduler: Scheduler[str] = Scheduler(count, self, self.clock, self.clock.later, spare)
 
     def wants_core(self, worker: str) -> bool:
         return worker in self.work
@@ -138,3 +138,26 @@ def test_grants_say_since_when() -> None:
     cores.ask("A")
     cores.clock.advance(5)
     assert list(cores.scheduler.grants()) == [("A", began)]
+
+
+def test_one_more_than_there_are_cores_begins_so_that_no_core_waits_for_its_next() -> None:
+    cores = Cores(2, spare=1)
+    cores.ask("A", "B", "C", "D")
+    assert cores.seen() == ["A:2", "A:1", "B:1", "C:1"], "D waits"
+    cores.done("A")
+    assert cores.seen() == ["D:1"]
+    cores.done("B")
+    cores.done("C")
+    assert cores.seen() == ["D:2"], "alone it has every thread"
+
+
+def test_the_one_more_gives_its_turn_back_like_the_others() -> None:
+    cores = Cores(2, spare=1)
+    cores.ask("A", "B", "C", "D")
+    cores.seen()
+    cores.clock.advance(QUANTUM * 1.1)
+    assert cores.seen() == ["A?", "B?", "C?"]
+    cores.done("C", more=True)
+    assert cores.seen() == ["D:1"]
+    cores.done("A")
+    assert cores.seen() == ["C:1"]

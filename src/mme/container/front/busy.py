@@ -58,15 +58,23 @@ class Busy:
         if not self._answers or passed <= 0:
             return
         weight = 1 - math.exp(-passed / AVERAGED)
-        offering = [worker for worker in self._effects.workers() if worker.extra.offered and worker.doomed is None]
-        for worker in offering:
+        for worker in self._offering():
             extra, count = worker.extra, worker.model.metrics.answers.all
             extra.rate += weight * ((count - extra.answered) / passed - extra.rate)
             extra.answered = count
             if extra.held and not extra.returning and extra.rate < QUIET * self._answers:
                 self._end(worker, "quiet")
+        self._begin_next()
+
+    def _offering(self) -> list[WorkerLink]:
+        return [worker for worker in self._effects.workers() if worker.extra.offered and worker.doomed is None]
+
+    def _begin_next(self) -> None:
+        """The busiest of those that wait begins, unless another one is just beginning."""
+        offering = self._offering()
         if any(worker.extra.beginning for worker in offering):
             return
+        now = self._clock()
         waiting = [
             worker
             for worker in offering
@@ -102,6 +110,7 @@ class Busy:
             self._totals.busy_begun += 1
             rate = round(extra.rate, 1)
             self._log("info", "busy", model=worker.model.name, bytes=taken, answers_per_second=rate)
+            self._begin_next()
         elif not taken:
             if frame.meta.get("error"):
                 extra.offered = 0  # it would fail again

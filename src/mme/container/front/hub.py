@@ -49,7 +49,9 @@ class Hub:
         gpus = Gpus(os.environ.get("CUDA_VISIBLE_DEVICES")) if settings.device != "cpu" else None
         self._admission = Admission(settings, self.totals, self, gpus)
         self._requests = Requests(settings, self.totals, self)
-        self._scheduler: Scheduler[WorkerLink] = Scheduler(settings.cpus, self, time.monotonic, self.later)
+        self._scheduler: Scheduler[WorkerLink] = Scheduler(
+            settings.cpus, self, time.monotonic, self.later, spare=int(settings.cpus > 1)
+        )
         self._busy = Busy(settings, self.totals, log, self, time.monotonic)
         self._processes = Processes(
             *(settings, log, self.totals, self._admission, self._requests, self._scheduler, self._busy),

@@ -1,4 +1,5 @@
-"""Who computes: at most as many models at a time as there are cores, each with its share of the threads.
+"""Who computes: as many models at a time as there are cores, each with its share of the threads; and one more while
+others wait.
 
 The policy, with one core and models A, B and C that ask in this order::
 
@@ -6,6 +7,10 @@ The policy, with one core and models A, B and C that ask in this order::
     B and C ask             after QUANTUM, A is asked to give the core back when its batch is done
     A gives it back         B computes; A, if it has more to do, waits behind C
     B keeps it (PATIENCE)   B is not waited for: C computes beside it, and the system divides the core
+
+With several cores one more model than there are has leave to compute while others wait. A core would be idle from the
+end of one model's work until the front has said so to the next, and be so for a sixth of the time of short answers; the
+system gives it to the one more instead.
 
 So requests of one model are answered in batches while it is its turn, a slow model starves nobody, and nobody is
 interrupted inside a batch. Whoever computes alone has all threads; two that compute have half each.
@@ -50,7 +55,8 @@ class Effects(Protocol[W_in]):
 
 
 class Scheduler(Generic[W]):
-    """``clock`` gives seconds; ``later(seconds, call)`` calls after so many of them."""
+    """``clock`` gives seconds; ``later(seconds, call)`` calls after so many of them. ``spare``: how many more than there
+    are cores may compute while others wait."""
 
     def __init__(
         self,
@@ -58,8 +64,10 @@ class Scheduler(Generic[W]):
         effects: Effects[W],
         clock: Callable[[], float],
         later: Callable[[float, Callable[[], None]], object],
+        spare: int = 0,
     ) -> None:
         self._cores = cores
+        self._spare = spare
         self._effects = effects
         self._clock = clock
         self._later = later
@@ -97,7 +105,7 @@ class Scheduler(Generic[W]):
         now = self._clock()
         slow = sum(1 for grant in self._running.values() if now - grant.since > PATIENCE) if self._waiting else 0
         changed = False
-        while self._waiting and len(self._running) - slow < self._cores:
+        while self._waiting and len(self._running) - slow < self._cores + self._spare:
             worker, _ = self._waiting.popitem(last=False)
             if self._effects.wants_core(worker):
                 self._running[worker] = Grant(now)
