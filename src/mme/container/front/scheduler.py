@@ -55,8 +55,8 @@ class Effects(Protocol[W_in]):
 
 
 class Scheduler(Generic[W]):
-    """``clock`` gives seconds; ``later(seconds, call)`` calls after so many of them. ``spare``: how many more than there
-    are cores may compute while others wait."""
+    """``clock`` gives seconds; ``later(seconds, call)`` calls after so many of them. ``spare``: how many more than
+    there are cores may compute while others wait."""
 
     def __init__(
         self,
