@@ -95,7 +95,7 @@ def test_the_history_of_a_name_that_is_not_there_is_an_error(project: Project) -
     assert project("history", "--model", "bert").code == 0
     for name, message in (("gpt2", "no released version"), ("bert@staging", "no channel bert@staging")):
         done = project("history", "--model", name, "--json")
-        assert (done.code, done.out) == (8, "")
+        assert (done.code, list(done.json)) == (8, ["error"])
         assert message in done.err
 
 

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def command(
         def run(context: Context, **given: Any) -> None:
             if where:
                 given["settings"] = Settings(Flags(**{flag: given.pop(flag) for flag in where}), os.environ)
-            with errors_as_exit_codes():
+            with _errors_as_exit_codes(json=given.get("json") is True):
                 function(context, **given)
 
         ordinary = [
@@ -81,15 +82,31 @@ def command(
     return decorate
 
 
+_printed: ContextVar[bool] = ContextVar("printed")
+"""Whether the running task has printed its JSON document."""
+
+
 @contextlib.contextmanager
-def errors_as_exit_codes() -> Iterator[None]:
-    """Print an error's message and hint to standard error, and exit with its code."""
+def _errors_as_exit_codes(json: bool) -> Iterator[None]:
+    """Print an error's message and hint to standard error, and exit with its code.
+
+    With ``json``, what failed is a document on standard output as well, unless the task has printed its own.
+    """
+
+    def fail(error: Exception, message: str, hint: str | None, code: int) -> Exit:
+        note(f"Error: {error if isinstance(error, MmeError) else message}")
+        if json and not _printed.get():
+            # On one line, so that it is right behind the lines of a task that goes on (--follow), too.
+            about = {"kind": type(error).__name__, "message": message, "hint": hint, "exit_code": code}
+            print(jsonlib.dumps({"error": about}, ensure_ascii=False), flush=True)
+        return Exit(code=code)
+
+    _printed.set(False)
     try:
         yield
         sys.stdout.flush()
     except MmeError as error:
-        note(f"Error: {error}")
-        raise Exit(code=error.exit_code) from error
+        raise fail(error, error.message, error.hint, error.exit_code) from error
     except KeyboardInterrupt:
         note("\nInterrupted. Nothing half-done is visible; run the same command again.")
         raise Exit(code=130) from None
@@ -98,8 +115,7 @@ def errors_as_exit_codes() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Exit(code=141) from None
     except OSError as error:
-        note(f"Error: {error.filename or 'this machine'}: {error.strerror or error}.")
-        raise Exit(code=1) from error
+        raise fail(error, f"{error.filename or 'this machine'}: {error.strerror or error}.", None, 1) from error
 
 
 def note(text: str) -> None:
@@ -117,6 +133,7 @@ def program_name() -> str:
 
 def print_json(value: Any) -> None:
     """For scripts."""
+    _printed.set(True)
     print(jsonlib.dumps(value, ensure_ascii=False, indent=2), flush=True)
 
 
