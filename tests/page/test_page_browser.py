@@ -6,13 +6,18 @@ are skipped. `make browser` installs Debian's, and so does `make test` where CI 
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import os
 import shutil
 import time
+import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from local_tools import Cloud, wait_for
@@ -227,6 +232,73 @@ def test_an_image_goes_out_with_its_type_and_two_texts_come_back_as_their_simila
     expect(tab.locator("#results .big")).to_have_text("0.600")
     assert sent[0] == ("image/png", PIXEL)
     assert json.loads(sent[1][1]) == {"inputs": ["A cat sits on the mat.", "There is a kitten on the rug."]}
+
+
+def test_a_sound_comes_back_and_can_be_played(cloud: Cloud, local_aws: LocalAws, tab: Any) -> None:
+    """Asked for as a sound, the answer is one that this browser can play, and can be saved."""
+    endpoint = cloud.endpoint()
+    cloud.publish("tts-00000000000a.tar.gz", times=1)
+    made = io.BytesIO()
+    with wave.open(made, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(bytes(8000))
+    asked: list[str] = []
+
+    def answer(route: Any) -> None:
+        asked.extend(parse_qs(urlsplit(route.request.url).query)["accept"])
+        values = {"target": "tts-00000000000a.tar.gz", "seconds": 0.01, "variant": "v", "bytes": len(made.getvalue())}
+        content = base64.b64encode(made.getvalue()).decode()
+        route.fulfill(json={**values, "base64": content, "content_type": "audio/wav"})
+
+    tab.route("**/api/predict*", answer)
+    look(tab, local_aws, endpoint, "try")
+    expect(tab.get_by_label("Model A")).to_have_value("tts")
+    tab.get_by_label("Answer as").select_option("audio/wav")
+    tab.get_by_role("button", name="Run").click()
+    player = tab.locator("#results audio")
+    expect(player).to_be_visible()
+    wait_for(lambda: player.evaluate("sound => sound.readyState >= 1 && sound.error === null"))
+    assert player.evaluate("sound => sound.duration") == 0.5
+    with tab.expect_download() as saving:
+        tab.get_by_role("link", name="Save the answer").click()
+    assert saving.value.suggested_filename == "answer.wav"
+    assert Path(saving.value.path()).read_bytes() == made.getvalue()
+    assert asked == ["audio/wav"]
+
+
+@pytest.mark.parametrize("width", [360, 1200])
+def test_what_is_read_aloud_has_names(cloud: Cloud, local_aws: LocalAws, tab: Any, width: int) -> None:
+    """Also on a narrow screen, where some words are not to be seen: one heading of the page, every field and column
+    with a name, headings that skip no step, and what scrolls reached by the keyboard."""
+    tab.set_viewport_size({"width": width, "height": 800})
+    endpoint = cloud.endpoint()
+    cloud.invoke(endpoint, cloud.publish("bert-00000000000a.tar.gz", times=2))
+    for section in ("overview", "models", "try", "requests", "log"):
+        look(tab, local_aws, endpoint, section)
+        expect(tab.locator(f"#section-{section}")).to_be_visible()
+        expect(tab.get_by_role("heading", level=1)).to_have_count(1)
+        expect(tab.get_by_role("combobox", name="Endpoint")).to_have_count(1)
+        if section == "overview":
+            expect(tab.locator(".chart").first).to_be_visible()
+        if section == "models":
+            tab.get_by_role("button", name="bert", exact=True).click()
+            expect(tab.locator("#detail tbody tr")).to_have_count(1)
+        found = tab.evaluate(
+            """() => {
+                const seen = (node) => node.checkVisibility();
+                const every = (what) => [...document.querySelectorAll(what)].filter(seen);
+                const levels = every("h1, h2, h3, h4").map((node) => +node.tagName[1]);
+                return {
+                    skipped: levels.filter((level, at) => at && level > levels[at - 1] + 1),
+                    unnamed: every("th").filter((node) => !node.textContent.trim()).length,
+                    unreached: every(".scroll").filter((n) => n.tabIndex < 0 && !n.querySelector("button")).length,
+                    wider: document.documentElement.scrollWidth > document.documentElement.clientWidth,
+                };
+            }"""
+        )
+        assert found == {"skipped": [], "unnamed": 0, "unreached": 0, "wider": False}, section
 
 
 def test_two_thousand_models_are_paged_searched_and_not_sent_again(cloud: Cloud, local_aws: LocalAws, tab: Any) -> None:

@@ -28,7 +28,7 @@ export function chart(width, title, series, show, top = 0) {
   const picture = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img" });
   const latest = drawn.map((one) => `${one.name}: ${show(last(one.points))}`).join(", ");
   picture.append(svg("title", {}, `${title}. ${latest || "Nothing was reported."}`));
-  const box = el("div", { className: "chart" }, el("h3", { textContent: title }), picture);
+  const box = el("div", { className: "chart" }, el("h2", { textContent: title }), picture);
   if (!drawn.length) {
     picture.append(svg("text", { x: width / 2, y: HEIGHT / 2, "text-anchor": "middle", class: "none" }, "nothing reported yet"));
     return box;

@@ -12,6 +12,13 @@ export function el(tag, props = {}, ...children) {
   return node;
 }
 
+/** A table that scrolls by itself where it is wider than the screen, also by the keyboard: by its buttons, or where it has none, by itself. Columns without a title are named for those who listen. */
+export function table(name, columns, rows) {
+  const heads = columns.map(([title, className = "", aloud = ""]) => el("th", { scope: "col", className }, title || el("span", { className: "unseen", textContent: aloud })));
+  const reached = rows.some((row) => row.querySelector("button")) ? {} : { tabIndex: 0 };
+  return el("div", { className: "scroll", ...reached, attrs: { role: "region", "aria-label": name, "data-key": `table-${name}` } }, el("table", {}, el("thead", {}, el("tr", {}, heads)), el("tbody", {}, rows)));
+}
+
 export const $ = (id) => document.getElementById(id);
 
 /** New children for a node; what had the focus in it has it again (elements are known by data-key). */

@@ -1,5 +1,5 @@
 // The page: asks the server what there is, again and again, and shows it.
-import { $, ago, badge, bytes, clock, copy, copyBox, el, fill, percent, time, whole } from "./dom.js";
+import { $, ago, badge, bytes, clock, copy, copyBox, el, fill, percent, table, time, whole } from "./dom.js";
 import { chart, roomFor } from "./charts.js";
 import { Try } from "./try.js";
 
@@ -285,7 +285,7 @@ function showOverview() {
       el("td", { className: "wide lined", textContent: own.length ? own.map((i) => `${i.instance.replace(/^(i-.{6}).*/, "$1…")}: ${STATES[i.state] ?? i.state}, ${i.models.filter((m) => m[1] === "loaded").length} loaded, ${bytes(i.memory)}`).join("\n") : one.image ?? ""}));
   });
   fill($("variants"), el("div", { className: "card" }, el("h2", { textContent: "Variants" }),
-    el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ["Variant", "Instance type", "Instances", "Weight", "Requests", here ? "Containers" : "Image"].map((h, i) => el("th", { scope: "col", textContent: h, className: i > 1 && i < 5 ? "n" : "" })))), el("tbody", {}, rows))),
+    table("Variants", [["Variant"], ["Instance type"], ["Instances", "n"], ["Weight", "n"], ["Requests", "n"], [here ? "Containers" : "Image"]], rows),
     endpoint.update ? el("p", { textContent: `An update is under way: ${endpoint.update}` }) : null,
     el("p", { className: "quiet", textContent: `Configuration ${endpoint.config}, last changed ${new Date(endpoint.modified).toLocaleString()}` })));
   const alarms = endpoint.alarms ?? [];
@@ -413,8 +413,8 @@ function showDetail(loaded, now) {
   const named = (target) => [...channels.filter((one) => target in one.targets).map((one) => one.name), ...(!channels.some((one) => one.name === model.name) && target === targetOf(model, model.versions[0]) ? [model.name] : [])];
   const button = (words, key, work) => { const b = el("button", { type: "button", className: "small", textContent: words }); b.dataset.key = key; b.addEventListener("click", work); return b; };
   fill($("detail"), el("div", { className: "card" }, el("h2", { textContent: model.name }),
-    el("div", { className: "scroll" }, el("table", {}, el("thead", {}, el("tr", {}, ["Version", "Meant by", "Loaded", "Released", "Size", "Load", "Warm", ""].map((h, i) => el("th", { scope: "col", textContent: h, className: i > 3 && i < 7 ? "n" : "" })))),
-      el("tbody", {}, model.versions.map((version, number) => {
+    table(`Versions of ${model.name}`, [["Version"], ["Meant by"], ["Loaded"], ["Released"], ["Size", "n"], ["Load", "n"], ["Warm", "n"], ["", "", "What to do with it"]],
+      model.versions.map((version, number) => {
         const target = targetOf(model, version);
         const timing = timings.get(target);
         return el("tr", {}, el("td", { className: "mono", textContent: version[0] }), el("td", {}, el("div", { className: "split" }, named(target).map((name) => el("span", { className: "chip", textContent: name })))), el("td", {}, loadedCell(loaded.get(target))),
@@ -422,7 +422,7 @@ function showDetail(loaded, now) {
           el("td", { className: "n", textContent: timing?.load ? time(timing.load) : "–" }), el("td", { className: "n", textContent: timing?.warm.length ? time(middle(timing.warm)) : "–" }),
           el("td", { className: "time" }, state?.can_predict ? [button("Try", `try-${target}`, () => { tryBox.choose(0, model.name, target); go("try"); }), " ",
             model.versions.length > 1 ? button("Compare", `compare-${target}`, () => { tryBox.choose(0, model.name, target); tryBox.choose(1, model.name, targetOf(model, model.versions[number === 0 ? 1 : 0])); go("try"); }) : null] : null));
-      })))),
+      })),
     model.more ? el("p", { className: "quiet", textContent: `${whole(model.more)} older versions: invoke releases --model ${model.name}` }) : null,
     copyBox(`invoke predict --endpoint ${state.endpoint.name} --bucket ${released.bucket} --prefix ${released.prefix} --model ${model.name} --text "…"`, "predict")));
 }
