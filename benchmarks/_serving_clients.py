@@ -1,0 +1,155 @@
+"""The clients of serving.py, which ask in a process of their own, and what keeps the machine busy beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from benchmarks._servers import ROOT, Server
+
+
+class _Client(asyncio.Protocol):
+    """One request after the other until a time, each to a path drawn by Zipf's law: the first twice as often as the
+    second. It does as little as possible: what it takes of the processor, the servers do not have."""
+
+    def __init__(self, paths: list[str], bodies: list[bytes], until: float, number: int, seconds: list[float]) -> None:
+        self._paths, self._bodies, self._until, self._seconds = paths, bodies, until, seconds
+        self._choice = random.Random(number)
+        self._odds = [1 / (rank + 1) for rank in range(len(paths))]
+        self._number = number
+        self._path = ""
+        self._began = 0.0
+        self._heard = bytearray()
+        self._size = 0  # of the whole answer, once its head is there
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._ask()
+
+    def _ask(self) -> None:
+        if time.perf_counter() >= self._until:
+            self._transport.close()
+            self.ended.set_result(None)
+            return
+        body = self._bodies[self._number % len(self._bodies)]
+        self._number += 1
+        self._path = self._paths[0] if len(self._paths) == 1 else self._choice.choices(self._paths, self._odds)[0]
+        self._began = time.perf_counter()
+        self._transport.write(
+            b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+            % (self._path.encode(), len(body), body)
+        )
+
+    def data_received(self, data: bytes) -> None:
+        self._heard += data
+        if not self._size:
+            end = self._heard.find(b"\r\n\r\n")
+            if end < 0:
+                return
+            head = bytes(self._heard[:end]).lower()
+            length = re.search(rb"content-length: *(\d+)", head)
+            if b" 200 " not in head.partition(b"\r\n")[0] or length is None:
+                self._fail(f"{self._path} answered {head.partition(bytes([13]))[0].decode('latin-1')}")
+                return
+            self._size = end + 4 + int(length[1])
+        if len(self._heard) >= self._size:
+            self._seconds.append(time.perf_counter() - self._began)
+            del self._heard[: self._size]
+            self._size = 0
+            self._ask()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._fail(f"{self._path}: the connection was closed ({error})")
+
+    def _fail(self, why: str) -> None:
+        if not self.ended.done():
+            self.ended.set_exception(SystemExit(why))
+
+
+def main() -> None:
+    """The load generator, in a process of its own: reads what to do as JSON, writes the seconds of each request."""
+    plan = json.load(sys.stdin)
+    bodies = [body.encode() for body in plan["bodies"]]
+    seconds: list[float] = []
+
+    async def run() -> None:
+        until = time.perf_counter() + plan["seconds"]
+        clients = [
+            _Client(plan["paths"] if plan["zipf"] else [path], bodies, until, 7 * number, seconds)
+            for number, path in zip(range(plan["clients"]), itertools.cycle(plan["paths"]))
+        ]
+        for client in clients:
+            await asyncio.get_running_loop().create_connection(lambda client=client: client, "127.0.0.1", plan["port"])
+        await asyncio.gather(*(client.ended for client in clients))
+
+    try:
+        from uvloop import run as runner
+    except ImportError:
+        runner = asyncio.run
+    began = time.perf_counter()
+    runner(run())
+    json.dump({"seconds": seconds, "elapsed": time.perf_counter() - began}, sys.stdout)
+
+
+def drive(
+    server: Server, models: str | list[str], bodies: list[str], clients: int, seconds: float, zipf: bool = False
+) -> dict[str, Any]:
+    """Clients ask one model; or several, a model each or (`zipf`) the first ones more often."""
+    paths = [server.path(model) for model in ([models] if isinstance(models, str) else models)]
+    plan = {"port": server.port, "paths": paths, "bodies": bodies, "clients": clients, "seconds": seconds, "zipf": zipf}
+    before = server.cpu()
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks._serving_clients"],
+        input=json.dumps(plan), text=True, capture_output=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{server.name}: {done.stderr[-500:]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    answer["cpu"] = server.cpu() - before
+    return answer
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
+    times = sorted(value for run in runs for value in run["seconds"])
+    return {
+        "per_second": round(sum(len(run["seconds"]) for run in runs) / sum(run["elapsed"] for run in runs), 1),
+        # Unlike the others this holds on a machine that has other work too: the cores divided by it bound the speed.
+        "cpu_ms_each": round(1000 * sum(run["cpu"] for run in runs) / len(times), 2),
+        "p50_ms": round(times[len(times) // 2] * 1000, 2),
+        "p99_ms": round(times[min(len(times) - 1, int(len(times) * 0.99))] * 1000, 2),
+    }
+
+
+@contextlib.contextmanager
+def paused(servers: Iterable[Server]) -> Iterator[None]:
+    """Within the block none of these servers does anything."""
+    with contextlib.ExitStack() as pauses:
+        for server in servers:
+            pauses.enter_context(server.paused())
+        yield
+
+
+@contextlib.contextmanager
+def spinners(count: int) -> Iterator[None]:
+    """Within the block so many processes compute without end."""
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+
+if __name__ == "__main__":
+    main()
