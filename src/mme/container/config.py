@@ -33,6 +33,7 @@ class Settings:
     max_loads: int
     max_queue: int
     max_queue_bytes: int
+    max_connections: int
     batch_requests: int
     batch_tokens: int
     park_after: float
@@ -116,6 +117,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         max_loads=int(number("MME_MAX_LOADS", cpus, 1, 1024)),
         max_queue=int(number("MME_MAX_QUEUE", 1000, 1, 1_000_000)),
         max_queue_bytes=size("MME_MAX_QUEUE_BYTES") or 256 * MiB,
+        max_connections=int(number("MME_MAX_CONNECTIONS", default_connections(), 1, 1_000_000)),
         batch_requests=int(number("MME_BATCH_REQUESTS", 32, 1, 4096)),
         batch_tokens=int(number("MME_BATCH_TOKENS", 4096, 1, 10_000_000)),
         park_after=number("MME_PARK_AFTER", 900, 0, 10_000_000),
@@ -151,6 +153,14 @@ def _foreign(environ: Mapping[str, str]) -> list[str]:
     """The settings of the stock servers that are set and that this one has no use for."""
     theirs = [name for name in environ if name.startswith(("MMS_", "TS_")) or name in UNUSED]
     return sorted(name for name in theirs if name not in TAKEN and environ[name].strip())
+
+
+def default_connections() -> int:
+    """Half of the files that may be open, of which models need the rest; 10,000 at the most."""
+    import resource
+
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # the front raises its own limit to this (system.py)
+    return 10_000 if hard == resource.RLIM_INFINITY else max(1, min(10_000, hard // 2))
 
 
 def default_preload() -> tuple[str, ...]:

@@ -9,6 +9,8 @@ Nothing that arrives is trusted to end, or to be small:
 - a body is counted as it arrives, against ``max_body`` (413) and against the budget of all bodies (503);
 - a request has to keep coming: nothing for ``stall_seconds``, or not complete within ``whole_seconds``, is a 408. Where
   the budget is short, whoever has paused for longer than SLOW_SECONDS gives way first;
+- connections are counted, too: above ``max_connections``, whoever has been quiet for SLOW_SECONDS and has no request in
+  work gives way to a new one, and where there is nobody, the new one is answered 503;
 - whoever does not read its answers gets no further ones worked on, and is cut off after the same times;
 - whoever sends what takes long to parse (pipelined requests, tiny chunks) is parsed for TURN_SECONDS at a time, one
   connection after the other, and everybody else is served in between. Those who keep at it get a quarter of the time.
@@ -38,6 +40,7 @@ LINGER_SECONDS = 2.0  # to read a refusal in
 TURN_SECONDS = 0.001
 SLICE = 8 * 1024  # bytes parsed at once
 SPARE = 256 * 1024
+SPARE_CONNECTIONS = 64  # beyond max_connections, for refusals
 JSON_TYPE = "application/json"
 _REASONS = {status.value: status.phrase for status in HTTPStatus}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -49,6 +52,7 @@ class Limits:
     """Sizes are bytes. ``look_seconds`` is how often connections are looked at for the other times."""
 
     max_body: int
+    max_connections: int = 10_000
     stall_seconds: float = 10.0
     whole_seconds: float = 60.0
     look_seconds: float = 1.0
@@ -135,7 +139,13 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._server.connections.add(self)
+        connections, most = self._server.connections, self._server.limits.max_connections
+        crowded = len(connections) >= most and not self._make_place()
+        connections.add(self)
+        if len(connections) > most + SPARE_CONNECTIONS:  # so many refusals that none more can be read in
+            self._abort()
+        elif crowded:
+            self._refuse(503, "ServiceUnavailableException", f"{most} connections are open; try again later")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._server.connections.discard(self)
@@ -196,6 +206,20 @@ class Connection(asyncio.Protocol):
                 self._refuse(408, "RequestTimeoutException", "The request did not arrive in time")
         elif self._current is None and now - self._last > IDLE_SECONDS:
             self._close()
+
+    def _make_place(self) -> bool:
+        """There are as many connections as may be. True if the longest quiet one without work was ended."""
+        others = [other for other in self._server.connections if other._quiet()]
+        quietest = min(others, key=lambda other: other._last, default=None)
+        if quietest is None or time.monotonic() - quietest._last < SLOW_SECONDS:
+            return False
+        quietest._abort()
+        # asyncio says that it is lost only in the next turn of the loop.
+        self._server.connections.discard(quietest)
+        return True
+
+    def _quiet(self) -> bool:
+        return self._current is None and not (self._waiting or self._rest or self._queued or self._unsent)
 
     def give_way(self, now: float) -> bool:
         """Somebody needs room. True if this one, which has been slow, has given some."""

@@ -42,7 +42,9 @@ class Front:
         self.metrics = Exposition(self.hub, settings.metrics_models)
         self.hub.gone = self.metrics.gone
         self.budget = self.hub.budget
-        self.limits = Limits(settings.max_body, settings.stall_timeout, settings.invoke_timeout)
+        self.limits = Limits(
+            settings.max_body, settings.max_connections, settings.stall_timeout, settings.invoke_timeout
+        )
         self.connections: set[Connection] = set()
         self.turns = Turns()
         self.single_ready = settings.multi_model
