@@ -346,6 +346,9 @@ def test_an_update_through_a_second_endpoint_has_no_cold_request(told: Corner) -
         new = told.endpoint()  # the same bucket, another configuration
         used = told("warm", "--endpoint", old, "--most-used", "10", "--hours", "1", "--dry-run")
         assert all(target in used.err for target in targets)
+        would = told("warm", "--endpoint", old, "--target", A, "--dry-run", "--json").json
+        assert would["dry_run"] is True
+        assert [(item["target"], item["requests"]) for item in would["models"]] == [(A, 1)]
         words = [word for target in targets for word in ("--target", target)]
         assert states(told("warm", "--endpoint", new, *words, "--json")) == dict.fromkeys(targets, "warm")
         traffic.endpoint = new
@@ -400,6 +403,9 @@ def test_a_channel_is_kept_warm_until_that_is_taken_back(corner: Corner) -> None
     assert corner("promote", "--model", "a", "--keep-warm", "--no-keep-warm", *where).code == 2
     dry = corner("promote", "--model", "a", "--keep-warm", "--dry-run", *where)
     assert "kept warm" in dry.err
+    would = corner("promote", "--model", "a", "--keep-warm", "--dry-run", "--json", *where).json
+    assert (would["dry_run"], would["keep_warm"], would["revision"]) == (True, True, 2)
+    assert would["versions"] == would["now"]
     assert corner("channels", *where, "--json").json["channels"][0]["keep_warm"] is False
 
 

@@ -232,6 +232,10 @@ def _change(
         now = console.shares(channel.split) or "no channel"
         warm = "" if keep is None else f", {'kept' if keep else 'no longer kept'} warm"
         note(f"Would set {channel.name} to {console.shares(shares)} (now {now}){warm}.")
+        if json:
+            kept = channel.keep_warm if keep is None else keep
+            would = {"name": channel.name, "model": channel.model, "keep_warm": kept, "dry_run": True}
+            print_json({**would, "revision": channel.revision, "now": dict(channel.split), "versions": dict(shares)})
         return
     changed = channel_objects.change(s3, store, channel, shares, action=action, author=who(author), notes=notes)
     same = changed is channel

@@ -95,13 +95,17 @@ def warm(
     if file:
         asks = [_own_request(asks, file)]
     if dry_run:
+        would = []
         for each in variants:
-            times = endpoint_warm.requests_for(each.current or 1, sure)
+            instances = each.current or 1
+            times = endpoint_warm.requests_for(instances, sure)
+            on = f"{each.name} ({instances} instance{'' if instances == 1 else 's'})"
             for ask in asks:
-                note(
-                    f"Would ask {ask.target} on {each.name} ({each.current or 1} instances) {times} times: "
-                    f"{ask.source}."
-                )
+                note(f"Would ask {ask.target} on {on} {'once' if times == 1 else f'{times} times'}: {ask.source}.")
+                about = {"target": ask.target, "variant": each.name, "instances": instances}
+                would.append({**about, "requests": times, "sample": ask.source})
+        if json:
+            print_json({"endpoint": name, "confidence": sure, "dry_run": True, "models": would})
         return
     found: list[endpoint_warm.Warmed] = []
     runtime = aws.runtime_client(settings.region)
