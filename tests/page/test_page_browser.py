@@ -268,6 +268,31 @@ def test_a_sound_comes_back_and_can_be_played(cloud: Cloud, local_aws: LocalAws,
     assert asked == ["audio/wav"]
 
 
+def test_the_charts_show_their_scales_whole(cloud: Cloud, local_aws: LocalAws, tab: Any) -> None:
+    """The longest numbers that a scale has lie within the picture, in whatever letters this machine has."""
+    look(tab, local_aws, cloud.endpoint())
+    expect(tab.locator(".chart").first).to_be_visible()
+    found = tab.evaluate(
+        """async () => {
+            const { chart } = await import("./charts.js");
+            const { bytes, time } = await import("./dom.js");
+            const box = document.querySelector(".charts");
+            const width = box.querySelector("svg").getBoundingClientRect().width;
+            const outside = [];
+            for (const [show, value] of [[bytes, 500e6], [bytes, 250e6], [time, 500], [time, 250], [bytes, 5e9]]) {
+                const drawn = chart(width, "x", [{ name: "a", points: [[0, value], [60000, value]] }], show);
+                box.append(drawn);
+                const left = drawn.querySelector("svg").getBoundingClientRect().left;
+                for (const text of drawn.querySelectorAll("svg text"))
+                    if (text.getBoundingClientRect().left < left) outside.push(text.textContent);
+                drawn.remove();
+            }
+            return outside;
+        }"""
+    )
+    assert found == []
+
+
 @pytest.mark.parametrize("width", [360, 1200])
 def test_what_is_read_aloud_has_names(cloud: Cloud, local_aws: LocalAws, tab: Any, width: int) -> None:
     """Also on a narrow screen, where some words are not to be seen: one heading of the page, every field and column

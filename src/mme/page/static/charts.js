@@ -2,7 +2,7 @@
 import { el } from "./dom.js";
 
 const SPACE = "http://www.w3.org/2000/svg";
-const HEIGHT = 120, LEFT = 44, RIGHT = 6, TOP = 8, BOTTOM = 18;
+const HEIGHT = 120, LEFT = 56, RIGHT = 6, TOP = 8, BOTTOM = 18;
 
 function svg(tag, attributes, text) {
   const node = document.createElementNS(SPACE, tag);
