@@ -290,6 +290,11 @@ ROWS = [
                 {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"},
                 *(pixels("ViTImageProcessor"), {"adapters": False}),
             ),
+            (
+                *("EfficientNet", "EfficientNet", "EfficientNetConfig"),
+                {"width_coefficient": 0.25, "depth_coefficient": 0.25, "hidden_dim": 320, "depth_divisor": 8},
+                *(pixels("EfficientNetImageProcessor"), {"adapters": False}),
+            ),
         )
     ),
     looks(

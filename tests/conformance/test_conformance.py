@@ -64,7 +64,6 @@ OTHERWISE_ON_STOCK = {
     "llava-image-text-to-text": "5 writes names of weights that 4.57 does not find; loading it is refused there",
     "fnet-text-classification": "4.57's class takes no attention mask, which its tokenizer gives",
     "tapas-table-question-answering": "pandas is not among what `make stock` installs",
-    "mt5-summarization": "its texts differ from 4.57's; why is not known",
     "videomae-video-classification": "5 writes names of weights that 4.57 does not find; loading it is refused there",
     "vits-text-to-audio": "its sound differs from 4.57's; why is not known",
     "qwen3-moe-text-generation": "5 writes the number of experts under another name",
