@@ -196,7 +196,10 @@ def _enter(model_dir: str) -> None:
     os.chdir(model_dir)
     sys.path[:0] = [str(Path(model_dir, "code")), model_dir]
     sys.path.append(STANDINS)  # last, so that the real packages are preferred wherever they are
-    importlib.invalidate_caches()
+    # importlib.invalidate_caches would do as well, and write to every page that has a finder of the hundreds of folders
+    # that the parent imported from: 5 MB that would be shared no longer.
+    for entry in sys.path[:2]:
+        sys.path_importer_cache.pop(entry, None)
     vendored.bring_in(Path(model_dir, "code"))
 
 
