@@ -65,7 +65,7 @@ OTHERWISE_ON_STOCK = {
     "fnet-text-classification": "4.57's class takes no attention mask, which its tokenizer gives",
     "tapas-table-question-answering": "pandas is not among what `make stock` installs",
     "videomae-video-classification": "5 writes names of weights that 4.57 does not find; loading it is refused there",
-    "vits-text-to-audio": "its sound differs from 4.57's; why is not known",
+    "vits-text-to-audio": "the same sound, which 4.57 puts into one more list, of channels",
     "qwen3-moe-text-generation": "5 writes the number of experts under another name",
     "gemma-3-text-generation": "5 writes the rotary settings under other names",
     "mamba-2-text-generation": "5 writes the limits of the time step in another form",

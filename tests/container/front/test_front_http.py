@@ -430,6 +430,25 @@ def test_an_offer_to_upgrade_is_ignored(run: Any, sent: bytes, answer: bytes, st
     run(work)
 
 
+@pytest.mark.parametrize(
+    ("target", "path"),
+    [
+        (b"http://x/models/m/invoke", "/models/m/invoke"),
+        (b"HTTP://x:8080/ping?a=http://y/z", "/ping"),
+        (b"http://x", "/"),
+        (b"/models/http://x", "/models/http://x"),
+    ],
+)
+def test_a_target_may_be_absolute(run: Any, target: bytes, path: str) -> None:
+    async def work() -> None:
+        async with serving() as echo:
+            client = await Client.connect(echo)
+            client.say(b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab" % target)
+            assert json.loads((await client.answer())[1]) == ["POST", path, 2]
+
+    run(work)
+
+
 # -- connections ------------------------------------------------------------------------------------------------------
 
 

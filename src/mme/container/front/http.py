@@ -403,8 +403,10 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT":
             return  # it is parsed once more, without that
-        path, _, query = self._url.decode("latin-1").partition("?")
         method = self._parser.get_method().decode("latin-1")
+        path, _, query = self._url.decode("latin-1").partition("?")
+        if path[:7].lower() == "http://" and method != "CONNECT":  # as proxies are asked; RFC 9112, 3.2.2
+            path = "/" + path[7:].partition("/")[2]
         request = Request(self, method, path, query, self._headers)
         request.body = bytes(self._body)
         request.keep_alive = self._parser.should_keep_alive() and method != "CONNECT"
