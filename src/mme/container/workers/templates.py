@@ -42,6 +42,7 @@ class Shelf:
         self.used: list[str] = []  # kinds of what was found finished
         self.root = ""  # the model's folder: in a worker alone
         self._inside = False
+        self._unused: dict[str, Template] = {}
 
     def install(self) -> None:
         """Let transformers' from_pretrained look on the shelf first. Done in the parent, once, for all workers."""
@@ -79,6 +80,12 @@ class Shelf:
     def drop(self, key: str) -> None:
         self.templates.pop(key, None)
         self.code.pop(key, None)
+
+    def close(self) -> None:
+        """In a worker: from here on nothing is found. What other families' models would find stays as it is, in pages
+        shared with the parent: to free it would be to write to them, and so to copy them."""
+        self._unused, self.templates = self.templates, {}
+        self.root = ""
 
     def _compiling(self, original: Callable[..., Any]) -> Callable[..., Any]:
         def source_to_code(loader: Any, data: Any, path: str, **options: Any) -> Any:

@@ -112,8 +112,7 @@ class Worker:
             self._send(Kind.FAILED, meta={"status": told.status, "type": told.kind, "message": told.message})
             return
         self._only_here()
-        self._shelf.templates.clear()
-        self._shelf.root = ""
+        self._shelf.close()
         system.trim_heap()
         meta = {
             "seconds": time.monotonic() - began,
