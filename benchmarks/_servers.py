@@ -99,10 +99,10 @@ class Server:
                 with contextlib.suppress(OSError, IndexError):
                     stat = (entry / "stat").read_text().rpartition(")")[2].split()
                     parents[int(entry.name)] = int(stat[1])
-        found = {self.container.pid}
-        while more := {pid for pid, parent in parents.items() if parent in found} - found:
-            found |= more
-        return sorted(found - {self.container.pid})
+        pids = {self.container.pid}
+        while more := {pid for pid, parent in parents.items() if parent in pids} - pids:
+            pids |= more
+        return sorted(pids - {self.container.pid})
 
     def memory(self) -> float:
         """Megabytes (10^6) of memory, proportional shares summed, weights' files left out."""
@@ -252,12 +252,12 @@ def missing() -> dict[str, str]:
     """Which of the others cannot be run here, and why."""
     from mme.runner import stock
 
-    found = {}
+    reasons = {}
     try:
         stock.venv_python()
         stock.find_java()
     except stock.StockMissing as problem:
-        found["stock"] = str(problem)
+        reasons["stock"] = str(problem)
     if not MLSERVER.exists():
-        found["mlserver"] = f"MLServer is not installed: there is no {MLSERVER}. Run `make mlserver`."
-    return found
+        reasons["mlserver"] = f"MLServer is not installed: there is no {MLSERVER}. Run `make mlserver`."
+    return reasons

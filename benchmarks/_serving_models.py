@@ -41,8 +41,8 @@ def real_sentences() -> list[str]:
     """Sentences that people have written: those of this project's pages."""
     pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
     prose = " ".join(row for page in pages for row in page.read_text().splitlines() if row[:1].isalpha())
-    found = [text.strip() for text in re.split(r"(?<=[.?]) (?=[A-Z])", prose)]
-    return [text for text in found if 30 < len(text) < 300 and text.endswith(".")][:200]
+    sentences = [text.strip() for text in re.split(r"(?<=[.?]) (?=[A-Z])", prose)]
+    return [text for text in sentences if 30 < len(text) < 300 and text.endswith(".")][:200]
 
 
 def minilm(folder: Path, seed: int | None = None, **settings: Any) -> Path:

@@ -195,7 +195,7 @@ class Endpoint:
 
     def hits(self, since: float) -> tuple[int, int]:
         """(requests, those whose model was loaded) that CloudWatch counted since a time."""
-        found = self.client("cloudwatch").get_metric_statistics(
+        points = self.client("cloudwatch").get_metric_statistics(
             Namespace="AWS/SageMaker",
             MetricName="ModelCacheHit",
             Dimensions=[{"Name": "EndpointName", "Value": "e"}, {"Name": "VariantName", "Value": "v"}],
@@ -204,7 +204,7 @@ class Endpoint:
             Period=60,
             Statistics=["Sum", "SampleCount"],
         )["Datapoints"]
-        return int(sum(p["SampleCount"] for p in found)), int(sum(p["Sum"] for p in found))
+        return int(sum(p["SampleCount"] for p in points)), int(sum(p["Sum"] for p in points))
 
 
 def calibrate(endpoint: Endpoint, count: int, rate: float) -> dict[str, list[float]]:
@@ -219,12 +219,12 @@ def calibrate(endpoint: Endpoint, count: int, rate: float) -> dict[str, list[flo
         cold.append(endpoint.ask(model))
         time.sleep(max(0.0, began + 1 / rate - time.perf_counter()))
     full = cold[-count // 3 :]
-    kept = range(count - 8, count)
-    warm = [endpoint.ask(model) for _ in range(12) for model in kept]
+    chosen = range(count - 8, count)
+    warm = [endpoint.ask(model) for _ in range(12) for model in chosen]
     woken: list[float] = []
     for _ in range(2):
         time.sleep(PARK_AFTER + 1)
-        woken += [endpoint.ask(model) for model in kept]
+        woken += [endpoint.ask(model) for model in chosen]
     together: list[float] = []
     with ThreadPoolExecutor(TOGETHER) as pool:
         # Those that have not been asked for longest are not there.
@@ -276,7 +276,7 @@ def compare(
     endpoint: Endpoint, name: str, exponent: float, args: argparse.Namespace, limit: int, deploys: bool
 ) -> dict[str, Any]:
     endpoint.create()
-    found = calibrate(endpoint, args.models, args.rate)
+    times = calibrate(endpoint, args.models, args.rate)
     half = args.seconds / 2 if deploys else None
     asked = trace(args.models, exponent, args.rate, args.seconds, half)
     first = args.seconds / 3
@@ -291,10 +291,10 @@ def compare(
     endpoint.delete()
     number, hit = after[0] - before[0], after[1] - before[1]
 
-    answer = statistics.median(found["warm"])
-    cold = statistics.median(found["cold"])
+    answer = statistics.median(times["warm"])
+    cold = statistics.median(times["cold"])
     # Four loads at a time take cold + 3 * serial seconds; the serial part goes to the network, the rest to the cores.
-    serial = (statistics.median(found["together"]) - cold) / (TOGETHER - 1)
+    serial = (statistics.median(times["together"]) - cold) / (TOGETHER - 1)
     serial = min(max(serial, 0.0), cold - answer)
     needs = models(
         [f"m{n}" for n in range(args.models)],
@@ -302,12 +302,12 @@ def compare(
         active=1,
         archive=serial * 1e9,
         load=cold - answer - serial,
-        wake=max(0.0, statistics.median(found["woken"]) - answer),
+        wake=max(0.0, statistics.median(times["woken"]) - answer),
         answer=answer,
         cores=1.0,
-        answer_spread=quantiles([seconds / answer for seconds in found["warm"]]),
-        load_spread=spread_of([seconds - answer - serial for seconds in found["cold"]]),
-        wake_spread=spread_of([seconds - answer for seconds in found["woken"]]),
+        answer_spread=quantiles([seconds / answer for seconds in times["warm"]]),
+        load_spread=spread_of([seconds - answer - serial for seconds in times["cold"]]),
+        wake_spread=spread_of([seconds - answer for seconds in times["woken"]]),
     )
     fleet = Fleet(
         1,
@@ -328,12 +328,12 @@ def compare(
         "predicted": {"hit": predicted.hit_ratio, **{f"p{p}": predicted.percentile(p) for p in (50, 99)}},
         "needs": {
             "warm": answer,
-            "woken": statistics.median(found["woken"]),
+            "woken": statistics.median(times["woken"]),
             "cold": cold,
             "of it one at a time": serial,
         },
         "predicted_woken": predicted.woken_share,
-        "samples": {**found, "answers": [float(seconds) for seconds in measured]},
+        "samples": {**times, "answers": [float(seconds) for seconds in measured]},
         "refused": int((predicted.outcome != state.OK).sum()),
     }
     say(row)
@@ -341,18 +341,18 @@ def compare(
 
 
 def say(row: dict[str, Any]) -> None:
-    seen, told = row["measured"], row["predicted"]
+    seen, predicted = row["measured"], row["predicted"]
     needs = ", ".join(f"{key} {value * 1000:.0f} ms" for key, value in row["needs"].items())
     print(f"{row['trace']} ({row['requests']} requests, {row['failed']} failed; one at a time: {needs};")
     print(f"  load average {row['load_average']:.1f})")
     print(
-        f"  hit ratio  measured {seen['hit'] * 100:6.2f} %   predicted {told['hit'] * 100:6.2f} %   "
-        f"{(told['hit'] - seen['hit']) * 100:+.2f} points"
+        f"  hit ratio  measured {seen['hit'] * 100:6.2f} %   predicted {predicted['hit'] * 100:6.2f} %   "
+        f"{(predicted['hit'] - seen['hit']) * 100:+.2f} points"
     )
     for key in ("p50", "p99"):
         print(
-            f"  {key:<9}  measured {seen[key] * 1000:6.0f} ms  predicted {told[key] * 1000:6.0f} ms  "
-            f"{(told[key] / seen[key] - 1) * 100:+.0f} %",
+            f"  {key:<9}  measured {seen[key] * 1000:6.0f} ms  predicted {predicted[key] * 1000:6.0f} ms  "
+            f"{(predicted[key] / seen[key] - 1) * 100:+.0f} %",
             flush=True,
         )
 

@@ -90,10 +90,10 @@ class Models:
                     self.model = model
 
                 def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
-                    found = self.model(
+                    outputs = self.model(
                         input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
                     )
-                    return found.last_hidden_state
+                    return outputs.last_hidden_state
 
             sizes = {0: torch.export.Dim("texts", min=1, max=4096), 1: torch.export.Dim("longest", min=1, max=512)}
             torch.onnx.export(
@@ -156,8 +156,8 @@ def padded(rows: list[list[int]]) -> dict[str, np.ndarray]:
 
 def pooled(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
     vectors = (hidden * mask[:, :, None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
-    found: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return found
+    normalised: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return normalised
 
 
 def ours(models: Models, threads: int, **settings: Any) -> Engine:
@@ -198,8 +198,8 @@ def handled(folder: Path, threads: int, settings: dict[str, Any], busy: bool = F
     def run(texts: list[str]) -> np.ndarray:
         torch.set_num_threads(threads)
         data = inference.input_fn(json.dumps(texts), "application/json")
-        found: np.ndarray = inference.predict_fn(data, model)["embeddings"]
-        return found
+        embeddings: np.ndarray = inference.predict_fn(data, model)["embeddings"]
+        return embeddings
 
     return run
 

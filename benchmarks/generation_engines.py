@@ -111,8 +111,8 @@ def main() -> None:
                     began = time.process_time()
                     run(texts, options.new_tokens)
                     rates[name].append(texts * options.new_tokens / (time.process_time() - began))
-            for name, found in rates.items():
-                figures.setdefault(name, {})[f"{texts}"] = round(statistics.median(found), 1)
+            for name, measured in rates.items():
+                figures.setdefault(name, {})[f"{texts}"] = round(statistics.median(measured), 1)
     print(f"{processor()}; 1 thread; tokens a second of processor time")
     print(f"{'':20}" + "".join(f"{f'{texts} text' + 's' * (texts > 1):>12}" for texts in CLIENTS))
     for name, row in figures.items():

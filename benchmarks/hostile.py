@@ -186,8 +186,8 @@ def requests(count: int, folder: Path) -> dict[str, Any]:
                         parents += 1
                         kill_one(container, "mme-parent", choice)
             seen += clients.seen
-            for what, found in faults.items():
-                found += getattr(clients, what)
+            for what, errors in faults.items():
+                errors += getattr(clients, what)
             after = settled()
             before = before or after
     finally:
@@ -197,10 +197,10 @@ def requests(count: int, folder: Path) -> dict[str, Any]:
         "by status": {str(status): number for status, number in sorted(seen.items())},
         "kills of models": kills,
         "kills of the parent": parents,
-        **{what: len(found) for what, found in faults.items()},
+        **{what: len(errors) for what, errors in faults.items()},
         "container after a tenth": before,
         "container at the end": after,
-        "bad": [str(item) for found in faults.values() for item in found[:5]],
+        "bad": [str(item) for errors in faults.values() for item in errors[:5]],
     }
 
 

@@ -131,14 +131,14 @@ def packers(model: Path, out: Path) -> dict[str, Callable[[], None]]:
         )
         return lambda: run(sys.executable, "-c", code, str(model), str(out.parent / "dist"), how, str(out))
 
-    found: dict[str, Callable[[], None]] = {"read + sha256 + write": floor}
-    found["tar -czf"] = lambda: run("tar", "-czf", str(out), "-C", str(model), ".")
+    ways: dict[str, Callable[[], None]] = {"read + sha256 + write": floor}
+    ways["tar -czf"] = lambda: run("tar", "-czf", str(out), "-C", str(model), ".")
     if has("pigz", "--version"):
-        found["pigz -6"] = lambda: run("tar", "-I", "pigz -6", "-cf", str(out), "-C", str(model), ".")
-    found["Python tarfile w:gz"] = python(9)
+        ways["pigz -6"] = lambda: run("tar", "-I", "pigz -6", "-cf", str(out), "-C", str(model), ".")
+    ways["Python tarfile w:gz"] = python(9)
     for how in ("stored", "auto", "fast"):
-        found[f"mme {how}"] = ours(how)
-    return found
+        ways[f"mme {how}"] = ours(how)
+    return ways
 
 
 def readers(archive: Path, into: Path, java: Path | None) -> dict[str, Callable[[], None]]:
@@ -152,16 +152,16 @@ def readers(archive: Path, into: Path, java: Path | None) -> dict[str, Callable[
         into.rmdir()
         extract(archive, into)
 
-    found: dict[str, Callable[[], None]] = {
+    ways: dict[str, Callable[[], None]] = {
         "GNU tar": lambda: run("tar", "-xzf", str(archive), "-C", str(into)),
         "Python tarfile": python,
     }
     if has("busybox", "true"):
-        found["busybox tar"] = lambda: run("busybox", "tar", "-xzf", str(archive), "-C", str(into))
+        ways["busybox tar"] = lambda: run("busybox", "tar", "-xzf", str(archive), "-C", str(into))
     if java is not None:
-        found["Java (inflate)"] = lambda: run("java", "-cp", str(java), "Inflate", str(archive))
-    found["mme"] = own
-    return found
+        ways["Java (inflate)"] = lambda: run("java", "-cp", str(java), "Inflate", str(archive))
+    ways["mme"] = own
+    return ways
 
 
 def compiled(folder: Path) -> Path | None:
@@ -191,7 +191,7 @@ def main() -> None:
         size = sum(path.stat().st_size for path in (folder / "model").iterdir())
         print(f"{size / 1e6:.0f} MB of float32 weights, {os.cpu_count()} cores, medians of {options.rounds}\n")
         packing: dict[str, dict[str, float]] = {}
-        kept: dict[str, Path] = {}
+        archives: dict[str, Path] = {}
         print(f"{'packing':<24}{'s':>8}{'cpu s':>8}{'MB/s':>8}{'ratio':>8}{'peak MB':>9}{'x tar -czf':>12}")
         for name, work in packers(folder / "model", folder / "out.tar.gz").items():
             # The slow ones take no more time than they need: their spread is small against their size.
@@ -203,14 +203,14 @@ def main() -> None:
             rate = size / 1e6 / seconds
             print(f"{name:<24}{seconds:>8.2f}{cpu:>8.2f}{rate:>8.0f}{ratio:>8.4f}{peak:>9.0f}{times:>12}")
             if name in ("tar -czf", "mme stored", "mme fast"):
-                kept[name] = (folder / "out.tar.gz").rename(folder / f"{len(kept)}.tar.gz")
+                archives[name] = (folder / "out.tar.gz").rename(folder / f"{len(archives)}.tar.gz")
         extracting: dict[str, dict[str, float]] = {}
-        names = list(kept)
+        names = list(archives)
         print(f"\n{'extracting, s':<24}" + "".join(f"{name:>14}" for name in names))
-        for reader in readers(kept[names[0]], folder / "x", java):
+        for reader in readers(archives[names[0]], folder / "x", java):
             row = {}
             for name in names:
-                work = readers(kept[name], folder / "x", java)[reader]
+                work = readers(archives[name], folder / "x", java)[reader]
 
                 def fresh() -> None:
                     shutil.rmtree(folder / "x", ignore_errors=True)
@@ -225,7 +225,7 @@ def main() -> None:
         cold: dict[str, dict[str, float]] = {}
         for rate in (100, 250, 1000):
             cold[f"{rate} MB/s"] = {
-                name: kept[name].stat().st_size / 1e6 / rate + extracting["Python tarfile"][name] for name in names
+                name: archives[name].stat().st_size / 1e6 / rate + extracting["Python tarfile"][name] for name in names
             }
             print(f"at {rate:<5}MB/s{'':<12}" + "".join(f"{cold[f'{rate} MB/s'][name]:>14.2f}" for name in names))
         if options.json:

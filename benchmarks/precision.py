@@ -48,8 +48,8 @@ def vectors(model: Any, texts: list[str]) -> np.ndarray:
     import inference
 
     body = json.dumps(texts)
-    found: np.ndarray = inference.predict_fn(inference.input_fn(body, "application/json"), model)["embeddings"]
-    return found
+    embeddings: np.ndarray = inference.predict_fn(inference.input_fn(body, "application/json"), model)["embeddings"]
+    return embeddings
 
 
 def lowest_cosine(one: np.ndarray, other: np.ndarray) -> float:

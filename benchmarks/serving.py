@@ -308,8 +308,8 @@ class Bench:
                 ours.load(name, self.model("bert0" if name == "exact" else name))
 
             def vector(name: str, text: str) -> Any:
-                found = np.array(ours.invoke(name, ours.text(text))["embeddings"][0])
-                return found / np.linalg.norm(found)
+                embedding = np.array(ours.invoke(name, ours.text(text))["embeddings"][0])
+                return embedding / np.linalg.norm(embedding)
 
             exact = [vector("exact", text) for text in texts]
             for name in SETTINGS:

@@ -78,8 +78,8 @@ def _space(text: str, at: int) -> int:
 
 
 def _find(text: str, what: str, at: int) -> int:
-    found = text.find(what, at)
-    return len(text) if found < 0 else found
+    position = text.find(what, at)
+    return len(text) if position < 0 else position
 
 
 def _body(text: str, at: int, block: Block) -> int:

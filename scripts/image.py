@@ -133,8 +133,8 @@ def build_command(
     if name == "docker" and folders:
         print(f"docker cannot show a build the folders that pip installs from here: {', '.join(folders)}")
         for option in ("index-url", "extra-index-url", "find-links"):
-            if kept := [word for word in pip.pop(option, "").split() if _local(word) is None]:
-                pip[option] = " ".join(kept)
+            if remote := [word for word in pip.pop(option, "").split() if _local(word) is None]:
+                pip[option] = " ".join(remote)
     elif folders:
         words += [word for folder in folders for word in ("--volume", f"{folder}:{folder}:ro")]
     if pip:
@@ -149,13 +149,13 @@ def build_command(
 
 def local_folders(configuration: Mapping[str, str]) -> list[str]:
     """The folders of this machine that pip installs from. An index's files often lie beside the index's own folder."""
-    found = []
+    folders = []
     for option in ("index-url", "extra-index-url", "find-links"):
         for word in configuration.get(option, "").split():
             if folder := _local(word):
                 above = Path(folder).parent
-                found.append(Path(folder) if option == "find-links" or above == above.parent else above)
-    return [str(folder) for folder in dict.fromkeys(found) if folder.is_dir()]
+                folders.append(Path(folder) if option == "find-links" or above == above.parent else above)
+    return [str(folder) for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 
 def _local(place: str) -> str | None:
@@ -174,8 +174,8 @@ def size(name: str, tag: str) -> str:
 def inspected(name: str, tag: str) -> dict[str, object]:
     """The image's configuration (User, Env, WorkingDir, Entrypoint, Cmd, Labels)."""
     words = [name, "inspect", "--type", "image", tag]
-    found = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-    return dict(found["Docker"]["config"] if name == "buildah" else found[0]["Config"])
+    images = json.loads(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+    return dict(images["Docker"]["config"] if name == "buildah" else images[0]["Config"])
 
 
 def run_command(name: str, tag: str, folder: Path, environment: Mapping[str, str]) -> list[str]:

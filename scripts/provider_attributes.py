@@ -38,8 +38,8 @@ class Schema:
 
 def version(package: Path) -> str:
     """The provider's version that the bindings were made from, as they say it; "?" when they do not."""
-    found = re.search(r"providers/hashicorp/aws/([\d.]+)/docs", (package / "iam" / "__init__.py").read_text("utf-8"))
-    return found[1] if found else "?"
+    match = re.search(r"providers/hashicorp/aws/([\d.]+)/docs", (package / "iam" / "__init__.py").read_text("utf-8"))
+    return match[1] if match else "?"
 
 
 def schemas(package: Path, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], Schema]:
@@ -49,7 +49,7 @@ def schemas(package: Path, wanted: set[tuple[str, str]]) -> dict[tuple[str, str]
         for kind, name in wanted
     }
     link = re.compile("|".join(map(re.escape, links)))
-    found: dict[tuple[str, str], Schema] = {}
+    read: dict[tuple[str, str], Schema] = {}
     for file in sorted(package.glob("*/__init__.py")):
         text = file.read_text(encoding="utf-8")
         if not link.search(text):
@@ -57,9 +57,9 @@ def schemas(package: Path, wanted: set[tuple[str, str]]) -> dict[tuple[str, str]
         starts = [match.start() for match in _CLASS.finditer(text)] + [len(text)]
         for start, end in itertools.pairwise(starts):
             match = link.search(text, start, min(end, start + 2000))  # the class's own docstring comes first
-            if match and links[match[0]] not in found:
-                found[links[match[0]]] = _schema(ast.parse(_alone(text[start:end])).body[0])
-    return found
+            if match and links[match[0]] not in read:
+                read[links[match[0]]] = _schema(ast.parse(_alone(text[start:end])).body[0])
+    return read
 
 
 def _alone(source: str) -> str:

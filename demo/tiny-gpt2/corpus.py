@@ -36,7 +36,7 @@ def main() -> None:
 
 def novels(database: bytes) -> list[list[str]]:
     """Every vector of strings in R's database of lazily loaded objects."""
-    found = []
+    texts = []
     while database:
         # Each entry is its size, unpacked, in four bytes, and a zlib stream that says itself where it ends.
         reader = zlib.decompressobj()
@@ -44,8 +44,8 @@ def novels(database: bytes) -> list[list[str]]:
         database = reader.unused_data
         lines = strings(entry)
         if lines is not None:
-            found.append(lines)
-    return found
+            texts.append(lines)
+    return texts
 
 
 def strings(entry: bytes) -> list[str] | None:

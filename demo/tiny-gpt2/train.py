@@ -126,9 +126,9 @@ def train(
             print(f"step {step + 1:5}  loss {recent:.3f}  {time.monotonic() - started:5.0f} s", flush=True)
     # What is stored is half precision, so that is what is measured.
     model.half().float().eval()
-    whole = len(held_out) // (CONTEXT + 1) * (CONTEXT + 1)
+    length = len(held_out) // (CONTEXT + 1) * (CONTEXT + 1)
     with torch.no_grad():
-        held_out_loss = loss_of(model, held_out[:whole].view(-1, CONTEXT + 1)).item()
+        held_out_loss = loss_of(model, held_out[:length].view(-1, CONTEXT + 1)).item()
     print(f"loss on the text held out {held_out_loss:.3f}")
     log = {
         "seconds": round(time.monotonic() - started),

@@ -53,10 +53,10 @@ class Engine:
     """A graph with its sessions: one of a single thread, and one of several where they gain; another with packed
     weights while the model is busy."""
 
-    def __init__(self, found: Any, folder: Path, facts: str) -> None:
-        """`found` is the graph, with what its inputs are made of. `facts` says what of that the graph does not."""
-        self.graph = found
-        self.key = hashlib.blake2b(facts.encode() + found.structure, digest_size=12).hexdigest()
+    def __init__(self, graph: Any, folder: Path, facts: str) -> None:
+        """`graph` is the graph, with what its inputs are made of. `facts` says what of that the graph does not."""
+        self.graph = graph
+        self.key = hashlib.blake2b(facts.encode() + graph.structure, digest_size=12).hexdigest()
         self._folder = folder
         self._session_of_one: Any = None
         self._several: tuple[int, Any] | None = None
@@ -128,13 +128,13 @@ class Engine:
 class Encoding(Engine):
     """An encoder."""
 
-    def __init__(self, found: engine_encoders.Encoder, folder: Path) -> None:
-        facts = f"{found.first_position} {found.not_counted} {found.rotations} {found.window}"
-        super().__init__(found, folder, f"{onnxruntime.__version__} {facts}")
-        self.width = found.width
+    def __init__(self, encoder: engine_encoders.Encoder, folder: Path) -> None:
+        facts = f"{encoder.first_position} {encoder.not_counted} {encoder.rotations} {encoder.window}"
+        super().__init__(encoder, folder, f"{onnxruntime.__version__} {facts}")
+        self.width = encoder.width
         assert self._one is not None  # it shows at once whether the graph is taken
-        if found.int8:  # it holds the weights, of which the session has its own copy
-            self.graph = replace(found, graph=b"", structure=b"")
+        if encoder.int8:  # it holds the weights, of which the session has its own copy
+            self.graph = replace(encoder, graph=b"", structure=b"")
 
     def run(self, rows: list[list[int]], threads: int = 1, types: list[list[int]] | None = None) -> np.ndarray:
         """The last hidden states of all tokens of all texts, one after the other: (tokens, width) float32; where the
@@ -151,8 +151,10 @@ class Encoding(Engine):
 class Decoding(Engine):
     """A decoder. Its sessions are made when they are first used."""
 
-    def __init__(self, found: engine_decoders.Decoder, folder: Path) -> None:
-        super().__init__(found, folder, f"{onnxruntime.__version__} decoder {found.layers} {found.heads} {found.size}")
+    def __init__(self, decoder: engine_decoders.Decoder, folder: Path) -> None:
+        super().__init__(
+            decoder, folder, f"{onnxruntime.__version__} decoder {decoder.layers} {decoder.heads} {decoder.size}"
+        )
 
     def step(
         self,
@@ -226,9 +228,9 @@ def load(folder: Path, config: Any, weights: str = WEIGHTS, head: bool = False) 
     reason, where it is better left to torch. The answers are still to be compared (`differs`)."""
     _wanted()
     tensors, real = _tensors(folder, weights)
-    found = engine_encoders.encoder(config, tensors, real, head)
+    encoder = engine_encoders.encoder(config, tensors, real, head)
     try:
-        return Encoding(found, real)
+        return Encoding(encoder, real)
     except Exception as error:  # whatever onnxruntime raises: its exceptions have no base of their own
         raise Unsupported(f"onnxruntime refuses the graph: {error}") from None
 
@@ -338,7 +340,7 @@ def _tensors(folder: Path, weights: str) -> tuple[dict[str, Stored], Path]:
     return tensors, real.pop()
 
 
-def _session(found: Any, folder: Path, threads: int, packed: bool = False) -> Any:
+def _session(graph: Any, folder: Path, threads: int, packed: bool = False) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
@@ -350,7 +352,7 @@ def _session(found: Any, folder: Path, threads: int, packed: bool = False) -> An
     options.graph_optimization_level = (
         onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     )  # it is written as it is to run
-    options.add_session_config_entry("session.disable_prepacking", "0" if found.int8 or packed else "1")
+    options.add_session_config_entry("session.disable_prepacking", "0" if graph.int8 or packed else "1")
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(found.graph, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(graph.graph, options, providers=["CPUExecutionProvider"])

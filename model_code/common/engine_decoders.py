@@ -106,7 +106,7 @@ def _gpt2(config: Any, tensors: dict[str, Stored]) -> Decoder:
 
 
 def inputs(
-    found: Decoder, ids: np.ndarray, mask: np.ndarray, positions: np.ndarray, cache: list[np.ndarray] | None
+    decoder: Decoder, ids: np.ndarray, mask: np.ndarray, positions: np.ndarray, cache: list[np.ndarray] | None
 ) -> dict[str, np.ndarray]:
     """The inputs of the graph: new tokens (rows, columns) with their positions, the mask of all tokens (rows, total),
     and the keys and values of those before, layer by layer, or None where there are none."""
@@ -119,8 +119,8 @@ def inputs(
         later = np.arange(total)[None, :] > np.arange(before, total)[:, None]
         hidden = np.where(later[None, None], np.float32(MASKED), hidden)
     made["bias"] = np.ascontiguousarray(np.broadcast_to(hidden, (rows, 1, columns, total)))
-    empty = np.zeros((rows, found.heads, 0, found.size), np.float32) if cache is None else None
-    for layer in range(found.layers):
+    empty = np.zeros((rows, decoder.heads, 0, decoder.size), np.float32) if cache is None else None
+    for layer in range(decoder.layers):
         for part, name in enumerate(("keys", "values")):
             held = empty if cache is None else np.ascontiguousarray(cache[2 * layer + part])
             assert held is not None

@@ -189,22 +189,22 @@ class _Builder:
     def int8_together(self, x: str, names: list[str], out: int) -> str:
         """(tokens, names times out): what several layers of int8 weights answer to the same, biases added. An empty
         name where they do not compute alike."""
-        found = [self._where(f"{name}.weight") for name in names]
-        kinds = {where.kind for _, where in found}
-        shapes = {where.shape for _, where in found}
+        tensors = [self._where(f"{name}.weight") for name in names]
+        kinds = {where.kind for _, where in tensors}
+        shapes = {where.shape for _, where in tensors}
         if kinds != {"I8"} or len(shapes) != 1 or not all(self.has(f"{name}.bias") for name in names):
             return ""
-        size = found[0][1].shape[-1]
-        input_scales = {self._input_scales(stored, size) for stored, _ in found}
+        size = tensors[0][1].shape[-1]
+        input_scales = {self._input_scales(stored, size) for stored, _ in tensors}
         if len(input_scales) != 1:
             return ""
         values, own_scale = self._int8_of(x, input_scales.pop())
-        at = found[0][0]
+        at = tensors[0][0]
         weights = self.graph.held(
-            f"{at} and beside it", lambda: np.concatenate([self._int8_weight(it, size, out) for _, it in found], 1)
+            f"{at} and beside it", lambda: np.concatenate([self._int8_weight(it, size, out) for _, it in tensors], 1)
         )
         scales = self.graph.held(
-            f"{at} scales and beside", lambda: np.concatenate([self._numbers(f"{it}_scale", out) for it, _ in found])
+            f"{at} scales and beside", lambda: np.concatenate([self._numbers(f"{it}_scale", out) for it, _ in tensors])
         )
         biases = [self._stored(f"{name}.bias") or "" for name in names]
         bias = self.graph.held(
@@ -575,7 +575,7 @@ BUILDERS: dict[str, Callable[[_Builder], Encoder]] = {
 # --- What the inputs are ---------------------------------------------------------------------------------------------
 
 
-def inputs(found: Encoder, rows: list[list[int]], types: list[list[int]] | None = None) -> dict[str, np.ndarray]:
+def inputs(encoder: Encoder, rows: list[list[int]], types: list[list[int]] | None = None) -> dict[str, np.ndarray]:
     """The inputs of the graph for these texts (their tokens; `types`: their token_type_ids, else all 0)."""
     lengths = np.fromiter(map(len, rows), np.int32, len(rows))
     longest, tokens = int(lengths.max()), int(lengths.sum())
@@ -591,38 +591,38 @@ def inputs(found: Encoder, rows: list[list[int]], types: list[list[int]] | None 
         real = rank < lengths[:, None]
         made["places"] = np.flatnonzero(real)
         made["spread"] = np.where(real, starts[:, None] + rank, 0)
-    if "firsts" in found.inputs:
+    if "firsts" in encoder.inputs:
         made["firsts"] = starts.astype(np.int64)
-    if "averages" in found.inputs:
+    if "averages" in encoder.inputs:
         text = np.repeat(np.arange(len(rows)), lengths)
         made["averages"] = np.zeros((len(rows), tokens), np.float32)
         made["averages"][text, np.arange(tokens)] = (np.float32(1) / lengths.astype(np.float32))[text]
-    if "positions" in found.inputs:
-        made["positions"] = places + found.first_position
-        if found.not_counted is not None and (ids == found.not_counted).any():
-            made["positions"] = _counted(ids, starts, lengths, found)
-    if "types" in found.inputs:
+    if "positions" in encoder.inputs:
+        made["positions"] = places + encoder.first_position
+        if encoder.not_counted is not None and (ids == encoder.not_counted).any():
+            made["positions"] = _counted(ids, starts, lengths, encoder)
+    if "types" in encoder.inputs:
         flat = (kind for row in types for kind in row) if types is not None else None
         made["types"] = np.zeros(tokens, np.int64) if flat is None else np.fromiter(flat, np.int64, tokens)
-    if "distances" in found.inputs:
-        made["distances"] = _buckets(rank[None, :] - rank[:, None], found.buckets)
-    for number, rotation in enumerate(found.rotations):
+    if "distances" in encoder.inputs:
+        made["distances"] = _buckets(rank[None, :] - rank[:, None], encoder.buckets)
+    for number, rotation in enumerate(encoder.rotations):
         exponents = np.arange(0, rotation.size, 2, dtype=np.float32) / np.float32(rotation.size)
         frequencies = np.float32(1) / np.float32(rotation.theta) ** exponents
         angles = rank.astype(np.float32)[:, None] * frequencies
         made[f"cosines{number}"], made[f"sines{number}"] = np.cos(angles), np.sin(angles)
-    if "window" in found.inputs:
-        near = np.abs(rank[None, :] - rank[:, None]) <= found.window
+    if "window" in encoder.inputs:
+        near = np.abs(rank[None, :] - rank[:, None]) <= encoder.window
         made["window"] = np.where(near, np.float32(0), np.float32(MASKED))[None, None]
     return made
 
 
-def _counted(ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, found: Encoder) -> np.ndarray:
+def _counted(ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, encoder: Encoder) -> np.ndarray:
     """Positions where a token that is not counted stands among the others: it has the one before the first."""
-    counted = (ids != found.not_counted).astype(np.int64)
+    counted = (ids != encoder.not_counted).astype(np.int64)
     before = np.cumsum(counted)
     offsets = np.repeat(before[starts] - counted[starts], lengths)
-    return (before - offsets) * counted + found.first_position - 1
+    return (before - offsets) * counted + encoder.first_position - 1
 
 
 def _buckets(distances: np.ndarray, buckets: int) -> np.ndarray:

@@ -72,15 +72,15 @@ def adapt(model: Any, folder: Path) -> int:
     count = 0
     while tensors:
         key = next(iter(tensors))
-        found = re.fullmatch(r"(.*)\.lora_(embedding_)?[AB](\.weight)?", key.removeprefix(PREFIX))
-        if found is None:
+        match = re.fullmatch(r"(.*)\.lora_(embedding_)?[AB](\.weight)?", key.removeprefix(PREFIX))
+        if match is None:
             raise ValueError(f"{FOLDER}/{WEIGHTS}: {key} is no part of a LoRA adapter.")
-        first, second = (f"lora_{found[2] or ''}{side}{found[3] or ''}" for side in "AB")
+        first, second = (f"lora_{match[2] or ''}{side}{match[3] or ''}" for side in "AB")
         start = key[: key.rindex("lora_")]
         if start + first not in tensors or start + second not in tensors:
             raise ValueError(f"{FOLDER}/{WEIGHTS}: {key} is without its other half.")
         a, b = tensors.pop(start + first), tensors.pop(start + second)
-        _wrap(model, found[1], a, b, _scale(config, found[1], len(a)))
+        _wrap(model, match[1], a, b, _scale(config, match[1], len(a)))
         count += 1
     return count
 

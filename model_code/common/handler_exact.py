@@ -94,22 +94,22 @@ SMALL_BATCH_TOKENS = 256
 def batches(order: list[int], rows: Sequence[Sized], most: int, packed: bool, way: str = PADDED) -> list[list[int]]:
     """Split `order` (longest row first) into batches of at most so many tokens; where texts are padded, with little
     padding, and with none where it would change the answers."""
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     text_tokens = 0
     for row in order:
         length = len(rows[row])
-        same = bool(found) and length == len(rows[found[-1][0]])
-        if found and (way == PADDED or (way == EQUAL and same)):
+        same = bool(groups) and length == len(rows[groups[-1][0]])
+        if groups and (way == PADDED or (way == EQUAL and same)):
             tokens = text_tokens + length
-            padded = tokens if packed else (len(found[-1]) + 1) * len(rows[found[-1][0]])
+            padded = tokens if packed else (len(groups[-1]) + 1) * len(rows[groups[-1][0]])
             wasteful = padded > SMALL_BATCH_TOKENS and padded - tokens > padded // 4
             if padded <= most and not wasteful:
-                found[-1].append(row)
+                groups[-1].append(row)
                 text_tokens += length
                 continue
-        found.append([row])
+        groups.append([row])
         text_tokens = length
-    return found
+    return groups
 
 
 def padded(

@@ -59,8 +59,8 @@ class Int8Linear(torch.nn.Module):
         if scales is None:
             weight, scales = rows_to_int8(weight)
         zeros = torch.zeros(len(scales), dtype=torch.long)
-        whole = torch._make_per_channel_quantized_tensor(weight, scales.double(), zeros, 0)
-        self.packed = torch.ops.quantized.linear_prepack(whole, None)
+        quantised = torch._make_per_channel_quantized_tensor(weight, scales.double(), zeros, 0)
+        self.packed = torch.ops.quantized.linear_prepack(quantised, None)
         self.bias = None if bias is None else bias.detach()
         self.reduce_range = reduce_range
         self.input_scales = input_scales
@@ -123,7 +123,7 @@ def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:
 def rows_to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The rows as int8, and the float32 scale of each: its largest number is 63. The same bits on every processor,
     since every step is one operation that IEEE 754 defines to the last bit."""
-    whole = torch.empty(weight.shape, dtype=torch.int8)
+    quantised = torch.empty(weight.shape, dtype=torch.int8)
     scales = torch.empty(len(weight))
     step = max(1, ROWS_AT_ONCE // max(1, weight.shape[1]))
     for first in range(0, len(weight), step):
@@ -131,8 +131,8 @@ def rows_to_int8(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         peaks = rows.abs().amax(dim=1)
         scale = torch.div(peaks, torch.full_like(peaks, LARGEST)).clamp_(min=SMALLEST)
         scales[first : first + step] = scale
-        whole[first : first + step] = torch.div(rows, scale[:, None]).round_().clamp_(-LARGEST, LARGEST)
-    return whole, scales
+        quantised[first : first + step] = torch.div(rows, scale[:, None]).round_().clamp_(-LARGEST, LARGEST)
+    return quantised, scales
 
 
 def quantize(model: torch.nn.Module) -> None:

@@ -99,8 +99,8 @@ class Layers:
     weights: torch.Tensor
 
     def __call__(self, states: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        kept = torch.stack([state.float() for state in states[self.start :]])
-        return (self.weights.to(kept.device).view(-1, 1, 1, 1) * kept).sum(dim=0) / self.weights.sum()
+        chosen = torch.stack([state.float() for state in states[self.start :]])
+        return (self.weights.to(chosen.device).view(-1, 1, 1, 1) * chosen).sum(dim=0) / self.weights.sum()
 
 
 class Normalize(torch.nn.Module):
@@ -140,23 +140,23 @@ def pool(tokens: torch.Tensor, modes: tuple[str, ...], skip: int = 0) -> torch.T
 
     The first `skip` tokens, a prompt's, are left out, and count as positions all the same.
     """
-    kept = tokens[:, skip:].float()
-    length = kept.shape[1]
+    rows = tokens[:, skip:].float()
+    length = rows.shape[1]
     parts = []
     for mode in modes:
         if mode == "cls":
-            parts.append(kept[:, 0])
+            parts.append(rows[:, 0])
         elif mode == "max":
-            parts.append(kept.amax(dim=1))
+            parts.append(rows.amax(dim=1))
         elif mode == "mean":
-            parts.append(kept.mean(dim=1))
+            parts.append(rows.mean(dim=1))
         elif mode == "mean_sqrt_len_tokens":
-            parts.append(kept.sum(dim=1) / length**0.5)
+            parts.append(rows.sum(dim=1) / length**0.5)
         elif mode == "weightedmean":
-            weights = torch.arange(skip + 1, skip + length + 1, device=kept.device, dtype=kept.dtype)
-            parts.append((kept * weights[:, None]).sum(dim=1) / weights.sum())
+            weights = torch.arange(skip + 1, skip + length + 1, device=rows.device, dtype=rows.dtype)
+            parts.append((rows * weights[:, None]).sum(dim=1) / weights.sum())
         else:
-            parts.append(kept[:, -1])
+            parts.append(rows[:, -1])
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
 
@@ -189,30 +189,30 @@ def read(folder: Path) -> Sentence:
     modules = [_entry(item) for item in listed] if isinstance(listed, list) else []
     if not modules or modules[0][0] != "Transformer":
         raise _not_computed(f"its first module is {modules[0][0] if modules else 'missing'}, not a Transformer")
-    found: dict[str, Any] = {"path": modules[0][1]}
+    fields: dict[str, Any] = {"path": modules[0][1]}
     before: list[Step] = []
     after: list[Step] = []
     for kind, path in modules[1:]:
         config = _object(folder / path / "config.json") or {}
         if kind == "Dropout":
             continue  # it does nothing but in training
-        if kind == "WeightedLayerPooling" and not before and "pooling" not in found:
-            found |= _layers(folder, path, config)
-        elif kind == "Pooling" and "pooling" not in found:
-            found |= _pooling(path, config)
+        if kind == "WeightedLayerPooling" and not before and "pooling" not in fields:
+            fields |= _layers(folder, path, config)
+        elif kind == "Pooling" and "pooling" not in fields:
+            fields |= _pooling(path, config)
         elif kind not in ("Dense", "LayerNorm", "Normalize"):
             raise _not_computed(f"{path} is a {kind}, where it stands")
         else:
             target = before if _reads(path, config, kind) == TOKENS else after
-            if (target is before) == ("pooling" in found):
+            if (target is before) == ("pooling" in fields):
                 raise _not_computed(f"{path} ({kind}) reads what is not there at its place")
             target.append(_step(kind, folder / path, path, config))
-    if "pooling" not in found:
+    if "pooling" not in fields:
         raise _not_computed("there is no Pooling among its modules")
     while after and isinstance(after[-1], Normalize):
         after.pop()
-        found["normalize"] = True
-    return _noted(folder, folder / modules[0][1], before=tuple(before), after=tuple(after), **found)
+        fields["normalize"] = True
+    return _noted(folder, folder / modules[0][1], before=tuple(before), after=tuple(after), **fields)
 
 
 def read_pairs(folder: Path) -> Pairs:
@@ -259,10 +259,10 @@ def _not_computed(what: str) -> ValueError:
 
 
 def _object(path: Path) -> dict[str, Any] | None:
-    found = read_json(path)
-    if found is not None and not isinstance(found, dict):
+    value = read_json(path)
+    if value is not None and not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object.")
-    return found
+    return value
 
 
 def _reads(path: str, config: dict[str, Any], kind: str) -> str:
@@ -323,7 +323,7 @@ def _load(folder: Path, path: str) -> dict[str, torch.Tensor]:
     return load_file(folder / WEIGHTS)
 
 
-def _noted(folder: Path, transformer: Path, **found: Any) -> Sentence:
+def _noted(folder: Path, transformer: Path, **fields: Any) -> Sentence:
     """With what holds for the model as a whole: prompts, dimensions, and how its texts are read."""
     config = _object(folder / CONFIG) or {}
     prompts = {"query": "", "document": "", **(config.get("prompts") or {})}
@@ -335,7 +335,7 @@ def _noted(folder: Path, transformer: Path, **found: Any) -> Sentence:
         raise ValueError(f"{CONFIG}: this is a {kind}, which does not give one vector for a text.")
     dimensions = config.get("truncate_dim")
     return Sentence(
-        **found,
+        **fields,
         **read_as(transformer, "feature-extraction", "last_hidden_state"),
         prompts={name: text or "" for name, text in prompts.items()},
         default_prompt=default,
@@ -365,7 +365,7 @@ def read_as(folder: Path, task: str, output: str) -> dict[str, Any]:
         )
     ):
         raise ValueError(f"{name}: a Transformer for {stated}, with {ways}, is not computed here.")
-    told = {
+    unknown = {
         f"{key}.{option}": value
         for key in ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
         for option, value in (config.get(key) or {}).items()
@@ -373,11 +373,11 @@ def read_as(folder: Path, task: str, output: str) -> dict[str, Any]:
     }
     length = config.get("max_seq_length")
     for key in ("tokenizer_args.model_max_length", "processor_kwargs.model_max_length"):
-        length = told.pop(key, length)
+        length = unknown.pop(key, length)
     if config.get("processing_kwargs"):
-        told["processing_kwargs"] = config["processing_kwargs"]
-    if told:
-        raise ValueError(f"{name}: {', '.join(sorted(told))} would change the answers, and is not applied here.")
+        unknown["processing_kwargs"] = config["processing_kwargs"]
+    if unknown:
+        raise ValueError(f"{name}: {', '.join(sorted(unknown))} would change the answers, and is not applied here.")
     return {
         "max_length": length if isinstance(length, int) else None,
         "lower_case": bool(config.get("do_lower_case", False)),

@@ -135,27 +135,27 @@ def _joined_block(query: Function, key: Function, value: Function, *others: Any)
     return Block(handler_int8.joined([query, key, value]), query, key, value, *others)
 
 
-def can_run(found: Plan, rows: list[list[int]]) -> bool:
+def can_run(plan: Plan, rows: list[list[int]]) -> bool:
     """Whether these tokens have the positions that `run` gives them."""
-    return found.not_counted is None or not any(found.not_counted in row for row in rows)
+    return plan.not_counted is None or not any(plan.not_counted in row for row in rows)
 
 
-def run(found: Plan, rows: list[list[int]], device: torch.device) -> torch.Tensor:
+def run(plan: Plan, rows: list[list[int]], device: torch.device) -> torch.Tensor:
     """The last hidden states of all tokens of all texts, one after the other: (tokens, dimensions). Texts of the same
     length stand beside each other in `rows`."""
     ids = torch.tensor([token for row in rows for token in row], device=device)
     groups = _groups(rows)
-    longest = torch.arange(found.first_position, found.first_position + max(map(len, rows)), device=device)
-    places = found.positions(longest)
-    hidden = found.words(ids)
-    if found.types is not None:
-        hidden = hidden + found.types
+    longest = torch.arange(plan.first_position, plan.first_position + max(map(len, rows)), device=device)
+    places = plan.positions(longest)
+    hidden = plan.words(ids)
+    if plan.types is not None:
+        hidden = hidden + plan.types
     hidden = hidden + torch.cat([places[: len(row)] for row in rows])
-    hidden = found.norm(hidden)
-    if found.project is not None:
-        hidden = found.project(hidden)
-    for block in found.blocks:
-        hidden = _block(block, hidden, groups, found.heads)
+    hidden = plan.norm(hidden)
+    if plan.project is not None:
+        hidden = plan.project(hidden)
+    for block in plan.blocks:
+        hidden = _block(block, hidden, groups, plan.heads)
     return hidden
 
 

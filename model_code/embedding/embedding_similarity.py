@@ -37,8 +37,8 @@ def read(data: Any, content_type: str | None, known: tuple[str, ...], fields: tu
         raise ValueError("inputs.source_sentence must be a text.")
     if not isinstance(sentences, list) or not sentences:
         raise ValueError("inputs.sentences must be a list of texts, one at least.")
-    whole = read_request(json.dumps({**rest, "inputs": [source, *sentences]}), JSON, known, fields)
-    return Comparison(whole.texts, False, whole.parameters)
+    request = read_request(json.dumps({**rest, "inputs": [source, *sentences]}), JSON, known, fields)
+    return Comparison(request.texts, False, request.parameters)
 
 
 def function_of(folder: Path) -> str:
@@ -55,11 +55,11 @@ def compared(vectors: np.ndarray, function: str) -> list[float]:
     rows = np.asarray(vectors, np.float32)
     first, others = rows[0], rows[1:]
     if function == "euclidean":
-        found = -np.linalg.norm(others - first, axis=1)
+        scores = -np.linalg.norm(others - first, axis=1)
     elif function == "manhattan":
-        found = -np.abs(others - first).sum(axis=1)
+        scores = -np.abs(others - first).sum(axis=1)
     else:
         if function == "cosine":
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-        found = rows[1:] @ rows[0]
-    return [float(number) for number in found]
+        scores = rows[1:] @ rows[0]
+    return [float(number) for number in scores]

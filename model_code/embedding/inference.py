@@ -152,18 +152,18 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
         settings["max_length"] = usual
     check_integer("code/settings.json: max_length", settings["max_length"], _shortest(tokenizer), limit)
     model = None
-    found, reason = _engine(folder, sentence, config, settings, device)
-    if found is None or not engine.checked(found):
+    encoding, reason = _engine(folder, sentence, config, settings, device)
+    if encoding is None or not engine.checked(encoding):
         model = _model(folder, sentence, config, settings, device)
-    if found is not None and model is not None:
-        apart = engine.differs(found, model, limit)
-        found, reason, model = (found, "", None) if apart is None else (None, apart, model)
+    if encoding is not None and model is not None:
+        apart = engine.differs(encoding, model, limit)
+        encoding, reason, model = (encoding, "", None) if apart is None else (None, apart, model)
     if hasattr(context, "note"):  # mme.container's
         context.note(
-            engine="torch" if found is None else "onnxruntime",
+            engine="torch" if encoding is None else "onnxruntime",
             format=settings["quantize"] or settings["dtype"],
             reason="; ".join(filter(None, (reason, slow))),
-            key=found.key if found else "",
+            key=encoding.key if encoding else "",
         )
     for step in (*sentence.before, *sentence.after):
         step.to(device)  # type: ignore[attr-defined]
@@ -180,7 +180,7 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
         limit,
         frozenset(inspect.signature(model.forward).parameters) if model is not None else frozenset(),
         embedding_packed.plan(model) if packs else None,
-        found,
+        encoding,
         any(encoded.get("token_type_ids") or ()),
         lower,
         similarity=embedding_similarity.function_of(folder),
@@ -423,8 +423,8 @@ def _finished(vectors: np.ndarray, option: Options, model: Embedder) -> np.ndarr
         raise ValueError(
             f"parameters.dimensions is {option.dimensions}, and this model's vectors have {vectors.shape[1]} numbers."
         )
-    kept = vectors[:, : option.dimensions or model.sentence.dimensions]
-    return _unit(kept) if option.normalize else np.ascontiguousarray(kept)
+    cut = vectors[:, : option.dimensions or model.sentence.dimensions]
+    return _unit(cut) if option.normalize else np.ascontiguousarray(cut)
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
@@ -472,8 +472,8 @@ def _embed(rows: list[Row], model: Embedder) -> list[np.ndarray]:
 
 def _by_engine(order: list[int], rows: list[Row], model: Embedder) -> tuple[list[list[int]], list[list[np.ndarray]]]:
     """The batches into which the rows are split, and the vectors of each."""
-    found = model.engine
-    assert found is not None
+    encoding = model.engine
+    assert encoding is not None
     shares, each = _threads(torch.get_num_threads(), rows, model)
     most = max(1, model.settings["batch_tokens"] // shares)
     batches = [batch for share in _shares(order, rows, shares) for batch in engine.batches(share, rows, most)]
@@ -485,9 +485,9 @@ def _by_engine(order: list[int], rows: list[Row], model: Embedder) -> tuple[list
         texts = [rows[row] for row in batch]
         types = [row.types or [0] * len(row) for row in texts] if model.typed else None
         if plain:
-            return _means(found.run([row.ids for row in texts], each, types), texts)
+            return _means(encoding.run([row.ids for row in texts], each, types), texts)
         with torch.inference_mode():
-            hidden = torch.from_numpy(found.run([row.ids for row in texts], each, types))
+            hidden = torch.from_numpy(encoding.run([row.ids for row in texts], each, types))
             return _pooled(hidden, [len(row) for row in texts], texts, model)
 
     return batches, list((map if shares == 1 else _executor().map)(compute, batches))

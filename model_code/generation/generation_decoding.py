@@ -157,14 +157,14 @@ class Rows:
         if origin != list(range(len(prompts))):  # sequences of one prompt part here
             logits = logits[torch.tensor(origin, device=model.device)]
         tokens = _next_tokens(joined, logits, model)
-        kept = [
+        going_on = [
             row
             for row, (sequence, token) in enumerate(zip(joined, tokens, strict=True))
             if _grow(sequence, token, model)
         ]
-        if not kept:
+        if not going_on:
             return True
-        rows = [origin[row] for row in kept]
+        rows = [origin[row] for row in going_on]
         if rows != list(range(len(prompts))):
             chosen = torch.tensor(rows, device=model.device)
             mask, cache = mask[chosen], select(cache, chosen)
@@ -172,8 +172,8 @@ class Rows:
             self._mask, self._cache = _merge(self._mask, self._cache, mask, cache)
         else:
             self._mask, self._cache = mask, cache
-        self.live.extend(joined[row] for row in kept)
-        self._last.extend(tokens[row] for row in kept)
+        self.live.extend(joined[row] for row in going_on)
+        self._last.extend(tokens[row] for row in going_on)
         return True
 
     def step(self) -> None:
@@ -266,10 +266,10 @@ def _merge(mask: torch.Tensor, cache: Any, other_mask: torch.Tensor, other: Any)
 
 
 def _stack(upper: torch.Tensor, lower: torch.Tensor, columns: int) -> torch.Tensor:
-    whole = upper.new_zeros((len(upper) + len(lower), upper.shape[1], columns, upper.shape[3]))
-    whole[: len(upper), :, columns - upper.shape[2] :] = upper
-    whole[len(upper) :, :, columns - lower.shape[2] :] = lower
-    return whole
+    stacked = upper.new_zeros((len(upper) + len(lower), upper.shape[1], columns, upper.shape[3]))
+    stacked[: len(upper), :, columns - upper.shape[2] :] = upper
+    stacked[len(upper) :, :, columns - lower.shape[2] :] = lower
+    return stacked
 
 
 def forward(

@@ -65,8 +65,8 @@ def _difference(model: Generator) -> str | None:
     alone = []
     for prompt, token in zip(prompts, following, strict=True):
         ids = torch.tensor([prompt], device=model.device)
-        whole = torch.ones_like(ids)
-        first, cache = forward(ids, whole, _positions(whole), None, model)
+        ones = torch.ones_like(ids)
+        first, cache = forward(ids, ones, _positions(ones), None, model)
         longer = torch.ones((1, len(prompt) + 1), dtype=torch.long, device=model.device)
         second, _ = forward(
             torch.tensor([[token]], device=model.device), longer, _positions(longer)[:, -1:], cache, model

@@ -76,13 +76,13 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
     handler_adapter.adapt(model, folder)
     if not settings["quantize"]:
         quicken(model)
-    found, reason = _engine(folder, model, settings, device)
+    decoding, reason = _engine(folder, model, settings, device)
     if hasattr(context, "note"):  # mme.container's
         context.note(
-            engine="torch" if found is None else "onnxruntime",
+            engine="torch" if decoding is None else "onnxruntime",
             format=settings["quantize"] or settings["dtype"],
             reason="; ".join(filter(None, (reason, slow))),
-            key=found.key if found else "",
+            key=decoding.key if decoding else "",
         )
     loaded = Generator(
         model=model,
@@ -92,7 +92,7 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
         context=_context_length(model.config),
         end_tokens=_end_tokens(model, tokenizer),
         arguments=frozenset(inspect.signature(model.forward).parameters),
-        engine=found,
+        engine=decoding,
     )
     return dataclasses.replace(loaded, together=joins(loaded))
 
@@ -108,11 +108,11 @@ def _engine(
     if (folder / handler_adapter.FOLDER).is_dir():
         return None, "it has an adapter"
     try:
-        found = engine.load_decoder(folder, model.config)
+        decoding = engine.load_decoder(folder, model.config)
     except engine.Unsupported as error:
         return None, str(error)
-    apart = None if engine.checked(found) else engine.decodes_otherwise(found, model)
-    return (found, "") if apart is None else (None, apart)
+    apart = None if engine.checked(decoding) else engine.decodes_otherwise(decoding, model)
+    return (decoding, "") if apart is None else (None, apart)
 
 
 def input_fn(data: Any, content_type: str | None) -> Request:

@@ -208,16 +208,16 @@ def _load(folder: Path, task: Task, dtype: str) -> Any:
     loader = {key: value for key, value in options.items() if "dtype" not in key}
     config = transformers.AutoConfig.from_pretrained(str(folder), **loader)
     # Some versions lack some of them.
-    classes = [found for name in task.classes if (found := getattr(transformers, name, None)) is not None]
-    kinds = [found for found in classes if type(config) in getattr(found, "_model_mapping", {})]
-    named = [found for found in kinds if _names(found, config) & set(config.architectures or ())]
+    classes = [cls for name in task.classes if (cls := getattr(transformers, name, None)) is not None]
+    kinds = [cls for cls in classes if type(config) in getattr(cls, "_model_mapping", {})]
+    named = [cls for cls in kinds if _names(cls, config) & set(config.architectures or ())]
     chosen = (named or kinds or classes)[0]
     return load_whole(chosen, folder, options)
 
 
 def _names(kind: Any, config: Any) -> set[str]:
-    found = kind._model_mapping[type(config)]
-    return {part.__name__ for part in (found if isinstance(found, (tuple, list)) else (found,))}
+    name = kind._model_mapping[type(config)]
+    return {part.__name__ for part in (name if isinstance(name, (tuple, list)) else (name,))}
 
 
 def _of_languages(folder: Path, tokenizer: Any) -> Any:
@@ -244,7 +244,7 @@ def _check_torchvision(folder: Path, part: str, error: Exception) -> None:
 
 
 def _parts(folder: Path, task: Task) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     loaders = {
         "image_processor": AutoImageProcessor,
         "feature_extractor": transformers.AutoFeatureExtractor,
@@ -254,17 +254,17 @@ def _parts(folder: Path, task: Task) -> dict[str, Any]:
         name, optional = part.rstrip("?"), part.endswith("?")
         try:
             if name == TOKENIZER:
-                found[name] = _of_languages(folder, load_tokenizer(folder))
+                parts[name] = _of_languages(folder, load_tokenizer(folder))
             else:
-                found[name] = loaders[name].from_pretrained(str(folder), **loading_options())
+                parts[name] = loaders[name].from_pretrained(str(folder), **loading_options())
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             if not optional:
                 _check_torchvision(folder, name, error)
                 raise
-    processor = found.get(PROCESSOR)
+    processor = parts.get(PROCESSOR)
     if processor is not None and PROCESSOR + "?" in task.parts and not hasattr(processor, "tokenizer"):
-        del found[PROCESSOR]  # where a folder has no processor, transformers gives its tokenizer
-    return found
+        del parts[PROCESSOR]  # where a folder has no processor, transformers gives its tokenizer
+    return parts
 
 
 def _pipeline(name: str, parts: pipeline_own.Parts, device: torch.device) -> Callable[..., Any]:
@@ -279,7 +279,7 @@ def _pipeline(name: str, parts: pipeline_own.Parts, device: torch.device) -> Cal
 
 def _readable_tokens(model: Any) -> int | None:
     """How many tokens the table of positions has a row for; None for a model without one."""
-    found = []
+    readable = []
     for name, module in model.named_modules():
         last = name.rpartition(".")[2]
         if last not in ("position_embeddings", "embed_positions", "position_embedding", "wpe"):
@@ -292,8 +292,8 @@ def _readable_tokens(model: Any) -> int | None:
                 rows -= module.offset
             elif module.padding_idx is not None:  # positions are numbered from there on
                 rows -= module.padding_idx + 1
-        found.append(rows)
-    return min(found, default=None)
+        readable.append(rows)
+    return min(readable, default=None)
 
 
 # --- Predicting ------------------------------------------------------------------------------------------------------
@@ -420,10 +420,10 @@ def _answer_one(item: Any, options: dict[str, Any], model: Served) -> Any:
         import pandas
 
         item = {**item, "table": pandas.DataFrame(item["table"])}
-    found = model.call(item, **options)
+    answer = model.call(item, **options)
     if model.name == "mask-generation":  # a list of numbers for each pixel would be fifty times as long
-        found = {**found, "masks": [_picture(mask) for mask in found["masks"]]}
-    return found
+        answer = {**answer, "masks": [_picture(mask) for mask in answer["masks"]]}
+    return answer
 
 
 # --- Answering -------------------------------------------------------------------------------------------------------
@@ -436,8 +436,8 @@ def _picture(mask: Any) -> Any:
 
 
 def _image_of(prediction: Any) -> Any:
-    found = prediction.get("depth") if isinstance(prediction, dict) else prediction
-    return found if _is_image(found) else None
+    image = prediction.get("depth") if isinstance(prediction, dict) else prediction
+    return image if _is_image(image) else None
 
 
 def _is_image(value: Any) -> bool:

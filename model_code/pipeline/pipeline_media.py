@@ -55,14 +55,14 @@ def image(value: Any, name: str, max_pixels: int) -> Any:
 def audio(value: Any, name: str, rate: int, max_seconds: float) -> np.ndarray:
     """One channel of sound at `rate` samples a second (float32, from -1 to 1). Raises ValueError."""
     if isinstance(value, dict):
-        samples, found = _samples(value, name)
+        samples, own_rate = _samples(value, name)
     else:
-        samples, found = _read(decoded(value, name, "sound"), name, max_seconds)
+        samples, own_rate = _read(decoded(value, name, "sound"), name, max_seconds)
     if len(samples) == 0:
         raise ValueError(f"{name} holds no sound.")
-    if len(samples) > max_seconds * found:
-        raise ValueError(f"{name} is {len(samples) / found:.0f} seconds long; at most {max_seconds:g} are read.")
-    return resample(samples, found, rate)
+    if len(samples) > max_seconds * own_rate:
+        raise ValueError(f"{name} is {len(samples) / own_rate:.0f} seconds long; at most {max_seconds:g} are read.")
+    return resample(samples, own_rate, rate)
 
 
 def raw_audio(data: bytes, rate: int, channels: int) -> dict[str, Any]:
@@ -146,9 +146,9 @@ def resample(samples: np.ndarray, rate: int, wanted: int) -> np.ndarray:
     times = (times * base).clamp(-6, 6)
     kernel = torch.sinc(times) * torch.cos(times * math.pi / 12) ** 2 * (base / old)
     padded = torch.nn.functional.pad(torch.from_numpy(np.asarray(samples, np.float32)), (width, width + old))
-    found = torch.nn.functional.conv1d(padded[None, None], kernel.float()[:, None], stride=old)
+    resampled = torch.nn.functional.conv1d(padded[None, None], kernel.float()[:, None], stride=old)
     length = math.ceil(new * len(samples) / old)
-    return found[0].T.reshape(-1)[:length].contiguous().numpy()
+    return resampled[0].T.reshape(-1)[:length].contiguous().numpy()
 
 
 def frames(value: Any, name: str, count: int, step: int, max_pixels: int) -> list[np.ndarray]:
@@ -170,7 +170,7 @@ def frames(value: Any, name: str, count: int, step: int, max_pixels: int) -> lis
         ) from None
     # As transformers chooses them: evenly, from the first to one frame short of the window's end.
     wanted = np.linspace(0, count * step - 1, num=count, dtype=np.int64)
-    found: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     try:
         with av.open(io.BytesIO(data)) as container:
             stream = container.streams.video[0]
@@ -180,12 +180,12 @@ def frames(value: Any, name: str, count: int, step: int, max_pixels: int) -> lis
                 if number > wanted[-1]:
                     break
                 if number >= wanted[0] and number in wanted:
-                    found.append(frame.to_ndarray(format="rgb24"))
+                    images.append(frame.to_ndarray(format="rgb24"))
     except (av.FFmpegError, IndexError) as error:
         raise ValueError(f"{name} cannot be read as a video: {error}.") from None
-    if len(found) < count:
+    if len(images) < count:
         raise ValueError(f"{name} is too short: {count} frames of it are needed, every {step}.")
-    return found
+    return images
 
 
 def wave_file(samples: np.ndarray, rate: int) -> bytes:
@@ -193,11 +193,11 @@ def wave_file(samples: np.ndarray, rate: int) -> bytes:
     import wave
 
     channels = np.atleast_2d(np.asarray(samples, np.float32))
-    whole = (channels.T.clip(-1, 1) * 32767).round().astype("<i2")
+    frames_out = (channels.T.clip(-1, 1) * 32767).round().astype("<i2")
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
-        file.setnchannels(whole.shape[1])
+        file.setnchannels(frames_out.shape[1])
         file.setsampwidth(2)
         file.setframerate(rate)
-        file.writeframes(whole.tobytes())
+        file.writeframes(frames_out.tobytes())
     return buffer.getvalue()

@@ -62,8 +62,8 @@ class Writer:
             raise ValueError("parameters.num_return_sequences: set do_sample to true, or num_beams to as many.")
         arguments = () if first is None else (first,)
         with seeded(asked.get("seed"), self.model.device):
-            found: torch.Tensor = self.model.generate(*arguments, **inputs, generation_config=config, **options)
-        return found
+            tokens: torch.Tensor = self.model.generate(*arguments, **inputs, generation_config=config, **options)
+        return tokens
 
 
 def seeded(seed: int | None, device: torch.device) -> Any:
@@ -102,12 +102,12 @@ def seq2seq(parts: Parts, answer: str) -> Callable[..., Any]:
                     raise ValueError(f"This model needs parameters.{name}: the language that it translates.")
                 if known and language not in known:
                     raise ValueError(f"parameters.{name}: this model does not know {language!r}.")
-            found = build(text, return_tensors="pt", truncation=truncation, src_lang=source, tgt_lang=target)
+            encoded = build(text, return_tensors="pt", truncation=truncation, src_lang=source, tgt_lang=target)
         else:
             if source or target:
                 raise ValueError("This model translates one pair of languages: it has no src_lang and tgt_lang.")
-            found = tokenizer(writer.prefix + text, return_tensors="pt", truncation=truncation)
-        return {key: _to(value, device) for key, value in found.items() if key != "token_type_ids"}
+            encoded = tokenizer(writer.prefix + text, return_tensors="pt", truncation=truncation)
+        return {key: _to(value, device) for key, value in encoded.items() if key != "token_type_ids"}
 
     def one(text: str, options: dict[str, Any]) -> list[dict[str, Any]]:
         options = dict(options)
@@ -130,15 +130,15 @@ def seq2seq(parts: Parts, answer: str) -> Callable[..., Any]:
     def call(inputs: Any, **options: Any) -> Any:
         if isinstance(inputs, str):
             return one(inputs, options)
-        found = [one(text, options) for text in inputs]
-        return [answers[0] for answers in found] if all(len(answers) == 1 for answers in found) else found
+        encoded = [one(text, options) for text in inputs]
+        return [answers[0] for answers in encoded] if all(len(answers) == 1 for answers in encoded) else encoded
 
     return call
 
 
 def _default(tokenizer: Any, name: str) -> str | None:
-    found = getattr(tokenizer, name, None)
-    return found if isinstance(found, str) else None
+    value = getattr(tokenizer, name, None)
+    return value if isinstance(value, str) else None
 
 
 def _to(value: Any, device: torch.device) -> Any:
@@ -188,8 +188,8 @@ def question_answering(parts: Parts) -> Callable[..., Any]:
     def call(inputs: Any, **options: Any) -> Any:
         if isinstance(inputs, dict):
             return one(inputs, **options)
-        found = [one(item, **options) for item in inputs]
-        return found[0] if len(found) == 1 else found
+        results = [one(item, **options) for item in inputs]
+        return results[0] if len(results) == 1 else results
 
     return call
 
@@ -253,12 +253,12 @@ def _chances(output: Any, allowed: np.ndarray, top: bool) -> tuple[np.ndarray, n
     """For each token the probability that the answer starts there, and that it ends there."""
     if top and not hasattr(output, "start_logits"):
         raise ValueError("This model answers with its own search for spans (XLNet, XLM), which is not computed here.")
-    found = []
+    chances = []
     for logits in (output.start_logits, output.end_logits):
         values = np.where(allowed == 0, MASKED, logits[0].float().cpu().numpy())
         exponents = np.exp(values - values.max())
-        found.append(exponents / exponents.sum())
-    return found[0], found[1]
+        chances.append(exponents / exponents.sum())
+    return chances[0], chances[1]
 
 
 def _spans(
@@ -374,8 +374,8 @@ def image_to_image(parts: Parts) -> Callable[..., Any]:
 
         inputs = parts.image_processor(images=[image], return_tensors="pt").to(parts.model.device)
         with torch.inference_mode():
-            found = parts.model(**inputs).reconstruction[0]
-        pixels = found.float().cpu().clamp(0, 1).movedim(0, -1).numpy()
+            reconstruction = parts.model(**inputs).reconstruction[0]
+        pixels = reconstruction.float().cpu().clamp(0, 1).movedim(0, -1).numpy()
         return Image.fromarray((pixels * 255.0).round().astype(np.uint8))
 
     return each(one)

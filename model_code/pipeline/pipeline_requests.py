@@ -55,16 +55,16 @@ def read(data: Any, content_type: str | None) -> Request:
 
 
 def _l16(rest: str) -> tuple[int, int]:
-    found = {"rate": 44100, "channels": 1}
+    parameters = {"rate": 44100, "channels": 1}
     for part in rest.split(";"):
         name, _, value = part.strip().partition("=")
-        if name.lower() in found:
+        if name.lower() in parameters:
             if not value.strip().isdigit():
                 raise ValueError(f"audio/L16: {name} must be a whole number, not {value!r}.")
-            found[name.lower()] = int(value)
-    if not 1_000 <= found["rate"] <= 768_000 or not 1 <= found["channels"] <= 16:
+            parameters[name.lower()] = int(value)
+    if not 1_000 <= parameters["rate"] <= 768_000 or not 1 <= parameters["channels"] <= 16:
         raise ValueError("audio/L16: the rate must be 1000 to 768000, and channels 1 to 16.")
-    return found["rate"], found["channels"]
+    return parameters["rate"], parameters["channels"]
 
 
 def _from_json(body: Any) -> Request:
@@ -204,8 +204,8 @@ def _check_text(name: str, value: Any) -> str:
 def _text(name: str, value: Any) -> str:
     if not _check_text(name, value).strip():
         raise ValueError(f"{name} is empty.")
-    found: str = value
-    return found
+    text: str = value
+    return text
 
 
 def _fields(item: Any, name: str, needed: tuple[str, ...], others: tuple[str, ...] = ()) -> None:
@@ -249,9 +249,9 @@ def _table(item: Any, name: str) -> dict[str, Any]:
 def _document(item: Any, name: str, limits: Limits) -> dict[str, Any]:
     _fields(item, name, ("question",), ("image", "word_boxes"))
     _text(f"{name}.question", item["question"])
-    found = {"question": item["question"]}
+    document = {"question": item["question"]}
     if item.get("image") is not None:
-        found["image"] = pipeline_media.image(item["image"], f"{name}.image", limits.max_pixels)
+        document["image"] = pipeline_media.image(item["image"], f"{name}.image", limits.max_pixels)
     boxes = item.get("word_boxes")
     if boxes is not None:
         for place, pair in enumerate(boxes if isinstance(boxes, list) else [None]):
@@ -264,10 +264,10 @@ def _document(item: Any, name: str, limits: Limits) -> dict[str, Any]:
                 raise ValueError(
                     f'{name}.word_boxes[{place}] must be ["word", [left, top, right, bottom]], numbers from 0 to 1000.'
                 )
-        found["word_boxes"] = [(word, [int(number) for number in box]) for word, box in boxes]
-    if len(found) == 1:
+        document["word_boxes"] = [(word, [int(number) for number in box]) for word, box in boxes]
+    if len(document) == 1:
         raise ValueError(f"{name} must have an image, word_boxes, or both.")
-    return found
+    return document
 
 
 def _is_whole(number: Any) -> bool:
@@ -293,7 +293,7 @@ def _is_messages(value: Any) -> bool:
 
 def _messages(value: list[dict[str, Any]], name: str, limits: Limits) -> list[dict[str, Any]]:
     """A chat: [{"role": ..., "content": text or parts}]. The images in it are read here, so that no library fetches."""
-    found = []
+    messages = []
     for place, message in enumerate(value):
         here = f"{name}[{place}]"
         content = message.get("content")
@@ -301,8 +301,8 @@ def _messages(value: list[dict[str, Any]], name: str, limits: Limits) -> list[di
             content = [_part(part, f"{here}.content[{n}]", limits) for n, part in enumerate(content)]
         else:
             _check_text(f"{here}.content", content)
-        found.append({**message, "content": content})
-    return found
+        messages.append({**message, "content": content})
+    return messages
 
 
 def _part(part: Any, name: str, limits: Limits) -> dict[str, Any]:

@@ -139,23 +139,23 @@ def model_fn(model_dir: str, context: Any = None) -> Reranker:
     if settings["max_length"] is None:
         settings["max_length"] = usual
     check_integer("code/settings.json: max_length", settings["max_length"], _shortest(tokenizer), limit)
-    found, reason = _engine(folder, config, settings, device)
+    encoding, reason = _engine(folder, config, settings, device)
     model = None
-    if found is None or not engine.checked(found):
+    if encoding is None or not engine.checked(encoding):
         model = AutoModelForSequenceClassification.from_pretrained(model_dir, **loading_options(settings["dtype"]))
         model.to(device).eval().requires_grad_(False)
         config = model.config
         if config.pad_token_id is None:  # models that look for a text's last token go by it
             config.pad_token_id = tokenizer.pad_token_id
-    if found is not None and model is not None:
-        apart = engine.differs(found, model, limit, _typed(tokenizer, config))
-        found, reason, model = (found, "", None) if apart is None else (None, apart, model)
+    if encoding is not None and model is not None:
+        apart = engine.differs(encoding, model, limit, _typed(tokenizer, config))
+        encoding, reason, model = (encoding, "", None) if apart is None else (None, apart, model)
     if hasattr(context, "note"):  # mme.container's
         context.note(
-            engine="torch" if found is None else "onnxruntime",
+            engine="torch" if encoding is None else "onnxruntime",
             format=settings["dtype"],
             reason=reason,
-            key=found.key if found else "",
+            key=encoding.key if encoding else "",
         )
     reranker = Reranker(
         model,
@@ -168,7 +168,7 @@ def model_fn(model_dir: str, context: Any = None) -> Reranker:
         limit,
         frozenset(inspect.signature(model.forward).parameters) if model is not None else frozenset(),
         lower,
-        found,
+        encoding,
     )
     _options(Ranking([], False, {}), reranker)  # the settings, against what the model has
     if model is None:

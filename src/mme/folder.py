@@ -51,7 +51,7 @@ def files(folder: Path) -> list[FolderFile]:
     if root.parent.name == "snapshots" and (root.parent.parent / "blobs").is_dir():
         allowed.append(root.parent.parent / "blobs")
     try:
-        return sorted(_walk(folder, root, "", allowed, frozenset({root})), key=lambda found: found.path.encode())
+        return sorted(_walk(folder, root, "", allowed, frozenset({root})), key=lambda file: file.path.encode())
     except OSError as error:
         raise SourceError(
             f"{error.filename or folder} cannot be read: {error.strerror}.", "Check the folder."

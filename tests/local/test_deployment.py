@@ -31,7 +31,7 @@ class Diary:
     def begin(self, share: float) -> None:
         self._did("begin", share)
 
-    def grow(self, share: float) -> None:
+    def add_capacity(self, share: float) -> None:
         self._did("grow", share)
 
     def shrink(self, share: float) -> None:

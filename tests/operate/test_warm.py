@@ -251,7 +251,7 @@ def test_the_log_tells_which_instances_have_a_model_now() -> None:
     def line(at: int, stream: str, event: str, **more: Any) -> lines.Line:
         return lines.parse(stream, 1_800_000_000_000 + at, json.dumps({"level": "info", "event": event, **more}))
 
-    found = warm.tell(
+    found = warm.loads_after(
         [
             line(1, "v/1", "load", model="m", target=A),
             line(2, "v/1", "invoke", model="m", target=A, status=200),
@@ -263,7 +263,9 @@ def test_the_log_tells_which_instances_have_a_model_now() -> None:
     )
     assert found.loaded == {A: {"v/2"}, B: {"v/1"}}
     assert found.unloaded == {A: {"v/1"}}
-    again = warm.tell([line(1, "v/1", "unload", model="m", target=A), line(2, "v/1", "load", model="m", target=A)])
+    again = warm.loads_after(
+        [line(1, "v/1", "unload", model="m", target=A), line(2, "v/1", "load", model="m", target=A)]
+    )
     assert again.loaded == {A: {"v/1"}}
     assert not again.unloaded[A]
 

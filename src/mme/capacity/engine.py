@@ -126,10 +126,10 @@ def spawned(w: World, i: int, p: int, now: float) -> None:
         want_core(w, i, p, now)
     else:
         idle(w, i, p, now)
-    if inst[i, SPAWN_HEAD] != 0 and inst[i, SPAWNS] < w.whole[MAX_SPAWNS]:
+    if inst[i, SPAWN_HEAD] != 0 and inst[i, SPAWNS] < w.ints[MAX_SPAWNS]:
         inst[i, SPAWNS] += 1
         seek_memory(w, i, pop(w, i, SPAWN_HEAD, SPAWN_TAIL), now)
-    if inst[i, LOAD_HEAD] != 0 and inst[i, LOADS] < w.whole[MAX_LOADS]:
+    if inst[i, LOAD_HEAD] != 0 and inst[i, LOADS] < w.ints[MAX_LOADS]:
         start_load(w, i, pop(w, i, LOAD_HEAD, LOAD_TAIL), now)
 
 
@@ -169,7 +169,7 @@ def want_core(w: World, i: int, p: int, now: float) -> None:
 @compiled
 def schedule(w: World, i: int, now: float) -> None:
     """Give free cores to the models that have waited longest for one."""
-    while w.inst[i, CORE_HEAD] != 0 and w.inst[i, GRANTS] < w.whole[GRANT_LIMIT]:
+    while w.inst[i, CORE_HEAD] != 0 and w.inst[i, GRANTS] < w.ints[GRANT_LIMIT]:
         start_batch(w, i, pop(w, i, CORE_HEAD, CORE_TAIL), now)
 
 
@@ -182,14 +182,14 @@ def start_batch(w: World, i: int, p: int, now: float) -> None:
         if pair[p, OPEN] == 0:
             idle(w, i, p, now)
         return
-    m = p % w.whole[MODELS]
+    m = p % w.ints[MODELS]
     link = pair[p, WAITING]
     pair[p, BATCH] = link
     total = 0.0
     longest = 0.0
     last = 0
     taken = 0
-    while link != 0 and taken < w.whole[BATCH_LIMIT]:
+    while link != 0 and taken < w.ints[BATCH_LIMIT]:
         factor = w.request[link - 1]["factor"]
         total += factor
         longest = max(longest, factor)
@@ -240,17 +240,17 @@ def batch_done(w: World, i: int, p: int, now: float) -> None:
 @compiled
 def choose(w: World, m: int) -> int:
     """The instance for a request."""
-    count = w.whole[RUNNING_NOW]
-    routing = w.whole[ROUTING]
+    count = w.ints[RUNNING_NOW]
+    routing = w.ints[ROUTING]
     if count == 1:
         return int(w.up[0])
     if routing == STICKY:
         home = w.needs[m]["home"]
         if home != 0 and w.inst[home - 1, UP] == 1:
-            if w.inst[home - 1, OUTSTANDING] < w.whole[SPILL]:
+            if w.inst[home - 1, OUTSTANDING] < w.ints[SPILL]:
                 return int(home - 1)
             other = w.needs[m]["second_home"]
-            if other != 0 and w.inst[other - 1, UP] == 1 and w.inst[other - 1, OUTSTANDING] < w.whole[SPILL]:
+            if other != 0 and w.inst[other - 1, UP] == 1 and w.inst[other - 1, OUTSTANDING] < w.ints[SPILL]:
                 return int(other - 1)
             i = least(w)
             w.needs[m]["second_home"] = i + 1
@@ -267,7 +267,7 @@ def choose(w: World, m: int) -> int:
 @compiled
 def least(w: World) -> int:
     """An instance with the fewest requests under way; among equals, by chance."""
-    count = w.whole[RUNNING_NOW]
+    count = w.ints[RUNNING_NOW]
     start = draw(w, count)
     best = w.up[start]
     fewest = w.inst[best, OUTSTANDING]
@@ -286,12 +286,12 @@ def attempt(w: World, r: int, now: float) -> None:
     """A client asks, for the first time or again."""
     m = int(w.request[r]["model"])
     i = choose(w, m)
-    p = i * int(w.whole[MODELS]) + m
+    p = i * int(w.ints[MODELS]) + m
     pair, inst = w.pair, w.inst
     w.request[r]["began"] = now
     w.real[COUNTED] += 1.0
     inst[i, OUTSTANDING] += 1
-    if w.whole[PARKING] == 1:
+    if w.ints[PARKING] == 1:
         before = now - w.real[PARK_AFTER]
         while inst[i, ACT] != 0 and w.when[inst[i, ACT] - 1] <= before:
             park(w, i, inst[i, ACT] - 1, w.when[inst[i, ACT] - 1] + w.real[PARK_AFTER])
@@ -300,7 +300,7 @@ def attempt(w: World, r: int, now: float) -> None:
     if state in (ACTIVE, PARKED):
         if pair[p, RUN] != 0:
             drop_late(w, i, p, now)
-        if pair[p, OPEN] >= w.whole[MAX_QUEUE]:
+        if pair[p, OPEN] >= w.ints[MAX_QUEUE]:
             finish(w, r, i, REFUSED, now)
             return
         if pair[p, OPEN] == 0 and pair[p, RUN] == 0:
@@ -311,7 +311,7 @@ def attempt(w: World, r: int, now: float) -> None:
         kind = WOKEN
     elif state in (ABSENT, ON_DISK):
         kind = FROM_DISK if state == ON_DISK else DOWNLOADED
-        if w.needs[m]["disk"] > w.whole[DISK_LIMIT] or w.needs[m]["active"] > w.whole[MEMORY_LIMIT]:
+        if w.needs[m]["disk"] > w.ints[DISK_LIMIT] or w.needs[m]["active"] > w.ints[MEMORY_LIMIT]:
             w.request[r]["kind"] = kind
             finish(w, r, i, TOO_LARGE, now)
             return
@@ -356,12 +356,12 @@ def load_late(w: World, now: float) -> None:
         return
     if w.request[r]["began"] + w.real[LOAD_TIMEOUT] != w.late[at]["time"]:
         return
-    i = p // w.whole[MODELS]
+    i = p // w.ints[MODELS]
     w.pair[p, WAITING] = w.request[r]["follower"]
     if w.request[r]["follower"] == 0:
         w.pair[p, LAST] = 0
     w.pair[p, OPEN] -= 1
-    if w.request[r]["tries"] >= w.whole[TRIES]:
+    if w.request[r]["tries"] >= w.ints[TRIES]:
         finish(w, r, i, NOT_READY, now)
         return
     w.inst[i, OUTSTANDING] -= 1
@@ -382,13 +382,13 @@ def complete(w: World, s: int, now: float) -> None:
     state = w.pair[p, STATE]
     w.station[s]["first"] = w.pair[p, LINK]
     w.pair[p, LINK] = 0
-    w.station[s]["demand"] -= w.needs[p % w.whole[MODELS]]["cores"] if state == ACTIVE else 1.0
+    w.station[s]["demand"] -= w.needs[p % w.ints[MODELS]]["cores"] if state == ACTIVE else 1.0
     rekey(w, s, now)
     if state == ACTIVE:
         batch_done(w, i, p, now)
     elif state == DOWNLOAD:
         w.pair[p, STATE] = EXTRACT
-        job(w, 3 * i + STORAGE, p, w.needs[p % w.whole[MODELS]]["extract"], 1.0, now)
+        job(w, 3 * i + STORAGE, p, w.needs[p % w.ints[MODELS]]["extract"], 1.0, now)
     elif state == EXTRACT:
         w.pair[p, FLAGS] |= STORED
         to_spawn(w, i, p, now)
@@ -411,7 +411,7 @@ def run(w: World) -> None:
         arrival = w.request[coming_request]["arrive"] if coming_request < requests else NEVER
         late = w.late[ring[0] % len(w.late)]["time"] if ring[0] < ring[1] else NEVER
         again = w.again[ring[2] % len(w.again)]["time"] if ring[2] < ring[3] else NEVER
-        up = w.coming[0] if w.whole[COMING] > 0 else NEVER
+        up = w.coming[0] if w.ints[COMING] > 0 else NEVER
         now = min(min(min(job_at, arrival), min(late, again)), min(min(up, next_minute), deployment))
         if now == NEVER:
             break

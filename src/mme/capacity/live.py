@@ -37,7 +37,7 @@ def read(cloudwatch: Any, endpoint: str, variants: Sequence[str], end: datetime,
     start = end - timedelta(hours=hours)
     minutes = max(1, round(hours * 60))
     counts = np.zeros(minutes)
-    found: dict[str, list[float]] = {name: [] for name, _ in METRICS}
+    series: dict[str, list[float]] = {name: [] for name, _ in METRICS}
     queries = []
     for at, variant in enumerate(variants):
         for name, statistic in METRICS:
@@ -59,13 +59,13 @@ def read(cloudwatch: Any, endpoint: str, variants: Sequence[str], end: datetime,
                     if 0 <= minute < minutes:
                         counts[minute] += value
                 else:
-                    found[name].append(float(value))
+                    series[name].append(float(value))
     if counts.sum() < 1:
         raise EndpointError(
             f"The endpoint {endpoint} had no invocations in the last {hours:g} hours.",
             "Take more hours (--hours), or describe the traffic with --zipf and --rate.",
         )
-    hits, loaded = found["ModelCacheHit"], found["LoadedModelCount"]
+    hits, loaded = series["ModelCacheHit"], series["LoadedModelCount"]
     return Live(counts, float(np.mean(hits)) if hits else None, float(np.mean(loaded)) if loaded else None)
 
 

@@ -63,8 +63,8 @@ from mme.capacity.state import (
 @compiled
 def draw(w: World, below: int) -> int:
     """A whole number from 0 to ``below`` - 1, by the generator of Park and Miller (1988)."""
-    w.whole[SEED] = w.whole[SEED] * 48271 % 2147483647
-    return int(w.whole[SEED] * below // 2147483647)
+    w.ints[SEED] = w.ints[SEED] * 48271 % 2147483647
+    return int(w.ints[SEED] * below // 2147483647)
 
 
 @compiled
@@ -211,7 +211,7 @@ def take_memory(w: World, i: int, size: int, now: float) -> None:
 
 @compiled
 def park(w: World, i: int, p: int, now: float) -> None:
-    m = p % w.whole[MODELS]
+    m = p % w.ints[MODELS]
     w.pair[p, STATE] = PARKED
     w.inst[i, ACT] = w.pair[p, AFTER]
     take_memory(w, i, w.needs[m]["parked"] - w.needs[m]["active"], now)
@@ -221,7 +221,7 @@ def park(w: World, i: int, p: int, now: float) -> None:
 @compiled
 def unload(w: World, i: int, p: int, now: float) -> None:
     """Unload the model that has been idle longest; it stays on the disk."""
-    m = p % w.whole[MODELS]
+    m = p % w.ints[MODELS]
     size = w.needs[m]["parked"] if w.pair[p, STATE] == PARKED else w.needs[m]["active"]
     unlink(w, i, p, IDLE_HEAD, IDLE_TAIL)
     take_memory(w, i, -size, now)
@@ -234,15 +234,15 @@ def unload(w: World, i: int, p: int, now: float) -> None:
 def make_memory(w: World, i: int, need: int, now: float) -> bool:
     """Bring about that so much memory is free: by parking, else by unloading what is idle. False: all is in use."""
     inst = w.inst
-    limit = w.whole[MEMORY_LIMIT]
+    limit = w.ints[MEMORY_LIMIT]
     while inst[i, MEMORY] + need > limit:
         if inst[i, ACT] != 0:
             p = inst[i, ACT] - 1
-            if w.whole[PARKING] == 1:
+            if w.ints[PARKING] == 1:
                 park(w, i, p, now)
             else:
                 unload(w, i, p, now)
-        elif inst[i, IDLE_HEAD] != 0 and w.needs[(inst[i, IDLE_HEAD] - 1) % w.whole[MODELS]]["parked"] > 0:
+        elif inst[i, IDLE_HEAD] != 0 and w.needs[(inst[i, IDLE_HEAD] - 1) % w.ints[MODELS]]["parked"] > 0:
             unload(w, i, inst[i, IDLE_HEAD] - 1, now)
         else:
             return False
@@ -253,14 +253,14 @@ def make_memory(w: World, i: int, need: int, now: float) -> bool:
 def make_disk(w: World, i: int, need: int, now: float) -> bool:
     """Bring about that so much disk is free: archives that are not loaded go, then idle models are unloaded."""
     inst = w.inst
-    while inst[i, DISK] + need > w.whole[DISK_LIMIT]:
+    while inst[i, DISK] + need > w.ints[DISK_LIMIT]:
         if inst[i, DISK_HEAD] == 0:
             if inst[i, IDLE_HEAD] == 0:
                 return False
             unload(w, i, inst[i, IDLE_HEAD] - 1, now)
         p = inst[i, DISK_HEAD] - 1
         unlink(w, i, p, DISK_HEAD, DISK_TAIL)
-        inst[i, DISK] -= w.needs[p % w.whole[MODELS]]["disk"]
+        inst[i, DISK] -= w.needs[p % w.ints[MODELS]]["disk"]
         w.pair[p, STATE] = ABSENT
         w.pair[p, FLAGS] &= ~STORED
         w.counts[DELETED] += 1
@@ -274,7 +274,7 @@ def room_event(w: World, i: int, now: float) -> None:
     link = w.inst[i, ROOM_HEAD]
     while link != 0:
         p = link - 1
-        m = p % w.whole[MODELS]
+        m = p % w.ints[MODELS]
         after = w.pair[p, LINK]
         state = w.pair[p, STATE]
         if state == WAIT_DISK:
@@ -307,7 +307,7 @@ def begin_load(w: World, i: int, p: int, now: float) -> None:
     if w.pair[p, STATE] == ON_DISK:
         unlink(w, i, p, DISK_HEAD, DISK_TAIL)
     w.pair[p, STATE] = WAIT_LOAD
-    if w.inst[i, LOADS] < w.whole[MAX_LOADS]:
+    if w.inst[i, LOADS] < w.ints[MAX_LOADS]:
         start_load(w, i, p, now)
     else:
         push(w, i, p, LOAD_HEAD, LOAD_TAIL)
@@ -316,7 +316,7 @@ def begin_load(w: World, i: int, p: int, now: float) -> None:
 @compiled
 def start_load(w: World, i: int, p: int, now: float) -> None:
     w.inst[i, LOADS] += 1
-    m = p % w.whole[MODELS]
+    m = p % w.ints[MODELS]
     w.counts[LOADED] += 1
     if w.pair[p, FLAGS] & SEEN:
         w.counts[RELOADED] += 1
@@ -332,7 +332,7 @@ def start_load(w: World, i: int, p: int, now: float) -> None:
 
 @compiled
 def start_download(w: World, i: int, p: int, now: float) -> None:
-    m = p % w.whole[MODELS]
+    m = p % w.ints[MODELS]
     w.inst[i, DISK] += w.needs[m]["disk"]
     w.pair[p, STATE] = DOWNLOAD
     job(w, 3 * i + NETWORK, p, w.needs[m]["download"], 1.0, now)
@@ -341,7 +341,7 @@ def start_download(w: World, i: int, p: int, now: float) -> None:
 @compiled
 def to_spawn(w: World, i: int, p: int, now: float) -> None:
     """The files are there: ask the container to load, or to wake, the model."""
-    if w.inst[i, SPAWNS] < w.whole[MAX_SPAWNS]:
+    if w.inst[i, SPAWNS] < w.ints[MAX_SPAWNS]:
         w.inst[i, SPAWNS] += 1
         seek_memory(w, i, p, now)
     else:
@@ -351,7 +351,7 @@ def to_spawn(w: World, i: int, p: int, now: float) -> None:
 
 @compiled
 def seek_memory(w: World, i: int, p: int, now: float) -> None:
-    m = p % w.whole[MODELS]
+    m = p % w.ints[MODELS]
     held = w.needs[m]["parked"] if w.pair[p, FLAGS] & WAKING else 0
     if make_memory(w, i, w.needs[m]["active"] - held, now):
         start_spawn(w, i, p, now)
@@ -362,7 +362,7 @@ def seek_memory(w: World, i: int, p: int, now: float) -> None:
 
 @compiled
 def start_spawn(w: World, i: int, p: int, now: float) -> None:
-    m = p % w.whole[MODELS]
+    m = p % w.ints[MODELS]
     waking = w.pair[p, FLAGS] & WAKING
     take_memory(w, i, w.needs[m]["active"] - (w.needs[m]["parked"] if waking else 0), now)
     w.pair[p, STATE] = SPAWN

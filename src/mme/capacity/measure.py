@@ -76,12 +76,12 @@ def measure(
                 note(f"{subject.name}: loading, asking, parking …")
                 home = root / f"m{number}" / "model"
                 extract(subject.archive, home)
-                found = _one(running, subject, home, container == "ours")
-                models[subject.name] = found.needs
-                answer_factors += found.answer_factors
-                load_factors += found.load_factors
-                wake_factors += found.wake_factors
-                shared += found.shared
+                needs = _one(running, subject, home, container == "ours")
+                models[subject.name] = needs.needs
+                answer_factors += needs.answer_factors
+                load_factors += needs.load_factors
+                wake_factors += needs.wake_factors
+                shared += needs.shared
     return {
         "format": 1,
         "container": "stock" if container == "stock" else "ours",
@@ -147,13 +147,13 @@ class _Running:
             reply = self.container.request("GET", "/metrics", timeout=10.0)
         except ContainerError:
             return {}
-        found: dict[str, float] = {}
+        values: dict[str, float] = {}
         for line in reply.body.decode("utf-8", "replace").splitlines():
             name, _, value = line.rpartition(" ")
             if name and not line.startswith("#"):
                 with contextlib.suppress(ValueError):
-                    found[name] = float(value)
-        return found
+                    values[name] = float(value)
+        return values
 
     def _tree(self) -> list[int]:
         """The container's processes, itself included (Linux)."""

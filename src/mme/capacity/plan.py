@@ -273,26 +273,26 @@ def plan(
     kinds = [k for k in kinds if memory_for_models(k.memory, settings.serving) >= smallest] or kinds[:1]
     bounds = {k.name: prices.month(k.usd_per_hour * search.least_by_processor(k)) for k in kinds}
     kinds.sort(key=lambda k: (bounds[k.name], k.usd_per_hour))
-    found: list[Option] = []
+    offers: list[Option] = []
     skipped: dict[str, float] = {}
 
     def cheapest() -> float:
-        return min((option.usd_month for option in found if option.meets), default=math.inf)
+        return min((option.usd_month for option in offers if option.meets), default=math.inf)
 
     def one(kind: InstanceType) -> None:
         bound = bounds[kind.name]
         best = cheapest()
-        if not types and (bound >= best or sum(option.meets for option in list(found)) >= ENOUGH):
+        if not types and (bound >= best or sum(option.meets for option in list(offers)) >= ENOUGH):
             skipped[kind.name] = bound
             return
         most = MOST_INSTANCES
         if not types and best < math.inf:
             most = max(1, min(most, math.ceil(1.5 * best / prices.month(kind.usd_per_hour))))
-        found.append(search.fewest(kind, max(most, settings.at_least)))
+        offers.append(search.fewest(kind, max(most, settings.at_least)))
 
     with ThreadPoolExecutor(WORKERS) as pool:
         list(pool.map(one, kinds))
-    options = sorted(found, key=lambda o: (not o.meets, 0.0 if o.meets else o.cold, o.usd_month, o.type))
+    options = sorted(offers, key=lambda o: (not o.meets, 0.0 if o.meets else o.cold, o.usd_month, o.type))
     best = options[0] if options and options[0].meets else None
     nearest = options[0] if options else None
     return Plan(

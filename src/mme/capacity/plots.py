@@ -35,8 +35,8 @@ class Axis:
 
 def plot(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
     """One plot as an SVG document of 640 by 400. Points that are no numbers are left out."""
-    kept = [_kept(one, x, y) for one in series]
-    places = [place for one in kept for place in [*one.points, *((px, py) for px, py, _ in one.marked)]]
+    scaled = [_kept(one, x, y) for one in series]
+    places = [place for one in scaled for place in [*one.points, *((px, py) for px, py, _ in one.marked)]]
     xs = [px for px, _ in places]
     ys = [py for _, py in places]
     across, x_ticks = _scale(x, xs, LEFT, WIDTH - RIGHT)
@@ -65,7 +65,7 @@ def plot(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
         f'<text x="13" y="{middle}" text-anchor="middle" fill="#111827" transform="rotate(-90 13 {middle})">'
         f"{escape(y.title)}</text>"
     )
-    for number, one in enumerate(kept):
+    for number, one in enumerate(scaled):
         colour = COLOURS[number % len(COLOURS)]
         dots = [(across(px), up(py)) for px, py in one.points]
         if one.joined and len(dots) > 1:
@@ -80,9 +80,9 @@ def plot(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
             end = "end" if ax > WIDTH * 0.6 else "start"
             shift = -11 if end == "end" else 11
             parts.append(_text(ax + shift, ay - 10 if ay > TOP + 24 else ay + 20, label, end, "#111827"))
-    if len(kept) > 1:
+    if len(scaled) > 1:
         at = float(LEFT)
-        for number, one in enumerate(kept):
+        for number, one in enumerate(scaled):
             colour = COLOURS[number % len(COLOURS)]
             parts.append(f'<rect x="{at:.0f}" y="29" width="10" height="10" fill="{colour}"/>')
             parts.append(_text(at + 14, 38, one.name, "start"))

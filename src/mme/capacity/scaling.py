@@ -61,7 +61,7 @@ def empty(w: World, i: int, now: float) -> None:
     while w.inst[i, DISK_HEAD] != 0:
         p = w.inst[i, DISK_HEAD] - 1
         unlink(w, i, p, DISK_HEAD, DISK_TAIL)
-        w.inst[i, DISK] -= w.needs[p % w.whole[MODELS]]["disk"]
+        w.inst[i, DISK] -= w.needs[p % w.ints[MODELS]]["disk"]
         w.pair[p, STATE] = ABSENT
         w.pair[p, FLAGS] = 0
 
@@ -69,17 +69,17 @@ def empty(w: World, i: int, now: float) -> None:
 @compiled
 def put_up(w: World, now: float) -> bool:
     """Bring an empty instance into service. False: every spare one still has work."""
-    for i in range(w.whole[INSTANCES]):
+    for i in range(w.ints[INSTANCES]):
         inst = w.inst
         if inst[i, UP] == 0 and inst[i, OUTSTANDING] == 0 and inst[i, LOADS] == 0 and inst[i, SPAWNS] == 0:
             empty(w, i, now)
             inst[i, UP] = 1
             w.area[i, UP_SINCE] = now
-            w.up[w.whole[RUNNING_NOW]] = i
-            w.whole[RUNNING_NOW] += 1
+            w.up[w.ints[RUNNING_NOW]] = i
+            w.ints[RUNNING_NOW] += 1
             for m in w.warm:
-                p = i * w.whole[MODELS] + m
-                if w.needs[m]["disk"] <= w.whole[DISK_LIMIT] and w.needs[m]["active"] <= w.whole[MEMORY_LIMIT]:
+                p = i * w.ints[MODELS] + m
+                if w.needs[m]["disk"] <= w.ints[DISK_LIMIT] and w.needs[m]["active"] <= w.ints[MEMORY_LIMIT]:
                     begin_load(w, i, p, now)
             return True
     return False
@@ -91,20 +91,20 @@ def take_down(w: World, at: int, now: float) -> None:
     i = w.up[at]
     w.inst[i, UP] = 0
     w.area[i, UP_SECONDS] += now - w.area[i, UP_SINCE]
-    w.whole[RUNNING_NOW] -= 1
-    w.up[at] = w.up[w.whole[RUNNING_NOW]]
+    w.ints[RUNNING_NOW] -= 1
+    w.up[at] = w.up[w.ints[RUNNING_NOW]]
 
 
 @compiled
 def deploy(w: World, now: float) -> bool:
     """New instances take the place of all old ones: every cache is empty."""
-    count = w.whole[RUNNING_NOW]
+    count = w.ints[RUNNING_NOW]
     new = 0
     while new < count and put_up(w, now):
         new += 1
     if new < count:  # the spare ones are not done yet: another moment
         while new > 0:
-            take_down(w, int(w.whole[RUNNING_NOW]) - 1, now)
+            take_down(w, int(w.ints[RUNNING_NOW]) - 1, now)
             new -= 1
         return False
     for at in range(count - 1, -1, -1):
@@ -116,26 +116,26 @@ def deploy(w: World, now: float) -> bool:
 def minute(w: World, now: float) -> None:
     """Target tracking looks at the minute that has passed: out after 3 minutes above the target, in after 15 below 90 %
     of it, each after its cooldown."""
-    real, whole = w.real, w.whole
-    per_instance = real[COUNTED] / whole[RUNNING_NOW]
+    real, ints = w.real, w.ints
+    per_instance = real[COUNTED] / ints[RUNNING_NOW]
     real[COUNTED] = 0.0
     target = real[TARGET]
     real[HIGH] = real[HIGH] + 1 if per_instance > target else 0.0
     real[LOW] = real[LOW] + 1 if per_instance < 0.9 * target else 0.0
-    wanted = int(np.ceil(whole[RUNNING_NOW] * per_instance / target))
-    wanted = min(max(wanted, whole[MINIMUM]), whole[MAXIMUM])
+    wanted = int(np.ceil(ints[RUNNING_NOW] * per_instance / target))
+    wanted = min(max(wanted, ints[MINIMUM]), ints[MAXIMUM])
     if real[HIGH] >= 3 and now - real[LAST_OUT] >= real[OUT_COOLDOWN]:
-        more = wanted - whole[RUNNING_NOW] - whole[COMING]
+        more = wanted - ints[RUNNING_NOW] - ints[COMING]
         for _ in range(more):
-            w.coming[whole[COMING]] = now + real[START_SECONDS]
-            whole[COMING] += 1
+            w.coming[ints[COMING]] = now + real[START_SECONDS]
+            ints[COMING] += 1
             w.counts[SCALED_OUT] += 1
         if more > 0:
             real[LAST_OUT] = now
     elif real[LOW] >= 15 and now - max(real[LAST_IN], real[LAST_OUT]) >= real[IN_COOLDOWN]:
-        fewer = whole[RUNNING_NOW] - wanted
+        fewer = ints[RUNNING_NOW] - wanted
         for _ in range(fewer):
-            take_down(w, int(whole[RUNNING_NOW]) - 1, now)
+            take_down(w, int(ints[RUNNING_NOW]) - 1, now)
             w.counts[SCALED_IN] += 1
         if fewer > 0:
             real[LAST_IN] = now
@@ -145,9 +145,9 @@ def minute(w: World, now: float) -> None:
 def arrived(w: World, now: float) -> None:
     """The instance that was started first comes into service."""
     if put_up(w, now):
-        for k in range(1, w.whole[COMING]):
+        for k in range(1, w.ints[COMING]):
             w.coming[k - 1] = w.coming[k]
-        w.whole[COMING] -= 1
+        w.ints[COMING] -= 1
     else:
         w.coming[0] = now + 1.0
 
@@ -164,7 +164,7 @@ def fill(w: World, instances: Ints, models: Ints, states: Ints) -> None:
     """Put models where they are at the start: for each instance, the one that was used longest ago first."""
     for k in range(len(instances)):
         i, m = instances[k], models[k]
-        p = i * w.whole[MODELS] + m
+        p = i * w.ints[MODELS] + m
         w.inst[i, DISK] += w.needs[m]["disk"]
         w.pair[p, FLAGS] = STORED | SEEN
         w.pair[p, STATE] = states[k]

@@ -181,7 +181,7 @@ def simulate(
     if start is None:
         scaling.begin(world, count)
     else:
-        world.whole[state.RUNNING_NOW] = count
+        world.ints[state.RUNNING_NOW] = count
         world.up[:count] = np.arange(count)
         world.inst[:count, state.UP] = 1
         places, held, states = stationary(models, fleet, start, np.random.default_rng(seed + 1))
@@ -226,7 +226,7 @@ def _world(models: Models, requests: Requests, fleet: Fleet, seed: int) -> World
         factor = factor * spread[random.integers(0, len(spread), n)]
     ring = 1 << max(4, (n + 1).bit_length())
     zeros = np.zeros
-    whole = zeros(state.WHOLE, np.int64)
+    ints = zeros(state.INTS, np.int64)
     for column, value in (
         (state.MODELS, m),
         (state.INSTANCES, slots),
@@ -246,7 +246,7 @@ def _world(models: Models, requests: Requests, fleet: Fleet, seed: int) -> World
         (state.SPILL, fleet.spill or 2 * fleet.cpus),
         (state.GRANT_LIMIT, fleet.cpus if serving.grants else UNBOUNDED),
     ):
-        whole[column] = value
+        ints[column] = value
     real = zeros(state.REAL, np.float64)
     for column, seconds in (
         (state.LOAD_TIMEOUT, fleet.load_timeout),
@@ -304,7 +304,7 @@ def _world(models: Models, requests: Requests, fleet: Fleet, seed: int) -> World
         wake_spread=np.asarray(models.wake_spread, np.float64),
         deployments=np.asarray(fleet.deployments, np.float64),
         warm=np.asarray(fleet.warm, np.int32),
-        whole=whole,
+        ints=ints,
         real=real,
         counts=zeros(state.COUNTS, np.int64),
     )

@@ -51,10 +51,10 @@ AREA_COLUMNS = 4
 
 CORES, NETWORK, STORAGE = 0, 1, 2
 
-# Of ``whole``, the whole numbers of the simulation.
+# Of ``ints``, the integers of the simulation.
 (MODELS, INSTANCES, CPUS, BATCH_LIMIT, PARKING, MAX_LOADS, MAX_SPAWNS, MAX_QUEUE, ROUTING, TRIES, SEED) = range(11)
 (MEMORY_LIMIT, DISK_LIMIT, MINIMUM, MAXIMUM, SPILL, GRANT_LIMIT, RUNNING_NOW, COMING) = range(11, 19)
-WHOLE = 19
+INTS = 19
 RANDOM, LEAST_OUTSTANDING, STICKY = 0, 1, 2
 
 # Of ``real``, the others.
@@ -138,6 +138,6 @@ class World(NamedTuple):
     wake_spread: Floats
     deployments: Floats
     warm: Ints
-    whole: Longs
+    ints: Longs
     real: Floats
     counts: Longs

@@ -117,7 +117,7 @@ def read_access_log(path: Path, models: Models, *, gaps: bool = False) -> Reques
     A line is written when a request is answered; it arrived ``total_ms`` before. Raises UsageError.
     """
     index = _index(models)
-    found: list[tuple[float, int, float, int]] = []
+    requests: list[tuple[float, int, float, int]] = []
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             for number, text in enumerate(file, 1):
@@ -142,21 +142,21 @@ def read_access_log(path: Path, models: Models, *, gaps: bool = False) -> Reques
                 if at < 0:
                     raise _unknown(f"{path}, line {number}", name, index)
                 worked = sum(float(line.get(f"{stage}_ms", 0)) for stage in ("decode", "predict", "encode")) / 1000
-                found.append((moment - total / 1000, at, worked / max(1, int(line.get("batch", 1) or 1)), number))
+                requests.append((moment - total / 1000, at, worked / max(1, int(line.get("batch", 1) or 1)), number))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
-    if not found:
+    if not requests:
         raise UsageError(
             f"{path} has no invocation.",
             'It should hold the container\'s lines with "event": "invoke" (MME_ACCESS_LOG).',
         )
-    found.sort()
+    requests.sort()
     return _requests(
-        [entry[0] for entry in found],
-        [entry[1] for entry in found],
-        [entry[2] for entry in found],
+        [entry[0] for entry in requests],
+        [entry[1] for entry in requests],
+        [entry[2] for entry in requests],
         models,
-        lambda n: f"{path}, line {found[n][3]}",
+        lambda n: f"{path}, line {requests[n][3]}",
         gaps,
     )
 

@@ -172,7 +172,7 @@ def _archives_of(sagemaker: SageMakerClient, endpoint: str) -> set[str]:
             return set()
         raise
     variants = [*described.get("ProductionVariants", []), *described.get("ShadowProductionVariants", [])]
-    found: set[str] = set()
+    archives: set[str] = set()
     for model in {variant["ModelName"] for variant in variants if variant.get("ModelName")}:
         try:
             answer: Any = sagemaker.describe_model(ModelName=model)
@@ -182,5 +182,5 @@ def _archives_of(sagemaker: SageMakerClient, endpoint: str) -> set[str]:
             raise
         for container in [answer.get("PrimaryContainer") or {}, *(answer.get("Containers") or [])]:
             source = (container.get("ModelDataSource") or {}).get("S3DataSource") or {}
-            found.update(uri for uri in (container.get("ModelDataUrl"), source.get("S3Uri")) if uri)
-    return {uri for uri in found if not uri.endswith("/")}
+            archives.update(uri for uri in (container.get("ModelDataUrl"), source.get("S3Uri")) if uri)
+    return {uri for uri in archives if not uri.endswith("/")}

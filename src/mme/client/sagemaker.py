@@ -437,8 +437,8 @@ def _core() -> tuple[Any, Any]:
 
 
 def _boto_session(session: Any) -> boto3.Session:
-    found = getattr(session, "boto_session", session)
-    return found if found is not None else boto3.Session()
+    boto = getattr(session, "boto_session", session)
+    return boto if boto is not None else boto3.Session()
 
 
 def _region(session: boto3.Session) -> str | None:

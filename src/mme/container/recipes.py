@@ -65,10 +65,10 @@ def foresee(known: list[tuple[dict[str, Any], str]], root: str) -> list[dict[str
     """Which of these plain recipes, each with the folder of its model, the model in the folder ``root`` will have too
     if its handler asks for the same; as recipes of its own. Blocks: reads that model's files, weights apart."""
     root = root.rstrip("/")
-    found: dict[str, dict[str, Any]] = {}
+    recipes: dict[str, dict[str, Any]] = {}
     contents: dict[tuple[str, str], str | None] = {}
     for plan, other in ((plan, folder.rstrip("/")) for plan, folder in known):
-        if plan["key"] in found or not plan["folder"].startswith(other):
+        if plan["key"] in recipes or not plan["folder"].startswith(other):
             continue
         kind, folder = plan["kind"], root + plan["folder"][len(other) :]
         if (kind, folder) not in contents:
@@ -78,8 +78,8 @@ def foresee(known: list[tuple[dict[str, Any], str]], root: str) -> list[dict[str
             continue
         key = content if kind == "code" else _key(kind, plan["factory"], plan["options"], content)
         if key == plan["key"]:
-            found[key] = {**plan, "folder": folder}
-    return list(found.values())
+            recipes[key] = {**plan, "folder": folder}
+    return list(recipes.values())
 
 
 def _key(kind: str, factory: str, options: dict[str, Any], content: str) -> str:

@@ -38,12 +38,12 @@ def adopt_orphans() -> None:
 
 def children(pid: int) -> list[int]:
     """Process ids of the children of a process, of all its threads; none where the system does not tell."""
-    found: list[int] = []
+    pids: list[int] = []
     with contextlib.suppress(OSError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(OSError):
-                found += [int(word) for word in (thread / "children").read_text().split()]
-    return found
+                pids += [int(word) for word in (thread / "children").read_text().split()]
+    return pids
 
 
 def name_process(name: str) -> None:

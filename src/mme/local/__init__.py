@@ -148,5 +148,5 @@ class LocalAws:
 
     def client_env(self) -> dict[str, str]:
         """This process's environment with AWS turned to this AWS, for starting other programs."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-        return {**kept, **self._env, "AWS_EC2_METADATA_DISABLED": "true"}
+        others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        return {**others, **self._env, "AWS_EC2_METADATA_DISABLED": "true"}

@@ -24,13 +24,13 @@ def _credential(environ: Mapping[str, Any]) -> list[str]:
     query = parse_qsl(str(environ.get("QUERY_STRING", "")))
     presigned = [value for name, value in query if name.lower() == "x-amz-credential"]
     if header:
-        found = re.findall(r"Credential=([^,\s]*)", header)
+        credentials = re.findall(r"Credential=([^,\s]*)", header)
     else:
-        found = presigned
+        credentials = presigned
         older = dict(query)
-        if not found and "AWSAccessKeyId" in older and "Signature" in older:  # which boto3 still makes for S3
-            found = [f"{older['AWSAccessKeyId']}/20000101/us-east-1/s3/aws4_request"]
-    match = _SCOPE.fullmatch(found[0]) if len(found) == 1 else None
+        if not credentials and "AWSAccessKeyId" in older and "Signature" in older:  # which boto3 still makes for S3
+            credentials = [f"{older['AWSAccessKeyId']}/20000101/us-east-1/s3/aws4_request"]
+    match = _SCOPE.fullmatch(credentials[0]) if len(credentials) == 1 else None
     return [*match.groups()] if match else []
 
 

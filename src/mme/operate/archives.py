@@ -127,10 +127,10 @@ def _look(s3: S3Client, bucket: str, target: str, key: str, size: int) -> Seen:
         if concerns_every_call(problem):
             raise
         return Seen(target, None, (), False, broken=f"it cannot be read ({problem.response['Error'].get('Code')})")
-    names, code, whole, broken = _beginning(head, size <= len(head))
+    names, code, complete, broken = _beginning(head, size <= len(head))
     if manifest is not None:
-        names, whole = tuple(str(file["path"]) for file in manifest.get("files", ())), True
-    return Seen(target, manifest, names, whole, code, broken)
+        names, complete = tuple(str(file["path"]) for file in manifest.get("files", ())), True
+    return Seen(target, manifest, names, complete, code, broken)
 
 
 def _inflated(head: bytes) -> bytes:
@@ -148,7 +148,7 @@ def _inflated(head: bytes) -> bytes:
     return tar
 
 
-def _beginning(head: bytes, whole: bool) -> tuple[tuple[str, ...], dict[str, bytes], bool, str | None]:
+def _beginning(head: bytes, complete: bool) -> tuple[tuple[str, ...], dict[str, bytes], bool, str | None]:
     """Names and handler's files in the beginning of an archive, whether that is all, and what is broken about it."""
     names: list[str] = []
     code: dict[str, bytes] = {}
@@ -163,18 +163,18 @@ def _beginning(head: bytes, whole: bool) -> tuple[tuple[str, ...], dict[str, byt
                 code[member.path] = b"".join(member.read())
     except ArchiveError as problem:
         # The beginning of something longer ends in the middle; only what was to be whole is broken then.
-        return tuple(names), code, False, None if names and not whole else problem.message.rstrip(".")
+        return tuple(names), code, False, None if names and not complete else problem.message.rstrip(".")
     return tuple(names), code, True, None
 
 
 def check(seen: Sequence[Seen], place: Place) -> list[Finding]:
     """What is wrong with the archives, and one finding for all that is not."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for item in seen:
-        found += [*_levels(item), *_libraries(item), *_version(item, place), *_format(item, place)]
-    if seen and not any(finding.wrong for finding in found):
-        found.append(ok("archives", f"{len(seen)} archives: nothing wrong was seen in them"))
-    return found
+        findings += [*_levels(item), *_libraries(item), *_version(item, place), *_format(item, place)]
+    if seen and not any(finding.wrong for finding in findings):
+        findings.append(ok("archives", f"{len(seen)} archives: nothing wrong was seen in them"))
+    return findings
 
 
 # ---- files at the wrong level -------------------------------------------------------------------------------------

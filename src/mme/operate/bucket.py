@@ -35,24 +35,24 @@ def key_of(s3: S3Client, bucket: str) -> str | None:
 
 def keys(s3: S3Client, store: releases.Store) -> tuple[Keys, list[str], list[str]]:
     """Archives below the prefix by target (key, size), newest first; what else lies there; where else archives lie."""
-    found: list[tuple[Any, str, int]] = []
+    archives: list[tuple[Any, str, int]] = []
     others = []
     with explained(f"list {store.uri()}", bucket=store.bucket):
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=store.prefix):
             for item in page.get("Contents", []):
                 if item["Key"].endswith(SUFFIX):
-                    found.append((item["LastModified"], item["Key"], item["Size"]))
+                    archives.append((item["LastModified"], item["Key"], item["Size"]))
                 elif not item["Key"].endswith("/"):
                     others.append(item["Key"])
         elsewhere: list[str] = []
-        if not found:
+        if not archives:
             try:
                 contents = s3.list_objects_v2(Bucket=store.bucket).get("Contents", [])
                 elsewhere = [f"s3://{store.bucket}/{item['Key']}" for item in contents if item["Key"].endswith(SUFFIX)]
             except ClientError:
                 pass  # whoever may list below the prefix alone gets no guess
-    found.sort(reverse=True)
-    return {key[len(store.prefix) :]: (key, size) for _, key, size in found}, others, elsewhere
+    archives.sort(reverse=True)
+    return {key[len(store.prefix) :]: (key, size) for _, key, size in archives}, others, elsewhere
 
 
 def worth(s3: S3Client, store: releases.Store, released: Keys) -> list[str]:

@@ -72,9 +72,9 @@ def run(clients: Clients, subject: Subject) -> list[Finding]:
     """Every finding, in the order of the checks. What is wrong with the sign-in ends it: nothing else can be asked
     then."""
     seen = _Seen(region=str(clients.sagemaker.meta.region_name or ""))
-    found = list(_account(clients, seen))
-    if any(finding.severity == "error" for finding in found):
-        return [*found, unknown("everything else", "Nothing else was checked: it needs the sign-in and the region.")]
+    results = list(_account(clients, seen))
+    if any(finding.severity == "error" for finding in results):
+        return [*results, unknown("everything else", "Nothing else was checked: it needs the sign-in and the region.")]
     checks: tuple[tuple[str, Callable[[Clients, Subject, _Seen], Iterator[Finding]]], ...] = (
         ("endpoint", _endpoint),
         ("bucket", _bucket),
@@ -85,10 +85,10 @@ def run(clients: Clients, subject: Subject) -> list[Finding]:
     )
     for name, check in checks:
         try:
-            found += check(clients, subject, seen)
+            results += check(clients, subject, seen)
         except MmeError as problem:
-            found.append(unknown(name, f"{problem.message}", problem.hint or ""))
-    return found
+            results.append(unknown(name, f"{problem.message}", problem.hint or ""))
+    return results
 
 
 # ---- sign-in, region, endpoint ------------------------------------------------------------------------------------
@@ -421,10 +421,10 @@ def _prefix(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding
             yield unknown("archives", what, "Look into more with --archives.")
 
 
-def summary(found: Sequence[Finding]) -> str:
+def summary(results: Sequence[Finding]) -> str:
     """How many there are of each kind, in words."""
     counts = {
-        severity: sum(item.severity == severity for item in found) for severity in ("error", "warning", "unknown")
+        severity: sum(item.severity == severity for item in results) for severity in ("error", "warning", "unknown")
     }
 
     def count(severity: str, word: str) -> str:
@@ -434,9 +434,9 @@ def summary(found: Sequence[Finding]) -> str:
     return f"{count('error', 'error')}, {count('warning', 'warning')}{unmade}."
 
 
-def without(found: Sequence[Finding], ignored: Sequence[str]) -> list[Finding]:
+def without(results: Sequence[Finding], ignored: Sequence[str]) -> list[Finding]:
     """The findings, with those of the checks named as accepted told as such: they are wrong no more."""
     return [
         replace(item, severity="ok", what=f"accepted: {item.what}") if item.wrong and item.check in ignored else item
-        for item in found
+        for item in results
     ]

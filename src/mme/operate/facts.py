@@ -145,8 +145,8 @@ def _describe(call: Any, **named: str) -> Mapping[str, Any]:
     """The answer; empty where the resource was deleted while the endpoint still runs."""
     with explained(f"describe {next(iter(named.values()))}", error=EndpointError):
         try:
-            found: Mapping[str, Any] = call(**named)
-            return found
+            description: Mapping[str, Any] = call(**named)
+            return description
         except ClientError as error:
             if code_of(error) == "ValidationException":
                 return {}
@@ -156,17 +156,17 @@ def _describe(call: Any, **named: str) -> Mapping[str, Any]:
 def _container(sagemaker: SageMakerClient, model: str) -> Container | None:
     answer = _describe(sagemaker.describe_model, ModelName=model)
     several: Iterable[Any] = answer.get("Containers") or []
-    found = answer.get("PrimaryContainer") or next(iter(several), None)
-    if not found:
+    container = answer.get("PrimaryContainer") or next(iter(several), None)
+    if not container:
         return None
-    source = (found.get("ModelDataSource") or {}).get("S3DataSource") or {}
+    source = (container.get("ModelDataSource") or {}).get("S3DataSource") or {}
     return Container(
         model,
-        found.get("Image", ""),
-        found.get("ModelDataUrl") or source.get("S3Uri") or "",
-        found.get("Mode", "SingleModel"),
+        container.get("Image", ""),
+        container.get("ModelDataUrl") or source.get("S3Uri") or "",
+        container.get("Mode", "SingleModel"),
         answer.get("ExecutionRoleArn", ""),
-        found.get("Environment") or {},
+        container.get("Environment") or {},
     )
 
 

@@ -110,8 +110,8 @@ def _manifest(ecr: Any, image: Image, id: Mapping[str, str]) -> Mapping[str, Any
     if platforms:
         fitting = [item for item in platforms if (item.get("platform") or {}).get("architecture") == "amd64"]
         return _manifest(ecr, image, {"imageDigest": (fitting or platforms)[0]["digest"]})
-    found: Mapping[str, Any] = manifest
-    return found
+    checked: Mapping[str, Any] = manifest
+    return checked
 
 
 def _label(ecr: Any, image: Image, manifest: Mapping[str, Any], fetch: Fetch) -> Finding:

@@ -86,7 +86,7 @@ def read(
     last = math.ceil(end.timestamp() / period) * period
     since = datetime.fromtimestamp(last - period * (PARTS + 1), timezone.utc)
     asked = [(variant, *statistic) for variant in variants for statistic in STATISTICS]
-    found: dict[str, Values] = {variant: {} for variant in variants}
+    series: dict[str, Values] = {variant: {} for variant in variants}
     for start in range(0, len(asked), QUERIES):
         batch = asked[start : start + QUERIES]
         with explained(f"read the metrics of endpoint {endpoint}", error=EndpointError):
@@ -99,8 +99,8 @@ def read(
             for page in pages:
                 for result in page["MetricDataResults"]:
                     variant, _, metric, statistic = batch[int(result["Id"][1:])]
-                    found[variant].setdefault((metric, statistic), []).extend(map(float, result["Values"]))
-    return {variant: _figures(since, values) for variant, values in found.items()}
+                    series[variant].setdefault((metric, statistic), []).extend(map(float, result["Values"]))
+    return {variant: _figures(since, values) for variant, values in series.items()}
 
 
 def _query(id: str, endpoint: str, period: int, variant: str, space: str, metric: str, statistic: str) -> Any:

@@ -29,8 +29,8 @@ def document(value: Any) -> Document:
 
 def statements(policy: Document) -> list[Mapping[str, Any]]:
     """The statements of a policy, also where there is a single one without a list."""
-    found = policy.get("Statement") or []
-    return [item for item in (found if isinstance(found, list) else [found]) if isinstance(item, dict)]
+    items = policy.get("Statement") or []
+    return [item for item in (items if isinstance(items, list) else [items]) if isinstance(item, dict)]
 
 
 def several(value: Any) -> list[str]:

@@ -47,10 +47,10 @@ def is_arm(instance_type: str) -> bool:
 def lacks(instance_type: str, dtype: str | None, quantize: str | None) -> str | None:
     """What the processor lacks for weights of this format, in words; None where it lacks nothing, or is not known
     here."""
-    found = family(instance_type)
-    if found is None or has_gpu(instance_type):
+    name = family(instance_type)
+    if name is None or has_gpu(instance_type):
         return None
-    can = _X86.get(found, _ARM.get(found))
+    can = _X86.get(name, _ARM.get(name))
     if can is None:
         return None
     if quantize == "int8" and VNNI not in can:

@@ -135,7 +135,7 @@ def read(iam: IAMClient, arn: str) -> Role | Finding:
     _, account, name = parsed
     with explained(f"read the role {name}", error=EndpointError):
         try:
-            found: Any = iam.get_role(RoleName=name)["Role"]
+            role: Any = iam.get_role(RoleName=name)["Role"]
         except ClientError as problem:
             if code_of(problem) == "NoSuchEntity":
                 return error(
@@ -147,12 +147,12 @@ def read(iam: IAMClient, arn: str) -> Role | Finding:
             raise
         identity: tuple[Document, ...] | None
         try:
-            identity, boundary = _policies(iam, name, found)
+            identity, boundary = _policies(iam, name, role)
         except ClientError as problem:
             if concerns_every_call(problem):
                 raise
             identity = boundary = None
-    return Role(found["Arn"], name, account, policies.document(found["AssumeRolePolicyDocument"]), identity, boundary)
+    return Role(role["Arn"], name, account, policies.document(role["AssumeRolePolicyDocument"]), identity, boundary)
 
 
 def _policies(
@@ -209,7 +209,7 @@ def _names_sagemaker(item: Mapping[str, Any]) -> bool:
 
 def check_rights(iam: IAMClient, role: Role, rights: Sequence[Right]) -> list[Finding]:
     """One finding for each right: by IAM's simulation; where that is not to be had, from the role's policies."""
-    found = []
+    results = []
     simulated = True
     for right in rights:
         verdicts: dict[str, Verdict] | None = None
@@ -226,8 +226,8 @@ def check_rights(iam: IAMClient, role: Role, rights: Sequence[Right]) -> list[Fi
                 action: _both(role.identity, role.boundary, action, right.resource, right.context)
                 for action in right.actions
             }
-        found.append(_of_right(role, right, verdicts, simulated))
-    return found
+        results.append(_of_right(role, right, verdicts, simulated))
+    return results
 
 
 def _both(

@@ -141,7 +141,7 @@ def read(
     at = now or datetime.now(timezone.utc)
     facts = endpoint_facts.read(clients.sagemaker, endpoint)
     if store is None:
-        store = next((found for data in facts.data if (found := endpoint_facts.store_of(data))), None)
+        store = next((location for data in facts.data if (location := endpoint_facts.store_of(data))), None)
     unknown: dict[str, str] = {}
 
     def ask(what: str, work: Callable[[], T]) -> T | None:
@@ -175,7 +175,7 @@ def read(
 
 def read_scaling(autoscaling: Any, endpoint: str, variants: Sequence[str]) -> tuple[Scaling, ...]:
     """How the variants are scaled; those that are not registered for it are left out. Raises EndpointError."""
-    found = []
+    scaling = []
     with explained(f"read the autoscaling of endpoint {endpoint}", error=EndpointError):
         resources = {RESOURCE.format(endpoint=endpoint, variant=variant): variant for variant in variants}
         targets = [
@@ -190,7 +190,7 @@ def read_scaling(autoscaling: Any, endpoint: str, variants: Sequence[str]) -> tu
             where = {"ServiceNamespace": "sagemaker", "ResourceId": target["ResourceId"]}
             policies = autoscaling.describe_scaling_policies(**where).get("ScalingPolicies", [])
             actions = autoscaling.describe_scheduled_actions(**where).get("ScheduledActions", [])
-            found.append(
+            scaling.append(
                 Scaling(
                     resources[target["ResourceId"]],
                     target["MinCapacity"],
@@ -202,7 +202,7 @@ def read_scaling(autoscaling: Any, endpoint: str, variants: Sequence[str]) -> tu
                     ),
                 )
             )
-    return tuple(found)
+    return tuple(scaling)
 
 
 def _policy(item: Mapping[str, Any]) -> Policy:

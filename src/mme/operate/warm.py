@@ -146,7 +146,7 @@ class _Tried:
 
 
 @dataclass
-class Told:
+class Loads:
     """What the log says: the instances that have a target loaded, and those that have unloaded it again."""
 
     loaded: dict[str, set[str]] = field(default_factory=dict)
@@ -184,15 +184,15 @@ def warm(
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(work, tried))
-    told = None
+    loads = None
     for round in range(ROUNDS):
-        told = _told(logs, endpoint, variant, instances, tried, began, log_seconds, sleep, clock)
-        lacking = [item for item in _lacking(told, tried, instances) if item.state == "perhaps"]
+        loads = _read_log(logs, endpoint, variant, instances, tried, began, log_seconds, sleep, clock)
+        lacking = [item for item in _lacking(loads, tried, instances) if item.state == "perhaps"]
         if not lacking or round == ROUNDS - 1:
             break
         for item in lacking:
             _repeat(runtime, endpoint, variant, item, count, instances)
-    return [_warmed(item, variant, instances, told) for item in tried]
+    return [_warmed(item, variant, instances, loads) for item in tried]
 
 
 def _first(
@@ -273,7 +273,7 @@ def _invoke(runtime: SageMakerRuntimeClient, endpoint: str, variant: str, ask: A
 # ---- what the log says --------------------------------------------------------------------------------------------
 
 
-def _told(
+def _read_log(
     logs: Any | None,
     endpoint: str,
     variant: str,
@@ -283,7 +283,7 @@ def _told(
     seconds: float,
     sleep: Callable[[float], None],
     clock: Callable[[], float],
-) -> Told | None:
+) -> Loads | None:
     """What the log says once it shows all that was asked, or after ``seconds``; None where it names no target."""
     if logs is None or not any(item.state == "perhaps" for item in tried):
         return None
@@ -293,12 +293,12 @@ def _told(
             lines = [line for line in endpoint_logs.read(logs, endpoint, since) if line.variant == variant]
         except EndpointError:
             return None
-        told, shown = tell(lines), {line.target for line in lines}
+        loads, shown = loads_after(lines), {line.target for line in lines}
         waiting = [item for item in tried if item.state == "perhaps" and item.ask.target not in shown]
-        if not waiting and not _lacking(told, tried, instances):
-            return told
+        if not waiting and not _lacking(loads, tried, instances):
+            return loads
         if clock() >= deadline or (not waiting and _shows_all(lines, tried)):
-            return told if any(line.target for line in lines) else None
+            return loads if any(line.target for line in lines) else None
         sleep(0.5)
 
 
@@ -311,9 +311,9 @@ def _shows_all(lines: Sequence[Line], tried: Sequence[_Tried]) -> bool:
     return all(counts.get(item.ask.target, 0) >= item.requests for item in tried if item.state == "perhaps")
 
 
-def tell(lines: Iterable[Line]) -> Told:
+def loads_after(lines: Iterable[Line]) -> Loads:
     """Which instances have which target loaded after these lines of our container, and which have unloaded it."""
-    told = Told()
+    loads = Loads()
     names: dict[tuple[str, str], str] = {}
     for line in sorted(lines, key=lambda line: line.time):
         if line.model and line.target:
@@ -322,48 +322,48 @@ def tell(lines: Iterable[Line]) -> Told:
         if not target:
             continue
         if line.event in ("invoke", "load") and not (line.event == "invoke" and (line.status or 0) == 404):
-            told.loaded.setdefault(target, set()).add(line.stream)
-            told.unloaded.get(target, set()).discard(line.stream)
+            loads.loaded.setdefault(target, set()).add(line.stream)
+            loads.unloaded.get(target, set()).discard(line.stream)
         elif line.event == "unload":
-            told.loaded.get(target, set()).discard(line.stream)
-            told.unloaded.setdefault(target, set()).add(line.stream)
-    return told
+            loads.loaded.get(target, set()).discard(line.stream)
+            loads.unloaded.setdefault(target, set()).add(line.stream)
+    return loads
 
 
-def _lacking(told: Told | None, tried: Sequence[_Tried], instances: int) -> list[_Tried]:
+def _lacking(loads: Loads | None, tried: Sequence[_Tried], instances: int) -> list[_Tried]:
     """Those that the log does not show on all instances, and that no instance has unloaded."""
-    if told is None:
+    if loads is None:
         return []
     return [
         item
         for item in tried
-        if len(told.loaded.get(item.ask.target, ())) < instances and not told.unloaded.get(item.ask.target)
+        if len(loads.loaded.get(item.ask.target, ())) < instances and not loads.unloaded.get(item.ask.target)
     ]
 
 
-def _warmed(item: _Tried, variant: str, instances: int, told: Told | None) -> Warmed:
+def _warmed(item: _Tried, variant: str, instances: int, loads: Loads | None) -> Warmed:
     target = item.ask.target
     made = Warmed(target, variant, item.state, instances, item.requests, None, item.first, item.message)
-    if told is None or item.state != "perhaps":
+    if loads is None or item.state != "perhaps":
         return made
-    reached, gone = len(told.loaded.get(target, ())), told.unloaded.get(target)
+    reached, gone = len(loads.loaded.get(target, ())), loads.unloaded.get(target)
     if gone:
         words = f"unloaded again on {len(gone)} of {instances} instances: not everything fits"
         return replace(made, state="unloaded", reached=reached, message=words)
     return replace(made, state="warm" if reached >= instances else "perhaps", reached=reached)
 
 
-def summary(found: Sequence[Warmed], confidence: float) -> str:
+def summary(results: Sequence[Warmed], confidence: float) -> str:
     """What is known and what is probable, in words."""
-    states: Mapping[str, int] = {state: sum(item.state == state for item in found) for state in ("warm", "perhaps")}
-    parts = [f"{states['warm']} of {len(found)} are on every instance: the log says so"] if states["warm"] else []
+    states: Mapping[str, int] = {state: sum(item.state == state for item in results) for state in ("warm", "perhaps")}
+    parts = [f"{states['warm']} of {len(results)} are on every instance: the log says so"] if states["warm"] else []
     if states["perhaps"]:
         sure = f"{100 * confidence:g} %"
         parts.append(
             f"{states['perhaps']} answered; that every instance was reached is {sure} probable if SageMaker chooses "
             "instances alike, and not known"
         )
-    others = len(found) - sum(states.values())
+    others = len(results) - sum(states.values())
     if others:
         parts.append(f"{others} did not stay or did not come")
     return "; ".join(parts) + "."

@@ -125,11 +125,11 @@ def prepare(archive: Archive, spec: ModelSpec, folder: Path) -> Base:
 def stamps(folder: Path) -> Stamps:
     """The handler's files as they are now, those that it imports from ``common`` among them."""
     try:
-        found = [item.origin for item in handler_files.collect(folder)]
+        paths = [item.origin for item in handler_files.collect(folder)]
     except (MmeError, OSError):  # half saved, or gone for a moment: what is in the folder still tells of a change
-        found = [path for path in folder.rglob("*") if not path.name.startswith(".")]
+        paths = [path for path in folder.rglob("*") if not path.name.startswith(".")]
     seen: dict[Path, tuple[int, int, int]] = {}
-    for path in found:
+    for path in paths:
         try:
             now = path.stat()
         except OSError:
@@ -244,20 +244,20 @@ def _where(place: Place, folder: Path | None, since: datetime) -> str | None:
         origins = {}
     deadline = time.monotonic() + LOG_S
     while True:
-        tracebacks, frame, told = Tracebacks(), None, None
+        tracebacks, frame, innermost = Tracebacks(), None, None
         try:
             for line in endpoint_logs.read(place.logs, place.endpoint, since - timedelta(seconds=1)):
                 if not tracebacks.has(line):
                     continue
                 if match := _FRAME.match(line.text):
-                    frame, told = match, None
+                    frame, innermost = match, None
                 elif frame is not None and line.text[:1] not in ("", " ", "\t"):
-                    told = (frame, line.text)
+                    innermost = (frame, line.text)
                     frame = None
         except EndpointError:
             return None
-        if told is not None:
-            at, text = told
+        if innermost is not None:
+            at, text = innermost
             return f"{origins.get(at['name'], Path('code', at['name']))}:{at['line']}: {text}"
         if time.monotonic() >= deadline:
             return None

@@ -214,10 +214,10 @@ def _tagged(environ: Mapping[str, Any], answer: _Answer) -> _Answer:
 
 def _query(environ: Mapping[str, Any]) -> dict[str, str]:
     try:
-        found = parse_qs(str(environ.get("QUERY_STRING", "")), keep_blank_values=True, max_num_fields=20)
+        fields = parse_qs(str(environ.get("QUERY_STRING", "")), keep_blank_values=True, max_num_fields=20)
     except ValueError as error:
         raise UsageError("The query cannot be read.") from error
-    return {key: values[-1] for key, values in found.items()}
+    return {key: values[-1] for key, values in fields.items()}
 
 
 def _read(environ: Mapping[str, Any]) -> bytes:

@@ -19,15 +19,15 @@ def show(url: str) -> bool:
     if not windows and not os.environ.get("BROWSER"):
         return False
     try:
-        found = webbrowser.get()
+        browser = webbrowser.get()
     except webbrowser.Error:
         return False
-    threading.Thread(target=_open, args=(found, url), name="browser", daemon=True).start()
+    threading.Thread(target=_open, args=(browser, url), name="browser", daemon=True).start()
     return True
 
 
-def _open(found: webbrowser.BaseBrowser, url: str) -> None:
+def _open(browser: webbrowser.BaseBrowser, url: str) -> None:
     try:
-        found.open(url)
+        browser.open(url)
     except (webbrowser.Error, OSError, subprocess.SubprocessError):
         return  # the address was printed

@@ -132,7 +132,7 @@ class Sources:
             return [_shown(self.facts(self.place.endpoint))]
 
         def ask() -> list[dict[str, Any]]:
-            found: list[dict[str, Any]] = []
+            endpoints: list[dict[str, Any]] = []
             with explained("list the endpoints", error=EndpointError):
                 pages = self.clients.sagemaker.get_paginator("list_endpoints").paginate(
                     SortBy="Name", SortOrder="Ascending"
@@ -141,10 +141,10 @@ class Sources:
                     for item in page["Endpoints"]:
                         created = status.stamp(item["CreationTime"].astimezone(timezone.utc))
                         state = item["EndpointStatus"]
-                        found.append({"name": item["EndpointName"], "status": state, "created": created})
-                    if len(found) >= ENDPOINTS_SHOWN:
+                        endpoints.append({"name": item["EndpointName"], "status": state, "created": created})
+                    if len(endpoints) >= ENDPOINTS_SHOWN:
                         break
-            return found[:ENDPOINTS_SHOWN]
+            return endpoints[:ENDPOINTS_SHOWN]
 
         return self._kept.get("endpoints", self._pace.facts, ask)
 
@@ -238,10 +238,10 @@ class Sources:
         """The bucket and prefix that the endpoint reads models from. Raises EndpointError where it is none."""
         if self.place.store is not None:
             return self.place.store
-        found = next((s for data in self.facts(name).data if (s := endpoint_facts.store_of(data))), None)
-        if found is None:
+        store = next((s for data in self.facts(name).data if (s := endpoint_facts.store_of(data))), None)
+        if store is None:
             raise EndpointError(f"No variant of endpoint {name} reads models from a folder in a bucket.")
-        return found
+        return store
 
     def models(self, name: str) -> dict[str, Any]:
         """What is released to the endpoint: each model with its newest versions, and what each channel means.
@@ -294,19 +294,19 @@ class Sources:
         names = {key[len(folder) : -len(".json")]: tag for key, tag in sorted(tags.items()) if key.endswith(".json")}
 
         def read(name: str) -> channels.Channel | None:
-            kept = before.get(name)
-            if kept is not None and kept[0] == names[name]:
-                return kept[1]
+            earlier = before.get(name)
+            if earlier is not None and earlier[0] == names[name]:
+                return earlier[1]
             try:
                 return channels.read(self.clients.s3, store, name)
             except MmeError:  # an object that is no channel: invoke channels says what is wrong with it
                 return None
 
         with ThreadPoolExecutor(8) as pool:
-            found = dict(zip(names, pool.map(read, names), strict=True))
+            answers = dict(zip(names, pool.map(read, names), strict=True))
         with self._channels_lock:
-            self._channels[store] = {name: (names[name], item) for name, item in found.items() if item is not None}
-        return [item for item in found.values() if item is not None and item.history]
+            self._channels[store] = {name: (names[name], item) for name, item in answers.items() if item is not None}
+        return [item for item in answers.values() if item is not None and item.history]
 
     # -- the log
 
@@ -317,7 +317,7 @@ class Sources:
         now = datetime.now(timezone.utc)
         earliest = now - timedelta(minutes=LOG_MINUTES)
         since = max(earliest, _moment(since_ms)) if since_ms is not None else earliest
-        found: list[dict[str, Any]] = []
+        shown: list[dict[str, Any]] = []
         seen: Counter[tuple[int, str, str]] = Counter()
         cut = False
         last = int(since.timestamp() * 1000)
@@ -327,14 +327,14 @@ class Sources:
                 same = (moment, line.stream, line.text)
                 seen[same] += 1
                 last = max(last, moment)
-                found.append(_line(line, moment, seen[same]))
-                if len(found) > 2 * LINES_AT_ONCE:
-                    found = found[-LINES_AT_ONCE:]
+                shown.append(_line(line, moment, seen[same]))
+                if len(shown) > 2 * LINES_AT_ONCE:
+                    shown = shown[-LINES_AT_ONCE:]
                     cut = True
         except logs.NoLog:
             pass
-        cut = cut or len(found) > LINES_AT_ONCE
-        return {"lines": found[-LINES_AT_ONCE:], "next": last - self._pace.late_ms, "cut": cut}
+        cut = cut or len(shown) > LINES_AT_ONCE
+        return {"lines": shown[-LINES_AT_ONCE:], "next": last - self._pace.late_ms, "cut": cut}
 
 
 def _line(line: lines.Line, moment: int, number: int) -> dict[str, Any]:
@@ -343,7 +343,7 @@ def _line(line: lines.Line, moment: int, number: int) -> dict[str, Any]:
     ``number`` tells equal lines of one millisecond apart.
     """
     check = zlib.crc32(f"{line.stream}\0{line.text}".encode("utf-8", "replace"))
-    found: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "id": f"{moment}-{check:x}-{number}",
         "ms": moment,
         "stream": line.stream,
@@ -355,13 +355,13 @@ def _line(line: lines.Line, moment: int, number: int) -> dict[str, Any]:
     }
     if line.event == "invoke":
         total, cold = line.fields.get("total_ms"), line.fields.get("cold")
-        found["total_ms"] = total if isinstance(total, (int, float)) else None
-        found["cold"] = cold is True
+        fields["total_ms"] = total if isinstance(total, (int, float)) else None
+        fields["cold"] = cold is True
     elif line.event == "load":
         for ours, key in (("load_s", "seconds"), ("private", "private")):
             value = line.fields.get(key)
-            found[ours] = value if isinstance(value, (int, float)) else None
-    return {key: value for key, value in found.items() if value not in (None, "")}
+            fields[ours] = value if isinstance(value, (int, float)) else None
+    return {key: value for key, value in fields.items() if value not in (None, "")}
 
 
 def _tried(unknown: dict[str, str], what: str, work: Callable[[], T]) -> T | None:

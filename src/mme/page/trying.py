@@ -41,7 +41,7 @@ def predict(
     """
     more: Any = {"TargetVariant": variant} if variant else {}
     began = time.monotonic()
-    found: dict[str, Any] = {"target": target}
+    shown: dict[str, Any] = {"target": target}
     try:
         with explained(f"ask {target} on endpoint {endpoint}", error=EndpointError):
             try:
@@ -57,20 +57,20 @@ def predict(
             except ClientError as error:
                 if code_of(error) not in ("ModelError", "ModelNotReadyException", "ValidationError"):
                     raise
-                return {**found, "seconds": time.monotonic() - began, "error": _said(error)}
+                return {**shown, "seconds": time.monotonic() - began, "error": _said(error)}
     except EndpointError as error:
         said = {"code": "", "message": str(error)}
-        return {**found, "seconds": time.monotonic() - began, "error": said}
-    found["seconds"] = time.monotonic() - began
-    found["variant"] = answer.get("InvokedProductionVariant", "")
-    found["content_type"] = answer.get("ContentType", "")
-    found["bytes"] = len(data)
-    kind = found["content_type"].partition(";")[0].strip().lower()
+        return {**shown, "seconds": time.monotonic() - began, "error": said}
+    shown["seconds"] = time.monotonic() - began
+    shown["variant"] = answer.get("InvokedProductionVariant", "")
+    shown["content_type"] = answer.get("ContentType", "")
+    shown["bytes"] = len(data)
+    kind = shown["content_type"].partition(";")[0].strip().lower()
     if kind.startswith(_TEXT) or kind.endswith("+json"):
-        found["text"] = data.decode("utf-8", "replace")
+        shown["text"] = data.decode("utf-8", "replace")
     else:
-        found["base64"] = base64.b64encode(data).decode()
-    return found
+        shown["base64"] = base64.b64encode(data).decode()
+    return shown
 
 
 def check_type(text: str) -> str:

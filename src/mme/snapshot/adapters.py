@@ -214,10 +214,10 @@ def keep(adapter: Adapter, located: Located, into: Path) -> dict[str, Any]:
     """Write the adapter at ``located`` into the new folder ``into``, in PEFT's form; return facts for the manifest."""
     into.mkdir()
     config = portable.read_json(located.path / CONFIG)
-    kept = {key: config[key] for key in KEPT if key in config}
-    if isinstance(kept.get("target_modules"), list):
-        kept["target_modules"] = sorted(kept["target_modules"], key=str)  # PEFT writes a set, in any order
-    portable.write_json(into / CONFIG, {"peft_type": "LORA", "bias": "none", "inference_mode": True, **kept})
+    fields = {key: config[key] for key in KEPT if key in config}
+    if isinstance(fields.get("target_modules"), list):
+        fields["target_modules"] = sorted(fields["target_modules"], key=str)  # PEFT writes a set, in any order
+    portable.write_json(into / CONFIG, {"peft_type": "LORA", "bias": "none", "inference_mode": True, **fields})
     names = {tensor.name for tensor in weights.read_header(located.path / WEIGHTS)}
     copies = frozenset(name for name in names if ".lora_" not in name)  # of the base's own weights
     weights.canonical(located.path / WEIGHTS, into / WEIGHTS, copies)

@@ -208,5 +208,5 @@ def write(target: Path, wanted: Iterable[Piece]) -> str:
 
 def canonical(source: Path, target: Path, leave_out: frozenset[str] = frozenset()) -> str:
     """Write the tensors of ``source`` to ``target``, in the canonical form; return the sha256 of that file."""
-    kept = [replace(piece, name=modern(piece.name)) for piece in pieces(source) if piece.name not in leave_out]
-    return write(target, kept)
+    chosen = [replace(piece, name=modern(piece.name)) for piece in pieces(source) if piece.name not in leave_out]
+    return write(target, chosen)

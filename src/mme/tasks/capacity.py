@@ -270,13 +270,13 @@ def _traffic(asked: Asked, settings: Settings, models: Models, most: int | None)
             seen = metrics.read(
                 aws.cloudwatch_client(settings.region), settings.endpoint, variants, datetime.now(timezone.utc), hours
             )
-        told = metrics.exponent(seen, len(models))
-        if asked.zipf is None and told is None:
+        exponent = metrics.exponent(seen, len(models))
+        if asked.zipf is None and exponent is None:
             raise UsageError(
                 f"The metrics of {settings.endpoint} do not tell how popular the popular models are.",
                 "No metric is per model. Give --zipf EXPONENT (0.8 to 1.2 is usual), or --access-log FILE.",
             )
-        power = number("--zipf", asked.zipf, 0, 5) if asked.zipf is not None else float(told or 0)
+        power = number("--zipf", asked.zipf, 0, 5) if asked.zipf is not None else float(exponent or 0)
         requests, rates = metrics.requests(seen, len(models), power, seed)
         peak, trough = float(seen.per_minute.max()) / 60, float(seen.per_minute.min()) / 60
         words = f"{len(requests):,} requests of {settings.endpoint} in {hours:g} h, Zipf {power:.2f}"
@@ -491,16 +491,16 @@ def _simulate(context: Context, asked: Asked, settings: Settings) -> None:
         answer = report.outcome_json(outcome, models, asked.per_model)
         print_json({**answer, "usd_month": usd, "assumptions": notes})
         return
-    found = report.outcome_json(outcome, models, False)
+    figures = report.outcome_json(outcome, models, False)
     print(
         f"{fleet.instances} x {kind.name}, {usd:,.0f} USD a month; {counted(len(models))}; caches empty at the start.\n"
     )
     rows = [
-        ("requests", f"{found['requests']:,}"),
+        ("requests", f"{figures['requests']:,}"),
         ("model loaded when they came", report.share(outcome.hit_ratio)),
-        *((f"  {name}", report.share(value)) for name, value in found["met"].items()),
+        *((f"  {name}", report.share(value)) for name, value in figures["met"].items()),
         ("p50, p95, p99", ", ".join(report.ms(outcome.percentile(p)) for p in (50, 95, 99))),
-        *((name.replace("_", " "), f"{value:,}") for name, value in found["outcomes"].items() if value),
+        *((name.replace("_", " "), f"{value:,}") for name, value in figures["outcomes"].items() if value),
         ("loads, again on the same instance", f"{outcome.loads:,}, {outcome.reloads:,}"),
         ("unloads, parks, wakes", f"{outcome.unloads:,}, {outcome.parks:,}, {outcome.wakes:,}"),
         (

@@ -194,15 +194,15 @@ def doctor(
             _fetch,
         )
     except MmeError as problem:  # no region, or a profile that is not there
-        found = [findings.error("region", problem.message, problem.hint or "", "aws configure list")]
+        results = [findings.error("region", problem.message, problem.hint or "", "aws configure list")]
     else:
-        found = endpoint_doctor.without(endpoint_doctor.run(clients, subject), ignore)
-    wrong = any(item.wrong for item in found)
+        results = endpoint_doctor.without(endpoint_doctor.run(clients, subject), ignore)
+    wrong = any(item.wrong for item in results)
     if json:
-        print_json({"ok": not wrong, "findings": [item.as_json() for item in found]})
+        print_json({"ok": not wrong, "findings": [item.as_json() for item in results]})
     else:
-        print(screen.findings(found, with_ok=all))
-        note(endpoint_doctor.summary(found))
+        print(screen.findings(results, with_ok=all))
+        note(endpoint_doctor.summary(results))
     if wrong:
         raise Exit(code=1)
 
@@ -264,11 +264,11 @@ def logs(
                     )
                     print(text, flush=True)
         return
-    found = (shown for item in endpoint_logs.read(client, name, start) for shown in chosen(item))
+    shown_lines = (shown for item in endpoint_logs.read(client, name, start) for shown in chosen(item))
     if json:
-        print_json({"log_group": endpoint_logs.group_of(name), "lines": [item.as_json() for item in found]})
+        print_json({"log_group": endpoint_logs.group_of(name), "lines": [item.as_json() for item in shown_lines]})
     else:
-        _print_lines(found)
+        _print_lines(shown_lines)
     if model and not chosen.named:
         raise EndpointError(
             f"No line of the log since {since} names a target model.",
@@ -276,8 +276,8 @@ def logs(
         )
 
 
-def _print_lines(found: Iterable[lines.Line]) -> None:
-    for item in found:
+def _print_lines(items: Iterable[lines.Line]) -> None:
+    for item in items:
         print(screen.line(item, several=True))
 
 

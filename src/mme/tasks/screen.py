@@ -191,12 +191,12 @@ def _short(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def findings(found: Sequence[Finding], *, with_ok: bool) -> str:
+def findings(results: Sequence[Finding], *, with_ok: bool) -> str:
     """Findings for people, the worst first: what is wrong, what to do, what to type."""
     words = {"error": "ERROR", "warning": "WARNING", "unknown": "NOT CHECKED", "ok": "ok"}
     shown = []
     for severity in ORDER:
-        for item in found:
+        for item in results:
             if item.severity != severity or (severity == "ok" and not with_ok):
                 continue
             shown.append(f"{words[severity]}  {item.check}: {item.what}")
@@ -205,11 +205,11 @@ def findings(found: Sequence[Finding], *, with_ok: bool) -> str:
     return CONTROL.sub("?", "\n".join(shown) or "Nothing is wrong.")
 
 
-def warmed(found: Sequence[Warmed], confidence: float) -> str:
+def warmed(results: Sequence[Warmed], confidence: float) -> str:
     """What became of each model on each variant, for people."""
     words = {"warm": "warm", "perhaps": "answered", "unloaded": "UNLOADED", "refused": "loaded", "failed": "FAILED"}
     rows = []
-    for item in found:
+    for item in results:
         if item.reached is not None:
             where = f"{item.reached} of {item.instances} (log)"
         elif item.state == "perhaps" and item.instances > 1:

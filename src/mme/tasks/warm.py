@@ -107,10 +107,10 @@ def warm(
         if json:
             print_json({"endpoint": name, "confidence": sure, "dry_run": True, "models": would})
         return
-    found: list[endpoint_warm.Warmed] = []
+    results: list[endpoint_warm.Warmed] = []
     runtime = aws.runtime_client(settings.region)
     for each in variants:
-        found += endpoint_warm.warm(
+        results += endpoint_warm.warm(
             runtime,
             log if wait else None,
             name,
@@ -122,14 +122,14 @@ def warm(
             progress=lambda done: note(f"{done} has answered") if sys.stderr.isatty() else None,
         )
     if json:
-        print_json({"endpoint": name, "confidence": sure, "models": [item.as_json() for item in found]})
+        print_json({"endpoint": name, "confidence": sure, "models": [item.as_json() for item in results]})
     else:
-        print(screen.warmed(found, sure))
-    note(endpoint_warm.summary(found, sure))
-    lost = [item for item in found if item.state in ("failed", "unloaded")]
+        print(screen.warmed(results, sure))
+    note(endpoint_warm.summary(results, sure))
+    lost = [item for item in results if item.state in ("failed", "unloaded")]
     if lost:
         raise EndpointError(
-            f"{len(lost)} of {len(found)} are not warm: the first is {lost[0].target} on {lost[0].variant}: "
+            f"{len(lost)} of {len(results)} are not warm: the first is {lost[0].target} on {lost[0].variant}: "
             f"{lost[0].message or lost[0].state}.",
             f"See the log: invoke logs --endpoint {name} --errors --since 10m. What does not fit needs larger or more "
             "instances (invoke capacity plan), or fewer models.",

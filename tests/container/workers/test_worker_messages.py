@@ -15,10 +15,10 @@ from mme.container.wire import Decoder, Frame, Kind, pack
 
 START = """
     import socket, sys
-    from mme.container.workers.templates import Shelf
+    from mme.container.workers.templates import Templates
     from mme.container.workers.worker import Spec, main
     folder, fd = sys.argv[1], int(sys.argv[2])
-    main(socket.socket(fileno=fd), Spec("m", folder, "inference", -1, 1, 8, 1000), Shelf())
+    main(socket.socket(fileno=fd), Spec("m", folder, "inference", -1, 1, 8, 1000), Templates())
 """
 ECHO = """
     def model_fn(folder): return None

@@ -89,7 +89,7 @@ class Busy:
 
     def give_back(self, size: int) -> list[asyncio.Future[None]]:
         """Have about ``size`` bytes given back, where so many are held: a future for each process that is about to."""
-        found: list[asyncio.Future[None]] = []
+        futures: list[asyncio.Future[None]] = []
         for worker in sorted(self._effects.workers(), key=lambda worker: worker.extra.rate):
             extra = worker.extra
             if size > 0 and extra.held and worker.doomed is None:
@@ -98,8 +98,8 @@ class Busy:
                     self._end(worker, "memory")
                     extra.not_before = self._clock() + AGAIN_AFTER
                 assert extra.returning is not None
-                found.append(extra.returning)
-        return found
+                futures.append(extra.returning)
+        return futures
 
     def said(self, worker: WorkerLink, frame: Frame) -> None:
         """The worker has changed what it has, or could not."""

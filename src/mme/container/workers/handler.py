@@ -74,28 +74,28 @@ class Handler:
         self._device = device
         _enter(model_dir)
         module = _import(program)
-        found = {key: getattr(module, key, None) for key in FUNCTIONS}
-        if found["transform_fn"] and (found["input_fn"] or found["predict_fn"] or found["output_fn"]):
+        functions = {key: getattr(module, key, None) for key in FUNCTIONS}
+        if functions["transform_fn"] and (functions["input_fn"] or functions["predict_fn"] or functions["output_fn"]):
             raise HandlerError(
                 "transform_fn cannot stand beside input_fn, predict_fn or output_fn; keep one or the others"
             )
-        self._input = _bind(found["input_fn"], 2, self.context) or codec.decode
-        self._predict = _bind(found["predict_fn"], 2, self.context) or pipeline_predict
-        self._output = _bind(found["output_fn"], 2, self.context) or codec.encode
-        self._transform = _bind(found["transform_fn"], 4, self.context)
-        self.batch_fn: Callable[[list[Any], Any], Sequence[Any]] | None = found["batch_fn"]
-        self._tokens_fn: Callable[[Any, Any], int] | None = found["tokens_fn"]
-        self._decoder_fn: Callable[[Any], Steps] | None = found["decoder_fn"]
+        self._input = _bind(functions["input_fn"], 2, self.context) or codec.decode
+        self._predict = _bind(functions["predict_fn"], 2, self.context) or pipeline_predict
+        self._output = _bind(functions["output_fn"], 2, self.context) or codec.encode
+        self._transform = _bind(functions["transform_fn"], 4, self.context)
+        self.batch_fn: Callable[[list[Any], Any], Sequence[Any]] | None = functions["batch_fn"]
+        self._tokens_fn: Callable[[Any, Any], int] | None = functions["tokens_fn"]
+        self._decoder_fn: Callable[[Any], Steps] | None = functions["decoder_fn"]
         if (self.batch_fn or self._decoder_fn) and self._transform:
             raise HandlerError(
                 "batch_fn and decoder_fn cannot stand beside transform_fn: they need input_fn and output_fn around them"
             )
-        load = _bind(found["model_fn"], 1, self.context) or (lambda path: default_pipeline(path, device))
+        load = _bind(functions["model_fn"], 1, self.context) or (lambda path: default_pipeline(path, device))
         self.model = load(model_dir)
-        self.offer: Offer | None = found["busy_fn"](self.model) if found["busy_fn"] else None
+        self.offer: Offer | None = functions["busy_fn"](self.model) if functions["busy_fn"] else None
 
     @property
-    def whole(self) -> bool:
+    def transforms(self) -> bool:
         """True where one function does it all (transform_fn)."""
         return self._transform is not None
 

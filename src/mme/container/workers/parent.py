@@ -93,9 +93,9 @@ def _warm_onnxruntime(library: Any) -> None:
 
 
 class Parent:
-    def __init__(self, control: socket.socket, shelf: templates.Shelf) -> None:
+    def __init__(self, control: socket.socket, families: templates.Templates) -> None:
         self._control = control
-        self._shelf = shelf
+        self._templates = families
         self._lines = Lines()
         self._sockets: list[socket.socket] = []
         self._workers: set[int] = set()
@@ -141,7 +141,7 @@ class Parent:
             elif message["op"] == "share":
                 self._share(message["recipe"])
             elif message["op"] == "unshare":
-                self._shelf.drop(message["key"])
+                self._templates.drop(message["key"])
             elif message["op"] == "kill" and message["pid"] in self._workers:
                 _kill_group(message["pid"])
         return True
@@ -187,12 +187,12 @@ class Parent:
                 other.close()
             for key, value in message.get("env", {}).items():
                 os.environ[key] = value
-            main(sock, Spec(**message["spec"]), self._shelf)
+            main(sock, Spec(**message["spec"]), self._templates)
         finally:
             os._exit(70)
 
     def _share(self, recipe: dict[str, Any]) -> None:
-        error = self._shelf.make(recipe)
+        error = self._templates.make(recipe)
         gc.collect()
         gc.freeze()
         self._tell(op="shared", key=recipe["key"], error=error, private=memory.private())
@@ -263,14 +263,14 @@ def run(fd: int, front: int, modules: Sequence[str]) -> None:
     control = socket.socket(fileno=fd)
     began = time.monotonic()
     warm(modules)
-    shelf = templates.Shelf()
-    shelf.install()
+    families = templates.Templates()
+    families.install()
     gc.collect()
     gc.freeze()  # the collector must not touch, and so copy, the pages that all workers share
     with contextlib.suppress(OSError):
         control.sendall(line({"op": "imported", "seconds": time.monotonic() - began}))
     with contextlib.suppress(BrokenPipeError, ConnectionError):
-        Parent(control, shelf).run()
+        Parent(control, families).run()
 
 
 if __name__ == "__main__":

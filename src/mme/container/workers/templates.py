@@ -32,7 +32,7 @@ from mme.container.recipes import Recipe, code_key, recipe
 # -- in the worker --------------------------------------------------------------------------------------------------
 
 
-class Shelf:
+class Templates:
     """What the parent has made, as a worker finds it after the fork, and what the worker itself makes."""
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Shelf:
         self._unused: dict[str, Template] = {}
 
     def install(self) -> None:
-        """Let transformers' from_pretrained look on the shelf first. Done in the parent, once, for all workers."""
+        """Let transformers' from_pretrained look here first. Done in the parent, once, for all workers."""
         machinery.SourceFileLoader.source_to_code = self._compiling(  # type: ignore[method-assign]
             machinery.SourceFileLoader.source_to_code
         )
@@ -108,18 +108,18 @@ class Shelf:
             self._inside = True
             try:
                 plain = {name: value for name, value in options.items() if name != "output_loading_info"}
-                found = recipe(kind, cls.__name__, arguments, plain)
+                recorded = recipe(kind, cls.__name__, arguments, plain)
                 # Once for each process: a second call must not get the same object again.
-                template = self.templates.pop(found.key, None) if found else None
-                if template is not None and found is not None:
+                template = self.templates.pop(recorded.key, None) if recorded else None
+                if template is not None and recorded is not None:
                     self.used.append(kind)
-                    self.noted.append(found)
-                    made = template.make(found.folder)
+                    self.noted.append(recorded)
+                    made = template.make(recorded.folder)
                     # A template has a place in the weights for every parameter (``_places``), so none is missing.
                     return (made, dict(NOTHING_MISSING)) if options.get("output_loading_info") else made
                 result = original(cls, *arguments, **options)
-                if found is not None:
-                    self.noted.append(found)
+                if recorded is not None:
+                    self.noted.append(recorded)
                 return result
             finally:
                 self._inside = False
@@ -194,22 +194,22 @@ def _places(model: Any, folder: str) -> list[Place]:
     """Every parameter's place in the folder's weights. Raises NotShareable where one has none."""
     ranges = _mappings(folder)
     persistent = set(model.state_dict(keep_vars=True))
-    found: dict[int, Place] = {}
+    places: dict[int, Place] = {}
     tensors = [(name, tensor, True) for name, tensor in model.named_parameters(remove_duplicate=False)]
     tensors += [(name, tensor, name in persistent) for name, tensor in model.named_buffers(remove_duplicate=False)]
     for name, tensor, needed in tensors:
-        if id(tensor) in found:
+        if id(tensor) in places:
             continue
         pointer, width = tensor.data_ptr(), tensor.element_size()
         for start, end, file, at in ranges:
             if start <= pointer < end and (at + pointer - start) % width == 0:
                 offset = (at + pointer - start) // width
-                found[id(tensor)] = Place(tensor, file, offset, tuple(tensor.shape), tuple(tensor.stride()))
+                places[id(tensor)] = Place(tensor, file, offset, tuple(tensor.shape), tuple(tensor.stride()))
                 break
         else:
             if needed and tensor.numel():
                 raise NotShareable(f"{name} is not a piece of the weights' file as it lies there")
-    return list(found.values())
+    return list(places.values())
 
 
 def _mappings(folder: str) -> list[tuple[int, int, str, int]]:

@@ -37,8 +37,8 @@ def bring_in(code: Path) -> list[str]:
     there = {item.name.partition(".")[0] for item in code.iterdir() if item.is_dir() or item.suffix in (".py", ".so")}
     # Each name is looked up by itself: whoever goes through all of sys.modules counts a reference to every name in it,
     # and so copies 8 MB of pages that this process shares with its parent.
-    found = sorted(name for name in there & LOOKED_FOR if name not in sys.modules)
-    new = [name for name in found if not _elsewhere(name, code)]
+    names = sorted(name for name in there & LOOKED_FOR if name not in sys.modules)
+    new = [name for name in names if not _elsewhere(name, code)]
     if new:
         importlib.invalidate_caches()
         for name in [name for name in sys.modules if name == PACKAGE or name.startswith(PACKAGE + ".")]:

@@ -27,7 +27,7 @@ from mme.container import memory, system
 from mme.container.errors import ServingError, internal
 from mme.container.wire import Decoder, Frame, Kind, pack
 from mme.container.workers.handler import Answer, Handler, Offer, Steps, client_error
-from mme.container.workers.templates import Shelf
+from mme.container.workers.templates import Templates
 
 IDLE_SECONDS = 1.0
 RECEIVE_BYTES = 256 * 1024
@@ -70,11 +70,11 @@ class Spec:
 
 
 class Worker:
-    def __init__(self, sock: socket.socket, spec: Spec, shelf: Shelf) -> None:
+    def __init__(self, sock: socket.socket, spec: Spec, families: Templates) -> None:
         self._refusals = 0
         self._sock = sock
         self._spec = spec
-        self._shelf = shelf
+        self._templates = families
         self._pid = os.getpid()
         self._decoder = Decoder()
         self._pending: deque[Pending] = deque()
@@ -88,7 +88,7 @@ class Worker:
         self._handler: Handler | None = None
         self._steps: Steps | None = None
         self._joined: dict[int, Pending] = {}  # in work, a step at a time
-        self._told: list[int] = []  # the requests in work that the front knows of
+        self._report: list[int] = []  # the requests in work that the front knows of
         self._foreseen: int | None = None  # the request of which the front knows that it is next
         self._sending = threading.Lock()
         self._held: list[bytes] = []  # what is to be sent
@@ -101,25 +101,25 @@ class Worker:
         self._set_threads(self._spec.threads)
         try:
             spec = self._spec
-            self._shelf.root = spec.model_dir + os.sep
+            self._templates.root = spec.model_dir + os.sep
             self._handler = Handler(spec.name, spec.model_dir, spec.program, spec.device)
         except BaseException as error:
             self._only_here()
             traceback.print_exc()
-            told = client_error(error)
-            if told.status == 400:  # the fault is the model's, not the caller's
-                told = ServingError(500, "ModelLoadException", told.message)
-            self._send(Kind.FAILED, meta={"status": told.status, "type": told.kind, "message": told.message})
+            refusal = client_error(error)
+            if refusal.status == 400:  # the fault is the model's, not the caller's
+                refusal = ServingError(500, "ModelLoadException", refusal.message)
+            self._send(Kind.FAILED, meta={"status": refusal.status, "type": refusal.kind, "message": refusal.message})
             return
         self._only_here()
-        self._shelf.close()
+        self._templates.close()
         system.trim_heap()
         meta = {
             "seconds": time.monotonic() - began,
             "cpu": time.process_time(),
             "private": memory.private(),
-            "recipes": [found.plain() for found in self._shelf.noted],
-            "shared": sorted(self._shelf.used),
+            "recipes": [recipe.plain() for recipe in self._templates.noted],
+            "shared": sorted(self._templates.used),
             "notes": self._handler.context.notes,
             "offered": 0,
         }
@@ -150,7 +150,7 @@ class Worker:
             left = len(self._pending) + len(self._joined)
             if not left or self._yield:
                 self._granted = self._yield = False
-                self._told = []
+                self._report = []
                 self._send(Kind.RELEASED, meta={"left": left})
 
     # -- the socket ---------------------------------------------------------------------------------------------
@@ -257,7 +257,7 @@ class Worker:
         if ids != [self._foreseen]:
             self._send(Kind.STARTED, meta={"ids": ids})
         self._foreseen = None
-        if handler.whole:
+        if handler.transforms:
             self._transform(handler, batch[0])
             return
         started = time.monotonic()
@@ -318,8 +318,8 @@ class Worker:
     def _tell(self) -> None:
         """Tell the front what is in work, where that is not what it knows."""
         ids = list(self._joined)
-        if ids != self._told:
-            self._told = ids
+        if ids != self._report:
+            self._report = ids
             self._send(Kind.STARTED, meta={"ids": ids})
 
     def _gather(self, handler: Handler) -> list[Pending]:
@@ -330,7 +330,7 @@ class Worker:
             entry = self._pending[0]
             if entry.began == 0.0:
                 entry.began = time.monotonic()
-                if not handler.whole and not self._decode(handler, entry):
+                if not handler.transforms and not self._decode(handler, entry):
                     self._pending.popleft()
                     continue
                 entry.decoded = time.monotonic()
@@ -413,32 +413,32 @@ class Worker:
         self._hold(Kind.RESULT, entry.id, meta, answer.body)
 
     def _fail(self, entry: Pending, error: BaseException) -> None:
-        told = client_error(error)
+        refusal = client_error(error)
         if not isinstance(error, ServingError):
-            refused = told.status < 500
+            refused = refusal.status < 500
             self._refusals += refused
             if not refused or self._refusals <= REFUSALS_SHOWN:
                 traceback.print_exception(error)
         now = time.monotonic()
         meta = {
-            "status": told.status,
+            "status": refusal.status,
             "type": "application/json",
             "times": [entry.began, entry.decoded or now, now, now],
             "batch": 1,
             "tokens": entry.tokens,
             "own": entry.tokens,
-            "error": told.kind,
+            "error": refusal.kind,
         }
-        self._hold(Kind.RESULT, entry.id, meta, told.body())
+        self._hold(Kind.RESULT, entry.id, meta, refusal.body())
 
 
 class More:
     """A busy model's further memory: taken and given back in a thread of its own, since that takes longer than a
-    request should wait. ``told`` is called there with the private bytes, those beyond the need, and an error's text."""
+    request should wait. ``report`` is called there with the private bytes, those beyond the need, and an error."""
 
-    def __init__(self, offer: Offer, told: Callable[[int, int, str], None]) -> None:
+    def __init__(self, offer: Offer, report: Callable[[int, int, str], None]) -> None:
         self._offer = offer
-        self._told = told
+        self._report = report
         self._wanted = self._has = False
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -467,14 +467,14 @@ class More:
             except BaseException as raised:
                 self._has = self._wanted = False
                 error = f"{type(raised).__name__}: {raised}"
-            self._told(memory.private(), extra, error)
+            self._report(memory.private(), extra, error)
             with self._lock:
                 if self._has == self._wanted:
                     self._thread = None
                     return
 
 
-def main(sock: socket.socket, spec: Spec, shelf: Shelf) -> None:
+def main(sock: socket.socket, spec: Spec, families: Templates) -> None:
     """Run as a freshly forked process. Never returns."""
     code = 0
     try:
@@ -482,7 +482,7 @@ def main(sock: socket.socket, spec: Spec, shelf: Shelf) -> None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a handler may print anything
         sys.dont_write_bytecode = True  # the model's folder is the platform's, not ours to write in
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        Worker(sock, spec, shelf).run()
+        Worker(sock, spec, families).run()
     except (BrokenPipeError, ConnectionError):
         pass  # the front is gone: nobody waits for an answer
     except BaseException:

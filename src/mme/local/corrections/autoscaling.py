@@ -93,14 +93,14 @@ def autoscaling_activities() -> None:
             for name in ("ServiceNamespace", "ResourceId", "ScalableDimension")
             if self._get_param(name)
         }
-        found = [
+        activities = [
             activity
             for activity in getattr(self.applicationautoscaling_backend, "mme_activities", [])
             if all(activity[name] == value for name, value in asked.items())
         ]
         start, limit = int(self._get_param("NextToken") or 0), int(self._get_param("MaxResults") or 50)
-        following = {"NextToken": str(start + limit)} if start + limit < len(found) else {}
-        return json.dumps({"ScalingActivities": found[start : start + limit], **following})
+        following = {"NextToken": str(start + limit)} if start + limit < len(activities) else {}
+        return json.dumps({"ScalingActivities": activities[start : start + limit], **following})
 
     ApplicationAutoScalingResponse.describe_scaling_activities = describe_scaling_activities
 
@@ -120,8 +120,8 @@ def autoscaling_tags() -> None:
                 if target.arn == arn:
                     if not hasattr(target, "mme_tags"):
                         target.mme_tags = {}
-                    found: dict[str, str] = target.mme_tags
-                    return found
+                    stored: dict[str, str] = target.mme_tags
+                    return stored
         from moto.applicationautoscaling.exceptions import AWSValidationException
 
         raise AWSValidationException(f"No scalable target found for resource ARN: {arn}")

@@ -78,10 +78,10 @@ def log_group_keys() -> None:
     from moto.logs.responses import LogsResponse
 
     def group(self: Any) -> Any:
-        found = self.logs_backend.groups.get(self._get_param("logGroupName"))
-        if found is None:
+        log_group = self.logs_backend.groups.get(self._get_param("logGroupName"))
+        if log_group is None:
             raise ResourceNotFoundException()
-        return found
+        return log_group
 
     def associate_kms_key(self: Any) -> Any:
         group(self).kms_key_id = self._get_param("kmsKeyId")

@@ -46,9 +46,9 @@ def lifecycle_rules() -> None:
 
     def get_bucket_lifecycle(self: Any) -> Any:
         status, headers, body = get(self)
-        kept = getattr(self.backend.get_bucket(self.bucket_name), "mme_lifecycle", None)
-        if status == 200 and kept is not None:
-            body, headers[header] = kept
+        stored = getattr(self.backend.get_bucket(self.bucket_name), "mme_lifecycle", None)
+        if status == 200 and stored is not None:
+            body, headers[header] = stored
         return status, headers, body
 
     def delete_lifecycle(self: Any) -> None:
@@ -64,8 +64,8 @@ def _with_ids(document: str) -> str:
     """The lifecycle document with an ID in every rule that has none, as S3 gives it."""
 
     def rule(match: re.Match[str]) -> str:
-        found = match[0]
-        return found if "<ID>" in found else found.replace("<Rule>", f"<Rule><ID>{uuid.uuid4()}</ID>", 1)
+        tag = match[0]
+        return tag if "<ID>" in tag else tag.replace("<Rule>", f"<Rule><ID>{uuid.uuid4()}</ID>", 1)
 
     return re.sub(r"<Rule>.*?</Rule>", rule, document, flags=re.DOTALL)
 
@@ -124,8 +124,8 @@ def object_bytes(folder: Path) -> None:
             for data in blob.view():
                 md5.update(data)
             self._etag = md5.hexdigest()
-        found: str = memory_etag.fget(self)
-        return found
+        of_memory: str = memory_etag.fget(self)
+        return of_memory
 
     def lend(self: Any, _: dict[int, Any]) -> Any:
         """Listing versions copies every object, bytes and parts included; a copy that owns nothing will do."""
@@ -169,8 +169,8 @@ def object_bytes(folder: Path) -> None:
     def checksum(self: Any, response_headers: dict[str, Any]) -> tuple[str, str | None]:
         body = received()
         if body is None:
-            found: tuple[str, str | None] = get_checksum(self, response_headers)
-            return found
+            of_memory: tuple[str, str | None] = get_checksum(self, response_headers)
+            return of_memory
         for name, value in body.checksums.items():
             response_headers[f"x-amz-checksum-{name}"] = value
             return name.upper(), value
@@ -245,16 +245,16 @@ def composite_checksums() -> None:
     head_object = S3Response.head_object
 
     def head(self: Any, bucket_name: str, query: dict[str, Any], key_name: str, headers: dict[str, Any]) -> Any:
-        status, found, body = head_object(self, bucket_name, query, key_name, headers)
+        status, answered, body = head_object(self, bucket_name, query, key_name, headers)
         if status == 200:
             key = self.backend.get_object(bucket_name, key_name, version_id=query.get("versionId", [None])[0])
-            for name, value in found.items():
+            for name, value in answered.items():
                 if (
                     name.startswith("x-amz-checksum-")
                     and value == key.checksum_value
                     and key.checksum_type == "COMPOSITE"
                 ):
-                    found[name] = f"{value}-{key.checksum_parts}"
-        return status, found, body
+                    answered[name] = f"{value}-{key.checksum_parts}"
+        return status, answered, body
 
     S3Response.head_object = head

@@ -52,11 +52,11 @@ def models(role_problem: Callable[[str], str | None]) -> None:
         return answer
 
     def response_object(self: Any) -> dict[str, Any]:
-        found: dict[str, Any] = describe(self)
+        description: dict[str, Any] = describe(self)
         for name in ("VpcConfig", "PrimaryContainer", "Containers", "Tags"):
-            if not found.get(name):
-                found.pop(name, None)
-        return found
+            if not description.get(name):
+                description.pop(name, None)
+        return description
 
     SageMakerModelBackend.create_model = create_model
     SageMakerResponse.create_model = create_model_response
@@ -87,21 +87,21 @@ def lists() -> None:
                 return self._get_param(parameter)
 
             part = str(asked("NameContains") or "").lower()
-            found = [item for item in every(self.sagemaker_backend) if part in getattr(item, name).lower()]
+            matching = [item for item in every(self.sagemaker_backend) if part in getattr(item, name).lower()]
             if asked("StatusEquals"):
-                found = [item for item in found if item.endpoint_status == asked("StatusEquals")]
+                matching = [item for item in matching if item.endpoint_status == asked("StatusEquals")]
             for parameter, time in (("CreationTime", "creation_time"), ("LastModifiedTime", "last_modified_time")):
                 after, before = asked(f"{parameter}After"), asked(f"{parameter}Before")
                 if after is not None:
-                    found = [item for item in found if _seconds(getattr(item, time)) > _seconds(after)]
+                    matching = [item for item in matching if _seconds(getattr(item, time)) > _seconds(after)]
                 if before is not None:
-                    found = [item for item in found if _seconds(getattr(item, time)) < _seconds(before)]
+                    matching = [item for item in matching if _seconds(getattr(item, time)) < _seconds(before)]
             orders: dict[str, Callable[[Any], Any]] = {
                 "Name": lambda item: getattr(item, name),
                 "Status": lambda item: (item.endpoint_status, getattr(item, name)),
                 "CreationTime": lambda item: (_seconds(item.creation_time), getattr(item, name)),
             }
-            found.sort(key=orders[asked("SortBy") or "CreationTime"], reverse=asked("SortOrder") != "Ascending")
+            matching.sort(key=orders[asked("SortBy") or "CreationTime"], reverse=asked("SortOrder") != "Ascending")
             token, limit = str(asked("NextToken") or "0"), int(asked("MaxResults") or 100)
             if not 1 <= limit <= 100:
                 most = f"{'less' if limit > 100 else 'greater'} than or equal to {100 if limit > 100 else 1}"
@@ -112,8 +112,8 @@ def lists() -> None:
             if not token.isdecimal():
                 raise _refuse("Invalid NextToken: it is not one of this listing's.")
             start = int(token)
-            page = [summary(item) for item in found[start : start + limit]]
-            following = {"NextToken": str(start + limit)} if start + limit < len(found) else {}
+            page = [summary(item) for item in matching[start : start + limit]]
+            following = {"NextToken": str(start + limit)} if start + limit < len(matching) else {}
             return ActionResult({key: page, **following})
 
         return answer
@@ -190,11 +190,11 @@ def endpoint_configurations() -> None:
             )
 
     def describe_endpoint_config(self: Any) -> Any:
-        found = dict(find(self.sagemaker_backend, self._get_param("EndpointConfigName")))
+        configuration = dict(find(self.sagemaker_backend, self._get_param("EndpointConfigName")))
         for name in ("DataCaptureConfig", "AsyncInferenceConfig"):
-            if not found.get(name):
-                found.pop(name, None)
-        return ActionResult(found)
+            if not configuration.get(name):
+                configuration.pop(name, None)
+        return ActionResult(configuration)
 
     SageMakerModelBackend.create_endpoint_config = create_endpoint_config
     SageMakerResponse.create_endpoint_config = create_endpoint_config_response
@@ -222,11 +222,11 @@ def endpoint_lifecycle(endpoints: Endpoints) -> None:
     describe = FakeEndpoint.response_object.fget
 
     def find(backend: Any, name: str) -> Any:
-        found = backend.endpoints.get(name)
-        if found is None:
+        live = backend.endpoints.get(name)
+        if live is None:
             arn = FakeEndpoint.arn_formatter(name, backend.account_id, backend.region_name)
             raise _refuse(f'Could not find endpoint "{arn}".')
-        return found
+        return live
 
     def create_endpoint(self: Any, *args: Any, **named: Any) -> Any:
         existing = self.endpoints.get(named["endpoint_name"])
@@ -271,29 +271,29 @@ def endpoint_lifecycle(endpoints: Endpoints) -> None:
         return ActionResult({"EndpointArn": endpoint.arn})
 
     def describe_endpoint(self: Any, endpoint_name: str) -> dict[str, Any]:
-        found: dict[str, Any] = find(self, endpoint_name).response_object
-        return found
+        live: dict[str, Any] = find(self, endpoint_name).response_object
+        return live
 
     def delete_endpoint(self: Any, endpoint_name: str) -> None:
         endpoints.delete(self, find(self, endpoint_name))
 
     def response_object(self: Any) -> dict[str, Any]:
-        found: dict[str, Any] = describe(self)
+        live: dict[str, Any] = describe(self)
         for name in ("DataCaptureConfig", "Tags"):
-            if not found.get(name):
-                found.pop(name, None)
-        if found["EndpointStatus"] == "Creating":
-            found.pop("ProductionVariants", None)
-        capture = found.get("DataCaptureConfig")
+            if not live.get(name):
+                live.pop(name, None)
+        if live["EndpointStatus"] == "Creating":
+            live.pop("ProductionVariants", None)
+        capture = live.get("DataCaptureConfig")
         if capture:
-            found["DataCaptureConfig"] = {
+            live["DataCaptureConfig"] = {
                 "EnableCapture": capture.get("EnableCapture", False),
                 "CaptureStatus": "Started" if capture.get("EnableCapture") else "Stopped",
                 "CurrentSamplingPercentage": capture.get("InitialSamplingPercentage"),
                 "DestinationS3Uri": capture.get("DestinationS3Uri"),
                 "KmsKeyId": capture.get("KmsKeyId", ""),
             }
-        return found
+        return live
 
     SageMakerModelBackend.create_endpoint = create_endpoint
     SageMakerModelBackend.describe_endpoint = describe_endpoint

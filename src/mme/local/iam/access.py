@@ -99,8 +99,8 @@ class Access:
         who = self._directory.role(role_arn)
         if who is None:
             return f"The role {role_arn} does not exist."
-        found = _bucket(self._account, self._partition, bucket)
-        region = found.region_name if found is not None else "us-east-1"
+        holder = _bucket(self._account, self._partition, bucket)
+        region = holder.region_name if holder is not None else "us-east-1"
         denied = self._refuse_s3(who, "s3:GetObject", bucket, key, {}, region)
         if denied is not None:
             return denied
@@ -196,8 +196,8 @@ class Access:
     def _refuse_s3(
         self, who: Principal, action: str, bucket: str, key: str, context: Mapping[str, Sequence[str]], region: str
     ) -> str | None:
-        found = _bucket(self._account, self._partition, bucket)
-        document = parsed_document(found.policy.decode()) if found is not None and found.policy else None
+        holder = _bucket(self._account, self._partition, bucket)
+        document = parsed_document(holder.policy.decode()) if holder is not None and holder.policy else None
         if document is not None and who.root and action.endswith("BucketPolicy"):
             document = None  # the root can always get back in
         resource = f"arn:aws:s3:::{bucket}/{key}" if key else f"arn:aws:s3:::{bucket}"
@@ -273,16 +273,16 @@ def _object(account: str, partition: str, bucket: str, key: str) -> Any:
 
 
 def _object_key(account: str, partition: str, bucket: str, key: str) -> str | None:
-    found = _object(account, partition, bucket, key)
-    if found is None or found.encryption != "aws:kms":
+    item = _object(account, partition, bucket, key)
+    if item is None or item.encryption != "aws:kms":
         return None
-    return found.kms_key_id or None
+    return item.kms_key_id or None
 
 
 def _bucket_key(account: str, partition: str, bucket: str) -> str | None:
-    found = _bucket(account, partition, bucket)
-    if found is None or not found.encryption:
+    holder = _bucket(account, partition, bucket)
+    if holder is None or not holder.encryption:
         return None
-    rule = found.encryption.get("Rule", {})
+    rule = holder.encryption.get("Rule", {})
     default = (rule[0] if isinstance(rule, list) else rule).get("ApplyServerSideEncryptionByDefault", {})
     return default.get("KMSMasterKeyID") if default.get("SSEAlgorithm") == "aws:kms" else None

@@ -54,10 +54,10 @@ class Directory:
             if session.access_key_id == access_key:
                 if session.expiration < datetime.now(timezone.utc).replace(tzinfo=None):
                     raise UnknownKey("The security token included in the request is expired")
-                found = self.role(session.role_arn, session.session_name)
-                if found is None:
+                role = self.role(session.role_arn, session.session_name)
+                if role is None:
                     break
-                return _with_session(found, session.policy)
+                return _with_session(role, session.policy)
         for user in list(self._iam.users.values()):
             if any(key.access_key_id == access_key and key.status == "Active" for key in user.access_keys):
                 return self._user(user)
@@ -113,8 +113,8 @@ class Directory:
     def _boundary(self, arn: str | None) -> Document | None:
         if not arn:
             return None
-        found = self._iam.managed_policies.get(arn)
-        return _default_version(found) if found is not None else {"Statement": []}
+        policy = self._iam.managed_policies.get(arn)
+        return _default_version(policy) if policy is not None else {"Statement": []}
 
 
 def _with_session(principal: Principal, document: str | None) -> Principal:
@@ -127,8 +127,8 @@ def _with_session(principal: Principal, document: str | None) -> Principal:
 
 def parsed_document(document: Any) -> Document:
     text = unquote(document) if isinstance(document, str) and document.lstrip().startswith("%7B") else document
-    found: Document = json.loads(text) if isinstance(text, str) else text
-    return found
+    parsed: Document = json.loads(text) if isinstance(text, str) else text
+    return parsed
 
 
 def _default_version(managed: Any) -> Document:

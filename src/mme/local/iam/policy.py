@@ -34,15 +34,15 @@ class Request:
 
 def judge(documents: Iterable[Mapping[str, Any]], request: Request) -> Verdict:
     """What the policies together say: an explicit Deny wins, then an Allow. Conditions that cannot be read deny."""
-    found: Verdict = "none"
+    verdict: Verdict = "none"
     for document in documents:
         for statement in _list(document.get("Statement")):
             if not _applies(statement, request):
                 continue
             if statement.get("Effect") == "Deny":
                 return "deny"
-            found = "allow"
-    return found
+            verdict = "allow"
+    return verdict
 
 
 def _list(value: Any) -> list[Any]:
@@ -191,8 +191,8 @@ def _date(compare: Callable[[datetime, datetime], bool]) -> Callable[[str, str],
 def _moment(text: str) -> datetime:
     if re.fullmatch(r"\d+(\.\d+)?", text):
         return datetime.fromtimestamp(float(text), timezone.utc)
-    found = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    return found if found.tzinfo else found.replace(tzinfo=timezone.utc)
+    moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
 
 
 def _plain(text: str) -> str:

@@ -81,13 +81,13 @@ def asks(environ: Mapping[str, Any], body: bytes) -> list[Ask]:
     action, creates = _object_action(method, query, environ)
     if creates is not None:
         context = {**context, "s3:objectcreationoperation": (str(creates).lower(),)}
-    found = [Ask(action, resource, context)]
+    requests = [Ask(action, resource, context)]
     source = environ.get("HTTP_X_AMZ_COPY_SOURCE")
     if source:
         path, _, version = unquote(str(source)).removeprefix("/").partition("?versionId=")
         read = "s3:GetObjectVersion" if version else "s3:GetObject"
-        found.append(Ask(read, f"arn:aws:s3:::{path}", context))
-    return found
+        requests.append(Ask(read, f"arn:aws:s3:::{path}", context))
+    return requests
 
 
 def is_plain(environ: Mapping[str, Any]) -> bool:
@@ -106,13 +106,13 @@ def _deletions(body: bytes) -> list[tuple[str, str]]:
         root = ElementTree.fromstring(body)  # noqa: S314 (expat bounds how far entities grow, and fetches nothing)
     except ElementTree.ParseError:
         return []
-    found = []
+    deletions = []
     for item in root.iterfind("{*}Object"):
         key, version = item.findtext("{*}Key"), item.find("{*}VersionId")
         if not key:
             return []
-        found.append(("s3:DeleteObject" if version is None else "s3:DeleteObjectVersion", key))
-    return found
+        deletions.append(("s3:DeleteObject" if version is None else "s3:DeleteObjectVersion", key))
+    return deletions
 
 
 def _context(environ: Mapping[str, Any], query: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

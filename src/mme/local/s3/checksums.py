@@ -58,11 +58,11 @@ def digest(value: Blob | bytes, algorithm: str) -> bytes | None:
     """The checksum ``algorithm`` of the bytes, which are read only if it is not known; None when nothing here can."""
     if isinstance(value, Blob) and algorithm.lower() in value.digests:
         return value.digests[algorithm.lower()]
-    found = hasher(algorithm)
-    if found is not None:
+    checksum = hasher(algorithm)
+    if checksum is not None:
         for data in [value] if isinstance(value, bytes) else value.view():
-            found.update(data)
-    return None if found is None else found.digest()
+            checksum.update(data)
+    return None if checksum is None else checksum.digest()
 
 
 def digest_of_all(parts: list[Blob | bytes], algorithm: str) -> bytes | None:
@@ -75,10 +75,10 @@ def digest_of_all(parts: list[Blob | bytes], algorithm: str) -> bytes | None:
             one = int.from_bytes(digest(part, algorithm) or b"", "big")
             total = isal_zlib.crc32_combine(total, one, len(part))
         return total.to_bytes(4, "big")
-    found = hasher(algorithm)
-    if found is None:
+    checksum = hasher(algorithm)
+    if checksum is None:
         return None
     for part in parts:
         for data in [part] if isinstance(part, bytes) else part.view():
-            found.update(data)
-    return found.digest()
+            checksum.update(data)
+    return checksum.digest()

@@ -47,9 +47,9 @@ def receive(environ: Mapping[str, Any], folder: Path) -> Received:
     announced = _announced(environ)
     hashes: dict[str, Hash] = {}
     for name in {*announced, *stream.trailer_names}:
-        found = hasher(name)
-        if found is not None:
-            hashes[name] = found
+        checksum = hasher(name)
+        if checksum is not None:
+            hashes[name] = checksum
     md5 = hashlib.md5(usedforsecurity=False)
     collected: list[bytes] = []
     size = 0
@@ -203,9 +203,9 @@ def without_body(environ: Mapping[str, Any], received: Received) -> dict[str, An
     }
     encodings = [word.strip() for word in str(environ.get("HTTP_CONTENT_ENCODING", "")).split(",")]
     slim.pop("HTTP_CONTENT_ENCODING", None)
-    kept = ",".join(word for word in encodings if word and word != "aws-chunked")
-    if kept:
-        slim["HTTP_CONTENT_ENCODING"] = kept
+    encodings_left = ",".join(word for word in encodings if word and word != "aws-chunked")
+    if encodings_left:
+        slim["HTTP_CONTENT_ENCODING"] = encodings_left
     slim["HTTP_X_AMZ_CONTENT_SHA256"] = "UNSIGNED-PAYLOAD"
     slim["wsgi.input"] = io.BytesIO()
     slim["wsgi.input_terminated"] = True

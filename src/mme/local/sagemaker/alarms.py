@@ -124,9 +124,9 @@ def _statistic(data: Iterable[Any], name: str) -> float | None:
             singles.append(value)
     if not count:
         return None
-    found = {"SampleCount": count, "Sum": total, "Average": total / count, "Minimum": least, "Maximum": most}
-    if name in found:
-        return found[name]
+    values = {"SampleCount": count, "Sum": total, "Average": total / count, "Minimum": least, "Maximum": most}
+    if name in values:
+        return values[name]
     part = float(name[1:]) / 100  # p99 and the like
     if singles:
         return sorted(singles)[max(0, min(len(singles) - 1, int(part * len(singles))))]

@@ -79,10 +79,10 @@ class CloudWatch:
             datum.mme_counts = Counter()
             datum.mme_instances = {}
             self._datums[key] = datum
-            kept = cloudwatch_backends[self._account][region].metric_data
-            kept.append(datum)
-            if len(kept) > _RECORDS:
-                del kept[: _RECORDS // 10]
+            records = cloudwatch_backends[self._account][region].metric_data
+            records.append(datum)
+            if len(records) > _RECORDS:
+                del records[: _RECORDS // 10]
         return datum
 
     def output(self, region: str, endpoint: str, stream: str, line: str, *, first: bool) -> None:

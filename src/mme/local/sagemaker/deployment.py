@@ -109,7 +109,7 @@ class Actions(Protocol):
     def begin(self, share: float) -> None:
         """Brings this part of the new instances up; nothing of them is left when it raises."""
 
-    def grow(self, share: float) -> None:
+    def add_capacity(self, share: float) -> None:
         """Has this part of the new instances in service."""
 
     def shrink(self, share: float) -> None:
@@ -139,7 +139,7 @@ def roll_out(policy: Policy, act: Actions, rolling_back: Callable[[Exception], N
     try:
         for share in policy.steps:
             if policy.rolling:
-                act.grow(share)
+                act.add_capacity(share)
             act.shift(share)
             act.bake(policy.wait)
             if policy.rolling and share < 1.0:
@@ -154,7 +154,7 @@ def roll_out(policy: Policy, act: Actions, rolling_back: Callable[[Exception], N
                 act.shrink(old)
                 act.shift(1.0 - old)
                 if old < 1.0:
-                    act.grow(1.0 - old)
+                    act.add_capacity(1.0 - old)
         except Exception as second:
             raise RollbackFailed(f"{problem} It could not be rolled back: {second}") from second
         act.abandon()

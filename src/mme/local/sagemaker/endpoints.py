@@ -87,9 +87,9 @@ class Endpoints:
             arn = endpoint.arn.replace(":endpoint/", ":endpoint-config/").rpartition("/")[0]
             raise EndpointRefused(f'Could not find endpoint configuration "{arn}/{config_name}".')
         summaries = variant_summaries(backend, config.production_variants)
-        kept = {v["VariantName"]: v for v in endpoint.production_variants} if retain else {}
+        retained = {v["VariantName"]: v for v in endpoint.production_variants} if retain else {}
         for summary in summaries:
-            old = kept.get(summary["VariantName"], {})
+            old = retained.get(summary["VariantName"], {})
             for what in ("Weight", "InstanceCount"):
                 if f"Desired{what}" not in not_retained and f"Current{what}" in old:
                     summary[f"Current{what}"] = summary[f"Desired{what}"] = old[f"Current{what}"]
@@ -292,8 +292,8 @@ class _Update:
     def begin(self, share: float) -> None:
         self._hosting.begin(self._endpoint, self._specs, self._observer, share)
 
-    def grow(self, share: float) -> None:
-        self._hosting.grow(self._endpoint, share)
+    def add_capacity(self, share: float) -> None:
+        self._hosting.add_capacity(self._endpoint, share)
 
     def shrink(self, share: float) -> None:
         self._hosting.shrink(self._endpoint, share)
@@ -325,7 +325,7 @@ def _now() -> datetime:
 
 def variant_summaries(backend: Any, variants: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """What DescribeEndpoint says of each variant in a configuration."""
-    found = []
+    summaries = []
     for variant in variants:
         summary: dict[str, Any] = {"VariantName": variant["VariantName"]}
         model = backend._models.get(variant.get("ModelName"))
@@ -342,14 +342,14 @@ def variant_summaries(backend: Any, variants: Sequence[Mapping[str, Any]]) -> li
                 summary[name] = variant[name]
         if variant.get("ServerlessConfig"):
             summary["CurrentServerlessConfig"] = summary["DesiredServerlessConfig"] = variant["ServerlessConfig"]
-        found.append(summary)
-    return found
+        summaries.append(summary)
+    return summaries
 
 
 def container_of(model: Any) -> Mapping[str, Any]:
     containers = model.containers or []
-    found: Mapping[str, Any] = model.primary_container or (containers[0] if containers else {})
-    return found
+    container: Mapping[str, Any] = model.primary_container or (containers[0] if containers else {})
+    return container
 
 
 def variant_spec(backend: Any, variant: Mapping[str, Any], summary: Mapping[str, Any], config: Any) -> VariantSpec:

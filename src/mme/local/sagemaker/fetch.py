@@ -23,11 +23,11 @@ class Archives:
         denied = self._may_read(role_arn, bucket, key)
         if denied is not None:
             raise ArchiveUnavailable(denied)
-        found = self._find(bucket, key)
-        if found is None:
+        item = self._find(bucket, key)
+        if item is None:
             raise ArchiveUnavailable(f"There is no object s3://{bucket}/{key}.")
         archive = into / "archive.tar.gz"
-        blobs.place(found.mme_blob or found.value, archive)
+        blobs.place(item.mme_blob or item.value, archive)
         return archive
 
     def _find(self, bucket: str, key: str) -> Any:

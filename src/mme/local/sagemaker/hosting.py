@@ -100,7 +100,7 @@ class Hosting:
             endpoint.green = Side(fleets, {spec.name: spec.weight for spec in specs})
             endpoint.shifted = 0.0
         try:
-            self.grow(endpoint, share)
+            self.add_capacity(endpoint, share)
         except ContainerError:
             self.abandon(endpoint)
             raise
@@ -112,7 +112,7 @@ class Hosting:
 
         return Fleet(f"{endpoint.name}/{spec.name}", spec, observer, self._max_instances, make)
 
-    def grow(self, endpoint: Opened, share: float) -> None:
+    def add_capacity(self, endpoint: Opened, share: float) -> None:
         """Brings the new configuration's fleets to ``share`` of their instances, rounded up. Raises ContainerError."""
         with self._lock:
             fleets = endpoint.green.fleets if endpoint.green else []
@@ -214,7 +214,7 @@ class Hosting:
     def state(self) -> tuple[EndpointState, ...]:
         """Every endpoint with its variants, their instances and the models in each, at this moment."""
         with self._lock:
-            found = {
+            fleets_of = {
                 endpoint: [
                     (fleet, side.weights[fleet.spec.name], share * side.share(fleet))
                     for side, share in endpoint.sides()
@@ -224,7 +224,7 @@ class Hosting:
             }
         return tuple(
             EndpointState(one.region, one.name, tuple(fleet.state(weight, part) for fleet, weight, part in fleets))
-            for one, fleets in found.items()
+            for one, fleets in fleets_of.items()
         )
 
     def measure(self, _now: float) -> None:

@@ -73,8 +73,8 @@ def _matches(fields: list[str], moment: datetime) -> bool:
 
 def _in(field: str, value: int, least: int, most: int, names: dict[str, int] | None = None) -> bool:
     def number(word: str) -> int:
-        found = (names or {}).get(word.upper())
-        return int(word) if found is None else found
+        named = (names or {}).get(word.upper())
+        return int(word) if named is None else named
 
     for part in field.split(","):
         span, _, step = part.partition("/")
