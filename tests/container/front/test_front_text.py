@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from mme.container.errors import error_body
-from mme.container.front.http import clean
+from mme.container.front.heads import clean
 from mme.container.front.log import Log
 from mme.container.text import encodable, json_bytes
 

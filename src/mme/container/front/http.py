@@ -24,12 +24,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Protocol, cast
 
 import httptools
 
 from mme.container.errors import error_body
+from mme.container.front import heads
 from mme.container.front.budget import Budget
 from mme.container.front.turns import PATIENT_SECONDS, Turns
 
@@ -41,10 +41,6 @@ TURN_SECONDS = 0.001
 SLICE = 8 * 1024  # bytes parsed at once
 SPARE = 256 * 1024
 SPARE_CONNECTIONS = 64  # beyond max_connections, for refusals
-JSON_TYPE = "application/json"
-_REASONS = {status.value: status.phrase for status in HTTPStatus}
-_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_WITHOUT_BODY = (204, 304)
 
 
 @dataclass(frozen=True)
@@ -74,7 +70,7 @@ class Request:
         self.answered = False
         self.gone: Callable[[], None] | None = None  # called if the client leaves before the answer
 
-    def answer(self, status: int, body: bytes = b"", content_type: str = JSON_TYPE, extra: str = "") -> None:
+    def answer(self, status: int, body: bytes = b"", content_type: str = heads.JSON_TYPE, extra: str = "") -> None:
         """Send the answer. ``extra`` is further header lines, each with its line end. Later calls do nothing."""
         if not self.answered:
             self.answered = True
@@ -370,7 +366,7 @@ class Connection(asyncio.Protocol):
             self._make_room(size)
         owed = self._current is not None or self._waiting
         if self._headers.get("expect", "").lower() == "100-continue" and self._transport is not None and not owed:
-            self._transport.write(_CONTINUE)
+            self._transport.write(heads.CONTINUE)
 
     def on_body(self, body: bytes) -> None:
         self._progress = True
@@ -430,14 +426,8 @@ class Connection(asyncio.Protocol):
         if self._transport is None or request is not self._current:
             return
         keep = request.keep_alive and not self._server.closing
-        described = (
-            "" if status in _WITHOUT_BODY else f"Content-Type: {clean(content_type)}\r\nContent-Length: {len(body)}\r\n"
-        )
-        head = (
-            f"HTTP/1.1 {status} {_REASONS.get(status, 'Unknown')}\r\n{described}{extra}"
-            f"{'' if keep else 'Connection: close' + chr(13) + chr(10)}\r\n"
-        ).encode("latin-1", "replace")
-        if request.method == "HEAD" or status in _WITHOUT_BODY:
+        head = heads.head(status, len(body), content_type, extra, keep_alive=keep)
+        if request.method == "HEAD" or status in heads.WITHOUT_BODY:
             body = b""
         self._last = time.monotonic()
         self._current = None
@@ -467,11 +457,7 @@ class Connection(asyncio.Protocol):
         if status in (413, 503):  # most clients send all of a body before they read
             self._spare += self._server.limits.max_body
         body = error_body(status, kind, message)
-        head = (
-            f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}\r\nContent-Type: {JSON_TYPE}\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        self._transport.write(head.encode() + body)
+        self._transport.write(heads.head(status, len(body)) + body)
         # Closing at once would reset the connection while the client still sends, and lose the answer on its way.
         with contextlib.suppress(OSError, RuntimeError):
             if self._transport.can_write_eof():
@@ -497,8 +483,3 @@ class _RefusedError(Exception):
         self.status = status
         self.kind = kind
         self.message = message
-
-
-def clean(value: str) -> str:
-    """A header's value without control characters: a line break would let a handler's answer add headers."""
-    return value if value.isprintable() else "".join(char if char.isprintable() else " " for char in value)
