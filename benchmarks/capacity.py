@@ -1,6 +1,7 @@
 """The planner's predictions beside the real local endpoint, on the same traces.
 
     python -m benchmarks.capacity [--json FILE] [--seconds 150] [--rate 4] [--models 60] [--fits 40]
+    python -m benchmarks.capacity --instances 2 [--models 48]
     python -m benchmarks.capacity --speed
 
 One endpoint of the local AWS with our container: `--models` seeded models, of which the disk holds `--fits` at a time,
@@ -12,6 +13,10 @@ caches and is not counted.
 
 Needs root, to mount the small file system that is the instance's disk. Figures are as good as the machine is quiet: the
 load average is printed with them.
+
+`--instances` plays another kind of trace: so many containers behind one variant, each with caches of its own, which
+begin empty and have room for everything; Zipf 0.8 over half of the models, once for each of SageMaker's routings. Every
+request counts, since what differs from one instance is how often a model is cold. It needs no root.
 
 `--speed` times the planner instead: 10 million requests for 100,000 models on 200 instances, and a plan for 400 models.
 """
@@ -43,9 +48,10 @@ from botocore.exceptions import ClientError
 from mme.capacity import instances, state
 from mme.capacity.fleets import GB, Settings
 from mme.capacity.measure import processor, quantiles
-from mme.capacity.needs import OURS, models
+from mme.capacity.needs import OURS, Models, models
 from mme.capacity.plan import SAMPLE, Goal, plan
-from mme.capacity.simulate import Fleet, Requests, simulate
+from mme.capacity.simulate import Fleet, Outcome, Requests, simulate
+from mme.capacity.tfvars import ROUTING
 from mme.capacity.trace import Law, busiest_of, generate
 from mme.local import LocalAws
 
@@ -141,7 +147,7 @@ class Endpoint:
             config=Config(retries={"total_max_attempts": 1}, read_timeout=70, max_pool_connections=64),
         )
 
-    def configure(self) -> str:
+    def configure(self, instances: int = 1, routing: str = "RANDOM") -> str:
         self.number += 1
         name = f"c{self.number}"
         self.sagemaker.create_model(
@@ -154,12 +160,18 @@ class Endpoint:
                 "Environment": {"MME_PARK_AFTER": str(PARK_AFTER), "MME_ACCESS_LOG": "false"},
             },
         )
-        variant = {"VariantName": "v", "ModelName": name, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+        variant = {
+            "VariantName": "v",
+            "ModelName": name,
+            "InstanceType": "ml.m5.large",
+            "InitialInstanceCount": instances,
+            "RoutingConfig": {"RoutingStrategy": routing},
+        }
         self.sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
         return name
 
-    def create(self) -> None:
-        self.sagemaker.create_endpoint(EndpointName="e", EndpointConfigName=self.configure())
+    def create(self, instances: int = 1, routing: str = "RANDOM") -> None:
+        self.sagemaker.create_endpoint(EndpointName="e", EndpointConfigName=self.configure(instances, routing))
         self.settle()
 
     def deploy(self) -> None:
@@ -207,8 +219,11 @@ class Endpoint:
         return int(sum(p["SampleCount"] for p in points)), int(sum(p["Sum"] for p in points))
 
 
-def calibrate(endpoint: Endpoint, count: int, rate: float) -> dict[str, list[float]]:
-    """Seconds of single requests: to a model that is loaded, parked, or not there while the disk is full.
+def calibrate(
+    endpoint: Endpoint, count: int, rate: float, others: range, first: int | None = None
+) -> dict[str, list[float]]:
+    """Seconds of single requests: to a model that is loaded, parked, or not there (the last ``first`` of ``count``, by
+    when the disk may be full), and of TOGETHER requests at once to ``others``, which are not there either.
 
     The cold ones come at the trace's rate: a model that has been idle for long makes way for them, and it costs less to
     end a parked model than one that has a process.
@@ -218,7 +233,7 @@ def calibrate(endpoint: Endpoint, count: int, rate: float) -> dict[str, list[flo
         began = time.perf_counter()
         cold.append(endpoint.ask(model))
         time.sleep(max(0.0, began + 1 / rate - time.perf_counter()))
-    full = cold[-count // 3 :]
+    full = cold[-(first or count // 3) :]
     chosen = range(count - 8, count)
     warm = [endpoint.ask(model) for _ in range(12) for model in chosen]
     woken: list[float] = []
@@ -227,10 +242,9 @@ def calibrate(endpoint: Endpoint, count: int, rate: float) -> dict[str, list[flo
         woken += [endpoint.ask(model) for model in chosen]
     together: list[float] = []
     with ThreadPoolExecutor(TOGETHER) as pool:
-        # Those that have not been asked for longest are not there.
-        for start in range(0, count // 3 - TOGETHER, TOGETHER):
+        for start in range(0, len(others) - TOGETHER, TOGETHER):
             began = time.perf_counter()
-            list(pool.map(endpoint.ask, range(start, start + TOGETHER)))
+            list(pool.map(endpoint.ask, others[start : start + TOGETHER]))
             together.append(time.perf_counter() - began)
     return {"cold": full, "warm": warm, "woken": woken, "together": together}
 
@@ -272,25 +286,8 @@ def play(endpoint: Endpoint, asked: Requests, deploy_at: float | None) -> np.nda
     return seconds
 
 
-def compare(
-    endpoint: Endpoint, name: str, exponent: float, args: argparse.Namespace, limit: int, deploys: bool
-) -> dict[str, Any]:
-    endpoint.create()
-    times = calibrate(endpoint, args.models, args.rate)
-    half = args.seconds / 2 if deploys else None
-    asked = trace(args.models, exponent, args.rate, args.seconds, half)
-    first = args.seconds / 3
-    cut = int(np.searchsorted(asked.time, first))
-    # CloudWatch's minutes tell nothing of single requests: the counted part is played by itself.
-    early = Requests(asked.time[:cut], asked.model[:cut])
-    play(endpoint, early, None)
-    before = endpoint.hits(0.0)
-    late = Requests(asked.time[cut:] - asked.time[cut], asked.model[cut:])
-    measured = play(endpoint, late, None if half is None else half - float(asked.time[cut]) + 0.1)
-    after = endpoint.hits(0.0)
-    endpoint.delete()
-    number, hit = after[0] - before[0], after[1] - before[1]
-
+def needs_of(times: dict[str, list[float]], args: argparse.Namespace) -> tuple[Models, dict[str, float]]:
+    """What a model needs, for the simulation and in words."""
     answer = statistics.median(times["warm"])
     cold = statistics.median(times["cold"])
     # Four loads at a time take cold + 3 * serial seconds; the serial part goes to the network, the rest to the cores.
@@ -309,6 +306,61 @@ def compare(
         load_spread=spread_of([seconds - answer - serial for seconds in times["cold"]]),
         wake_spread=spread_of([seconds - answer for seconds in times["woken"]]),
     )
+    return needs, {
+        "warm": answer,
+        "woken": statistics.median(times["woken"]),
+        "cold": cold,
+        "of it one at a time": serial,
+    }
+
+
+def result(
+    name: str,
+    times: dict[str, list[float]],
+    summary: dict[str, float],
+    measured: np.ndarray,
+    hit: float,
+    predicted: Outcome,
+) -> dict[str, Any]:
+    """A row: what the endpoint did (``measured``: seconds of each, ``hit``: the ratio), and what was predicted."""
+    good = measured[np.isfinite(measured)]
+    row = {
+        "trace": name,
+        "load_average": os.getloadavg()[0],
+        "requests": len(measured),
+        "failed": int(np.isnan(measured).sum()),
+        "measured": {"hit": hit, **{f"p{p}": float(np.percentile(good, p)) for p in (50, 99)}},
+        "predicted": {"hit": predicted.hit_ratio, **{f"p{p}": predicted.percentile(p) for p in (50, 99)}},
+        "needs": summary,
+        "predicted_woken": predicted.woken_share,
+        "samples": {**times, "answers": [float(seconds) for seconds in measured]},
+        "refused": int((predicted.outcome != state.OK).sum()),
+    }
+    say(row)
+    return row
+
+
+def compare(
+    endpoint: Endpoint, name: str, exponent: float, args: argparse.Namespace, limit: int, deploys: bool
+) -> dict[str, Any]:
+    endpoint.create()
+    # Those that have not been asked for longest are not there any more when the others are.
+    times = calibrate(endpoint, args.models, args.rate, range(args.models // 3))
+    half = args.seconds / 2 if deploys else None
+    asked = trace(args.models, exponent, args.rate, args.seconds, half)
+    first = args.seconds / 3
+    cut = int(np.searchsorted(asked.time, first))
+    # CloudWatch's minutes tell nothing of single requests: the counted part is played by itself.
+    early = Requests(asked.time[:cut], asked.model[:cut])
+    play(endpoint, early, None)
+    before = endpoint.hits(0.0)
+    late = Requests(asked.time[cut:] - asked.time[cut], asked.model[cut:])
+    measured = play(endpoint, late, None if half is None else half - float(asked.time[cut]) + 0.1)
+    after = endpoint.hits(0.0)
+    endpoint.delete()
+    number, hit = after[0] - before[0], after[1] - before[1]
+
+    needs, summary = needs_of(times, args)
     fleet = Fleet(
         1,
         args.cores,
@@ -318,26 +370,28 @@ def compare(
         deployments=() if half is None else (half + 0.1,),
     )
     predicted = simulate(needs, asked, fleet, counted_from=float(asked.time[cut]))
-    good = measured[np.isfinite(measured)]
-    row = {
-        "trace": name,
-        "load_average": os.getloadavg()[0],
-        "requests": len(late),
-        "failed": int(np.isnan(measured).sum()),
-        "measured": {"hit": hit / max(1, number), **{f"p{p}": float(np.percentile(good, p)) for p in (50, 99)}},
-        "predicted": {"hit": predicted.hit_ratio, **{f"p{p}": predicted.percentile(p) for p in (50, 99)}},
-        "needs": {
-            "warm": answer,
-            "woken": statistics.median(times["woken"]),
-            "cold": cold,
-            "of it one at a time": serial,
-        },
-        "predicted_woken": predicted.woken_share,
-        "samples": {**times, "answers": [float(seconds) for seconds in measured]},
-        "refused": int((predicted.outcome != state.OK).sum()),
-    }
-    say(row)
-    return row
+    return result(name, times, summary, measured, hit / max(1, number), predicted)
+
+
+def several(endpoint: Endpoint, routing: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Several instances with empty caches and room for all."""
+    count = args.models // 2
+    endpoint.create()
+    times = calibrate(endpoint, count, args.rate, range(count, args.models), first=count - 1)
+    endpoint.delete()
+    needs, summary = needs_of(times, args)
+    asked = trace(count, 0.8, args.rate, args.seconds, None)
+    endpoint.create(args.instances, ROUTING[routing] or "")
+    before = endpoint.hits(0.0)
+    measured = play(endpoint, asked, None)
+    after = endpoint.hits(0.0)
+    endpoint.delete()
+    fleet = Fleet(
+        args.instances, args.cores, download=1e9, routing=routing, serving=replace(OURS, park_after=PARK_AFTER)
+    )
+    predicted = simulate(needs, asked, fleet)
+    name = f"Zipf 0.8, {args.instances} instances, {routing}"
+    return result(name, times, summary, measured, (after[1] - before[1]) / max(1, after[0] - before[0]), predicted)
 
 
 def say(row: dict[str, Any]) -> None:
@@ -397,6 +451,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=60)
     parser.add_argument("--fits", type=int, default=40)
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--instances", type=int, default=1)
     parser.add_argument("--speed", action="store_true")
     args = parser.parse_args()
     if args.speed:
@@ -406,6 +461,17 @@ def main() -> None:
         return
     weights = len(archive(0))
     args.size = BALLAST + 384 * 384 * 4 + 8192
+    if args.instances > 1:
+        print(f"{processor()}; {args.models} models of {args.size / 1e6:.1f} MB, all fit", flush=True)
+        with (
+            tempfile.TemporaryDirectory(prefix="mme-capacity-") as work,
+            LocalAws(Path(work) / "aws", iam=False) as aws,
+        ):
+            endpoint = Endpoint(aws, args.models)
+            rows = [several(endpoint, routing, args) for routing in ("random", "least-outstanding")]
+        if args.json:
+            args.json.write_text(json.dumps({"processor": processor(), "traces": rows}, indent=2))
+        return
     print(f"{processor()}; {args.models} models of {args.size / 1e6:.1f} MB, {args.fits} of them fit", flush=True)
     with (
         tempfile.TemporaryDirectory(prefix="mme-capacity-") as work,
