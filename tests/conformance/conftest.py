@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,6 +94,14 @@ class Server:
         reply = self._call("POST", f"/models/{name}/invoke", json.dumps(request).encode())
         assert reply.status == 200, (reply.body.decode(), "\n".join(self.log[-30:]))
         return json.loads(reply.body)
+
+    def logged(self, since: int, end: str) -> list[str]:
+        """The lines of the log from number ``since`` to one that holds ``end``, which may still be on its way."""
+        deadline = time.monotonic() + 60
+        while not any(end in line for line in self.log[since:]):
+            assert time.monotonic() < deadline, (end, "\n".join(self.log[since:]))
+            time.sleep(0.01)
+        return self.log[since:]
 
     def _call(self, method: str, path: str, body: bytes | None) -> Reply:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}

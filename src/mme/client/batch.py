@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 MAX_ITEMS = 32
 """Inputs in one request: what each of the handlers of this project takes, and the least of their limits."""
+
+_PARSING = threading.Lock()
+"""For numpy.load, which parses an array's header as Python: in CPython 3.11 threads that do so at once can fail with
+"SystemError: AST constructor recursion depth mismatch"."""
 
 NPY_HEADER = 128  # bytes at most for an array without fields, of any usual number of dimensions
 
@@ -233,7 +238,8 @@ def _load(body: bytes) -> numpy.ndarray[Any, Any]:
         raise UsageError(
             f"Reading {NPY} needs numpy.", 'pip install numpy, or ask for JSON: accept="application/json".'
         ) from error
-    loaded = numpy.load(io.BytesIO(body), allow_pickle=False)
+    with _PARSING:
+        loaded = numpy.load(io.BytesIO(body), allow_pickle=False)
     if not isinstance(loaded, numpy.ndarray):
         raise ValueError("it is an archive of arrays")
     return loaded
