@@ -465,7 +465,7 @@ def main() -> None:
         print(f"{processor()}; {args.models} models of {args.size / 1e6:.1f} MB, all fit", flush=True)
         with (
             tempfile.TemporaryDirectory(prefix="mme-capacity-") as work,
-            LocalAws(Path(work) / "aws", iam=False) as aws,
+            LocalAws(Path(work) / "aws", iam=False, max_instances=args.instances) as aws,
         ):
             endpoint = Endpoint(aws, args.models)
             rows = [several(endpoint, routing, args) for routing in ("random", "least-outstanding")]

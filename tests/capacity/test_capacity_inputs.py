@@ -15,6 +15,7 @@ import pytest
 from mme.capacity import instances, listing, live, trace
 from mme.capacity.caches import characteristic_time, che_hit_ratio
 from mme.capacity.needs import Models, models
+from mme.container.front.log import Log
 from mme.errors import EndpointError, UsageError
 from mme.local import LocalAws
 
@@ -181,6 +182,8 @@ def test_an_empty_trace_and_one_request_are_right(tmp_path: Path, text: str) -> 
         ("time,model\n5,bert\n4,bert\n", "line 3: time 4 is before the line above"),
         ("time,model\n5,bort\n", "line 2: there is no model 'bort'"),
         ("time,model\nnoon,bert\n", "line 2: time is 'noon'"),
+        ("time,model\n1764201600000,bert\n", "line 2: time is 1764201600000, which is no number of seconds since 1970"),
+        ("time,model,seconds\n1,bert,2026-11-26T21:00:00Z\n", "line 2: seconds is '2026-11-26T21:00:00Z'"),
         ("time,model\n1,bert\n,bert\n", "line 3: time is missing"),
         ("time,model\n1,\n", "line 2: model is missing"),
         ("time,model\n1,bert,0.1\n", "line 2: 3 cells where the head has 2"),
@@ -229,8 +232,44 @@ def test_the_containers_log_is_a_trace(tmp_path: Path) -> None:
     assert asked.factor.tolist() == pytest.approx([1.0, 0.5])
     with pytest.raises(UsageError, match="line 1: there is no model 'other'"):
         trace.read_access_log(written(tmp_path, line(1, "other", 1, 1), "log"), three())
+    for field, value in (
+        ("total_ms", -5), ("predict_ms", "long"), ("predict_ms", None), ("batch", -1), ("batch", "two"),
+        ("time", 1.7e12), ("time", "noon"), ("time", None), ("decode_ms", float("nan")), ("total_ms", float("inf")),
+    ):  # fmt: skip
+        wrong = json.dumps({**json.loads(line(1, "bert", 1, 1)), field: value})
+        with pytest.raises(UsageError, match=f"line 1: {field} is"):
+            trace.read_access_log(written(tmp_path, wrong, "log"), three())
     with pytest.raises(UsageError, match="has no invocation"):
         trace.read_access_log(written(tmp_path, "nothing\n", "log"), three())
+
+
+def test_a_log_that_the_container_wrote_is_a_trace(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("wb") as file:
+        log = Log(fd=file.fileno())
+        log("info", "start", port=8080)
+        log("info", "invoke", model="hash", target="bert", total_ms=4.5, predict_ms=3.25, batch=1)
+        log("info", "invoke", model="hash", target="gpt2", total_ms=2.5, predict_ms=800.0, batch=2)
+        log.close()
+    asked = trace.read_access_log(tmp_path / "log", three())
+    assert sorted(asked.model.tolist()) == [0, 1]
+    assert 0 <= asked.seconds < 60
+    assert asked.factor is not None
+
+
+@pytest.mark.parametrize(
+    ("need", "words"),
+    [
+        ({"disk": 1e30}, "Model b: disk is 1e+30, which nothing has"),
+        ({"cores": 0}, "Model b: cores is 0"),
+        ({"active": float("inf")}, "Model b: active is inf"),
+        ({"active": -1}, "Model b: active is -1"),
+    ],
+)
+def test_needs_that_no_model_has_are_refused(need: dict[str, float], words: str) -> None:
+    usual = {"disk": 1.0, "active": 1.0, "cores": 1.0}
+    with pytest.raises(UsageError) as caught:
+        models(["a", "b"], **{key: [value, need.get(key, value)] for key, value in usual.items()})  # type: ignore[arg-type]
+    assert words in str(caught.value)
 
 
 # ---- laws

@@ -252,6 +252,8 @@ def test_plots_are_well_formed_and_leave_out_what_is_no_number() -> None:
 def test_variants_scale_with_the_traffic(typical: Plan) -> None:
     assert typical.best is not None
     value = tfvars.variants(replace(typical.best, instances=6), "least-outstanding", peak=120.0, trough=40.0)
+    fewest = tfvars.variants(replace(typical.best, instances=6), "random", peak=120.0, trough=1.0, at_least=3)
+    assert fewest["primary"]["autoscaling"]["min_capacity"] == 3
     assert value["primary"]["instance_count"] == 6
     assert value["primary"]["routing_strategy"] == "LEAST_OUTSTANDING_REQUESTS"
     assert value["primary"]["autoscaling"] == {

@@ -94,6 +94,10 @@ def test_no_request_and_a_single_model_are_right(capacity: Any, tmp_path: Path) 
     assert simulated.code == 0, simulated.err
     assert simulated.json["usd_month"] == pytest.approx(2 * 0.115 * 730)
     (tmp_path / "two.csv").write_text("time,model\n5,only\n6,only\n")
+    (tmp_path / "once.csv").write_text("time,model\n5,only\n")
+    once = capacity("plan", "--models", "one.csv", "--trace", "once.csv", "--type", "ml.m5.large")
+    assert once.code == 2
+    assert "once.csv: all requests are of one moment" in once.err
     two = capacity("simulate", "--models", "one.csv", "--trace", "two.csv", "--type", "ml.m5.large", "--count", "1")
     assert two.code == 0, two.err
     assert "1 model;" in two.out

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mme.capacity.fleets import GB, Settings, on
+from mme.capacity.fleets import GB, MOST_VOLUME, Settings, on
 from mme.capacity.instances import InstanceType, Prices
 from mme.capacity.needs import Models
 from mme.capacity.simulate import memory_for_models
@@ -49,6 +49,7 @@ def _endpoint_per_model(
     for kind in kinds:
         needs = on(kind, models, settings)
         fits = left & (models.active <= memory_for_models(kind.memory, settings.serving))
+        fits &= models.disk <= (MOST_VOLUME if kind.local_disk is None else kind.local_disk)
         work = peak * needs.answer * np.minimum(needs.cores, kind.vcpus)
         counts = np.maximum(settings.at_least, np.ceil(work / (0.7 * kind.vcpus))).astype(int)
         alone = fits & (counts == max(1, settings.at_least))  # a busier one looks for a larger type

@@ -40,6 +40,10 @@ STOCK = Serving("stock", False, float("inf"), False, False, 1, 0.0, 100, 450 * M
 SERVINGS = {"ours": OURS, "stock": STOCK}
 
 
+MOST = 1e15
+"""Bytes, seconds or cores of one model, beyond any machine: a bound for what is counted in 64 bits."""
+
+
 @dataclass(frozen=True)
 class Models:
     """The models and what each needs, one row for each. Bytes and seconds, on the processor that was measured.
@@ -112,8 +116,14 @@ def models(
         if not np.all(np.isfinite(made)) or np.any(made < 0):
             worst = int(np.argmax(~(np.isfinite(made) & (made >= 0))))
             raise UsageError(f"Model {names[worst]}: {what} is {made[worst]:g}; it must be a number, 0 or more.")
+        if np.any(made > MOST):
+            worst = int(np.argmax(made))
+            raise UsageError(f"Model {names[worst]}: {what} is {made[worst]:g}, which nothing has.")
         return np.ascontiguousarray(made).astype(kind)
 
+    idle = row("cores", cores, float) <= 0
+    if np.any(idle):
+        raise UsageError(f"Model {names[int(np.argmax(idle))]}: cores is 0.", "Leave it out for 1.")
     index: dict[str, int] = {}
     for at, name in enumerate(names):
         if name in index:

@@ -13,14 +13,14 @@ from mme.capacity.plan import Option
 ROUTING = {"random": "RANDOM", "least-outstanding": "LEAST_OUTSTANDING_REQUESTS", "sticky": None}
 
 
-def variants(option: Option, routing: str, peak: float, trough: float) -> dict[str, Any]:
+def variants(option: Option, routing: str, peak: float, trough: float, at_least: int = 1) -> dict[str, Any]:
     """The value of the module's input ``variants``. ``peak`` and ``trough``: requests a second at the busiest time and
-    at the quietest.
+    at the quietest. ``at_least``: instances that are up at any time.
 
     Each instance was seen to carry ``peak / instances``; the target of autoscaling is that, so that the fleet grows in
     proportion beyond the plan (to twice its size) and shrinks in proportion in quiet hours.
     """
-    least = max(1, math.ceil(option.instances * (trough / peak if peak > 0 else 1.0)))
+    least = max(1, at_least, math.ceil(option.instances * (trough / peak if peak > 0 else 1.0)))
     variant: dict[str, Any] = {
         "instance_type": option.type,
         "instance_count": option.instances,

@@ -20,6 +20,7 @@ from mme.errors import UsageError
 
 DAY = 86400.0
 LONGEST_GAP = 3600.0
+LATEST = 1e11  # seconds since 1970, in the year 5138: what is above are milliseconds, or less
 DIGEST = re.compile(r"-[0-9a-f]{12}(?:\.tar\.gz)?$")
 
 
@@ -44,15 +45,28 @@ def _unknown(where: str, name: str, index: Mapping[str, int]) -> UsageError:
 
 def _time(text: str) -> float | None:
     """Seconds, or a date and time of ISO 8601 as seconds since 1970 (UTC where it names no zone)."""
-    try:
-        value = float(text)
-    except ValueError:
+    value = _number(text)
+    if value is None:
         try:
             moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
         except ValueError:
             return None
         return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
+    return value
+
+
+def _number(text: str) -> float | None:
+    """A finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
     return value if np.isfinite(value) else None
+
+
+def _is_count(value: object, most: float) -> bool:
+    """Whether it is a number from 0 to ``most``."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def read_csv(path: Path, models: Models, *, gaps: bool = False) -> Requests:
@@ -90,6 +104,12 @@ def read_csv(path: Path, models: Models, *, gaps: bool = False) -> Requests:
                 moment = _time(cells[0].strip())
                 if moment is None:
                     raise fail(line, f"time is {cells[0]!r}.", "Give seconds, or ISO 8601: 2026-11-26T21:00:00Z.")
+                if abs(moment) > LATEST:
+                    raise fail(
+                        line,
+                        f"time is {cells[0].strip()}, which is no number of seconds since 1970.",
+                        "Divide milliseconds by 1,000, or give ISO 8601: 2026-11-26T21:00:00Z.",
+                    )
                 if moment < before:
                     raise fail(line, f"time {cells[0].strip()} is before the line above.", "Sort the trace by time.")
                 before = moment
@@ -97,7 +117,7 @@ def read_csv(path: Path, models: Models, *, gaps: bool = False) -> Requests:
                 if at < 0:
                     raise _unknown(f"{path}, line {line}", cells[1].strip(), index)
                 if timed:
-                    took = _time(cells[2].strip())
+                    took = _number(cells[2].strip())
                     if took is None or took < 0:
                         raise fail(line, f"seconds is {cells[2].strip()!r}; it must be a number, 0 or more.")
                     seconds.append(took)
@@ -126,23 +146,34 @@ def read_access_log(path: Path, models: Models, *, gaps: bool = False) -> Reques
                     continue
                 try:
                     line = json.loads(text[start:])
-                except ValueError:
+                except (ValueError, RecursionError):
                     continue
                 if not isinstance(line, dict) or line.get("event") != "invoke":
                     continue
                 name = line.get("target") or line.get("model")
-                moment, total = line.get("time"), line.get("total_ms", 0)
-                if (
-                    not isinstance(name, str)
-                    or not isinstance(moment, (int, float))
-                    or not isinstance(total, (int, float))
-                ):
-                    raise UsageError(f"{path}, line {number}: an invocation without its model, time or total_ms.")
+                stages = {f"{stage}_ms": line.get(f"{stage}_ms", 0) for stage in ("decode", "predict", "encode")}
+                numbers = {
+                    "time": line.get("time"),
+                    "total_ms": line.get("total_ms", 0),
+                    "batch": line.get("batch") or 1,
+                    **stages,
+                }
+                if not isinstance(name, str):
+                    raise UsageError(f"{path}, line {number}: an invocation without its model.")
+                if isinstance(numbers["time"], str):
+                    numbers["time"] = _time(numbers["time"])
+                for key, value in numbers.items():
+                    if not _is_count(value, LATEST if key == "time" else 1e12):
+                        raise UsageError(
+                            f"{path}, line {number}: {key} is {line.get(key)!r}.",
+                            "A time is ISO 8601 or seconds since 1970; all else is a number, 0 or more.",
+                        )
                 at = index.get(name, -1)
                 if at < 0:
                     raise _unknown(f"{path}, line {number}", name, index)
-                worked = sum(float(line.get(f"{stage}_ms", 0)) for stage in ("decode", "predict", "encode")) / 1000
-                requests.append((moment - total / 1000, at, worked / max(1, int(line.get("batch", 1) or 1)), number))
+                arrived = numbers["time"] - numbers["total_ms"] / 1000
+                worked = sum(map(float, stages.values())) / 1000
+                requests.append((arrived, at, worked / max(1, int(numbers["batch"])), number))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
     if not requests:

@@ -256,6 +256,11 @@ def _traffic(asked: Asked, settings: Settings, models: Models, most: int | None)
         read = traces.read_csv if asked.trace else traces.read_access_log
         path = asked.trace or asked.access_log or ""
         requests = read(Path(path), models, gaps=asked.gaps)
+        if most is not None and len(requests) and requests.seconds == 0:
+            raise UsageError(
+                f"{path}: all requests are of one moment, so that nothing says how many come in a second.",
+                "Give a longer recording, or a law: --zipf EXPONENT --rate REQUESTS_A_SECOND.",
+            )
         words = f"{len(requests):,} requests of {path}"
         return requests, traces.rates(requests, len(models)), words, None
     if asked.live:
@@ -410,7 +415,8 @@ def _plan(context: Context, asked: Asked, settings: Settings) -> None:
         )
     if asked.tfvars:
         peak, trough = span or (search.peak, float(rates.sum()))
-        write(Path(asked.tfvars), tfvars.text(tfvars.variants(made.best, asked.routing, peak, trough)))
+        value = tfvars.variants(made.best, asked.routing, peak, trough, assumed.at_least)
+        write(Path(asked.tfvars), tfvars.text(value))
         note(f"The variants are in {asked.tfvars}: terraform apply -var-file={asked.tfvars}")
 
 
