@@ -145,6 +145,16 @@ def test_what_nobody_knows_is_asked_for() -> None:
             json.dumps({"format": 1, "container": "ours", "models": {"a": NEEDS}, "load_spread": []}),
             "load_spread must be a list",
         ),
+        (json.dumps({"format": 1, "container": ["ours"], "models": {"a": NEEDS}}), "container must be one of"),
+        (
+            json.dumps({"format": 1, "container": "ours", "models": {"a": NEEDS}, "batch_shared": "half"}),
+            "batch_shared is 'half'; it must be a number from 0 to 1",
+        ),
+        (
+            json.dumps({"format": 1, "container": "ours", "models": {"a": NEEDS}, "base_bytes": [1]}),
+            "base_bytes is [1]",
+        ),
+        ("[" * 100_000, "is not JSON"),
     ],
 )
 def test_a_bad_file_of_needs_is_refused(tmp_path: Path, document: str, words: str) -> None:
@@ -423,6 +433,18 @@ GOOD = 'region = "r"\nday = "d"\nsource = "s"\n[types]\n"ml.a.b" = { vcpus = 2, 
         (('"ml.a.b"', '"m5.large"'), "is no instance type"),
         (("[types]", "[other]"), "types is missing"),
         (("{ vcpus", "vcpus"), "is not a price file"),
+        (("vcpus = 2", "vcpus = 0.5"), "vcpus is 0.5"),
+        (('region = "r"\n', 'region = "r"\ncurrency = "EUR"\n'), "prices are US dollars"),
+        (('region = "r"\n', 'region = "r"\nspeed = 2\n'), "speed is not a key that is known"),
+        (('region = "r"\n', 'region = "r"\nserverless = "none"\n'), "serverless is not a table"),
+        (
+            ("[types]", '[serverless]\nday = "d"\nsource = "s"\nusd_per_second = 1\n[types]'),
+            "serverless is not a table",
+        ),
+        (
+            ("[types]", '[serverless]\nday = "d"\nsource = "s"\nusd_per_second = { "²" = 1 }\n[types]'),
+            "has the key '²'; keys are GB of memory, 1 to 6",
+        ),
     ],
 )
 def test_a_bad_price_file_is_refused_with_the_key(tmp_path: Path, change: tuple[str, str], words: str) -> None:

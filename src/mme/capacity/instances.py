@@ -90,6 +90,11 @@ def load(path: Path | None = None, region: str | None = None) -> Prices:
     return prices
 
 
+KEYS = {"region", "day", "source", "hours_per_month", "types", "serverless"}
+LARGEST_SERVERLESS = 6
+"""GB of memory: what a serverless endpoint can have (the API's MemorySizeInMB)."""
+
+
 class _Reader:
     """Says of every complaint which file and which key."""
 
@@ -115,14 +120,21 @@ class _Reader:
         types = document.get("types")
         if not isinstance(types, dict) or not types:
             raise self.fail("types", "is missing: a table with one entry for each instance type")
+        unknown = set(document) - KEYS
+        if "currency" in unknown:
+            raise self.fail("currency", "is not a key: prices are US dollars, as every output says")
+        if unknown:
+            raise self.fail(min(unknown), f"is not a key that is known; known are {', '.join(sorted(KEYS))}")
         serverless = document.get("serverless", {})
         rates: dict[int, float] = {}
         source = ""
+        if not isinstance(serverless, dict) or not isinstance(serverless.get("usd_per_second", {}), dict):
+            raise self.fail("serverless", "is not a table with day, source and a table usd_per_second")
         if serverless:
             source = f"{self.text(serverless, 'day', 'serverless.')}; {self.text(serverless, 'source', 'serverless.')}"
             for size, usd in serverless.get("usd_per_second", {}).items():
-                if not str(size).isdigit():
-                    raise self.fail("serverless.usd_per_second", f"has the key {size!r}; keys are GB of memory")
+                if not (size.isascii() and size.isdigit() and 0 < int(size[:4]) <= LARGEST_SERVERLESS):
+                    raise self.fail("serverless.usd_per_second", f"has the key {size!r}; keys are GB of memory, 1 to 6")
                 rates[int(size)] = self.number({"usd": usd}, "usd", f"serverless.usd_per_second.{size}.")
         return Prices(
             self.path,
@@ -142,6 +154,8 @@ class _Reader:
         unknown = set(entry) - {"vcpus", "memory_gib", "usd_per_hour", "speed", "local_disk_gb"}
         if unknown:
             raise self.fail(f"{where}{sorted(unknown)[0]}", "is not a key that is known")
+        if self.number(entry, "vcpus", where) % 1:
+            raise self.fail(f"{where}vcpus", f"is {entry['vcpus']!r}; it must be a whole number")
         disk = entry.get("local_disk_gb")
         return InstanceType(
             name,

@@ -144,40 +144,43 @@ def read_bucket(s3: Any, bucket: str, prefix: str) -> list[Row]:
     return rows
 
 
+def _is_number(value: object, most: float) -> bool:
+    """Whether it is a number from 0 to ``most``."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
+
+
 def read_needs(path: Path) -> Needs:
     """The file that ``invoke capacity measure`` writes. Raises UsageError that says what is wrong in it."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{path} is not JSON: {error}.", "Write it with `invoke capacity measure --out FILE`."
         ) from None
     hint = "Write it with `invoke capacity measure --out FILE`."
     if not isinstance(document, dict) or document.get("format") != 1 or not isinstance(document.get("models"), dict):
         raise UsageError(f"{path} is not a file of measured needs.", hint)
-    if document.get("container") not in SERVINGS or not document["models"]:
+    if document.get("container") not in list(SERVINGS) or not document["models"]:
         raise UsageError(f"{path}: container must be one of {', '.join(SERVINGS)}, and models not empty.", hint)
     samples: list[dict[str, float]] = []
     for name, sample in document["models"].items():
         for key in NEED_KEYS:
             value = sample.get(key) if isinstance(sample, dict) else None
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e15:
+            if not _is_number(value, 1e15):
                 raise UsageError(f"{path}: models.{name}.{key} is {value!r}; it must be a number, 0 or more.", hint)
         samples.append({key: float(sample[key]) for key in NEED_KEYS})
     spreads = {}
     for key in ("answer_spread", "load_spread", "wake_spread"):
         spread = document.get(key, [1.0])
-        if (
-            not isinstance(spread, list)
-            or not spread
-            or not all(isinstance(x, (int, float)) and x >= 0 for x in spread)
-        ):
+        if not isinstance(spread, list) or not spread or not all(_is_number(x, 1e6) for x in spread):
             raise UsageError(f"{path}: {key} must be a list of factors, 0 or more.", hint)
         spreads[key] = tuple(float(factor) for factor in spread)
-    shared = document.get("batch_shared")
-    base = document.get("base_bytes")
+    shared, base = document.get("batch_shared"), document.get("base_bytes")
+    for key, value, most in (("batch_shared", shared, 1), ("base_bytes", base, 1e15)):
+        if value is not None and not _is_number(value, most):
+            raise UsageError(f"{path}: {key} is {value!r}; it must be a number from 0 to {most:g}.", hint)
     words = (
         f"measured {document.get('day', 'at an unknown time')} on {document.get('processor', 'an unknown processor')}"
     )
