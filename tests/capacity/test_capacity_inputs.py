@@ -76,6 +76,7 @@ def test_models_come_from_a_csv_file(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("", "is empty"),
+        ("name;size\na;90MB\n", "line 1: the cells are separated by semicolons"),
         ("name\nbert\n", "line 1: there is no column 'size'"),
         ("name,size,ram\nbert,1,1\n", "line 1: the column 'ram' is not known"),
         ("name,size,size\nbert,1,1\n", "line 1: the column 'size' is there twice"),
@@ -189,6 +190,8 @@ def test_an_empty_trace_and_one_request_are_right(tmp_path: Path, text: str) -> 
     [
         ("", "line 1: the head is ''"),
         ("model,time\n", "line 1: the head is 'model,time'"),
+        ("time;model\n1;bert\n", "line 1: the cells are separated by semicolons"),
+        ("time\tmodel\n1\tbert\n", "line 1: the cells are separated by tabs"),
         ("time,model\n5,bert\n4,bert\n", "line 3: time 4 is before the line above"),
         ("time,model\n5,bort\n", "line 2: there is no model 'bort'"),
         ("time,model\nnoon,bert\n", "line 2: time is 'noon'"),

@@ -59,6 +59,11 @@ def amount(text: str) -> float | None:
     return float(match[1]) * UNITS[(match[2] or "").lower()]
 
 
+def separator(head: str) -> str | None:
+    """What stands between the words of a head that has no comma; None where nothing does."""
+    return next((words for sign, words in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")) if sign in head), None)
+
+
 def read_csv(path: Path) -> list[Row]:
     """``name,size`` and any of COLUMNS, with a head line. Raises UsageError with the line at fault."""
 
@@ -75,6 +80,8 @@ def read_csv(path: Path) -> list[Row]:
     if not lines:
         raise UsageError(f"{path} is empty.", "Its first line is: name,size")
     head = [cell.strip() for cell in lines[0]]
+    if len(head) == 1 and (other := separator(head[0])):
+        raise fail(1, f"the cells are separated by {other}.", "Separate them with commas.")
     for wanted in ("name", "size"):
         if wanted not in head:
             raise fail(1, f"there is no column {wanted!r}.", f"The head is name,size and any of {', '.join(COLUMNS)}.")

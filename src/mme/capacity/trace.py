@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mme.capacity.listing import separator
 from mme.capacity.needs import Models
 from mme.capacity.simulate import Requests
 from mme.capacity.state import Floats, Ints
@@ -88,6 +89,8 @@ def read_csv(path: Path, models: Models, *, gaps: bool = False) -> Requests:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file)
             head = [cell.strip() for cell in next(reader, [])]
+            if len(head) == 1 and (other := separator(head[0])):
+                raise fail(1, f"the cells are separated by {other}.", "Separate them with commas.")
             if head not in (["time", "model"], ["time", "model", "seconds"]):
                 raise fail(1, f"the head is {','.join(head)!r}.", "It must be time,model or time,model,seconds.")
             timed = len(head) == 3
