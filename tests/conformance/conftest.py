@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 from rows import Row
+from served import Made, Server
 from warm_python import WarmPython
 
 from mme.archive import untar
@@ -18,7 +16,7 @@ from mme.catalog import reader
 from mme.packaging.job import PackagingJob
 from mme.packaging.verify import Verifier
 from mme.runner.environment import container_environment
-from mme.runner.process import Container, Reply
+from mme.runner.process import Container
 from mme.runner.stock import VENV_VARIABLE, StockMissing, find_java, venv_python
 
 
@@ -26,16 +24,6 @@ from mme.runner.stock import VENV_VARIABLE, StockMissing, find_java, venv_python
 def verifier() -> Iterator[Verifier]:
     with Verifier() as running:
         yield running
-
-
-@dataclass(frozen=True)
-class Made:
-    """A row's model: its source, the archive as the platform unpacks it, what it was made of, and the right answers."""
-
-    source: Path
-    folder: Path
-    manifest: Any
-    answers: list[Any]
 
 
 @pytest.fixture(scope="session")
@@ -73,39 +61,6 @@ def _packaged(row: Row, work: Path, verifier: Verifier) -> Made:
     untar.extract(packaged.archive.path, work / "model")
     packaged.archive.path.unlink()
     return Made(source, work / "model", packaged.archive.manifest, answers)
-
-
-@dataclass(frozen=True)
-class Server:
-    """A running container, which is asked by SageMaker's contract."""
-
-    container: Container
-    log: list[str]
-
-    def load(self, name: str, folder: Path) -> None:
-        body = json.dumps({"model_name": name, "url": str(folder)}).encode()
-        reply = self._call("POST", "/models", body)
-        assert reply.status == 200, (reply.body.decode(), "\n".join(self.log[-30:]))
-
-    def unload(self, name: str) -> None:
-        assert self._call("DELETE", f"/models/{name}", None).status == 200
-
-    def ask(self, name: str, request: Any) -> Any:
-        reply = self._call("POST", f"/models/{name}/invoke", json.dumps(request).encode())
-        assert reply.status == 200, (reply.body.decode(), "\n".join(self.log[-30:]))
-        return json.loads(reply.body)
-
-    def logged(self, since: int, end: str) -> list[str]:
-        """The lines of the log from number ``since`` to one that holds ``end``, which may still be on its way."""
-        deadline = time.monotonic() + 60
-        while not any(end in line for line in self.log[since:]):
-            assert time.monotonic() < deadline, (end, "\n".join(self.log[since:]))
-            time.sleep(0.01)
-        return self.log[since:]
-
-    def _call(self, method: str, path: str, body: bytes | None) -> Reply:
-        headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        return self.container.request(method, path, body=body, headers=headers, timeout=180)
 
 
 @pytest.fixture(scope="session")

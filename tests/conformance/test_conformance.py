@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import Made, Server
 from rows import Row, all_rows
+from served import Made, Server
 
 pytestmark = pytest.mark.slow
 
