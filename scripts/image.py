@@ -231,8 +231,8 @@ def test(name: str, tag: str, arguments: Sequence[str]) -> int:
 def test_command(name: str, tag: str, folder: Path) -> list[str]:
     """What the tests start as the container: ``run``, with this builder and what its program needs to find the image.
     ``mme.runner`` hands a container little of this process's environment, and another home folder."""
-    found = {key: value for key, value in os.environ.items() if key in _CLIENT or key.startswith(_CLIENT_PREFIXES)}
-    words = [f"{key}={value}" for key, value in {**found, "IMAGE_BUILDER": name}.items()]
+    handed = {key: value for key, value in os.environ.items() if key in _CLIENT or key.startswith(_CLIENT_PREFIXES)}
+    words = [f"{key}={value}" for key, value in {**handed, "IMAGE_BUILDER": name}.items()]
     return ["env", *words, sys.executable, str(Path(__file__).resolve()), "run", tag, str(folder)]
 
 

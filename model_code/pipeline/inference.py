@@ -216,8 +216,8 @@ def _load(folder: Path, task: Task, dtype: str) -> Any:
 
 
 def _names(kind: Any, config: Any) -> set[str]:
-    name = kind._model_mapping[type(config)]
-    return {part.__name__ for part in (name if isinstance(name, (tuple, list)) else (name,))}
+    mapped = kind._model_mapping[type(config)]
+    return {part.__name__ for part in (mapped if isinstance(mapped, (tuple, list)) else (mapped,))}
 
 
 def _of_languages(folder: Path, tokenizer: Any) -> Any:

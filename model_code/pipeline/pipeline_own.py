@@ -130,8 +130,8 @@ def seq2seq(parts: Parts, answer: str) -> Callable[..., Any]:
     def call(inputs: Any, **options: Any) -> Any:
         if isinstance(inputs, str):
             return one(inputs, options)
-        encoded = [one(text, options) for text in inputs]
-        return [answers[0] for answers in encoded] if all(len(answers) == 1 for answers in encoded) else encoded
+        results = [one(text, options) for text in inputs]
+        return [answers[0] for answers in results] if all(len(answers) == 1 for answers in results) else results
 
     return call
 

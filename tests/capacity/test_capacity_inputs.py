@@ -12,7 +12,7 @@ import boto3
 import numpy as np
 import pytest
 
-from mme.capacity import instances, listing, live, trace
+from mme.capacity import cells, instances, listing, live, trace
 from mme.capacity.caches import characteristic_time, che_hit_ratio
 from mme.capacity.needs import Models, models
 from mme.container.front.log import Log
@@ -60,7 +60,7 @@ def written(folder: Path, text: str, name: str = "file.csv") -> Path:
     ],
 )
 def test_sizes_are_read_as_people_write_them(text: str, size: float | None) -> None:
-    assert listing.amount(text) == size
+    assert cells.amount(text) == size
 
 
 def test_models_come_from_a_csv_file(tmp_path: Path) -> None:

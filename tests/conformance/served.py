@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from container_process import wait_until
 
 from mme.runner.process import Container, Reply
 
@@ -43,10 +44,7 @@ class Server:
 
     def logged(self, since: int, end: str) -> list[str]:
         """The lines of the log from number ``since`` to one that holds ``end``, which may still be on its way."""
-        deadline = time.monotonic() + 60
-        while not any(end in line for line in self.log[since:]):
-            assert time.monotonic() < deadline, (end, "\n".join(self.log[since:]))
-            time.sleep(0.01)
+        wait_until(lambda: any(end in line for line in self.log[since:]))
         return self.log[since:]
 
     def _call(self, method: str, path: str, body: bytes | None) -> Reply:

@@ -5,16 +5,13 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError, ReadTimeoutError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moto import mock_aws
 
 from mme import channels
 from mme.errors import ConflictError, ReleaseError, UsageError
@@ -25,16 +22,10 @@ A, B, C = (f"bert-{digit * 12}.tar.gz" for digit in "abc")
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    with mock_aws():
-        client = boto3.client("s3", region_name="us-east-1")
-        client.create_bucket(Bucket=STORE.bucket)
-        for target in (A, B, C, "gpt2-aaaaaaaaaaaa.tar.gz"):
-            client.put_object(Bucket=STORE.bucket, Key=STORE.key(target), Body=b"x")
-        yield client
+def s3(s3: Any) -> Any:
+    for target in (A, B, C, "gpt2-aaaaaaaaaaaa.tar.gz"):
+        s3.put_object(Bucket=STORE.bucket, Key=STORE.key(target), Body=b"x")
+    return s3
 
 
 def change(s3: Any, split: channels.Split, name: str = "bert", **more: Any) -> channels.Channel:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
-from moto import mock_aws
+from release_tools import STORE
 
 from mme import publishing, releases
 from mme.archive import plan, write
@@ -21,20 +20,6 @@ from mme.errors import ArchiveError, ReleaseError
 from mme.packaging import records
 from mme.packaging.job import Streamed
 from mme.publishing import Events, Publisher
-from mme.releases import Store
-
-STORE = Store("models-bucket", "models/")
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    for name, value in {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    with mock_aws():
-        client = boto3.client("s3", region_name="us-east-1")
-        client.create_bucket(Bucket=STORE.bucket)
-        yield client
 
 
 class Noted(Events):

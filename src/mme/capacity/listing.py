@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from mme.capacity.needs import SERVINGS, Models, models
+from mme.capacity.cells import amount, finite, is_number, separator
+from mme.capacity.needs import MOST, SERVINGS, Models, models
 from mme.errors import UsageError
-
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-UNITS |= {f"{unit}i": 1 << shift for unit, shift in (("k", 10), ("m", 20), ("g", 30), ("t", 40))}
 
 COLUMNS = ("disk", "active", "parked", "load_seconds", "wake_seconds", "answer_seconds", "cores")
 BYTES = ("disk", "active", "parked")
@@ -49,19 +46,6 @@ class Needs:
     batch_shared: float | None = None
     base_bytes: int | None = None
     names: Mapping[str, int] | None = None
-
-
-def amount(text: str) -> float | None:
-    """Bytes: ``90MB``, ``1.2 GiB``, ``94371840``. None where it is no amount."""
-    match = re.fullmatch(r"(-?[0-9]+(?:\.[0-9]+)?(?:[eE]\+?[0-9]+)?)\s*([kmgt]i?)?b?", text.strip(), re.IGNORECASE)
-    if not match:
-        return None
-    return float(match[1]) * UNITS[(match[2] or "").lower()]
-
-
-def separator(head: str) -> str | None:
-    """What stands between the words of a head that has no comma; None where nothing does."""
-    return next((words for sign, words in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")) if sign in head), None)
 
 
 def read_csv(path: Path) -> list[Row]:
@@ -108,7 +92,7 @@ def read_csv(path: Path) -> list[Row]:
         for column, text in values.items():
             if not text and column != "size":
                 continue
-            figure = amount(text) if column in ("size", *BYTES) else _number(text)
+            figure = amount(text) if column in ("size", *BYTES) else finite(text)
             if figure is None:
                 form = "a size such as 90MB" if column in ("size", *BYTES) else "a number of seconds or cores"
                 raise fail(number, f"{column} is {text!r}; it must be {form}.")
@@ -119,14 +103,6 @@ def read_csv(path: Path) -> list[Row]:
     if not rows:
         raise UsageError(f"{path} has a head and no model.")
     return rows
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if np.isfinite(value) else None
 
 
 def read_folder(folder: Path) -> list[Row]:
@@ -151,11 +127,6 @@ def read_bucket(s3: Any, bucket: str, prefix: str) -> list[Row]:
     return rows
 
 
-def _is_number(value: object, most: float) -> bool:
-    """Whether it is a number from 0 to ``most``."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
-
-
 def read_needs(path: Path) -> Needs:
     """The file that ``invoke capacity measure`` writes. Raises UsageError that says what is wrong in it."""
     try:
@@ -175,18 +146,18 @@ def read_needs(path: Path) -> Needs:
     for name, sample in document["models"].items():
         for key in NEED_KEYS:
             value = sample.get(key) if isinstance(sample, dict) else None
-            if not _is_number(value, 1e15):
+            if not is_number(value, MOST):
                 raise UsageError(f"{path}: models.{name}.{key} is {value!r}; it must be a number, 0 or more.", hint)
         samples.append({key: float(sample[key]) for key in NEED_KEYS})
     spreads = {}
     for key in ("answer_spread", "load_spread", "wake_spread"):
         spread = document.get(key, [1.0])
-        if not isinstance(spread, list) or not spread or not all(_is_number(x, 1e6) for x in spread):
+        if not isinstance(spread, list) or not spread or not all(is_number(x, 1e6) for x in spread):
             raise UsageError(f"{path}: {key} must be a list of factors, 0 or more.", hint)
         spreads[key] = tuple(float(factor) for factor in spread)
     shared, base = document.get("batch_shared"), document.get("base_bytes")
-    for key, value, most in (("batch_shared", shared, 1), ("base_bytes", base, 1e15)):
-        if value is not None and not _is_number(value, most):
+    for key, value, most in (("batch_shared", shared, 1), ("base_bytes", base, MOST)):
+        if value is not None and not is_number(value, most):
             raise UsageError(f"{path}: {key} is {value!r}; it must be a number from 0 to {most:g}.", hint)
     words = (
         f"measured {document.get('day', 'at an unknown time')} on {document.get('processor', 'an unknown processor')}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mme.capacity.listing import separator
+from mme.capacity.cells import finite, is_number, separator
 from mme.capacity.needs import Models
 from mme.capacity.simulate import Requests
 from mme.capacity.state import Floats, Ints
@@ -46,7 +46,7 @@ def _unknown(where: str, name: str, index: Mapping[str, int]) -> UsageError:
 
 def _time(text: str) -> float | None:
     """Seconds, or a date and time of ISO 8601 as seconds since 1970 (UTC where it names no zone)."""
-    value = _number(text)
+    value = finite(text)
     if value is None:
         try:
             moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
@@ -54,20 +54,6 @@ def _time(text: str) -> float | None:
             return None
         return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
     return value
-
-
-def _number(text: str) -> float | None:
-    """A finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if np.isfinite(value) else None
-
-
-def _is_count(value: object, most: float) -> bool:
-    """Whether it is a number from 0 to ``most``."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
 
 
 def read_csv(path: Path, models: Models, *, gaps: bool = False) -> Requests:
@@ -120,7 +106,7 @@ def read_csv(path: Path, models: Models, *, gaps: bool = False) -> Requests:
                 if at < 0:
                     raise _unknown(f"{path}, line {line}", cells[1].strip(), index)
                 if timed:
-                    took = _number(cells[2].strip())
+                    took = finite(cells[2].strip())
                     if took is None or took < 0:
                         raise fail(line, f"seconds is {cells[2].strip()!r}; it must be a number, 0 or more.")
                     seconds.append(took)
@@ -166,7 +152,7 @@ def read_access_log(path: Path, models: Models, *, gaps: bool = False) -> Reques
                 if isinstance(numbers["time"], str):
                     numbers["time"] = _time(numbers["time"])
                 for key, value in numbers.items():
-                    if not _is_count(value, LATEST if key == "time" else 1e12):
+                    if not is_number(value, LATEST if key == "time" else 1e12):
                         raise UsageError(
                             f"{path}, line {number}: {key} is {line.get(key)!r}.",
                             "A time is ISO 8601 or seconds since 1970; all else is a number, 0 or more.",

@@ -60,8 +60,7 @@ class App:
         late = out_of_time(environ, datetime.now(timezone.utc)) if self._settings.iam else None
         if late is not None:
             drop(environ)
-            answer = late(start_response)
-            return answer
+            return late(start_response)
         region = region_of(environ, self._settings.region)
         if matches(environ):
             answer = self._runtime(environ, start_response, region)

@@ -88,7 +88,7 @@ class Worker:
         self._handler: Handler | None = None
         self._steps: Steps | None = None
         self._joined: dict[int, Pending] = {}  # in work, a step at a time
-        self._report: list[int] = []  # the requests in work that the front knows of
+        self._reported: list[int] = []  # the requests in work that the front knows of
         self._foreseen: int | None = None  # the request of which the front knows that it is next
         self._sending = threading.Lock()
         self._held: list[bytes] = []  # what is to be sent
@@ -150,7 +150,7 @@ class Worker:
             left = len(self._pending) + len(self._joined)
             if not left or self._yield:
                 self._granted = self._yield = False
-                self._report = []
+                self._reported = []
                 self._send(Kind.RELEASED, meta={"left": left})
 
     # -- the socket ---------------------------------------------------------------------------------------------
@@ -318,8 +318,8 @@ class Worker:
     def _tell(self) -> None:
         """Tell the front what is in work, where that is not what it knows."""
         ids = list(self._joined)
-        if ids != self._report:
-            self._report = ids
+        if ids != self._reported:
+            self._reported = ids
             self._send(Kind.STARTED, meta={"ids": ids})
 
     def _gather(self, handler: Handler) -> list[Pending]:
