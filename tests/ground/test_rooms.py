@@ -178,3 +178,24 @@ def test_containers_are_started_by_the_runner_alone() -> None:
         }
         assert "mme.container" not in words, name
         assert not {other for other in imports(name) if inside(other, "http.client", "mme.container")}, name
+
+
+def test_a_test_imports_other_tests_modules_from_where_they_can_be_found() -> None:
+    """A process that runs one folder of the tests has that folder, those above it and what they add in its path."""
+    tests = ROOT / "tests"
+    folders: dict[str, set[Path]] = {}
+    modules = [path for path in tests.rglob("*.py") if "notebook_archives" not in path.parts]
+    for path in modules:
+        folders.setdefault(path.stem, set()).add(path.parent)
+    beside = {  # by their own sys.path
+        tests / "module": {ROOT / "scripts"},
+        tests / "operate": {tests / "local"},
+        tests / "page": {tests / "local"},
+    }
+    for path in modules:
+        near = {path.parent, *path.parents, *beside.get(path.parent, set())}
+        for node in statements(ast.parse(path.read_text(encoding="utf-8")), True):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+            for name in names:
+                where = folders.get(name.split(".")[0])
+                assert where is None or where & near, f"{path.relative_to(tests)} imports {name} of {where}"

@@ -5,6 +5,7 @@ files at the archive's root:
     model.json  {"times": 3}         invoke multiplies the number in the body
                 {"size": 40}         how much of the container's room (FAKE_ROOM, default 100) the model takes
                 {"load_seconds": 2}  LOAD takes so long
+                {"answer_seconds": 1} the answer to LOAD takes so long, with the model loaded
                 {"load_status": 500} LOAD answers this
                 {"status": 400}      invoke answers this, with the words of "message"
                 {"seconds": 1}       invoke takes so long
@@ -94,6 +95,7 @@ class Handler(BaseHTTPRequestHandler):
                 self._answer(507, {"code": 507, "type": "InsufficientStorageException", "message": "no room left"})
                 return
             LOADED[name] = {**settings, "url": asked["url"], "files": sorted(p.name for p in folder.rglob("*"))}
+        time.sleep(settings.get("answer_seconds", 0))
         self._answer(200, {"status": "loaded"})
 
     def _invoke(self, name: str, body: bytes) -> None:

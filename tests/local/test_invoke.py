@@ -6,6 +6,7 @@ import io
 import tarfile
 import threading
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -317,12 +318,32 @@ def test_many_models_through_little_room(cloud: Cloud) -> None:
             if found != number * 10:
                 wrong.append((number, found))
 
-    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
     assert not wrong
+
+
+def test_a_load_waits_for_those_that_are_on_their_way(cloud: Cloud) -> None:
+    """Asked at the same moment: what is still loading cannot be unloaded yet, and is no reason to refuse the third."""
+    for number in range(2):
+        cloud.publish(f"{number}.tar.gz", size=40, times=number, answer_seconds=1)
+    cloud.publish("2.tar.gz", size=40, times=2, load_seconds=0.5)
+    endpoint = cloud.endpoint(FAKE_ROOM="100")
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda number: cloud.invoke(endpoint, f"{number}.tar.gz", b"10"), range(3)))
+    assert [answer["result"] for answer in answers] == [0, 10, 20]
+
+
+def test_two_that_never_fit_do_not_wait_for_each_other(cloud: Cloud) -> None:
+    targets = [cloud.publish(f"{number}.tar.gz", size=1000, load_seconds=0.2) for number in range(2)]
+    endpoint = cloud.endpoint(FAKE_ROOM="100")
+
+    def status(target: str) -> int:
+        problem = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel=target, Body=b"1")
+        return int(problem["OriginalStatusCode"])
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(status, targets)) == [507, 507]
 
 
 def test_a_model_that_the_container_lost_is_loaded_again(cloud: Cloud) -> None:

@@ -38,6 +38,8 @@ class _Model:
     changed: threading.Event = field(default_factory=threading.Event)
     error: InvokeFailed | None = None
     users: int = 0
+    waits: bool = False
+    """Whether its load waits for others to leave room."""
     used_at: float = field(default_factory=time.monotonic)
     hit: bool = False
 
@@ -358,6 +360,7 @@ class Instance:
                 del self._models[model.target]  # a failed load leaves nothing; the next request tries again
                 if model.error is None:
                     model.error = ModelFailed(500, "The container ended while the model was loading.")
+            self._lock.notify_all()
         model.changed.set()
         what = "loaded" if model.error is None else f"could not be loaded: {str(model.error)[:300]}"
         log(f"{self.label}: {model.target} {what} ({time.monotonic() - began:.2f} s)")
@@ -404,7 +407,7 @@ class Instance:
             if reply.status < 300 or reply.status == 409:
                 observe(self.spec.name, "ModelLoadingTime", (time.monotonic() - loading) * 1e6, "Microseconds")
                 return container
-            if reply.status == 507 and self._make_room(model.target, deadline):
+            if reply.status == 507 and self._make_room(model, deadline):
                 continue
             raise ModelFailed(reply.status, reply.body.decode("utf-8", "replace"))
 
@@ -436,24 +439,34 @@ class Instance:
                 if isinstance(problem, OSError) and problem.errno not in FULL:
                     raise
                 room = self._trim_disk(0)
-                if not room and self._make_room(model.target, deadline):
+                if not room and self._make_room(model, deadline):
                     self._trim_disk(0)
                     room = True  # also where another load, which meets the same full disk, has removed it meanwhile
                 if not room:
                     words = f"There is no room on the disk for {model.target}, and nothing left to unload: {problem}"
                     raise ModelFailed(507, words) from problem
 
-    def _make_room(self, target: str, deadline: float) -> bool:
-        """Unloads the least recently used model that nobody uses; waits while all are in use. False: there is none."""
+    def _make_room(self, model: _Model, deadline: float) -> bool:
+        """Unloads the least recently used model that nobody uses; whether another try to load may succeed.
+
+        While others are in use or on their way into the container it waits: they can be unloaded soon. It does not
+        wait for those that wait for room themselves.
+        """
+        waited = False
         while True:
-            if self._evict_one(besides=target):
+            if self._evict_one(besides=model.target):
                 return True
             with self._lock:
-                others = [m for m in self._models.values() if m.target != target and m.state != "loading"]
+                model.waits = any(other is not model and not other.waits for other in self._models.values())
                 left = deadline - time.monotonic()
-                if not others or left <= 0 or self._stopping:
+                if left <= 0 or self._stopping:
+                    model.waits = False
                     return False
+                if not model.waits:
+                    return waited  # those that it waited for are gone: what they took is free
                 self._lock.wait(min(left, 1.0))
+                model.waits = False
+                waited = True
 
     def _evict_one(self, *, besides: str) -> bool:
         with self._lock:
