@@ -218,6 +218,8 @@ def test_a_pickle_in_an_array_is_refused(container: Container, handler: Make, tm
         ("ValueError('text is missing')", 400),
         ("MemoryError('text is missing')", 507),
         ("RuntimeError('CUDA out of memory: text is missing')", 507),
+        ("RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate: text is missing')", 507),
+        ("RuntimeError('CUDA error: CUBLAS_STATUS_NOT_INITIALIZED in cublasCreate(h): text is missing')", 507),
         ("KeyError('text is missing')", 500),
         ("SystemExit('text is missing')", 500),
     ],

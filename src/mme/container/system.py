@@ -58,6 +58,16 @@ def prefer_for_oom(score: int = 500) -> None:
         Path("/proc/self/oom_score_adj").write_text(str(score))
 
 
+def has_open(file: str) -> bool:
+    """Whether this process has the file open."""
+    with contextlib.suppress(OSError):
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with contextlib.suppress(OSError):
+                if str(descriptor.readlink()) == file:
+                    return True
+    return False
+
+
 def trim_heap() -> None:
     """Give free heap pages back to the system (glibc only)."""
     if _C is not None and hasattr(_C, "malloc_trim"):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from front_parts import Machine
+from front_parts import Machine, model, worker
 
 from mme.container import memory
 from mme.container.config import MiB, read
 from mme.container.errors import ServingError
-from mme.container.front.admission import GPU_CONTEXT, Admission
+from mme.container.front.admission import Admission
+from mme.container.front.cards import GPU_CONTEXT, unseen
 from mme.container.front.counters import Totals
 from mme.container.front.gpu import Gpu, Gpus
 from mme.container.front.models import Model
@@ -89,3 +90,121 @@ def test_gpus_are_read_from_the_library_and_one_that_fails_leaves_the_others() -
     ]
     for visible in ("2", "GPU-bytes"):
         assert [gpu.name for gpu in Gpus(visible, library=Nvml()).look()] == ["GPU-bytes"]
+    for several in ("0,GPU-b", "GPU-"):  # the beginning of an identifier is enough
+        assert len(Gpus(several, library=Nvml()).look()) == 2
+
+
+GiB = 1024 * MiB
+MODEL = GPU_CONTEXT + 120 * MiB  # what a model of 100 MiB is taken to need
+
+
+class Card(Machine):
+    """A machine with one GPU, on which each process takes ``each`` bytes."""
+
+    def __init__(self, total: int, each: int = MODEL) -> None:
+        super().__init__(total=1000 * GiB, available=1000 * GiB)
+        self.card, self.each, self.taken_by_others = total, each, 0
+
+    def look(self) -> list[Gpu]:
+        used = self.each * sum(link.gpu == "GPU-a" for link in self.running) + self.taken_by_others
+        return [Gpu("GPU-a", self.card, self.card - used)]
+
+    def runs(self, of: Model, idle: bool = True) -> None:
+        link = worker(of)
+        link.gpu = "GPU-a"
+        self.running.append(link)
+        if idle:
+            self.idle_models.append(of)
+
+
+def admission_of(machine: Card) -> Admission:
+    return Admission(read({}), Totals(), machine, machine, machine.host)  # type: ignore[arg-type]
+
+
+def test_loads_that_come_together_are_not_promised_the_same_memory() -> None:
+    async def ask() -> list[object]:
+        machine = Card(total=2 * MODEL + MODEL // 2)
+        admission = admission_of(machine)
+        models = [model(str(number), number, mapped=100 * MiB) for number in range(4)]
+        asked = [asyncio.ensure_future(admission.place(each, wait=False)) for each in models]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        placed = [each for each, task in zip(models, asked, strict=True) if task.done()]
+        assert len(placed) == 2  # the others wait for what these really take
+        for each in placed:
+            machine.runs(each, idle=False)
+            admission.keep(each)
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    results = asyncio.run(ask())
+    assert results[:2] == ["GPU-a", "GPU-a"]
+    assert [getattr(result, "status", None) for result in results[2:]] == [507, 507]
+
+
+def test_the_longest_idle_is_parked_for_room_on_the_gpu() -> None:
+    async def ask() -> Card:
+        machine = Card(total=2 * MODEL)
+        for number in range(2):
+            machine.runs(model(f"idle{number}", number, mapped=100 * MiB))
+        admission = admission_of(machine)
+        assert await admission.place(model("new", 9, mapped=100 * MiB), wait=False) == "GPU-a"
+        return machine
+
+    assert asyncio.run(ask()).parked == [("idle0", "gpu memory")]
+
+
+def test_nothing_is_parked_for_a_model_that_no_gpu_can_hold() -> None:
+    async def ask() -> None:
+        machine = Card(total=2 * MODEL)
+        machine.runs(model("idle", 1, mapped=100 * MiB))
+        with pytest.raises(ServingError, match="GPU memory"):
+            await admission_of(machine).place(model("huge", 9, mapped=100 * GiB), wait=False)
+        assert machine.parked == []
+
+    asyncio.run(ask())
+
+
+def test_a_wake_waits_for_work_that_will_end() -> None:
+    async def ask() -> str | None:
+        machine = Card(total=MODEL)
+        at_work = model("at work", 1, mapped=100 * MiB)
+        machine.runs(at_work, idle=False)
+        machine.running[0].sent[1] = object()  # type: ignore[assignment]
+        admission = admission_of(machine)
+        waking = asyncio.ensure_future(admission.place(model("waking", 2, mapped=100 * MiB), wait=True))
+        await asyncio.sleep(0)
+        assert not waking.done()
+        machine.running[0].sent.clear()
+        machine.idle_models.append(at_work)
+        admission.freed()
+        return await waking
+
+    assert asyncio.run(ask()) == "GPU-a"
+
+
+def test_a_gpu_that_runs_short_has_its_longest_idle_model_parked() -> None:
+    async def ask() -> list[tuple[str, str]]:
+        machine = Card(total=16 * GiB)
+        for number in range(3):
+            machine.runs(model(f"idle{number}", number, mapped=100 * MiB))
+        admission = admission_of(machine)
+        for _ in range(8):
+            admission.guard()
+        assert machine.parked == []
+        machine.taken_by_others = 16 * GiB - 3 * MODEL - 50 * MiB
+        for _ in range(8):
+            admission.guard()
+        return machine.parked
+
+    assert asyncio.run(ask()) == [("idle0", "gpu memory")]
+
+
+def test_a_gpu_that_cannot_be_used_is_spoken_of() -> None:
+    class None_(Nvml):
+        def nvmlDeviceGetCount(self) -> int:
+            return 0
+
+    assert unseen(Gpus(library=Nvml()), lambda: True) is None
+    assert unseen(Gpus(library=None_()), lambda: False) is None
+    assert "nvidia-ml-py" in (unseen(Gpus(library=None_()), lambda: True) or "")
+    assert "'MIG-1'" in (unseen(Gpus("MIG-1", library=Nvml()), lambda: True) or "")

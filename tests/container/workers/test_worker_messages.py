@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from mme.container.wire import Decoder, Frame, Kind, pack
 
 START = """
@@ -117,3 +119,26 @@ def test_an_answer_does_not_wait_for_further_work(tmp_path: Path) -> None:
         assert [each for each in kinds(heard) if each[0] == Kind.RESULT] == [(Kind.RESULT, 1), (Kind.RESULT, 2)]
         started = [frame.meta["ids"] for frame in heard if frame.kind == Kind.STARTED]
         assert started == [[1], [2]]
+
+
+def test_a_process_that_lost_the_use_of_its_gpu_answers_and_ends(tmp_path: Path) -> None:
+    code = """
+        class AcceleratorError(RuntimeError): pass
+        def model_fn(folder): return None
+        def predict_fn(data, model):
+            if data == "bad": raise AcceleratorError("CUDA error: device-side assert triggered")
+            if data == "full": raise RuntimeError("CUDA error: out of memory")
+            return data
+    """
+
+    def status(front: Front, number: int, value: str) -> int:
+        front.say(request(number, value), pack(Kind.GRANT, 1))
+        while True:
+            for frame in front.hear():
+                if frame.kind == Kind.RESULT:
+                    return int(frame.meta["status"])
+
+    with worker(tmp_path, code) as front:
+        assert [status(front, 1, "full"), status(front, 2, "good"), status(front, 3, "bad")] == [507, 200, 500]
+        with pytest.raises(AssertionError, match="the worker has ended"):
+            front.hear()

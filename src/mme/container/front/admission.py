@@ -6,7 +6,7 @@ not fit, models that have more than they need give that back (see busy.py), then
 first. Where that is not enough, a wake-up waits as long as anything is being computed (for that will end), and a LOAD
 gets 507, so that the platform unloads something. Where memory runs short later, the same is given back, idle models are
 parked, then the process that takes most is ended, before the kernel ends one of its choice. GPUs are treated alike,
-each by itself.
+each by itself (see cards.py).
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from typing import Protocol
 
 from mme.container import errors, memory
 from mme.container.config import MiB, Settings
+from mme.container.front.cards import Cards
 from mme.container.front.counters import Totals
-from mme.container.front.gpu import Gpu, Gpus
+from mme.container.front.gpu import Gpus
 from mme.container.front.models import Model, WorkerLink
 
-GPU_CONTEXT = 600 * MiB  # what CUDA itself takes on the device for each process
 GIVE_BACK_SECONDS = 1.0  # how long a busy model's memory is waited for before others are parked
 PARK_AT_ONCE = 4  # so that a burst of wake-ups does not wait for one ending each
 
@@ -62,7 +62,7 @@ class Admission:
         self._settings = settings
         self._totals = totals
         self._effects = effects
-        self._gpus = gpus
+        self._cards = Cards(settings, totals, effects, gpus)
         self._host = host
         self._promised: dict[Model, int] = {}  # bytes
         self._freed = asyncio.Event()
@@ -70,10 +70,12 @@ class Admission:
     def freed(self) -> None:
         """A worker became idle or ended: whoever waits for room looks again."""
         self._freed.set()
+        self._cards.freed()
 
     def keep(self, model: Model) -> None:
         """The load is over. What was promised is in use now, or free again."""
         self._promised.pop(model, None)
+        self._cards.keep(model)
 
     async def promise(self, model: Model, wait: bool) -> None:
         """Promise a model its memory until :meth:`keep`. Raises 507 where there is not enough (see the module)."""
@@ -108,34 +110,12 @@ class Admission:
         return min(self._budget()) >= size
 
     async def place(self, model: Model, wait: bool) -> str | None:
-        """The GPU for a new worker: the one with most memory free, once enough is. None where there is no GPU."""
-        need = GPU_CONTEXT + int((model.weights.mapped + model.weights.copied) * 1.2)
-        while True:
-            self._freed.clear()
-            gpus = self._gpus.look() if self._gpus is not None else []
-            if not gpus:
-                if self._settings.device == "cuda":
-                    raise errors.internal("MME_DEVICE is cuda, but no GPU can be seen here")
-                return None
-            best = max(gpus, key=self._gpu_free)
-            if self._gpu_free(best) >= need:
-                return best.name
-            victims = [
-                victim
-                for victim in self._effects.idle()
-                if victim is not model and victim.worker and victim.worker.gpu == best.name
-            ]
-            if victims:
-                await self._effects.park(victims[0], "gpu memory")
-            elif not (wait and await self._some_work_ended()):
-                self._totals.no_memory += 1
-                raise errors.out_of_memory(
-                    f"Model {model.name} needs about {need // MiB} MiB of GPU memory; at most "
-                    f"{max(0, self._gpu_free(best)) // MiB} MiB are free on one GPU. Unload a model that is not in use"
-                )
+        """The GPU for a new worker, once it has room until :meth:`keep`. None where there is no GPU. Raises 507."""
+        return await self._cards.place(model, wait)
 
     def guard(self) -> None:
         """When memory is about to end, end a worker of ours before the kernel ends one of its choice."""
+        self._cards.guard()
         workers = list(self._effects.workers())
         if not workers:
             return
@@ -191,12 +171,3 @@ class Admission:
                 files[key] = key[2]
         planned = private + sum(files.values()) + self._effects.base_bytes()
         return available - promised - beginning - reserve, total - planned - reserve
-
-    def _gpu_free(self, gpu: Gpu) -> int:
-        """What is free on a GPU less what loads in progress are about to take."""
-        coming = [
-            worker.model.weights
-            for worker in self._effects.workers()
-            if worker.gpu == gpu.name and not worker.ready.done()
-        ]
-        return gpu.free - sum(GPU_CONTEXT + weights.mapped + weights.copied for weights in coming)

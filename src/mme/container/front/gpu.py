@@ -37,7 +37,7 @@ class Gpus:
     """Looks the GPUs up anew at each call. ``visible`` is the value of CUDA_VISIBLE_DEVICES, where it is set."""
 
     def __init__(self, visible: str | None = None, library: Any = None) -> None:
-        self._visible = None if visible is None else [part.strip() for part in visible.split(",") if part.strip()]
+        self.visible = None if visible is None else [part.strip() for part in visible.split(",") if part.strip()]
         self._library = library or _library()
 
     def look(self) -> list[Gpu]:
@@ -51,7 +51,16 @@ class Gpus:
                     device = library.nvmlDeviceGetHandleByIndex(index)
                     uuid = library.nvmlDeviceGetUUID(device)
                     uuid = uuid.decode() if isinstance(uuid, bytes) else uuid
-                    if self._visible is None or str(index) in self._visible or uuid in self._visible:
+                    if self._may_be_used(index, uuid):
                         memory = library.nvmlDeviceGetMemoryInfo(device)
                         gpus.append(Gpu(uuid, int(memory.total), int(memory.free)))
         return gpus
+
+    def _may_be_used(self, index: int, uuid: str) -> bool:
+        """As CUDA reads the variable: indexes, or identifiers, of which a beginning that no other has is enough."""
+        if self.visible is None:
+            return True
+        return any(
+            part == str(index) or (part.startswith("GPU-") and uuid.startswith(part)) or part == uuid
+            for part in self.visible
+        )

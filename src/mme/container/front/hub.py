@@ -12,10 +12,12 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from mme.container import errors
 from mme.container.config import Settings
+from mme.container.front import cards
 from mme.container.front.admission import Admission
 from mme.container.front.budget import Budget
 from mme.container.front.busy import Busy
@@ -47,6 +49,8 @@ class Hub:
         self.gone: Callable[[Model], None] = lambda _: None  # called with a model that is not loaded any more
         self._numbers = 0
         gpus = Gpus(os.environ.get("CUDA_VISIBLE_DEVICES")) if settings.device != "cpu" else None
+        if gpus is not None and (why := cards.unseen(gpus, Path("/dev/nvidiactl").exists)):
+            log("warning", "gpu", message=why)
         self._admission = Admission(settings, self.totals, self, gpus)
         self._requests = Requests(settings, self.totals, self)
         self._scheduler: Scheduler[WorkerLink] = Scheduler(

@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "ORT_DISABLE_TELEMETRY": "1",  # nothing is reported to anyone, and no thread for it starts before the forks
     "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking whether there is a GPU must not begin CUDA before the forks
+    "CUDA_MODULE_LOADING": "LAZY",  # the default of CUDA from 12.2 on: kernels take memory once they are used
     "TRANSFORMERS_VERBOSITY": "error",
     "TOKENIZERS_PARALLELISM": "false",  # threads of a tokenizer fight with those that compute
     "OPENBLAS_NUM_THREADS": "1",  # numpy's threads would start at import, before the forks

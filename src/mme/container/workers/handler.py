@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from mme.container.errors import HandlerError, ServingError
-from mme.container.workers import codec, vendored
+from mme.container.workers import codec, cuda, vendored
 from mme.container.workers.context import Context
 from mme.container.workers.pipeline import default_pipeline, pipeline_predict
 
@@ -230,13 +230,18 @@ def _words(said: object) -> str:
         return f"{type(said).__name__}, which cannot say more: its __str__ fails"
 
 
+def ruins_process(error: BaseException) -> bool:
+    """Whether the process can use its GPU no longer after the error."""
+    return not isinstance(error, ServingError) and cuda.ruins(error, _words(error))
+
+
 def client_error(error: BaseException) -> ServingError:
     """What the client is told about an exception of the handler's."""
     name = type(error).__name__
     text = _words(error) or name
     if isinstance(error, ServingError):
         return error
-    if isinstance(error, MemoryError) or name == "OutOfMemoryError" or "out of memory" in text.lower():
+    if cuda.out_of_memory(error, text):
         return ServingError(507, "InsufficientMemoryException", f"Out of memory: {text}")
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "no space left on device" in text.lower():
         return ServingError(507, "InsufficientStorageException", f"The disk is full: {text}")

@@ -52,26 +52,35 @@ TRANSFORMERS_NAMES = (
 
 def warm(modules: Sequence[str]) -> None:
     """Import what models need, once. A module that is not installed is left to the handlers that want it."""
+    began = False
     for module in modules:
+        _import(module)
+        if not began and system.has_open("/dev/nvidia-uvm"):  # which asking for the GPUs does not open
+            began = True
+            sys.stderr.write(
+                f"MME_PRELOAD: {module} began to use CUDA while it was imported, so no model can use a GPU: a process "
+                "that is forked after that cannot. Leave it out of MME_PRELOAD\n"
+            )
+
+
+def _import(module: str) -> None:
+    try:
+        imported = importlib.import_module(module)
+    except ImportError as error:
+        sys.stderr.write(f"MME_PRELOAD: {module} cannot be imported ({error}); models go without it\n")
+        return
+    if module == "torch":
+        imported.set_num_threads(1)  # more than one would start threads, which do not survive a fork
+    elif module == "transformers":
+        for name in TRANSFORMERS_NAMES:
+            with contextlib.suppress(ImportError, AttributeError):
+                getattr(imported, name)
         try:
-            imported = importlib.import_module(module)
-        except ImportError as error:
-            sys.stderr.write(f"MME_PRELOAD: {module} cannot be imported ({error}); models go without it\n")
-            continue
-        if module == "torch":
-            imported.set_num_threads(1)  # more than one would start threads, which do not survive a fork
-        elif module == "transformers":
-            for name in TRANSFORMERS_NAMES:
-                with contextlib.suppress(ImportError, AttributeError):
-                    getattr(imported, name)
-            try:
-                templates.exercise()
-            except (
-                Exception
-            ) as error:  # no room for temporary files, say: models then make for themselves what it makes
-                sys.stderr.write(f"The tiny models that warm up transformers could not be run: {error!r}\n")
-        elif module == "onnxruntime":
-            _warm_onnxruntime(imported)
+            templates.exercise()
+        except Exception as error:  # no room for temporary files, say: models then make for themselves what it makes
+            sys.stderr.write(f"The tiny models that warm up transformers could not be run: {error!r}\n")
+    elif module == "onnxruntime":
+        _warm_onnxruntime(imported)
 
 
 # y = x, as an ONNX model.

@@ -26,7 +26,8 @@ from typing import Any
 from mme.container import memory, system
 from mme.container.errors import ServingError, internal
 from mme.container.wire import Decoder, Frame, Kind, pack
-from mme.container.workers.handler import Answer, Handler, Offer, Steps, client_error
+from mme.container.workers import cuda
+from mme.container.workers.handler import Answer, Handler, Offer, Steps, client_error, ruins_process
 from mme.container.workers.templates import Templates
 
 IDLE_SECONDS = 1.0
@@ -78,9 +79,7 @@ class Worker:
         self._pid = os.getpid()
         self._decoder = Decoder()
         self._pending: deque[Pending] = deque()
-        self._granted = False
-        self._yield = False
-        self._worked = False
+        self._granted = self._yield = self._worked = False
         self._threads = 0
         self._idle_reported = False
         self._expected = 1  # requests in the next batch, going by the last one
@@ -94,6 +93,7 @@ class Worker:
         self._held: list[bytes] = []  # what is to be sent
         self._held_since = 0.0
         self._more: More | None = None
+        self._ruined = False  # an error has left this process without the use of its GPU
 
     def run(self) -> None:
         """Load the model, then serve until the front closes the socket."""
@@ -128,6 +128,7 @@ class Worker:
             meta["offered"] = int(self._handler.offer.bytes)
         self._send(Kind.READY, meta=meta)
         self._serve(self._handler)
+        self._send_held()
 
     def _serve(self, handler: Handler) -> None:
         while True:
@@ -143,7 +144,7 @@ class Worker:
                     if self._wait_until and not self._await_company():
                         return
                     self._batch(handler)
-                if not self._receive(wait=False):
+                if self._ruined or not self._receive(wait=False):
                     return
                 if (self._pending or self._joined) and not self._yield:
                     self._send_held()
@@ -230,6 +231,7 @@ class Worker:
     def _report_idle(self) -> None:
         self._idle_reported = True
         system.trim_heap()
+        cuda.give_back()
         self._send(Kind.MEMORY, meta={"private": memory.private()})
 
     def _report_extra(self, private: int, extra: int, error: str) -> None:
@@ -414,6 +416,7 @@ class Worker:
 
     def _fail(self, entry: Pending, error: BaseException) -> None:
         refusal = client_error(error)
+        self._ruined |= ruins_process(error)
         if not isinstance(error, ServingError):
             refused = refusal.status < 500
             self._refusals += refused

@@ -1,0 +1,36 @@
+"""What a model's process has to know of CUDA: which errors say that the GPU's memory is full, which leave the process
+without the use of its GPU, and how to give back what torch holds of its memory. CUDA need not be there."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+# What CUDA's libraries say where the device's memory is full, beside "out of memory".
+_ALLOCATION = ("cublas_status_alloc_failed", "cudnn_status_alloc_failed", "cusparse_status_alloc_failed")
+_HANDLES = ("cublascreate", "cublasltcreate", "cudnncreate")  # "not initialized" there means the same
+
+
+def out_of_memory(error: BaseException, text: str) -> bool:
+    """Whether the error, which says ``text``, is one of memory: the device's or the machine's."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    text = text.lower()
+    if "out of memory" in text or any(word in text for word in _ALLOCATION):
+        return True
+    return "status_not_initialized" in text and any(word in text for word in _HANDLES)
+
+
+def ruins(error: BaseException, text: str) -> bool:
+    """Whether the error leaves CUDA unusable in this process, so that every later call fails with the same: a failed
+    assertion in a kernel (a token that the model does not have), an access to memory that is not there."""
+    raised = isinstance(error, RuntimeError) and not out_of_memory(error, text)
+    return raised and (type(error).__name__ == "AcceleratorError" or text.startswith("CUDA error: "))
+
+
+def give_back() -> None:
+    """Let go of what torch holds of the GPU's memory for later passes: other models' processes may need it now."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        with contextlib.suppress(RuntimeError):
+            torch.cuda.empty_cache()
