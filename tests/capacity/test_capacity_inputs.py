@@ -364,32 +364,28 @@ def test_a_live_endpoints_metrics_are_traffic(local_aws: LocalAws) -> None:
     name = f"e{uuid.uuid4().hex[:8]}"
     end = datetime.now(timezone.utc).replace(second=0, microsecond=0)
     dimensions = [{"Name": "EndpointName", "Value": name}, {"Name": "VariantName", "Value": "v"}]
-    for space, metric, value in (
-        ("AWS/SageMaker", "Invocations", 120.0),
-        ("AWS/SageMaker", "ModelCacheHit", 0.75),
-        ("/aws/sagemaker/Endpoints", "LoadedModelCount", 40.0),
-    ):
-        cloudwatch.put_metric_data(
-            Namespace=space,
-            MetricData=[
-                {
-                    "MetricName": metric,
-                    "Dimensions": dimensions,
-                    "Timestamp": end - timedelta(minutes=minute, seconds=-5),
-                    "Value": value,
-                }
-                for minute in (10, 20)
-            ],
-        )
-    seen = live.read(cloudwatch, name, ["v"], end, 1.0)
-    assert (seen.per_minute.sum(), seen.per_minute.max(), seen.hit_ratio, seen.loaded) == (240, 120, 0.75, 40)
+    # Ninety requests of one minute and thirty of another, with other shares of hits, and one of the minute that runs.
+    minutes = [(10, 90, 81, 45.0), (20, 30, 9, 35.0)]
+    for minute, requests, hits, loaded in minutes:
+        moment = end - timedelta(minutes=minute, seconds=-5)
+        counted = {"SampleCount": requests, "Sum": hits, "Minimum": 0, "Maximum": 1}
+        for space, metric, values in (
+            ("AWS/SageMaker", "Invocations", {"Value": float(requests)}),
+            ("AWS/SageMaker", "ModelCacheHit", {"StatisticValues": counted}),
+            ("/aws/sagemaker/Endpoints", "LoadedModelCount", {"Value": loaded}),
+        ):
+            data = {"MetricName": metric, "Dimensions": dimensions, "Timestamp": moment, **values}
+            cloudwatch.put_metric_data(Namespace=space, MetricData=[data])
+    seen = live.read(cloudwatch, name, ["v"], end + timedelta(seconds=30), 1.0)
+    assert (seen.per_minute.sum(), seen.per_minute.max(), seen.hit_ratio, seen.loaded) == (120, 90, 0.75, 40)
+    assert list(np.flatnonzero(seen.per_minute)) == [39, 49], "CloudWatch's minutes, the running one last"
     power = live.exponent(seen, 200)
     assert power is not None
     weights = 1.0 / np.arange(1, 201) ** power
     assert che_hit_ratio(weights, np.ones(200), 40) == pytest.approx(0.75, abs=0.001)
     asked, rates = live.requests(seen, 200, power)
-    assert len(asked) == 240
-    assert rates.sum() == pytest.approx(240 / 3600)
+    assert len(asked) == 120
+    assert rates.sum() == pytest.approx(120 / 3600)
     assert live.exponent(seen, 30) is None
     with pytest.raises(EndpointError, match="had no invocations"):
         live.read(cloudwatch, "nobody", ["v"], end, 1.0)

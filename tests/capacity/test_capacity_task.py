@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 from pathlib import Path
@@ -90,6 +91,7 @@ def test_no_request_and_a_single_model_are_right(capacity: Any, tmp_path: Path) 
     assert planned.json["best"]["instances"] == 1
     assert planned.json["best"]["p99"] is None
     assert "nan" not in planned.out
+    assert any("nobody asks, so that the fewest instances" in line for line in planned.json["assumptions"])
     simulated = capacity("simulate", *given, "--count", "2")
     assert simulated.code == 0, simulated.err
     assert simulated.json["usd_month"] == pytest.approx(2 * 0.115 * 730)
@@ -155,6 +157,26 @@ def test_models_of_a_catalogue_need_their_archives(capacity: Any, tmp_path: Path
     done = capacity("plan", "--catalog", "models.toml", "--zipf", "1", "--rate", "1")
     assert done.code == 2
     assert "There is no archive of bert in dist" in done.err
+
+
+def test_of_a_catalogues_models_the_newest_archives_count_and_no_others(capacity: Any, tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "config.json").write_text("{}")
+    (tmp_path / "models.toml").write_text('[models.bert]\nsource = "folder:source"\nhandler = "embedding"\n')
+    (tmp_path / "dist").mkdir()
+    names = ("bert-0123456789ab", "bert-aaaaaaaaaaaa", "bert-large-0123456789ab", "bert-note")
+    for age, name in enumerate(names):
+        archive = tmp_path / "dist" / f"{name}.tar.gz"
+        archive.write_bytes(bytes(1000 * (age + 1)))
+        os.utime(archive, (1e9 - age, 1e9 - age))
+    keys = ("archive_bytes", "disk_bytes", "weights_bytes", "private_bytes", "parked_bytes", "load_seconds")
+    sample = dict.fromkeys((*keys, "wake_seconds", "answer_seconds", "answer_cores"), 0.01)
+    document = {"format": 1, "container": "ours", "models": {"bert-0123456789ab.tar.gz": sample}}
+    (tmp_path / "needs.json").write_text(json.dumps(document))
+    given = ("--catalog", "models.toml", "--needs", "needs.json", "--zipf", "1", "--rate", "1", "--type", "ml.m5.large")
+    done = capacity("simulate", *given, "--count", "1", "--per-model", "--json")
+    assert done.code == 0, done.err
+    assert list(done.json["models"]) == ["bert-0123456789ab.tar.gz"]
 
 
 def test_the_worked_example_is_what_the_page_says(capacity: Any, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
@@ -14,15 +14,22 @@ from mme.capacity.simulate import Requests
 from mme.capacity.state import Floats
 from mme.capacity.trace import popularity
 from mme.errors import EndpointError
+from mme.operate.metrics import points
 
 PERIOD = 60
-METRICS = (("Invocations", "Sum"), ("ModelCacheHit", "Average"), ("LoadedModelCount", "Average"))
+MACHINE = "/aws/sagemaker/Endpoints"
+METRICS = (
+    ("AWS/SageMaker", "Invocations", "Sum"),
+    ("AWS/SageMaker", "ModelCacheHit", "Sum"),
+    ("AWS/SageMaker", "ModelCacheHit", "SampleCount"),
+    (MACHINE, "LoadedModelCount", "Average"),
+)
 
 
 @dataclass(frozen=True)
 class Live:
-    """``per_minute``: requests of each minute. ``hit_ratio`` and ``loaded`` (models on an instance): averages; None
-    where the endpoint has reported none."""
+    """``per_minute``: requests of each minute. ``hit_ratio``: the share of all requests that found their model loaded.
+    ``loaded``: models on an instance, the average of the minutes. None where the endpoint has reported none."""
 
     per_minute: Floats
     hit_ratio: float | None
@@ -34,39 +41,30 @@ def read(cloudwatch: Any, endpoint: str, variants: Sequence[str], end: datetime,
 
     No metric of SageMaker's is per model, so what they tell of popularity is the hit ratio alone (see ``exponent``).
     """
-    start = end - timedelta(hours=hours)
     minutes = max(1, round(hours * 60))
+    # CloudWatch's minutes are those of the clock: the last one is the one that is running.
+    end = datetime.fromtimestamp((end.timestamp() // PERIOD + 1) * PERIOD, timezone.utc)
+    start = end - timedelta(seconds=minutes * PERIOD)
     counts = np.zeros(minutes)
-    series: dict[str, list[float]] = {name: [] for name, _ in METRICS}
-    queries = []
-    for at, variant in enumerate(variants):
-        for name, statistic in METRICS:
-            space = "/aws/sagemaker/Endpoints" if name == "LoadedModelCount" else "AWS/SageMaker"
-            dimensions = [{"Name": "EndpointName", "Value": endpoint}, {"Name": "VariantName", "Value": variant}]
-            metric = {"Namespace": space, "MetricName": name, "Dimensions": dimensions}
-            queries.append(
-                {"Id": f"{name.lower()}{at}", "MetricStat": {"Metric": metric, "Period": PERIOD, "Stat": statistic}}
-            )
-    pages = cloudwatch.get_paginator("get_metric_data").paginate(
-        MetricDataQueries=queries, StartTime=start, EndTime=end, ScanBy="TimestampAscending"
-    )
-    for page in pages:
-        for result in page["MetricDataResults"]:
-            name = next(name for name, _ in METRICS if result["Id"].startswith(name.lower()))
-            for moment, value in zip(result["Timestamps"], result["Values"], strict=True):
-                if name == "Invocations":
-                    minute = int((moment - start).total_seconds() // PERIOD)
-                    if 0 <= minute < minutes:
-                        counts[minute] += value
-                else:
-                    series[name].append(float(value))
+    hits = asked = 0.0
+    loaded: list[float] = []
+    queries = [(variant, *metric) for variant in variants for metric in METRICS]
+    for (_, _, name, statistic), values in points(cloudwatch, endpoint, queries, start, end, PERIOD).items():
+        if name == "Invocations":
+            for moment, value in values:
+                counts[int((moment - start).total_seconds() // PERIOD)] += value
+        elif name == "LoadedModelCount":
+            loaded += [value for _, value in values]
+        elif statistic == "Sum":
+            hits += sum(value for _, value in values)
+        else:
+            asked += sum(value for _, value in values)
     if counts.sum() < 1:
         raise EndpointError(
             f"The endpoint {endpoint} had no invocations in the last {hours:g} hours.",
             "Take more hours (--hours), or describe the traffic with --zipf and --rate.",
         )
-    hits, loaded = series["ModelCacheHit"], series["LoadedModelCount"]
-    return Live(counts, float(np.mean(hits)) if hits else None, float(np.mean(loaded)) if loaded else None)
+    return Live(counts, hits / asked if asked else None, float(np.mean(loaded)) if loaded else None)
 
 
 def exponent(live: Live, count: int) -> float | None:

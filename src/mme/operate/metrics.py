@@ -74,7 +74,32 @@ class Figures:
     disk: float | None
 
 
+Asked = tuple[str, str, str, str]
+"""A query: variant, namespace, metric, statistic."""
 Values = dict[tuple[str, str], list[float]]  # (metric, statistic) -> values, oldest first
+
+
+def points(
+    cloudwatch: CloudWatchClient, endpoint: str, asked: Sequence[Asked], since: datetime, until: datetime, period: int
+) -> dict[Asked, list[tuple[datetime, float]]]:
+    """What was reported for each query from ``since`` to ``until``: the begin of each ``period`` (seconds, a multiple
+    of 60) that has a value, and the value, oldest first. One call for each 500 queries. Raises EndpointError."""
+    found: dict[Asked, list[tuple[datetime, float]]] = {one: [] for one in asked}
+    for start in range(0, len(asked), QUERIES):
+        batch = asked[start : start + QUERIES]
+        with explained(f"read the metrics of endpoint {endpoint}", error=EndpointError):
+            pages = cloudwatch.get_paginator("get_metric_data").paginate(
+                MetricDataQueries=[_query(f"m{at}", endpoint, period, *item) for at, item in enumerate(batch)],
+                StartTime=since,
+                EndTime=until,
+                ScanBy="TimestampAscending",
+            )
+            for page in pages:
+                for result in page["MetricDataResults"]:
+                    found[batch[int(result["Id"][1:])]] += zip(
+                        result["Timestamps"], map(float, result["Values"]), strict=True
+                    )
+    return found
 
 
 def read(
@@ -87,19 +112,9 @@ def read(
     since = datetime.fromtimestamp(last - period * (PARTS + 1), timezone.utc)
     asked = [(variant, *statistic) for variant in variants for statistic in STATISTICS]
     series: dict[str, Values] = {variant: {} for variant in variants}
-    for start in range(0, len(asked), QUERIES):
-        batch = asked[start : start + QUERIES]
-        with explained(f"read the metrics of endpoint {endpoint}", error=EndpointError):
-            pages = cloudwatch.get_paginator("get_metric_data").paginate(
-                MetricDataQueries=[_query(f"m{at}", endpoint, period, *item) for at, item in enumerate(batch)],
-                StartTime=since,
-                EndTime=datetime.fromtimestamp(last, timezone.utc),
-                ScanBy="TimestampAscending",
-            )
-            for page in pages:
-                for result in page["MetricDataResults"]:
-                    variant, _, metric, statistic = batch[int(result["Id"][1:])]
-                    series[variant].setdefault((metric, statistic), []).extend(map(float, result["Values"]))
+    until = datetime.fromtimestamp(last, timezone.utc)
+    for (variant, _, metric, statistic), values in points(cloudwatch, endpoint, asked, since, until, period).items():
+        series[variant][metric, statistic] = [value for _, value in values]
     return {variant: _figures(since, values) for variant, values in series.items()}
 
 
@@ -121,7 +136,7 @@ def _figures(since: datetime, values: Values) -> Figures:
         return Timing(round(count), total(metric) / count / 1e6, (highest(metric) or 0) / 1e6) if count else None
 
     asked = total("ModelCacheHit", "SampleCount")
-    loaded = values.get(("LoadedModelCount", "Maximum"))
+    loaded = values.get(("LoadedModelCount", "Maximum"), ())
     return Figures(
         since=since,
         requests=round(total("Invocations")),

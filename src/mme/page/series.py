@@ -7,8 +7,6 @@ from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from mme.aws import explained
-from mme.errors import EndpointError
 from mme.operate import metrics
 from mme.operate.facts import Variant
 
@@ -41,39 +39,13 @@ def read(cloudwatch: CloudWatchClient, endpoint: str, variants: Iterable[Variant
     count = HOURS * 3600 // step
     start = end - count * step
     asked = [(variant.name, *item) for variant in variants for item in _ASKED]
-    values: dict[tuple[str, str, str], dict[int, float]] = {}
-    for at in range(0, len(asked), metrics.QUERIES):
-        batch = asked[at : at + metrics.QUERIES]
-        queries: Any = [
-            {
-                "Id": f"m{number}",
-                "MetricStat": {
-                    "Metric": {
-                        "Namespace": space,
-                        "MetricName": metric,
-                        "Dimensions": [
-                            {"Name": "EndpointName", "Value": endpoint},
-                            {"Name": "VariantName", "Value": variant},
-                        ],
-                    },
-                    "Period": step,
-                    "Stat": statistic,
-                },
-            }
-            for number, (variant, space, metric, statistic) in enumerate(batch)
-        ]
-        with explained(f"read the metrics of endpoint {endpoint}", error=EndpointError):
-            for page in cloudwatch.get_paginator("get_metric_data").paginate(
-                MetricDataQueries=queries,
-                StartTime=datetime.fromtimestamp(start, timezone.utc),
-                EndTime=datetime.fromtimestamp(end, timezone.utc),
-            ):
-                for result in page["MetricDataResults"]:
-                    variant, _, metric, statistic = batch[int(result["Id"][1:])]
-                    points = values.setdefault((variant, metric, statistic), {})
-                    for moment, value in zip(result["Timestamps"], result["Values"], strict=True):
-                        place = (int(moment.timestamp()) - start) // step
-                        points[place] = float(value)
+    since, until = (datetime.fromtimestamp(moment, timezone.utc) for moment in (start, end))
+    values: dict[tuple[str, str, str], dict[int, float]] = {
+        (variant, metric, statistic): {(int(moment.timestamp()) - start) // step: value for moment, value in points}
+        for (variant, _, metric, statistic), points in metrics.points(
+            cloudwatch, endpoint, asked, since, until, step
+        ).items()
+    }
 
     def row(variant: str, metric: str, statistic: str) -> list[float | None]:
         points = values.get((variant, metric, statistic), {})

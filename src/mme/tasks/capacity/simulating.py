@@ -1,0 +1,75 @@
+"""One fleet in detail."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from invoke import Context
+
+from mme import console
+from mme.capacity import fleets, report
+from mme.capacity import simulate as simulation
+from mme.errors import UsageError
+from mme.settings import Settings
+from mme.tasks.capacity.asked import Asked, counted, number
+from mme.tasks.capacity.given import models_of, prices_of, say_if_slow, settings_of, traffic_of
+from mme.tasks.command import print_json
+
+
+def simulate(context: Context, asked: Asked, settings: Settings) -> None:
+    if len(asked.type) != 1 or asked.count is None:
+        raise UsageError("Which fleet?", "Give --type ml.m5.xlarge --count 4.")
+    assumed = settings_of(asked)
+    prices = prices_of(asked, settings)
+    kind = prices.type(asked.type[0])
+    if kind.gpu:
+        raise UsageError(f"{kind.name} has a GPU, and the simulation knows processors only.")
+    models = models_of(context, asked, settings)
+    assumed = replace(assumed, serving=models.measured(assumed.serving))
+    requests, rates, words, _ = traffic_of(asked, settings, models, None)
+    fleet = fleets.fleet_of(kind, int(number("--count", asked.count, 1, 10_000)), models, assumed)
+    if asked.deployments:
+        fleet = replace(fleet, deployments=tuple(number("--deployments", t) for t in asked.deployments.split(",")))
+    popular = int(number("--warm", asked.warm, 0, len(models)))
+    fleet = replace(fleet, warm=tuple(int(m) for m in np.argsort(-rates)[:popular]))
+    if asked.autoscale:
+        parts = asked.autoscale.split(",")
+        if len(parts) != 3:
+            raise UsageError(f"--autoscale takes MIN,MAX,TARGET, such as 2,8,600, not {asked.autoscale!r}.")
+        least, most = (int(number("--autoscale", part, 1, 10_000)) for part in parts[:2])
+        fleet = replace(fleet, autoscaling=simulation.Autoscaling(least, most, number("--autoscale", parts[2], 1e-9)))
+    say_if_slow()
+    outcome = simulation.simulate(fleets.on(kind, models, assumed), requests, fleet, seed=assumed.seed)
+    hours = outcome.seconds / 3600
+    mean = outcome.instance_hours / hours if hours else fleet.instances
+    usd = mean * prices.month(kind.usd_per_hour)
+    notes = report.assumptions(models, prices, assumed, words)
+    if asked.json:
+        answer = report.outcome_json(outcome, models, asked.per_model)
+        print_json({**answer, "usd_month": usd, "assumptions": notes})
+        return
+    figures = report.outcome_json(outcome, models, False)
+    print(
+        f"{fleet.instances} x {kind.name}, {usd:,.0f} USD a month; {counted(len(models))}; caches empty at the start.\n"
+    )
+    rows = [
+        ("requests", f"{figures['requests']:,}"),
+        ("model loaded when they came", report.share(outcome.hit_ratio)),
+        *((f"  {name}", report.share(value)) for name, value in figures["met"].items()),
+        ("p50, p95, p99", ", ".join(report.ms(outcome.percentile(p)) for p in (50, 95, 99))),
+        *((name.replace("_", " "), f"{value:,}") for name, value in figures["outcomes"].items() if value),
+        ("loads, again on the same instance", f"{outcome.loads:,}, {outcome.reloads:,}"),
+        ("unloads, parks, wakes", f"{outcome.unloads:,}, {outcome.parks:,}, {outcome.wakes:,}"),
+        (
+            "processor, network, memory",
+            ", ".join(report.share(v) for v in (outcome.processor, outcome.network, outcome.memory_mean)),
+        ),
+        ("instance hours", f"{outcome.instance_hours:.1f}"),
+    ]
+    if fleet.autoscaling:
+        rows.append(("instances added, removed", f"{outcome.scaled_out}, {outcome.scaled_in}"))
+    print(console.table(("", ""), rows))
+    print()
+    for line in notes:
+        print(line)
