@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import signal
@@ -111,7 +112,28 @@ def test_other_methods_are_refused(container: Container, handler: Make, method: 
     assert container.load("one", handler("first", NAMED)).status == 200
     answer = container.call(method, path, "{}")
     assert answer.status == 405
+    allowed = answer.headers["allow"].split(", ")
+    assert allowed
+    assert method not in allowed
     assert container.names() == ["one"]
+
+
+def test_a_name_that_is_no_text_names_no_model(container: Container, handler: Make) -> None:
+    """%FF is not UTF-8: read leniently it would be answered by the model that is called by the sign for such bytes."""
+    assert container.load("\ufffd", handler("first", NAMED)).status == 200
+    assert container.call("POST", "/models/%EF%BF%BD/invoke", "{}").status == 200
+    for method, path in (("POST", "/models/%FF/invoke"), ("GET", "/models/%FF"), ("DELETE", "/models/%ff")):
+        assert container.call(method, path, "{}").status == 400
+    assert container.names() == ["\ufffd"]
+    assert container.call("DELETE", "/models/%EF%BF%BD").status == 200
+
+
+def test_a_body_in_a_content_coding_is_refused(container: Container, handler: Make) -> None:
+    """A handler would take gzip's bytes for the body itself."""
+    assert container.load("one", handler("first", NAMED)).status == 200
+    answer = container.invoke("one", gzip.compress(b"{}"), Content_Encoding="gzip")
+    assert (answer.status, "gzip" in answer.json()["message"]) == (415, True)
+    assert container.invoke("one", b"{}", Content_Encoding="identity").status == 200
 
 
 def test_unknown_path(container: Container) -> None:

@@ -28,8 +28,8 @@ from typing import Protocol, cast
 
 import httptools
 
-from mme.container.errors import error_body
-from mme.container.front import heads
+from mme.container.errors import ServingError, error_body
+from mme.container.front import framing, heads
 from mme.container.front.budget import Budget
 from mme.container.front.turns import PATIENT_SECONDS, Turns
 
@@ -110,6 +110,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
         self._url = b""
         self._headers: dict[str, str] = {}
+        self._repeated: dict[str, list[str]] = {}  # values of headers that come in several lines
+        self._head_read = False
         self._head_size = 0
         self._body = bytearray()
         self._in_message = False
@@ -237,7 +239,7 @@ class Connection(asyncio.Protocol):
         """Parse what has arrived, piece by piece, as long as more of it is of use now."""
         began = time.monotonic()
         at = 0
-        while at < len(data) and not (self._refused or self._refusal) and self._transport is not None:
+        while at < len(data) and not (self._refused or self._refusal) and self._open():
             if self._waiting or self._unsent or (at and time.monotonic() - began > TURN_SECONDS):
                 self._rest = data[at:]
                 break
@@ -264,7 +266,7 @@ class Connection(asyncio.Protocol):
         if self._free() and self._refusal and not self._waiting:
             refusal, self._refusal = self._refusal, None
             self._refuse(*refusal)
-        elif self._rest and not self._waiting and not self._unsent and self._transport is not None:
+        elif self._rest and not self._waiting and not self._unsent and self._open():
             data, self._rest = self._rest, b""
             self._feed(data)
             return
@@ -272,7 +274,11 @@ class Connection(asyncio.Protocol):
 
     def _free(self) -> bool:
         """Whether another request may begin."""
-        return self._current is None and not self._unsent and self._transport is not None
+        return self._current is None and not self._unsent and self._open()
+
+    def _open(self) -> bool:
+        """Whether the connection goes on: what comes behind the last request of one that does not is nobody's."""
+        return self._transport is not None and not self._transport.is_closing()
 
     def _arrange(self, long: bool = False) -> None:
         """Read on, or stop reading; ask for a turn where there is something to parse."""
@@ -307,7 +313,7 @@ class Connection(asyncio.Protocol):
                     piece = self._without_upgrade() + piece[upgrade.args[0] or len(piece) :]
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
-            if not isinstance(cause, _RefusedError):
+            if not isinstance(cause, ServingError):
                 raise
             self._refuse(cause.status, cause.kind, cause.message)
         except httptools.HttpParserError as error:
@@ -339,6 +345,8 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         self._url = b""
         self._headers = {}
+        self._repeated = {}
+        self._head_read = False
         self._head_size = 0
         self._in_message = True
         self._messages += 1
@@ -350,14 +358,27 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._count_head(len(name) + len(value))
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        if self._head_read:
+            return  # a trailer: nobody here reads any, and none may pass for a header (RFC 9110, 6.5.1)
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        if key not in self._headers:
+            self._headers[key] = text
+        else:
+            self._repeated.setdefault(key, [self._headers[key]]).append(text)
 
     def _count_head(self, size: int) -> None:
         self._head_size += size
         if self._head_size > MAX_HEAD:
-            raise _RefusedError(431, "BadRequestException", f"The headers are larger than {MAX_HEAD} bytes")
+            raise ServingError(431, "BadRequestException", f"The headers are larger than {MAX_HEAD} bytes")
 
     def on_headers_complete(self) -> None:
+        self._head_read = True
+        for name, values in self._repeated.items():
+            self._headers[name] = framing.joined(name, values)
+        if self._parser.should_upgrade() and self._parser.get_method() != b"CONNECT":
+            return  # it is parsed once more, without that
+        version = self._parser.get_http_version()
+        framing.check(version, self._headers)
         length = self._headers.get("content-length", "0")
         size = int(length) if length.isascii() and length.isdigit() else 0
         if size > self._server.limits.max_body:
@@ -365,7 +386,7 @@ class Connection(asyncio.Protocol):
         if size and not self._server.budget.fits(size):
             self._make_room(size)
         owed = self._current is not None or self._waiting
-        if self._headers.get("expect", "").lower() == "100-continue" and self._transport is not None and not owed:
+        if framing.continues(version, self._headers) and self._transport is not None and not owed:
             self._transport.write(heads.CONTINUE)
 
     def on_body(self, body: bytes) -> None:
@@ -387,12 +408,12 @@ class Connection(asyncio.Protocol):
         while not budget.fits(size) and (other := next(others, None)) is not None:
             other.give_way(now)
         if not budget.fits(size):
-            raise _RefusedError(
+            raise ServingError(
                 503, "ServiceUnavailableException", "Too much request data waits in the container; try again later"
             )
 
-    def _too_large(self) -> _RefusedError:
-        return _RefusedError(
+    def _too_large(self) -> ServingError:
+        return ServingError(
             413, "RequestTooLargeException", f"The request's body is larger than {self._server.limits.max_body} bytes"
         )
 
@@ -475,11 +496,3 @@ class Connection(asyncio.Protocol):
     def close_if_idle(self) -> None:
         if self._current is None:
             self._close()
-
-
-class _RefusedError(Exception):
-    def __init__(self, status: int, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.kind = kind
-        self.message = message

@@ -32,6 +32,14 @@ HEADERS = {
 }
 
 
+class _MethodError(ServingError):
+    """The answer to it says which methods there are (RFC 9110, 15.5.6)."""
+
+    def __init__(self, request: Request, allowed: str) -> None:
+        super().__init__(405, "MethodNotAllowedException", f"{request.path} takes {allowed}, not {request.method}")
+        self.allowed = allowed
+
+
 class Front:
     """Takes each HTTP request to what answers it."""
 
@@ -89,9 +97,9 @@ class Front:
     def _model(self, request: Request, rest: str) -> None:
         if rest.endswith("/invoke"):  # as it was sent: a slash that belongs to a name comes as %2F
             self._need(request, "POST")
-            self._invoke(request, unquote(rest.removesuffix("/invoke")))
+            self._invoke(request, _decoded(rest.removesuffix("/invoke")))
             return
-        name = unquote(rest)
+        name = _decoded(rest)
         self._need(request, "GET", "DELETE")
         if request.method == "DELETE":
             self._later(request, self._unload(request, name))
@@ -101,10 +109,7 @@ class Front:
 
     def _need(self, request: Request, *methods: str) -> None:
         if request.method not in methods:
-            allowed = ", ".join(methods)
-            raise ServingError(
-                405, "MethodNotAllowedException", f"{request.path} takes {allowed}, not {request.method}"
-            )
+            raise _MethodError(request, ", ".join(methods))
 
     def _later(self, request: Request, work: Any) -> None:
         """Answer when the coroutine has ended; end it if the client leaves."""
@@ -133,7 +138,9 @@ class Front:
             message=error.message,
             target=request.headers.get("x-amzn-sagemaker-target-model"),
         )
-        request.answer(error.status, error.body())
+        request.answer(
+            error.status, error.body(), extra=f"Allow: {error.allowed}\r\n" if isinstance(error, _MethodError) else ""
+        )
 
     # -- models -------------------------------------------------------------------------------------------------
 
@@ -177,6 +184,13 @@ class Front:
     # -- predictions --------------------------------------------------------------------------------------------
 
     def _invoke(self, request: Request, name: str) -> None:
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            raise ServingError(
+                415,
+                "UnsupportedMediaTypeException",
+                f"Bodies with Content-Encoding {encoding:.100} are not read here; send the body as it is",
+            )
         headers = {HEADERS[key]: value for key, value in request.headers.items() if key in HEADERS}
         target = headers.get("X-Amzn-SageMaker-Target-Model", "")
 
@@ -245,6 +259,15 @@ class Front:
             connection.close_if_idle()
         self.log("info", "stopped")
         return code
+
+
+def _decoded(name: str) -> str:
+    """A model's name out of a path. Raises ServingError where its percent signs do not make UTF-8: one name would
+    pass for another."""
+    try:
+        return unquote(name, errors="strict")
+    except UnicodeDecodeError:
+        raise errors.bad_request(f"The model's name {name:.200} is not UTF-8, percent-encoded") from None
 
 
 def _cancel(task: asyncio.Task[None]) -> None:
