@@ -394,6 +394,13 @@ def test_a_live_endpoints_metrics_are_traffic(local_aws: LocalAws) -> None:
 # ---- prices
 
 
+def test_a_day_is_a_text_or_tomls_own_and_may_be_tomorrow_already(tmp_path: Path) -> None:
+    tomorrow = (datetime.now(timezone.utc) + timedelta(days=1)).date()
+    for day in ("2026-11-01", f'"{tomorrow}"', str(tomorrow)):
+        text = GOOD.replace('"2026-11-01"', day)
+        assert instances.load(written(tmp_path, text, "day.toml")).day == day.strip('"')
+
+
 def test_the_shipped_prices_say_where_and_when_they_are_from() -> None:
     prices = instances.load()
     assert prices.region == "us-east-1"
@@ -417,7 +424,12 @@ def test_another_region_needs_another_file(tmp_path: Path) -> None:
     assert instances.load(written(tmp_path, text, "eu.toml"), "eu-west-1").region == "eu-west-1"
 
 
-GOOD = 'region = "r"\nday = "d"\nsource = "s"\n[types]\n"ml.a.b" = { vcpus = 2, memory_gib = 4, usd_per_hour = 0.1 }\n'
+GOOD = """region = "r"
+day = "2026-11-01"
+source = "s"
+[types]
+"ml.a.b" = { vcpus = 2, memory_gib = 4, usd_per_hour = 0.1 }
+"""
 
 
 @pytest.mark.parametrize(
@@ -425,6 +437,13 @@ GOOD = 'region = "r"\nday = "d"\nsource = "s"\n[types]\n"ml.a.b" = { vcpus = 2, 
     [
         (('region = "r"\n', ""), "region must be a text"),
         (('source = "s"\n', ""), "source must be a text"),
+        (('day = "2026-11-01"\n', ""), "day is None; it must be which day"),
+        (('"2026-11-01"', '"lately"'), "day is 'lately'; it must be which day"),
+        (('"2026-11-01"', '"2026-11-31"'), "day is '2026-11-31'; it must be which day"),
+        (('"2026-11-01"', '"01.11.2026"'), "day is '01.11.2026'; it must be which day"),
+        (('"2026-11-01"', "20261101"), "day is 20261101; it must be which day"),
+        (('"2026-11-01"', "2026-11-01T10:00:00Z"), "must be which day"),
+        (('"2026-11-01"', "9999-12-31"), "day is 9999-12-31, which is still to come"),
         (("vcpus = 2", "vcpus = 0"), "vcpus is 0"),
         (("usd_per_hour = 0.1", "usd_per_hour = -1"), "usd_per_hour is -1"),
         ((", usd_per_hour = 0.1", ""), "usd_per_hour is None"),
@@ -437,11 +456,15 @@ GOOD = 'region = "r"\nday = "d"\nsource = "s"\n[types]\n"ml.a.b" = { vcpus = 2, 
         (('region = "r"\n', 'region = "r"\nspeed = 2\n'), "speed is not a key that is known"),
         (('region = "r"\n', 'region = "r"\nserverless = "none"\n'), "serverless is not a table"),
         (
-            ("[types]", '[serverless]\nday = "d"\nsource = "s"\nusd_per_second = 1\n[types]'),
+            ("[types]", '[serverless]\nday = "d"\nsource = "s"\nusd_per_second = { 3 = 1 }\n[types]'),
+            "serverless.day is 'd'",
+        ),
+        (
+            ("[types]", '[serverless]\nday = "2026-11-01"\nsource = "s"\nusd_per_second = 1\n[types]'),
             "serverless is not a table",
         ),
         (
-            ("[types]", '[serverless]\nday = "d"\nsource = "s"\nusd_per_second = { "²" = 1 }\n[types]'),
+            ("[types]", '[serverless]\nday = "2026-11-01"\nsource = "s"\nusd_per_second = { "²" = 1 }\n[types]'),
             "has the key '²'; keys are GB of memory, 1 to 6",
         ),
     ],

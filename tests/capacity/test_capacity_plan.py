@@ -159,10 +159,21 @@ def test_serverless_without_a_price_for_the_size_is_not_guessed() -> None:
     big = tenants(5, disk=8 * GB, active=8 * GB)
     planned = plan(big, asked, rates, PRICES, Goal(None, None), Settings(), ("ml.r5.2xlarge",), changes=False)
     assert planned.alternatives[1].usd_month is None
-    assert "need more than the 3 GB" in planned.alternatives[1].words
+    assert "5 models (such as tenant-0) need more than the 3 GB of memory" in planned.alternatives[1].words
     without = replace(PRICES, serverless={})
     planned = plan(big, asked, rates, without, Goal(None, None), Settings(), ("ml.r5.2xlarge",), changes=False)
     assert "no price" in planned.alternatives[1].words
+
+
+def test_serverless_has_a_disk_of_5_gb() -> None:
+    """Weights that take little memory (mapped from the disk as they are asked for, say) still have to lie somewhere."""
+    asked, rates = trace.busiest_of(trace.Law(1, 0.9, 60), 2, 100)
+    for disk, words in ((5 * GB, ""), (5 * GB + 1, "2 models (such as tenant-0) need more than the 5 GB of disk")):
+        large = tenants(2, disk=disk, active=GB)
+        planned = plan(large, asked, rates, PRICES, Goal(None, None), Settings(), ("ml.r5.2xlarge",), changes=False)
+        offer = planned.alternatives[1]
+        assert (offer.usd_month is None) == bool(words)
+        assert words in offer.words
 
 
 # ---- what would change it

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from mme.capacity.fleets import GB, MOST_VOLUME, Settings, on
-from mme.capacity.instances import InstanceType, Prices
+from mme.capacity.instances import GiB, InstanceType, Prices
 from mme.capacity.needs import Models
 from mme.capacity.simulate import memory_for_models
 from mme.capacity.state import Floats
+
+SERVERLESS_DISK = 5 * GB
+"""What a serverless endpoint has for a model's files, whatever its memory: AWS's page "Deploy models with Amazon
+SageMaker Serverless Inference" (serverless-endpoints.html), "Memory size"."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +73,28 @@ def _serverless(models: Models, rates: Floats, base: int, prices: Prices, settin
     name = "serverless"
     if not prices.serverless:
         return Alternative(name, None, "", "the price file has no price for it")
+    largest = max(prices.serverless)
     need = models.active + base
+    large = [
+        (need > largest * GiB, f"more than the {largest} GB of memory that have a price, the container's own included"),
+        (
+            models.disk > SERVERLESS_DISK,
+            f"more than the {SERVERLESS_DISK // GB} GB of disk that it has",
+        ),
+    ]
+    for which, words in large:
+        if which.any():
+            number = int(which.sum())
+            first = models.names[int(np.argmax(which))]
+            said = f"{first} needs" if number == 1 else f"{number:,} models (such as {first}) need"
+            return Alternative(name, None, "", f"{said} {words}")
     month = 0.0
     seconds = prices.hours_per_month * 3600
     left = np.ones(len(models), bool)
     for size, usd in prices.serverless.items():
-        fits = left & (need <= size * GB)
+        fits = left & (need <= size * GiB)
         month += float((rates * models.answer * settings.processor_factor)[fits].sum()) * seconds * usd
         left &= ~fits
-    if left.any():
-        largest = max(prices.serverless)
-        return Alternative(
-            name, None, "", f"{int(left.sum())} models need more than the {largest} GB that have a price"
-        )
     return Alternative(
         name,
         month,

@@ -9,6 +9,7 @@ import difflib
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,19 @@ class _Reader:
             raise self.fail(f"{where}{key}", "must be a text: every output says where its prices are from and of when")
         return value
 
+    def day(self, table: Mapping[str, Any], where: str = "") -> str:
+        """A day of ISO 8601, as a text or as TOML's own date; a day ahead may be today elsewhere."""
+        value = table.get("day")
+        words = "which day the prices are of, such as 2026-11-26"
+        try:
+            day = value if isinstance(value, date) and not isinstance(value, datetime) else None
+            day = day or datetime.strptime(str(value), "%Y-%m-%d").date()
+        except ValueError:
+            raise self.fail(f"{where}day", f"is {value!r}; it must be {words}") from None
+        if day > datetime.now(timezone.utc).date() + timedelta(days=1):
+            raise self.fail(f"{where}day", f"is {day}, which is still to come; it must be {words}")
+        return day.isoformat()
+
     def number(self, table: Mapping[str, Any], key: str, where: str, default: float | None = None) -> float:
         value = table.get(key, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1e9:
@@ -131,7 +145,7 @@ class _Reader:
         if not isinstance(serverless, dict) or not isinstance(serverless.get("usd_per_second", {}), dict):
             raise self.fail("serverless", "is not a table with day, source and a table usd_per_second")
         if serverless:
-            source = f"{self.text(serverless, 'day', 'serverless.')}; {self.text(serverless, 'source', 'serverless.')}"
+            source = f"{self.day(serverless, 'serverless.')}; {self.text(serverless, 'source', 'serverless.')}"
             for size, usd in serverless.get("usd_per_second", {}).items():
                 if not (size.isascii() and size.isdigit() and 0 < int(size[:4]) <= LARGEST_SERVERLESS):
                     raise self.fail("serverless.usd_per_second", f"has the key {size!r}; keys are GB of memory, 1 to 6")
@@ -139,7 +153,7 @@ class _Reader:
         return Prices(
             self.path,
             self.text(document, "region"),
-            self.text(document, "day"),
+            self.day(document),
             self.text(document, "source"),
             self.number(document, "hours_per_month", "", 730),
             {name: self.type(name, entry) for name, entry in types.items()},
