@@ -16,8 +16,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import engine_builder
 import engine_decoders
 import engine_encoders
+import engine_inputs
 import numpy as np
 from engine_graph import Stored, Unsupported, stored_tensors
 
@@ -128,8 +130,9 @@ class Engine:
 class Encoding(Engine):
     """An encoder."""
 
-    def __init__(self, encoder: engine_encoders.Encoder, folder: Path) -> None:
+    def __init__(self, encoder: engine_builder.Encoder, folder: Path) -> None:
         facts = f"{encoder.first_position} {encoder.not_counted} {encoder.rotations} {encoder.window}"
+        facts += f" {encoder.relative}"
         super().__init__(encoder, folder, f"{onnxruntime.__version__} {facts}")
         self.width = encoder.width
         assert self._one is not None  # it shows at once whether the graph is taken
@@ -139,13 +142,13 @@ class Encoding(Engine):
     def run(self, rows: list[list[int]], threads: int = 1, types: list[list[int]] | None = None) -> np.ndarray:
         """The last hidden states of all tokens of all texts, one after the other: (tokens, width) float32; where the
         graph has a head, its numbers for each text: (texts, labels). At most `threads` threads compute."""
-        feed = engine_encoders.inputs(self.graph, rows, types)
+        feed = engine_inputs.inputs(self.graph, rows, types)
         return self.compute(feed, len(feed["ids"]), threads)[0]
 
     def sample(self) -> dict[str, np.ndarray]:
         random = np.random.default_rng(0)
         rows = [random.integers(0, self.graph.vocabulary, length).tolist() for length in (11, 1, 3)]
-        return engine_encoders.inputs(self.graph, rows)
+        return engine_inputs.inputs(self.graph, rows)
 
 
 class Decoding(Engine):
@@ -260,7 +263,10 @@ def differs(engine: Encoding, model: Any, longest: int, typed: bool = False) -> 
     import torch
 
     random = np.random.default_rng(0)
-    lengths = sorted({min(longest, length) for length in (1, 3, 11, 24, 2 * engine.graph.window + 9)}, reverse=True)
+    wanted = [1, 3, 11, 24, 2 * engine.graph.window + 9]
+    if engine.graph.relative is not None and engine.graph.relative.exact + 9 <= longest:
+        wanted.append(engine.graph.relative.exact + 9)  # with tokens so far apart that distances share a row
+    lengths = sorted({min(longest, length) for length in wanted}, reverse=True)
     rows = [random.integers(0, engine.graph.vocabulary, length).tolist() for length in [*lengths, lengths[-1]]]
     types = [[0] * (len(row) - len(row) // 2) + [1] * (len(row) // 2) for row in rows] if typed else None
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine_encoders import GELU, MASKED
+from engine_builder import GELU, MASKED
 from engine_graph import FLOAT, INT64, MICROSOFT, Graph, Stored, Unsupported
 
 

@@ -8,7 +8,7 @@ from engine_graph import FLOAT, Unsupported
 
 
 def classified(build: Any, x: str, width: int, labels: int) -> str:
-    """(texts, labels) from the last hidden states (tokens, width). `build` is the builder of engine_encoders.py."""
+    """(texts, labels) from the last hidden states (tokens, width). `build` is that of engine_builder.py."""
     kind = build.config.model_type
     if kind not in HEADS:
         raise Unsupported(f"no graph is known for the head of {kind}")
@@ -35,9 +35,15 @@ def _own(activation: str, name: str) -> Callable[[Any, str, int], str]:
     def layer(build: Any, x: str, width: int) -> str:
         build.from_root()
         inside = build.dense(_first(build, x), name, width, width)
-        return str(build.op("Tanh", inside) if activation == "tanh" else build.activation(inside, activation))
+        return str(build.activation(inside, activation))
 
     return layer
+
+
+def _deberta(build: Any, x: str, width: int) -> str:
+    build.from_root()
+    inside = build.dense(_first(build, x), "pooler.dense", width, width)
+    return str(build.activation(inside, build.config.pooler_hidden_act))
 
 
 def _modernbert(build: Any, x: str, width: int) -> str:
@@ -63,6 +69,8 @@ HEADS: dict[str, Callable[[Any, str, int], str]] = {
     "mpnet": _own("tanh", "classifier.dense"),
     "electra": _own("gelu", "classifier.dense"),
     "distilbert": _own("relu", "pre_classifier"),
+    "deberta": _deberta,
+    "deberta-v2": _deberta,
     "modernbert": _modernbert,
 }
 OUTPUTS = dict.fromkeys(("roberta", "xlm-roberta", "camembert", "mpnet", "electra"), "classifier.out_proj")

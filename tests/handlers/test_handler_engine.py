@@ -20,7 +20,8 @@ from transformers import AutoModel, AutoTokenizer
 
 load("embedding")  # which puts its modules on the path
 import engine  # noqa: E402
-import engine_encoders  # noqa: E402
+import engine_builder  # noqa: E402
+import engine_inputs  # noqa: E402
 
 TEXTS = ["rain", "the house is quiet", "word " * 70, "rain", "nobody is at home and the gate stands open", "a b c"]
 SMALL: dict[str, Any] = {
@@ -33,6 +34,7 @@ SMALL: dict[str, Any] = {
 }
 DISTIL = {"vocab_size": 30522, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 160}
 SPECIAL = {"pad_token_id": 0, "cls_token_id": 101, "bos_token_id": 101, "sep_token_id": 102, "eos_token_id": 102}
+DISENTANGLED = {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]}
 FAMILIES: dict[str, dict[str, Any]] = {
     "Bert": SMALL,
     "Roberta": SMALL | {"pad_token_id": 1, "type_vocab_size": 1, "hidden_act": "relu"},
@@ -44,6 +46,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Albert": SMALL | {"embedding_size": 8, "num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
     "ModernBert": SMALL | SPECIAL | {"local_attention": 12, "num_hidden_layers": 4},
     "NomicBert": SMALL,
+    "DebertaV2": SMALL | DISENTANGLED | {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 16},
+    "Deberta": SMALL | DISENTANGLED | {"max_relative_positions": 24, "type_vocab_size": 2},
 }
 
 
@@ -107,6 +111,7 @@ def test_vectors_are_transformers_own(
         ("MPNet", "ForMaskedLM"),
         ("ModernBert", "ForMaskedLM"),
         ("Electra", "ForSequenceClassification"),
+        ("DebertaV2", "ForMaskedLM"),
     ],
 )
 def test_the_body_of_a_model_with_a_head(
@@ -191,7 +196,7 @@ def test_a_graph_that_answers_otherwise_is_not_used(
     embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Here because its norm adds another number than the model's. torch computes, and the reason is told."""
-    monkeypatch.setitem(engine_encoders.GELU, "gelu", "tanh")
+    monkeypatch.setitem(engine_builder.GELU, "gelu", "tanh")
     folder = family("Bert", bert, tmp_path / "m")
     context = Context()
     model = embedding.model_fn(str(folder), context)
@@ -226,6 +231,8 @@ def test_numbers_that_are_none_do_not_pass_as_equal(
         ("Bert", {"is_decoder": True}, "decoder"),
         ("Bert", {"hidden_act": "mish"}, "activation is mish"),
         ("ModernBert", {"norm_bias": True}, None),
+        ("Deberta", {"talking_head": True}, "talking_head"),
+        ("DebertaV2", {"position_buckets": 64, "max_relative_positions": 32}, "64 buckets"),
     ],
 )
 def test_what_a_graph_is_had_for(
@@ -283,7 +290,7 @@ def test_without_onnxruntime_torch_computes(embedding: ModuleType, bert: Path, m
     assert context.notes["reason"] == "onnxruntime is not installed"
 
 
-@pytest.mark.parametrize("name", ["Bert", "DistilBert", "MPNet", "Albert", "Electra", "ModernBert"])
+@pytest.mark.parametrize("name", ["Bert", "DistilBert", "MPNet", "Albert", "Electra", "ModernBert", "DebertaV2"])
 def test_int8_that_is_stored_is_torchs_int8(
     embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -411,7 +418,7 @@ def test_distances_fall_into_mpnets_buckets() -> None:
 
     distances = np.arange(-600, 601)
     want = MPNetEncoder.relative_position_bucket(torch.from_numpy(distances)).numpy()
-    assert (engine_encoders._buckets(distances, 32) == want).all()
+    assert (engine_inputs._buckets(distances, 32) == want).all()
 
 
 def test_passes_have_tokens_of_like_lengths() -> None:

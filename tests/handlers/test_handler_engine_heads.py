@@ -49,6 +49,15 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
         SMALL | SPECIAL | {"local_attention": 12, "classifier_pooling": "mean", "classifier_activation": "silu"},
     ),
 }
+DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
+HEADS |= {
+    "DebertaV2": ("DebertaV2", SMALL | DISENTANGLED | {"type_vocab_size": 2, "position_buckets": 12}),
+    "DebertaV2 with a convolution": (
+        "DebertaV2",
+        SMALL | DISENTANGLED | {"conv_kernel_size": 3, "pooler_hidden_act": "tanh", "position_biased_input": False},
+    ),
+    "Deberta": ("Deberta", SMALL | DISENTANGLED),
+}
 DOCUMENTS = ["rain", "the house is quiet " * 9, "word " * 40, "rain", "nobody is at home and the gate stands open", "a"]
 QUERY = "is anybody at home ?"
 
