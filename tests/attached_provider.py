@@ -1,15 +1,17 @@
 """Terraform's AWS provider as one process, which all of Terraform's commands on a folder use.
 
-Terraform by itself starts the provider two or three times for each command, and asks it for 40 MB of schemas, which
+Terraform by itself starts the provider two or three times for each command, and asks it for 5 MB of schemas, which
 takes more of a processor than all else that a plan does. The provider has a mode for debugging in which it is started
 once and Terraform is told where it is. It holds the configuration that Terraform last gave it, so a process is for one
-account and region, and for one command at a time: each test has its own.
+account and region, and for one command at a time: each test has its own. Of its schemas Terraform gets those of the
+resources that are named somewhere in this repository (few_resources.py).
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import re
 import subprocess
@@ -18,10 +20,13 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import few_resources
 from between_workers import locked
 
 from mme import terraform
 from mme.runner import guard
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # The provider writes megabytes of traces in this mode.
 _QUIET = dict.fromkeys(("TF_LOG", "TF_LOG_PROVIDER", "TF_LOG_SDK", "TF_LOG_SDK_PROTO"), "off")
@@ -43,6 +48,34 @@ def _program() -> Path:
     return program
 
 
+@functools.cache
+def _resources() -> list[str]:
+    """What could be a resource or a data source in the module, its examples and the tests."""
+    places = [ROOT.glob("*.tf"), *((ROOT / name).rglob("*") for name in ("modules", "examples", "tests"))]
+    files = [file for file in itertools.chain(*places) if file.suffix in (".tf", ".hcl", ".py", ".json")]
+    return sorted(
+        {name for file in files for name in re.findall(r"\baws_[a-z0-9_]+", file.read_text(encoding="utf-8"))}
+    )
+
+
+@contextlib.contextmanager
+def _few_resources(reattach: str) -> Iterator[str]:
+    """Turns Terraform's directions to a provider into those to a smaller one, as long as the block lasts."""
+    [(name, provider)] = json.loads(reattach).items()
+    address = provider["Addr"]
+    words = [sys.executable, "-I", few_resources.__file__, f"{address['Network']}:{address['String']}", *_resources()]
+    with subprocess.Popen(words, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as between:
+        assert between.stdin is not None
+        assert between.stdout is not None
+        try:
+            socket = between.stdout.readline().strip()
+            if not socket:
+                raise RuntimeError("What leaves resources out did not start; see above.")
+            yield json.dumps({name: {**provider, "Addr": {"Network": "unix", "String": socket}}})
+        finally:
+            between.stdin.close()
+
+
 @contextlib.contextmanager
 def attached(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
     """The environment in which Terraform uses one provider process, as long as the block lasts.
@@ -61,8 +94,9 @@ def attached(environment: Mapping[str, str]) -> Iterator[dict[str, str]]:
             said = ""
             for line in provider.stdout:
                 said += line
-                if found := re.search(r"TF_REATTACH_PROVIDERS='(.*)'", line):
-                    yield {**env, "TF_REATTACH_PROVIDERS": found[1]}
+                if directions := re.search(r"TF_REATTACH_PROVIDERS='(.*)'", line):
+                    with _few_resources(directions[1]) as few:
+                        yield {**env, "TF_REATTACH_PROVIDERS": few}
                     break
             else:
                 raise RuntimeError(f"The provider did not start: {said}")
