@@ -432,18 +432,19 @@ def an_interrupt_needs_one_more_apply(new: New) -> None:
                     pass  # the request is on its way
                 applying.send_signal(signal.SIGINT)
     assert applying.returncode != 0
-    try:
-        for _ in range(3):
-            code, printed = caller._run("apply", "-auto-approve", "-input=false", check=False)
-            assert "Invalid index" not in printed
-            if code == 0:
-                break
-            assert "Cannot create already existing endpoint" in printed
-        assert code == 0, printed
-        assert caller.changes() == ""
-        assert caller.endpoint()["EndpointStatus"] == "InService"
-    finally:
-        caller.destroy()
+    with environment(caller.aws, attached=True) as caller.env:
+        try:
+            for _ in range(3):
+                code, printed = caller._run("apply", "-auto-approve", "-input=false", check=False)
+                assert "Invalid index" not in printed
+                if code == 0:
+                    break
+                assert "Cannot create already existing endpoint" in printed
+            assert code == 0, printed
+            assert caller.changes() == ""
+            assert caller.endpoint()["EndpointStatus"] == "InService"
+        finally:
+            caller.destroy()
     assert caller.left() == []
 
 
@@ -533,7 +534,7 @@ LIVES: dict[str, Callable[[New], None]] = {
     )
 }
 
-# Terraform has to end a provider process of its own there.
+# The apply that is interrupted there has to end a provider process of its own.
 ORDINARY = ("an_interrupt_needs_one_more_apply",)
 
 

@@ -6,7 +6,7 @@ The examples live side by side in one local AWS, two at a time: most of the time
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -297,19 +297,20 @@ LIVES = {
     ),
 }
 
-# As a user runs it in every respect; the others share one provider process between Terraform's commands.
+# Made as a user makes it. Afterwards, and in the others, one provider process serves all of Terraform's commands.
 ORDINARY = ("minimal",)
 
 
 def live(example: str, folder: Path, aws: LocalAws) -> None:
     """The whole life of an example. Raises what goes wrong in it, and destroys it in any case."""
-    with environment(aws, attached=example not in ORDINARY) as env:
-        stack = Stack(folder, aws, env)
+    with environment(aws, attached=True) as attached:
+        stack = Stack(folder, aws, aws.client_env() if example in ORDINARY else attached)
         stack.name = f"mme-{example}"
-        live_through(LIVES[example], stack)
+        live_through(LIVES[example], stack, attached)
 
 
-def live_through(life: Life, stack: Stack) -> None:
+def live_through(life: Life, stack: Stack, attached: Mapping[str, str]) -> None:
+    """``attached`` is Terraform's environment from when there is nothing to change any more."""
     stack.init()
     variables: dict[str, Any] = {}
     try:
@@ -317,6 +318,7 @@ def live_through(life: Life, stack: Stack) -> None:
         assert stack.outputs().keys() >= OUTPUTS
         assert stack.outputs()["endpoint_name"] == stack.name
         assert stack.changes() == ""
+        stack.env = attached
         life.check(stack)
         before = stack.endpoint()
         for variables, check in life.updates:

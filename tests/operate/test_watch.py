@@ -127,7 +127,7 @@ def asked(corner: Corner, endpoint: str) -> Any:
 @pytest.mark.slow
 def test_each_save_answers_or_says_what_is_wrong_and_where(corner_of_real: Corner, project: Project) -> None:
     corner = corner_of_real
-    endpoint = corner.endpoint()
+    endpoint = corner.endpoint(MME_PRELOAD="")  # the handler needs none of the libraries
     with Watching("--endpoint", endpoint) as watching:
         first = watching.next()
         assert (first["ok"], json.loads(first["answer"])["said"]) == (True, "one")
@@ -169,7 +169,7 @@ def test_each_save_answers_or_says_what_is_wrong_and_where(corner_of_real: Corne
 @pytest.mark.slow
 def test_the_weights_are_packaged_once_and_old_saves_are_removed(corner_of_real: Corner, project: Project) -> None:
     corner = corner_of_real
-    endpoint = corner.endpoint()
+    endpoint = corner.endpoint(MME_PRELOAD="")  # the handler needs none of the libraries
     (project.handler / "requirements.txt").unlink(missing_ok=True)
     with Watching("--endpoint", endpoint) as watching:
         targets = [watching.next()["target"]]
