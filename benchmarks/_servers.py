@@ -27,6 +27,8 @@ class Server:
 
     kind: str | list[str] = "ours"
     """What ``mme.runner`` starts."""
+    grace_seconds = 40.0
+    """How long it has to end."""
 
     def __init__(self, name: str, log: Path, **environ: str) -> None:
         self.name = name
@@ -34,7 +36,9 @@ class Server:
         self.work.mkdir(exist_ok=True)
         self.loaded: set[str] = set()
         began = time.perf_counter()
-        self.container = Container(self.kind, self.work, {"MME_ACCESS_LOG": "false"} | environ, log, grace_seconds=40)
+        self.container = Container(
+            self.kind, self.work, {"MME_ACCESS_LOG": "false"} | environ, log, grace_seconds=self.grace_seconds
+        )
         try:
             self._wait_ready()
         except ContainerError as problem:

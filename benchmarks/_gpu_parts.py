@@ -1,0 +1,392 @@
+"""The parts of gpu.py: each a function that measures one thing and reports rows as it goes."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import re
+import statistics
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import _gpu_models
+from benchmarks._gpu_card import Card, MadeUpCard, MiB
+from benchmarks._servers import Server, Stock, missing
+from benchmarks._serving_clients import drive, paused, summary
+from benchmarks._serving_models import LOADS, PROMPT, SHORT, link
+
+# How far an answer may lie from the CPU's in float32, as a part of its largest number: what the format loses where the
+# same is computed in another order.
+ERRORS = {"float32": 2e-5, "bfloat16": 0.05, "float16": 0.01}
+PROMPTS = (PROMPT, "the crew counted", "gulls followed its wake and the", "every port along the northern coast where")
+PAIRS = [["the ship crossed", "gulls followed its wake"], ["merchants waited", "with news of prices and weather"]]
+
+
+class Ours(Server):
+    grace_seconds = 5.0  # a part that is cut leaves the card to the next one soon
+
+
+class Bench:
+    def __init__(self, work: Path, cuda: bool, quick: bool, without_stock: bool) -> None:
+        self.work, self.cuda, self.quick = work, cuda, quick
+        self.card: Card = Card() if cuda else MadeUpCard(work, models=4)
+        self.without = missing().get("stock", "") or ("it was not wanted" if without_stock else "")
+        self.seconds = 0.3 if quick else 2.0
+        self._logs = itertools.count(1)
+
+    def row(self, what: str, who: str, figure: str, good: bool | None = None, **values: Any) -> None:
+        line = {"what": what, "who": who, "figure": figure, **({} if good is None else {"good": good}), **values}
+        print(json.dumps(line), flush=True)
+
+    def bert(self, number: int) -> Path:
+        return self.work / "models" / f"bert{number % len(self.berts)}"
+
+    @property
+    def berts(self) -> range:
+        return range(2 if self.quick else 4)
+
+    @property
+    def gpt2(self) -> Path:
+        return self.work / "models" / "gpt2"
+
+    def variant(self, source: Path, **settings: Any) -> Path:
+        name = "-".join([source.name, *map(str, settings.values())])
+        return _gpu_models.with_settings(source, self.work / "variants" / f"{name}-{next(self._logs)}", **settings)
+
+    @contextlib.contextmanager
+    def ours(self, admitting: bool = False, **environ: str) -> Iterator[Server]:
+        """Our container on the GPU; without one, on the CPU or, for what is about ``admitting``, on a made-up card."""
+        device = self.card.environ if self.cuda or admitting else {"MME_DEVICE": "cpu"}
+        server = Ours("ours", self.work / f"{next(self._logs)}.log", **device, **environ)
+        try:
+            yield server
+        finally:
+            server.stop()
+
+    @contextlib.contextmanager
+    def stock(self) -> Iterator[list[Server]]:
+        if self.without:
+            self.row("the stock stack", "stock", f"left out: {self.without}")
+            yield []
+            return
+        server = Stock(self.work / f"{next(self._logs)}.log", 1)
+        try:
+            yield [server]
+        finally:
+            server.stop()
+
+
+def run(part: str, work: Path, cuda: bool, quick: bool, without_stock: bool) -> None:
+    _gpu_models.prepare()
+    globals()[part](Bench(work, cuda, quick, without_stock))
+
+
+def models(b: Bench) -> None:
+    """Not a measurement: what the others measure with."""
+    import torch
+    import transformers
+
+    b.work.joinpath("models").mkdir()
+    machine = {
+        "device": torch.cuda.get_device_name(0) if b.cuda else "none: the CPU, and a made-up card for admission",
+        "torch": torch.__version__,
+        "CUDA": torch.version.cuda,
+        "transformers": transformers.__version__,
+        "cores": os.cpu_count(),
+    }
+    print(json.dumps({"machine": machine}), flush=True)
+    for number in b.berts:
+        _gpu_models.bert(b.bert(number), number, b.quick)
+    _gpu_models.bert(b.work / "models" / "pairs", 8, b.quick, "reranking")
+    _gpu_models.bert(b.work / "models" / "classifier", 9, b.quick, "none")
+    _gpu_models.gpt2(b.gpt2, 7, b.quick)
+
+
+# --- correct ---------------------------------------------------------------------------------------------------------
+
+
+def correct(b: Bench) -> None:
+    """Answers beside those that transformers gives on the CPU in float32."""
+    texts = [SHORT, *LOADS["mixed"]]
+    wanted = _gpu_models.embeddings(b.bert(0), texts)
+    reader = _gpu_models.Reader(b.gpt2)
+    tokens = 6 if b.quick else 20
+    with b.ours() as server:
+        before = b.card.used(server)
+        for name, error in ERRORS.items():
+            server.load(f"bert-{name}", b.variant(b.bert(0), dtype=name))
+            _embeddings(b, server, f"bert-{name}", name, error, texts, wanted)
+        if b.cuda:
+            taken = b.card.used(server) - before
+            b.row("they are on the GPU", "ours", f"{taken / 1e6:.0f} MB of it", taken > 3 * 50 * MiB)
+        for name, error in ERRORS.items():
+            server.load(f"gpt2-{name}", b.variant(b.gpt2, dtype=name))
+            _texts(b, server, f"gpt2-{name}", name, error, reader, tokens)
+        server.load("pairs", b.work / "models" / "pairs")
+        scores = np.array(server.invoke("pairs", json.dumps({"inputs": PAIRS}))["scores"])
+        logits = _gpu_models.logits_of_pairs(b.work / "models" / "pairs", PAIRS)[:, 0]
+        _compare(b, "scores of pairs", "float32", 1e-4, scores, 1 / (1 + np.exp(-logits)))
+        server.load("classifier", b.work / "models" / "classifier")
+        body = {"inputs": SHORT, "parameters": {"top_k": None}}
+        labels = {each["label"]: each["score"] for each in server.invoke("classifier", json.dumps(body))}
+        logits = _gpu_models.logits_of_pairs(b.work / "models" / "classifier", [[SHORT]])[0]
+        softmax = np.exp(logits) / np.exp(logits).sum()
+        got = np.array([labels[f"LABEL_{place}"] for place in range(len(softmax))])
+        _compare(b, "a classifier without a handler", "float32", 1e-4, got, softmax)
+
+
+def _compare(b: Bench, what: str, name: str, error: float, got: Any, wanted: Any) -> None:
+    apart = float(np.abs(got - wanted).max() / np.abs(wanted).max())
+    b.row(f"{what}, {name}", "ours", f"{apart:.1e} from the CPU's, {error:.0e} allowed", apart <= error, apart=apart)
+
+
+def _embeddings(b: Bench, server: Server, model: str, name: str, error: float, texts: list[str], wanted: Any) -> None:
+    def ask(text: str) -> Any:
+        return server.invoke(model, server.text(text))["embeddings"][0]
+
+    _compare(b, "embeddings one by one", name, error, np.array([ask(text) for text in texts]), wanted)
+    with ThreadPoolExecutor(24) as pool:
+        together = np.array(list(pool.map(ask, texts * 4)))
+    _compare(b, "embeddings, 24 at once", name, error, together, np.concatenate([wanted] * 4))
+
+
+def _texts(b: Bench, server: Server, model: str, name: str, error: float, reader: Any, tokens: int) -> None:
+    def ask(prompt: str) -> str:
+        parameters = {"max_new_tokens": tokens, "min_new_tokens": tokens, "return_full_text": False}
+        answer = server.invoke(model, json.dumps({"inputs": prompt, "parameters": parameters}))
+        return str(answer[0]["generated_text"])
+
+    alone = [ask(prompt) for prompt in PROMPTS]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(ask, PROMPTS * 2))
+    for what, answers in (("texts one by one", alone), ("texts, 8 at once", together)):
+        gaps = [reader.gap(prompt, text, tokens) for prompt, text in zip(itertools.cycle(PROMPTS), answers)]
+        same = sum(gap == 0 for gap in gaps)
+        figure = f"{same} of {len(gaps)} as the CPU's, the farthest token {max(gaps):.1e} below, {error:.0e} allowed"
+        b.row(f"{what}, {name}", "ours", figure, max(gaps) <= error, same=same, gap=max(gaps))
+
+
+# --- load, memory ----------------------------------------------------------------------------------------------------
+
+
+def load(b: Bench) -> None:
+    """LOAD to the first answer."""
+    with b.ours() as ours, b.stock() as others:
+        b.row("start to healthy ping", "ours", f"{ours.start_seconds:.1f} s", seconds=ours.start_seconds)
+        for kind, folder in (("MiniLM", b.bert(0)), ("GPT-2", b.gpt2)):
+            for server in (ours, *others):
+                times = []
+                for number in range(2 if b.quick or server is not ours else 7):
+                    body = server.text(SHORT) if kind == "MiniLM" else server.prompt(PROMPT, 1)
+                    name = f"{kind}-{number}"
+                    began = time.perf_counter()
+                    server.load(name, link(folder, b.work / "load" / f"{server.port}-{name}"))
+                    server.invoke(name, body)
+                    times.append(time.perf_counter() - began)
+                    server.unload(name)
+                middle = statistics.median(times[1:])
+                figure = f"{middle:.2f} s (the very first {times[0]:.2f} s)"
+                b.row(f"LOAD to first answer, {kind}", server.name, figure, seconds=middle, first=times[0])
+
+
+def memory(b: Bench) -> None:
+    """What a further model takes that has answered, of the GPU and of the machine; and what parking gives back."""
+    count = 2 if b.quick else 4
+    with b.ours(MME_PARK_AFTER="0") as server:
+        for kind, body in (("MiniLM", server.text(SHORT)), ("GPT-2", server.prompt(PROMPT, 4))):
+            for number in range(count + 2):  # the first two make what further ones share
+                if number == 2:
+                    _settle(b, server)
+                    before = b.card.used(server), server.memory()
+                server.load(f"{kind}{number}", b.bert(number) if kind == "MiniLM" else b.gpt2)
+                server.invoke(f"{kind}{number}", body)
+            _settle(b, server)
+            gpu, machine = (b.card.used(server) - before[0]) / count / 1e6, (server.memory() - before[1]) / count
+            on_gpu = f"{gpu:.0f} MB of the GPU, " if b.cuda else ""
+            b.row(f"a further {kind}", "ours", f"{on_gpu}{machine:.0f} MB of the machine", gpu_mb=gpu, mb=machine)
+    with b.ours(admitting=True, MME_PARK_AFTER="0.5") as server:
+        empty = b.card.used(server)
+        for number in range(2):
+            server.load(f"m{number}", b.bert(number))
+        _wait_parked(server, 2)
+        left = b.card.used(server) - empty
+        b.row("left on the GPU by parked models", "ours", f"{left / 1e6:.0f} MB", left < 64 * MiB, bytes=left)
+    if not b.without and b.cuda:
+        with b.stock() as (server,):
+            for number in range(3):
+                if number == 1:
+                    before = b.card.used(server), server.memory()
+                server.load(f"m{number}", b.bert(number))
+                server.invoke(f"m{number}", server.text(SHORT))
+            gpu, machine = ((b.card.used(server) - before[0]) / 2 / 1e6, (server.memory() - before[1]) / 2)
+            b.row("a further MiniLM", server.name, f"{gpu:.0f} MB of the GPU, {machine:.0f} MB of the machine")
+
+
+def _settle(b: Bench, server: Server) -> None:
+    """Wait until processes have been idle for a second, and have given back what they need no more."""
+    time.sleep(0.2 if b.quick else 2.0)
+    server.call("GET", "/ping")
+
+
+def _metric(server: Server, pattern: str) -> float:
+    text = server.call("GET", "/metrics")[1].decode()
+    return sum(float(value) for value in re.findall(rf"^{pattern} (\S+)$", text, re.MULTILINE))
+
+
+def _wait_parked(server: Server, count: int) -> None:
+    while _metric(server, 'mme_models{state="parked"}') != count or len(server.pids()) > 2:
+        time.sleep(0.05)
+
+
+# --- full, turns -----------------------------------------------------------------------------------------------------
+
+
+def full(b: Bench) -> None:
+    """507 where the card is full, before and within a request; and that it goes on once there is room."""
+    with b.ours(admitting=True, MME_PARK_AFTER="0.5") as server:
+        server.load("parked", b.bert(0))
+        _wait_parked(server, 1)
+        ask = server.text(SHORT)
+        with b.card.filled(left=300 * MiB):
+            for what, method, path, body in (
+                ("LOAD on a full card", "POST", "/models", json.dumps({"model_name": "new", "url": str(b.bert(1))})),
+                ("a parked model is asked for on a full card", "POST", server.path("parked"), ask),
+            ):
+                status, answer = server.call(method, path, body)
+                _status(b, what, status, 507, b"GPU memory" in answer, answer)
+        _status(b, "the parked model, once there is room", server.call("POST", server.path("parked"), ask)[0], 200)
+        server.load("new", b.bert(1))
+        _status(b, "the new model, once there is room", server.call("POST", server.path("new"), ask)[0], 200)
+        _within_requests(b, server)
+    with b.ours(admitting=True, MME_PARK_AFTER="0") as server, b.card.filled(left=1700 * MiB):
+        with ThreadPoolExecutor(8) as pool:
+            bodies = [json.dumps({"model_name": f"m{n}", "url": str(b.bert(n))}) for n in range(8)]
+            answers = list(pool.map(lambda body: server.call("POST", "/models", body)[0], bodies))
+        died = _metric(server, "mme_died_total")
+        good = set(answers) <= {200, 507} and 200 in answers and not died
+        figure = (
+            f"{answers.count(200)} loaded, {answers.count(507)} times 507, {died:.0f} processes ended by themselves"
+        )
+        b.row("8 LOADs at once, room for two", "ours", figure, good)
+
+
+def _status(b: Bench, what: str, status: int, wanted: int, said: bool = True, answer: bytes = b"") -> None:
+    more = "" if said else f", and it says {answer.decode(errors='replace')[:200]}"
+    b.row(what, "ours", f"{status}{more}", status == wanted and said)
+
+
+def _within_requests(b: Bench, server: Server) -> None:
+    server.load("hungry", _gpu_models.code_of(_gpu_models.HUNGRY, b.work / "models" / "hungry"))
+    too_much = server.call("POST", server.path("hungry"), json.dumps({"bytes": 2 * b.card.total}))[0]
+    _status(b, "a request that needs more than there is", too_much, 507)
+    _status(b, "the next one", server.call("POST", server.path("hungry"), '{"bytes": 0}')[0], 200)
+    if b.cuda:
+        source = "import torch\ndef model_fn(d): return torch.zeros(2, device='cuda')\n"
+        source += "def predict_fn(data, m): return m[torch.tensor([data], device='cuda')].cpu().tolist()\n"
+        folder = _gpu_models.code_of(source, b.work / "models" / "ruined")
+        server.load("ruined", folder)
+        _status(b, "an assertion fails in a kernel", server.call("POST", server.path("ruined"), "9")[0], 500)
+        while _metric(server, "mme_died_total") < 1:
+            time.sleep(0.05)
+        _status(b, "its model afterwards", server.call("POST", server.path("ruined"), "1")[0], 404)
+        server.load("ruined", folder)
+        _status(b, "its model, loaded anew", server.call("POST", server.path("ruined"), "1")[0], 200)
+
+
+def turns(b: Bench) -> None:
+    """More models than fit, loaded and then asked in turns: the card holds the latest, and the others are parked."""
+    count, clients = (6, 2) if b.quick else (200, 8)
+    seconds = 2.0 if b.quick else 25.0
+    with b.ours(admitting=True, MME_PARK_AFTER="0") as server:
+        began = time.perf_counter()
+
+        def bring(number: int) -> None:
+            server.load(f"m{number}", link(b.bert(number), b.work / "turns" / str(number)))
+            if (number + 1) % 50 == 0:
+                b.row(f"{number + 1} models loaded", "ours", f"{time.perf_counter() - began:.1f} s")
+
+        with ThreadPoolExecutor(min(clients, os.cpu_count() or 1)) as pool:
+            list(pool.map(bring, range(count)))
+        active = _metric(server, 'mme_models{state="active"}')
+        figure = f"{time.perf_counter() - began:.1f} s, {active:.0f} of them with a process"
+        b.row(f"{count} models", "ours", figure, seconds=time.perf_counter() - began, active=active)
+        names, times, other = itertools.cycle(range(count)), [], []
+        until = time.perf_counter() + seconds
+
+        def ask(_: int) -> None:
+            while (began := time.perf_counter()) < until:
+                name = f"m{next(names)}"
+                status = server.call("POST", server.path(name), server.text(SHORT))[0]
+                (times if status == 200 else other).append(time.perf_counter() - began if status == 200 else status)
+
+        with ThreadPoolExecutor(clients) as pool:
+            list(pool.map(ask, range(clients)))
+        times.sort()
+        wakes = _metric(server, "mme_wakes_total")
+        if not times:
+            b.row(f"{count} models in turns", "ours", f"no answer, but {sorted(set(other))}", False)
+            return
+        figure = (
+            f"{len(times)} answers, {wakes:.0f} of them woke a model; p50 {times[len(times) // 2] * 1e3:.0f}, "
+            f"p99 {times[int(len(times) * 0.99)] * 1e3:.0f} ms"
+        )
+        more = f"; {len(other)} others: {sorted(set(other))}" if other else ""
+        b.row(f"{count} models in turns, {clients} clients", "ours", figure + more, not other, wakes=wakes)
+
+
+# --- speed -----------------------------------------------------------------------------------------------------------
+
+
+def speed(b: Bench) -> None:
+    """Answers a second, the servers taking turns."""
+    clients = (1, 4) if b.quick else (1, 8, 64)
+    formats = ("float32",) if b.quick else ("float32", "bfloat16")
+    tokens = 4 if b.quick else 20
+    with b.ours() as ours, b.stock() as others:
+        names: list[tuple[Server, str, str]] = []
+        for name in formats:
+            ours.load(f"bert-{name}", b.variant(b.bert(0), dtype=name))
+            ours.load(f"gpt2-{name}", b.variant(b.gpt2, dtype=name))
+            names.append((ours, name, f"ours, {name}"))
+        for server in others:
+            server.load("bert-float32", b.bert(0))
+            server.load("gpt2-float32", b.gpt2)
+            names.append((server, "float32", server.name))
+        asked = {
+            "texts a second, short": ("bert", [SHORT], 1),
+            "tokens a second, GPT-2": ("gpt2", [PROMPT], tokens),
+            "texts a second, mixed lengths": ("bert", LOADS["mixed"], 1),
+        }
+        for (what, (kind, texts, each)), many in itertools.product(asked.items(), clients):
+            for server, name, who in names:
+                bodies = [server.text(text) if kind == "bert" else server.prompt(text, tokens) for text in texts]
+                with paused(other for other in (ours, *others) if other is not server):
+                    drive(server, f"{kind}-{name}", bodies, many, _warm(b))
+                    figures = summary([drive(server, f"{kind}-{name}", bodies, many, b.seconds)])
+                figure = (
+                    f"{figures['per_second'] * each:.0f}; p50 {figures['p50_ms']:.1f}, p99 {figures['p99_ms']:.1f} ms; "
+                    f"{figures['cpu_ms_each']:.1f} ms of the processor each"
+                )
+                b.row(f"{what}, {many} clients", who, figure, **figures)
+        for server in (ours, *others):
+            for number in range(8):
+                server.load(f"m{number}", b.bert(number))
+        for server in (ours, *others):
+            models = [f"m{number}" for number in range(8)]
+            with paused(other for other in (ours, *others) if other is not server):
+                drive(server, models, [server.text(SHORT)], 8, _warm(b))
+                figures = summary([drive(server, models, [server.text(SHORT)], 8, b.seconds)])
+            figure = f"{figures['per_second']:.0f}; p50 {figures['p50_ms']:.1f}, p99 {figures['p99_ms']:.1f} ms"
+            b.row("texts a second, 8 models, a client each", server.name, figure, **figures)
+
+
+def _warm(b: Bench) -> float:
+    """Seconds to warm up."""
+    return min(0.5, b.seconds)
