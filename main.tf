@@ -39,7 +39,8 @@ locals {
   # of the whole, so that two long names that begin alike do not meet.
   endpoint_name = length(local.name) <= 63 ? local.name : "${substr(local.name, 0, 54)}-${substr(sha256(local.name), 0, 8)}"
   # Built here, and not read from the endpoint, so that policies are known at plan time. AWS writes it in lower case.
-  endpoint_arn = "arn:${local.partition}:sagemaker:${local.region}:${local.account_id}:endpoint/${lower(local.endpoint_name)}"
+  sagemaker_arn = "arn:${local.partition}:sagemaker:${local.region}:${local.account_id}"
+  endpoint_arn  = "${local.sagemaker_arn}:endpoint/${lower(local.endpoint_name)}"
 
   variants = var.create ? var.variants : {}
 

@@ -22,6 +22,12 @@ locals {
 
   target_namespace = "mme/${local.endpoint_name}"
   target_alarms    = var.create ? var.alarms.targets : {}
+
+  # Two endpoints of an account share its alarms, and "a" with the variant "b-c" is not to meet "a-b" with "c". A variant
+  # without a hyphen can be told from the endpoint by the last one; any other is set apart by what no endpoint's name has
+  # in it. The same for alarms on single models, where a slash keeps them from variants that are called "target-…".
+  alarm_prefixes     = { for key in keys(local.variants) : key => "${local.endpoint_name}${strcontains(key, "-") ? "--" : "-"}${key}" }
+  target_alarm_names = { for key in keys(local.target_alarms) : key => "${local.endpoint_name}${strcontains(key, "-") ? "--target/" : "-target-"}${key}" }
   insight_rules = {
     for key, filters in {
       calls-by-target = [{ Match = "$.event", In = [local.access_log.call] }]
@@ -59,7 +65,7 @@ resource "aws_cloudwatch_log_group" "this" {
 resource "aws_cloudwatch_metric_alarm" "this" {
   for_each = local.alarms
 
-  alarm_name          = "${local.endpoint_name}-${each.value.variant}-${each.value.kind}"
+  alarm_name          = "${local.alarm_prefixes[each.value.variant]}-${each.value.kind}"
   alarm_description   = "${each.value.description}. Endpoint ${local.endpoint_name}, variant ${each.value.variant}."
   namespace           = contains(["disk", "memory"], each.value.kind) ? "/aws/sagemaker/Endpoints" : "AWS/SageMaker"
   metric_name         = each.value.metric
@@ -129,7 +135,7 @@ resource "aws_cloudwatch_log_metric_filter" "target" {
 resource "aws_cloudwatch_metric_alarm" "target" {
   for_each = local.target_alarms
 
-  alarm_name          = "${local.endpoint_name}-target-${each.key}"
+  alarm_name          = local.target_alarm_names[each.key]
   alarm_description   = "The container's time for calls of ${each.value.target}, 99th percentile, milliseconds. Endpoint ${local.endpoint_name}."
   namespace           = local.target_namespace
   metric_name         = one(aws_cloudwatch_log_metric_filter.target[each.key].metric_transformation).name

@@ -73,6 +73,21 @@ output "invoke_policies" {
   }
 }
 
+output "client_policy_json" {
+  description = "IAM policy for whoever calls models by name with `mme.client` or `invoke predict`: every model on the endpoint, and what `lookup_policy_json` allows."
+  value       = one(data.aws_iam_policy_document.client[*].json)
+}
+
+output "lookup_policy_json" {
+  description = "IAM policy that allows finding out which target a name means, and no call. Together with one of `invoke_policies` it is what a tenant needs who calls models by name."
+  value       = one(data.aws_iam_policy_document.lookup[*].json)
+}
+
+output "operator_policy_json" {
+  description = "IAM policy for whoever lives with the endpoint: what `status`, `doctor`, `logs`, `warm`, `dashboard`, the channels' tasks, `delete` and `prune` need. It can publish no archive and change nothing about the endpoint."
+  value       = one(data.aws_iam_policy_document.operator[*].json)
+}
+
 output "publisher_policy_json" {
   description = "IAM policy that allows publishing archives and moving channels, and never replacing or deleting an archive."
   value       = one(data.aws_iam_policy_document.publisher[*].json)
@@ -84,12 +99,15 @@ output "publisher_policy_arn" {
 }
 
 output "alarm_names" {
-  description = "Names of the CloudWatch alarms, by variant and kind: `\"primary/errors_5xx\"`."
-  value       = { for key, alarm in aws_cloudwatch_metric_alarm.this : key => alarm.alarm_name }
+  description = "Names of the CloudWatch alarms, by variant and kind, `\"primary/errors_5xx\"`, and by `\"target/NAME\"` for those of `alarms.targets`."
+  value = merge(
+    { for key, alarm in aws_cloudwatch_metric_alarm.this : key => alarm.alarm_name },
+    { for key, alarm in aws_cloudwatch_metric_alarm.target : "target/${key}" => alarm.alarm_name },
+  )
 }
 
 output "alarm_arns" {
-  description = "ARNs of the CloudWatch alarms, by the keys of `alarm_names`, and by `\"target/NAME\"` for those of `alarms.targets`."
+  description = "ARNs of the CloudWatch alarms, by the keys of `alarm_names`."
   value = merge(
     { for key, alarm in aws_cloudwatch_metric_alarm.this : key => alarm.arn },
     { for key, alarm in aws_cloudwatch_metric_alarm.target : "target/${key}" => alarm.arn },

@@ -74,6 +74,17 @@ variable "invoke_policies" {
   }
 
   validation {
+    condition     = length(distinct([for key in keys(var.invoke_policies) : lower(key)])) == length(var.invoke_policies)
+    error_message = "invoke_policies has names that differ in capitals only, which are one name for IAM. Rename one of ${join(", ", keys(var.invoke_policies))}."
+  }
+
+  # Policies are called ENDPOINT-REGION-invoke-NAME: such a name could be that of another endpoint's policy.
+  validation {
+    condition     = length([for key in keys(var.invoke_policies) : key if can(regex("[a-z]-[0-9]+-(invoke-|publish$)", key))]) == 0
+    error_message = "invoke_policies: the name of a policy looks like the end of another endpoint's policy (REGION-invoke-… or REGION-publish). Rename ${join(", ", [for key in keys(var.invoke_policies) : "\"${key}\"" if can(regex("[a-z]-[0-9]+-(invoke-|publish$)", key))])}."
+  }
+
+  validation {
     condition     = alltrue([for patterns in values(var.invoke_policies) : try(length(patterns) > 0, false)])
     error_message = "An invoke policy has no pattern, so it would allow nothing: ${join(", ", [for key, patterns in var.invoke_policies : key if !try(length(patterns) > 0, false)])}. Give the target models that it is for, such as \"team-a/*\"."
   }

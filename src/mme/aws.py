@@ -75,10 +75,10 @@ def _time(value: Any) -> datetime:
     return parsed
 
 
-def sagemaker_client(region: str | None) -> SageMakerClient:
+def sagemaker_client(region: str | None, session: boto3.Session | None = None) -> SageMakerClient:
     """A client of SageMaker's control plane."""
     with explained("prepare a SageMaker client", error=EndpointError):
-        made: SageMakerClient = _client("sagemaker", region)
+        made: SageMakerClient = _client("sagemaker", region, session)
         return made
 
 

@@ -81,6 +81,15 @@ def test_an_invoke_policy_calls_only_its_targets(cloud: Cloud) -> None:
     )
 
 
+def test_a_policy_names_what_it_is_for_in_lower_case(cloud: Cloud) -> None:
+    """As SageMaker writes its ARNs, whatever the name is: one with capitals in it matches nothing."""
+    where = "arn:aws:sagemaker:us-east-1:123456789012:model"
+    for name, expected in (("some-model", "ValidationException"), ("Some-Model", "AccessDeniedException")):
+        reader = cloud.role(may("sagemaker:DescribeModel", on=f"{where}/{name}"), name=name, trust=ROOT_TRUST)
+        sagemaker = cloud.client("sagemaker", cloud.assume(reader))
+        assert code(sagemaker.describe_model, ModelName="Some-Model") == expected
+
+
 def test_a_publisher_puts_new_objects_and_never_overwrites_or_deletes(cloud: Cloud) -> None:
     models = f"arn:aws:s3:::{cloud.bucket}/models/*"
     unconditional = {"Null": {"s3:if-none-match": "true"}, "Bool": {"s3:ObjectCreationOperation": "true"}}

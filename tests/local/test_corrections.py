@@ -207,6 +207,17 @@ def test_an_endpoint_tells_of_its_deployment_and_capture(cloud: Cloud) -> None:
     assert "DataCaptureConfig" not in state
 
 
+def test_arns_are_written_in_lower_case(cloud: Cloud) -> None:
+    name = f"Named-{cloud.name}"
+    container = {"Image": "x", "Mode": "MultiModel", "ModelDataUrl": f"s3://{cloud.bucket}/models/"}
+    made = cloud.sagemaker.create_model(ModelName=name, ExecutionRoleArn=cloud.role(), PrimaryContainer=container)
+    assert made["ModelArn"].endswith(f":model/{name.lower()}")
+    described = cloud.sagemaker.describe_model(ModelName=name)
+    assert (described["ModelName"], described["ModelArn"]) == (name, made["ModelArn"])
+    cloud.sagemaker.add_tags(ResourceArn=made["ModelArn"], Tags=[{"Key": "team", "Value": "a"}])
+    assert cloud.sagemaker.list_tags(ResourceArn=made["ModelArn"])["Tags"] == [{"Key": "team", "Value": "a"}]
+
+
 def test_a_tag_changes_instead_of_coming_twice(cloud: Cloud) -> None:
     arn = cloud.sagemaker.describe_model(ModelName=cloud.model())["ModelArn"]
     cloud.sagemaker.add_tags(ResourceArn=arn, Tags=[{"Key": "team", "Value": "a"}])

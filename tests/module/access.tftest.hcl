@@ -115,6 +115,58 @@ run "callers" {
   }
 }
 
+run "callers_by_name" {
+  command = plan
+
+  variables {
+    bucket = { kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555" }
+  }
+
+  assert {
+    condition = flatten([for statement in jsondecode(output.client_policy_json).Statement : statement.Action]) == [
+      "sagemaker:DescribeEndpoint", "sagemaker:DescribeEndpointConfig", "sagemaker:DescribeModel", "s3:ListBucket", "s3:GetObject", "kms:Decrypt", "sagemaker:InvokeEndpoint",
+    ]
+    error_message = "A caller by name looks names up and calls."
+  }
+  assert {
+    condition     = [for statement in jsondecode(output.client_policy_json).Statement : statement.Resource if statement.Sid == "ReadChannels"] == ["arn:aws:s3:::unit-123456789012-us-east-1/channels/*"]
+    error_message = "It reads channels, and no archives."
+  }
+  assert {
+    condition     = !strcontains(output.lookup_policy_json, "InvokeEndpoint") && jsondecode(output.lookup_policy_json).Statement == slice(jsondecode(output.client_policy_json).Statement, 0, 6)
+    error_message = "A tenant's policy says itself what may be called."
+  }
+  assert {
+    condition     = [for policy in [output.client_policy_json, output.lookup_policy_json] : policy if strcontains(policy, "\"Resource\": \"*\"")] == []
+    error_message = "Nothing is allowed on everything."
+  }
+}
+
+run "operators" {
+  command = plan
+
+  variables {
+    role = { path = "/ml/" }
+  }
+
+  assert {
+    condition     = [for statement in jsondecode(output.operator_policy_json).Statement : statement.Sid if statement.Resource == "*"] == ["ReadMetricsAndScaling"]
+    error_message = "Only actions that know no resource are allowed on all."
+  }
+  assert {
+    condition     = [for statement in jsondecode(output.operator_policy_json).Statement : statement.Resource if statement.Sid == "ReadRole"] == ["arn:aws:iam::123456789012:role/ml/${aws_iam_role.this[0].name}"]
+    error_message = "The role is known at plan time."
+  }
+  assert {
+    condition     = [for statement in jsondecode(output.operator_policy_json).Statement : statement.Resource if contains(flatten([statement.Action]), "s3:PutObject")] == ["arn:aws:s3:::unit-123456789012-us-east-1/channels/*.json"]
+    error_message = "It moves channels, and publishes nothing."
+  }
+  assert {
+    condition     = length(output.operator_policy_json) <= 6144
+    error_message = "It fits into a managed policy as it is."
+  }
+}
+
 run "publishers" {
   command = plan
 

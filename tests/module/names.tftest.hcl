@@ -187,6 +187,64 @@ run "another_long_name" {
   }
 }
 
+# Two endpoints of an account share the names of alarms and policies.
+run "hyphens_on_one_side" {
+  command = plan
+
+  variables {
+    name     = "a"
+    variants = { b-c = {}, c = {} }
+    alarms = {
+      enabled = true
+      targets = { for name in ["b-c", "c", "latency", "target-c", "b-c-latency", "c-latency", "primary-latency", "no-rollback"] : name => { target = "x", p99_seconds = 1 } }
+    }
+  }
+
+  assert {
+    condition     = output.alarm_names["c/latency"] == "a-c-latency" && output.alarm_names["target/c"] == "a-target-c"
+    error_message = "What has no hyphen is named as ever."
+  }
+  assert {
+    condition     = length(distinct(values(output.alarm_names))) == 2 * 9 + 8
+    error_message = "Within a module, all alarms have names of their own."
+  }
+  assert {
+    condition     = alltrue([for name in values(output.alarm_names) : startswith(name, "a-")])
+    error_message = "Each begins with the endpoint's name and a hyphen: status looks for them so."
+  }
+}
+
+run "hyphens_on_the_other" {
+  command = plan
+
+  variables {
+    name     = "a-b"
+    variants = { c = {}, target = {}, target-c = {} }
+    alarms   = { enabled = true, targets = { c = { target = "x", p99_seconds = 1 } } }
+  }
+
+  assert {
+    condition     = length(setintersection(values(output.alarm_names), values(run.hyphens_on_one_side.alarm_names))) == 0
+    error_message = "The endpoint a with the variant b-c does not meet a-b with c."
+  }
+}
+
+run "hyphens_before_target" {
+  command = plan
+
+  variables {
+    name       = "a-target"
+    variants   = { primary = {}, b-c = {} }
+    alarms     = { enabled = true, targets = { c = { target = "x", p99_seconds = 1 } } }
+    deployment = { rollback_on = [] }
+  }
+
+  assert {
+    condition     = length(setintersection(concat(values(output.alarm_names), aws_cloudwatch_metric_alarm.never[*].alarm_name), values(run.hyphens_on_one_side.alarm_names))) == 0
+    error_message = "The endpoint a-target does not meet the alarms on single models of a."
+  }
+}
+
 run "capitals" {
   command = plan
 

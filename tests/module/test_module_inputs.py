@@ -164,6 +164,13 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         "the name of an alarm (latency)",
     ),
     ("alarms", {"alarms": {"targets": {"fine": TARGET}}, "logs": {"create": False}}, "Set logs.create = true"),
+    ("invoke_policies", {"invoke_policies": {"Team": ["a"], "team": ["b"]}}, "differ in capitals only"),
+    (
+        "invoke_policies",
+        {"invoke_policies": {"a": ["a"], "x-eu-west-1-publish": ["b"]}},
+        'Rename "x-eu-west-1-publish".',
+    ),
+    ("invoke_policies", {"invoke_policies": {"eu-west-1-invoke-x": ["b"]}}, 'Rename "eu-west-1-invoke-x".'),
     ("contributor_insights", {"contributor_insights": True, "logs": {"create": False}}, "Set logs.create = true"),
 ]
 
@@ -190,6 +197,7 @@ TAKEN: list[dict[str, Any]] = [
     scheduled({"schedule": "rate(12 hours)", **RANGE}),
     scaled(schedules={"night on weekdays": {"schedule": "rate(1 day)", **RANGE}}, cpu_utilization=70),
     {"tags": {"Kostenstelle Büro/Süd": "e-mail=a@b.example + _.:", "empty": ""}},
+    {"invoke_policies": {"may-publish": ["a"], "re-invoke-all": ["a"], "v-2-invoke": ["b"]}},
     {"bucket": {"name": "a.name.with.dots"}, "alarms": {"targets": {"latency": TARGET}}},
 ]
 

@@ -26,6 +26,7 @@ from mme.errors import MmeError, UsageError
 from mme.releases import Store, parse_target
 
 if TYPE_CHECKING:
+    import boto3
     from types_boto3_s3 import S3Client
     from types_boto3_sagemaker_runtime import SageMakerRuntimeClient
 
@@ -46,7 +47,8 @@ class Endpoint:
     requests of long lists that run at a time, over all calls of this object, and the number of ``apredict`` under way.
     ``patience`` (seconds) is how long a model that is being loaded is waited for, ``attempts`` the tries of a request
     that was throttled or met an endpoint that was not there for it. ``fresh`` (seconds) is how long the meaning of a
-    name is not looked up again. ``on_request`` is called around each request: see ``mme.client.hooks``. ``runtime`` and
+    name is not looked up again. ``on_request`` is called around each request: see ``mme.client.hooks``. ``session`` is
+    the boto3 session whose credentials and region hold, such as another profile's or an assumed role's. ``runtime`` and
     ``s3`` are clients to use instead of those made here; such a runtime client should have boto3's own retries turned
     off, which would multiply with ours.
 
@@ -66,6 +68,7 @@ class Endpoint:
         attempts: int = ATTEMPTS,
         fresh: float = resolve.FRESH_S,
         on_request: Hook | None = None,
+        session: boto3.Session | None = None,
         runtime: SageMakerRuntimeClient | None = None,
         s3: S3Client | None = None,
     ) -> None:
@@ -75,13 +78,15 @@ class Endpoint:
         for what, value in (("concurrency", concurrency), ("attempts", attempts)):
             if not isinstance(value, int) or value < 1:
                 raise UsageError(f"{what} is a whole number, 1 or more, not {value!r}.")
-        self.region = region or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        own = session.region_name if session else None
+        self.region = region or own or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         self.concurrency = concurrency
         self.patience = patience
         self.attempts = attempts
         self._bucket = bucket or os.environ.get("MME_BUCKET")
         self._prefix = prefix or os.environ.get("MME_PREFIX")
         self._hook = on_request
+        self._session = session
         self._runtime = runtime
         self._s3 = s3
         self._store: Store | None = None
@@ -126,7 +131,9 @@ class Endpoint:
         if self._runtime is None:
             with _making:
                 if self._runtime is None:
-                    self._runtime = aws.runtime_client(self.region, retries=False, connections=CONNECTIONS)
+                    self._runtime = aws.runtime_client(
+                        self.region, self._session, retries=False, connections=CONNECTIONS
+                    )
         return self._runtime
 
     @property
@@ -145,13 +152,13 @@ class Endpoint:
         if self._s3 is None:
             with _making:
                 if self._s3 is None:
-                    self._s3 = aws.s3_client(self.region)
+                    self._s3 = aws.s3_client(self.region, self._session)
         if self._store is None:
             if self._bucket:
                 self._store = Store(self._bucket, self._prefix or "models/")
             else:
                 with _making:
-                    sagemaker = aws.sagemaker_client(self.region)
+                    sagemaker = aws.sagemaker_client(self.region, self._session)
                 self._store = place_of(sagemaker, self.name)
         return channels.current_split(self._s3, self._store, name)[0]
 

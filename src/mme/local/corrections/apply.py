@@ -14,6 +14,7 @@ from mme.local.corrections.others import (
 )
 from mme.local.corrections.s3 import bucket_policies, composite_checksums, delete_markers, lifecycle_rules, object_bytes
 from mme.local.corrections.sagemaker import (
+    arns,
     endpoint_configurations,
     endpoint_lifecycle,
     lists,
@@ -31,6 +32,7 @@ def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folde
 
     ``role_problem`` answers why SageMaker may not use a role, or None; ``folder`` is where objects' bytes go.
     """
+    arns()
     models(role_problem)
     lists()
     endpoint_configurations()

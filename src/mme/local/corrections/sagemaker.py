@@ -135,6 +135,7 @@ def lists() -> None:
     )
 
 
+NAMED_IN_LOWER_CASE = ("model", "endpoint", "endpoint-config")
 _NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
 
 
@@ -304,6 +305,19 @@ def endpoint_lifecycle(endpoints: Endpoints) -> None:
     FakeEndpoint.response_object = property(response_object)
 
 
+def arns() -> None:
+    """ARNs have names as they were given; SageMaker writes those of models, configurations and endpoints in lower case,
+    and policies are held against that."""
+    from moto.sagemaker import models
+
+    write = models.arn_formatter
+
+    def arn_formatter(kind: str, name: str, account_id: str, region: str) -> str:
+        return str(write(kind, name.lower() if kind in NAMED_IN_LOWER_CASE else name, account_id, region))
+
+    models.arn_formatter = arn_formatter
+
+
 def sagemaker_tags() -> None:
     """AddTags appends a second tag of the same key instead of changing the first; and all three calls on tags fail on
     their way where there is no such resource."""
@@ -312,8 +326,11 @@ def sagemaker_tags() -> None:
     find_in_backend = SageMakerModelBackend._get_resource_from_arn
 
     def find(self: Any, arn: str) -> Any:
+        named = {"model": self._models, "endpoint": self.endpoints, "endpoint-config": self.endpoint_configs}
+        kind, _, name = arn.rpartition(":")[2].partition("/")
+        name = next((known for known in named.get(kind, {}) if known.lower() == name.lower()), name)
         try:
-            found = find_in_backend(self, arn)
+            found = find_in_backend(self, f"{arn.rpartition('/')[0]}/{name}")
         except (AttributeError, ValueError):  # not the ARN of any kind that moto knows
             found = None
         if found is None:

@@ -133,7 +133,7 @@ class Access:
         variant = environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_VARIANT")
         if variant:
             context["sagemaker:TargetVariant"] = [str(variant)]
-        arn = f"arn:aws:sagemaker:{region}:{self._account}:endpoint/{endpoint}"
+        arn = f"arn:aws:sagemaker:{region}:{self._account}:endpoint/{endpoint.lower()}"
         return self.refuse(who, "sagemaker:InvokeEndpoint", arn, context, region)
 
     # -- requests that go to moto
@@ -249,7 +249,7 @@ class Access:
             return None
         for parameter, kind in _SAGEMAKER_NAMES:
             if isinstance(asked, dict) and isinstance(asked.get(parameter), str):
-                return f"arn:aws:sagemaker:{region}:{self._account}:{kind}/{asked[parameter]}"
+                return f"arn:aws:sagemaker:{region}:{self._account}:{kind}/{asked[parameter].lower()}"
         return None
 
 

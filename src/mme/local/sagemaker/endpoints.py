@@ -85,7 +85,7 @@ class Endpoints:
         config = backend.endpoint_configs.get(config_name)
         if config is None:
             arn = endpoint.arn.replace(":endpoint/", ":endpoint-config/").rpartition("/")[0]
-            raise EndpointRefused(f'Could not find endpoint configuration "{arn}/{config_name}".')
+            raise EndpointRefused(f'Could not find endpoint configuration "{arn}/{config_name.lower()}".')
         summaries = variant_summaries(backend, config.production_variants)
         retained = {v["VariantName"]: v for v in endpoint.production_variants} if retain else {}
         for summary in summaries:
