@@ -120,7 +120,7 @@ def _body_text(data: Any, content_type_parameters: str) -> str:
         name, _, value = parameter.partition("=")
         if name.strip().lower() == "charset":
             charset = value.strip().strip("\"'").lower().replace("_", "-")
-    if charset not in ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1"):
+    if charset not in ("utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin-1", "latin1"):
         raise ValueError(f"The charset {charset!r} is not supported. Send UTF-8.")
     try:
         return bytes(data).decode("utf-8-sig" if charset in ("utf-8", "utf8") else charset)
@@ -142,14 +142,34 @@ def name_of(request: Request, place: int) -> str:
 
 
 def negotiate(accept: str | None, offered: tuple[str, ...]) -> str:
-    """The media type to answer in: the first of `accept` that is offered. Weights (q=) are not looked at."""
-    for wanted in (accept or "*/*").split(","):
-        kind = wanted.partition(";")[0].strip().lower()
-        if kind in ("*/*", "application/*", ""):
-            return offered[0]
-        if kind in offered:
-            return kind
-    raise ValueError(f"Accept {accept!r} cannot be answered. Ask for {' or '.join(offered)}.")
+    """The media type to answer in: the offered one that `accept` wants most (RFC 9110, 12.5.1); among equals the one
+    that it names first, and for a range such as */* the one that is offered first."""
+    ranges = []  # (type, weight), in the header's order
+    for part in (accept or "").lower().split(","):
+        kind, *parameters = [word.strip() for word in part.split(";")]
+        if kind:
+            ranges.append((kind, _weight(parameters)))
+    ranges = ranges or [("*/*", 1.0)]
+    best = None
+    for place, kind in enumerate(offered):
+        # The most specific range that holds it says its weight.
+        for name in (kind, kind.partition("/")[0] + "/*", "*/*"):
+            at = next((number for number, (wanted, _) in enumerate(ranges) if wanted == name), None)
+            if at is not None:
+                if ranges[at][1] > 0:
+                    best = max(best or (0.0, 0, 0), (ranges[at][1], -at, -place))
+                break
+    if best is None:
+        raise ValueError(f"Accept {accept!r} cannot be answered. Ask for {' or '.join(offered)}.")
+    return offered[-best[2]]
+
+
+def _weight(parameters: list[str]) -> float:
+    text = next((text[2:] for text in parameters if text.startswith("q=")), "1")
+    try:
+        return float(text)
+    except ValueError:
+        return 1.0
 
 
 def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:

@@ -136,3 +136,32 @@ def test_accept(generation: ModuleType, accept: str | None, answered: bool) -> N
     else:
         with pytest.raises(ValueError, match=r"cannot be answered\. Ask for application/json"):
             generation.output_fn([], accept)
+
+
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        (None, "application/json"),
+        ("", "application/json"),
+        (" , ", "application/json"),
+        ("*/*", "application/json"),
+        ("application/x-npy", "application/x-npy"),
+        ("application/x-npy;q=0.1, application/json", "application/json"),
+        ("application/json;q=0.1, application/x-npy;q=0.2", "application/x-npy"),
+        ("application/x-npy, application/json", "application/x-npy"),
+        ("*/*, application/json;q=0.5", "application/x-npy"),
+        ("application/json;q=0, */*;q=0.1", "application/x-npy"),
+        ("text/html, application/xml;q=0.9, */*;q=0.8", "application/json"),
+        ("APPLICATION/X-NPY; Q=0.5, image/png", "application/x-npy"),
+        ("application/*;q=0, */*", None),
+        ("application/json;q=0", None),
+        ("text/*", None),
+    ],
+)
+def test_the_most_wanted_type_is_answered(handler: ModuleType, accept: str | None, kind: str | None) -> None:
+    offered = ("application/json", "application/x-npy")
+    if kind is None:
+        with pytest.raises(ValueError, match="cannot be answered"):
+            handler.negotiate(accept, offered)
+    else:
+        assert handler.negotiate(accept, offered) == kind

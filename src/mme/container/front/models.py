@@ -41,6 +41,7 @@ class Invocation:
     arrived: float
     done: Callable[[Invocation, int, bytes, str, dict[str, Any]], None]
     target: str = ""
+    headers_out: dict[str, str] = field(default_factory=dict)  # further headers of the answer
 
 
 @dataclass(eq=False)

@@ -20,6 +20,7 @@ from mme.container.errors import ServingError
 from mme.container.front.budget import Budget
 from mme.container.front.counters import Totals
 from mme.container.front.models import Invocation, Model, State, WorkerLink
+from mme.container.text import header_problem
 from mme.container.wire import Frame, Kind
 
 ABANDON_SECONDS = 1.0  # how long work goes on that nobody waits for any more
@@ -117,7 +118,9 @@ class Requests:
         began, decoded, predicted, encoded = map(float, frame.meta["times"])
         batch, own = int(frame.meta["batch"]), int(frame.meta["own"])
         status, kind, body = frame.meta["status"], frame.meta["type"], frame.body
-        if (problem := _problem(status, kind)) is not None:
+        invocation.headers_out = frame.meta.get("headers") or {}
+        if (problem := _problem(status, kind, invocation.headers_out)) is not None:
+            invocation.headers_out = {}
             error = errors.internal(f"The handler of model {model.name} {problem}")
             status, kind, body = error.status, "application/json", error.body()
         worker.started.discard(frame.id)
@@ -245,10 +248,11 @@ def _is_unwanted(worker: WorkerLink) -> bool:
     return bool(worker.started) and not any(number in worker.sent for number in worker.started)
 
 
-def _problem(status: object, kind: object) -> str | None:
-    """Why this cannot be an answer's status and content type. None where it can."""
+def _problem(status: object, kind: object, headers: object) -> str | None:
+    """Why this cannot be an answer's status, content type and further headers. None where it can."""
     if type(status) is not int or not 200 <= status <= 599:
         return f"set the status {str(status)[:100]!r}; a status is a whole number from 200 to 599"
     if not isinstance(kind, str):
         return "set a content type that is not a text"
-    return None
+    problem = header_problem(headers)
+    return problem and f"set {problem}"

@@ -196,7 +196,8 @@ class Front:
 
         def done(invocation: Invocation, status: int, body: bytes, content_type: str, times: dict[str, Any]) -> None:
             timing = ", ".join(f"{stage};dur={times[stage] * 1000:.2f}" for stage in times if stage != "batch")
-            request.answer(status, body, content_type, f"Server-Timing: {timing}\r\n")
+            further = "".join(f"{name}: {value}\r\n" for name, value in invocation.headers_out.items())
+            request.answer(status, body, content_type, f"{further}Server-Timing: {timing}\r\n")
             if self.settings.access_log:
                 self._access(invocation, status, body, times)
 

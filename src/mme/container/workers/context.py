@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -16,14 +17,40 @@ class Metrics:
 
 
 class RequestProcessor:
+    """One request: its headers, and what the handler says of the answer."""
+
     def __init__(self, headers: dict[str, str]) -> None:
         self._headers = headers
+        self._status: int | None = None
+        self._phrase = ""
+        self._answer: dict[str, str] = {}
 
     def get_request_properties(self) -> dict[str, str]:
         return self._headers
 
     def get_request_property(self, key: str) -> str | None:
         return self._headers.get(key)
+
+    def report_status(self, code: int, reason_phrase: str | None = None) -> None:
+        self._status = code
+        self._phrase = reason_phrase or ""
+
+    def get_response_status_code(self) -> int:
+        return 200 if self._status is None else self._status
+
+    def get_response_status_phrase(self) -> str:
+        return self._phrase
+
+    def add_response_property(self, key: str, value: str) -> None:
+        """Set a header of the answer. Names are compared without regard to case."""
+        self._answer = {name: text for name, text in self._answer.items() if name.lower() != key.lower()}
+        self._answer[key] = value
+
+    def get_response_headers(self) -> dict[str, str]:
+        return self._answer
+
+    def get_response_header(self, key: str) -> str | None:
+        return next((value for name, value in self._answer.items() if name.lower() == key.lower()), None)
 
 
 class Context:
@@ -41,10 +68,8 @@ class Context:
         }
         self.metrics = Metrics()
         self.notes: dict[str, str] = {}
-        self.headers: dict[str, str] = {}
-        self.response_content_type: str | None = None
-        self.response_status: int | None = None
-        self.response_message = ""
+        self.request_ids: dict[int, str] = {0: ""}
+        self.request_processor = [RequestProcessor({})]
 
     def note(self, **notes: str) -> None:
         """What the handler says of how it runs the model, for the log and ``/metrics``: ``engine`` is the library that
@@ -54,35 +79,41 @@ class Context:
         self.notes.update({name: str(text) for name, text in notes.items()})
 
     def begin(self, headers: dict[str, str]) -> None:
-        self.headers = headers
-        self.response_content_type = None
-        self.response_status = None
-        self.response_message = ""
+        """A request's turn begins. ``headers`` are its own object: with the same one its turn goes on."""
+        if self.request_processor[0].get_request_properties() is not headers:
+            self.request_processor = [RequestProcessor(headers)]
+            self.request_ids = {0: uuid.uuid4().hex}
 
-    @property
-    def request_processor(self) -> list[RequestProcessor]:
-        return [RequestProcessor(self.headers)]
+    def get_request_id(self, idx: int = 0) -> str | None:
+        return self.request_ids.get(idx)
 
     def get_all_request_header(self, idx: int = 0) -> dict[str, str]:
-        return self.headers
+        return self.request_processor[idx].get_request_properties()
 
     def get_request_header(self, idx: int, key: str) -> str | None:
         lowered = key.lower()
-        return next((value for name, value in self.headers.items() if name.lower() == lowered), None)
+        headers = self.get_all_request_header(idx)
+        return next((value for name, value in headers.items() if name.lower() == lowered), None)
 
     def set_response_content_type(self, idx: int, value: str) -> None:
-        self.response_content_type = value
+        self.set_response_header(idx, "Content-Type", value)
 
     def get_response_content_type(self, idx: int = 0) -> str | None:
-        return self.response_content_type
+        return self.request_processor[idx].get_response_header("content-type")
 
     def set_response_status(self, code: int = 200, phrase: str = "", idx: int = 0) -> None:
-        self.response_status = code
-        self.response_message = phrase
+        self.request_processor[idx].report_status(code, phrase)
 
-    def get_response_status(self, idx: int = 0) -> tuple[int | None, str]:
-        return self.response_status, self.response_message
+    def set_all_response_status(self, code: int = 200, phrase: str = "") -> None:
+        for processor in self.request_processor:
+            processor.report_status(code, phrase)
+
+    def get_response_status(self, idx: int = 0) -> tuple[int, str]:
+        processor = self.request_processor[idx]
+        return processor.get_response_status_code(), processor.get_response_status_phrase()
+
+    def get_response_headers(self, idx: int = 0) -> dict[str, str]:
+        return self.request_processor[idx].get_response_headers()
 
     def set_response_header(self, idx: int, key: str, value: str) -> None:
-        if key.lower() == "content-type":
-            self.response_content_type = value
+        self.request_processor[idx].add_response_property(key, value)

@@ -17,13 +17,15 @@ import importlib.util
 import inspect
 import operator
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from mme.container.errors import HandlerError, ServingError
+from mme.container.text import header_problem
 from mme.container.workers import codec, cuda, vendored
 from mme.container.workers.context import Context
 from mme.container.workers.pipeline import default_pipeline, pipeline_predict
@@ -34,6 +36,12 @@ FUNCTIONS = (
 )
 
 
+# The second of a pair that is a body with its content type, and not just two texts.
+MEDIA_TYPE = re.compile(
+    r"(application|audio|font|image|message|model|multipart|text|video|x-[\w-]+)/[\w.+-]+ *(;|$)", re.I
+)
+
+
 @dataclass(frozen=True)
 class Answer:
     """An encoded answer."""
@@ -41,6 +49,7 @@ class Answer:
     body: bytes
     content_type: str
     status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)  # further ones, that the handler has set
 
 
 class Steps(Protocol):
@@ -81,7 +90,7 @@ class Handler:
             )
         self._input = _bind(functions["input_fn"], 2, self.context) or codec.decode
         self._predict = _bind(functions["predict_fn"], 2, self.context) or pipeline_predict
-        self._output = _bind(functions["output_fn"], 2, self.context) or codec.encode
+        self._output = _bind(functions["output_fn"], 2, self.context) or codec.negotiated
         self._transform = _bind(functions["transform_fn"], 4, self.context)
         self.batch_fn: Callable[[list[Any], Any], Sequence[Any]] | None = functions["batch_fn"]
         self._tokens_fn: Callable[[Any, Any], int] | None = functions["tokens_fn"]
@@ -129,7 +138,7 @@ class Handler:
         return self._decoder_fn(self.model)
 
     def encode(self, prediction: Any, headers: dict[str, str]) -> Answer:
-        self.context.headers = headers
+        self.context.begin(headers)
         accept = _accept(headers)
         return self._answer(self._output(prediction, accept), accept)
 
@@ -143,11 +152,15 @@ class Handler:
 
     def _answer(self, result: Any, accept: str) -> Answer:
         content_type = codec.accepted(accept)
-        if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], str) and "/" in result[1]:
+        if isinstance(result, tuple) and len(result) == 2 and MEDIA_TYPE.match(str(result[1])):
             result, content_type = result
-        content_type = self.context.response_content_type or content_type
-        status = _status(self.context.response_status)
-        self.context.response_content_type = self.context.response_status = None
+        said = self.context.request_processor[0]
+        status = _status(said.get_response_status_code())
+        headers = {name: value for name, value in said.get_response_headers().items() if name.lower() != "content-type"}
+        if (problem := header_problem(headers)) is not None:
+            raise HandlerError(f"The handler set {problem}")
+        if said.get_response_header("content-type"):
+            content_type = str(said.get_response_header("content-type"))
         if isinstance(result, bytes):
             body = result
         elif isinstance(result, str):
@@ -157,13 +170,13 @@ class Handler:
         else:
             body = codec.encode(result, codec.JSON)
             content_type = codec.JSON
-        return Answer(body, content_type, status)
+        return Answer(body, content_type, status, headers)
 
 
 def _status(value: Any) -> int:
-    """The status that a handler has set, 200 for none. Raises HandlerError where HTTP knows none such."""
+    """The status that a handler has set. Raises HandlerError where HTTP knows none such."""
     try:
-        status = 200 if value is None else operator.index(value)
+        status = operator.index(value)
     except TypeError:
         status = 0
     if not 200 <= status <= 599 or isinstance(value, bool):
@@ -173,7 +186,7 @@ def _status(value: Any) -> int:
 
 def _text(body: bytes, content_type: str) -> bytes | str:
     """JSON and CSV reach a handler as text, everything else as bytes (as the toolkit does it)."""
-    return body.decode("utf-8") if codec.media_type(content_type) in codec.TEXT_TYPES else body
+    return codec.text(body, content_type) if codec.media_type(content_type) in codec.TEXT_TYPES else body
 
 
 def _content_type(headers: dict[str, str]) -> str:
@@ -218,7 +231,8 @@ def _bind(function: Callable[..., Any] | None, needs: int, context: Context) -> 
     if count == needs + 1:
         return lambda *arguments: function(*arguments, context)
     raise HandlerError(
-        f"{function.__name__} takes {count} arguments; it must take {needs}, or {needs + 1} with context"
+        f"{getattr(function, '__name__', function)} takes {count} arguments; it must take {needs}, or {needs + 1} with "
+        "context"
     )
 
 

@@ -311,7 +311,6 @@ class Worker:
             steps.add(entry.id, entry.data)
             self._only_here()
         except BaseException as error:
-            self._only_here()
             self._fail(entry, error)
             return
         entry.decoded = time.monotonic()
@@ -348,7 +347,6 @@ class Worker:
             entry.data = handler.decode(entry.body, entry.headers)
             entry.tokens = handler.tokens(entry.data)
         except BaseException as error:
-            self._only_here()
             self._fail(entry, error)
             return False
         self._only_here()
@@ -387,7 +385,6 @@ class Worker:
         try:
             answer = handler.encode(result, entry.headers)
         except BaseException as error:
-            self._only_here()
             self._fail(entry, error)
             return
         self._only_here()
@@ -397,7 +394,6 @@ class Worker:
         try:
             answer = handler.transform(entry.body, entry.headers)
         except BaseException as error:
-            self._only_here()
             self._fail(entry, error)
             return
         self._only_here()
@@ -411,10 +407,12 @@ class Worker:
             "batch": size,
             "tokens": tokens,
             "own": entry.tokens,
+            "headers": answer.headers,
         }
         self._hold(Kind.RESULT, entry.id, meta, answer.body)
 
     def _fail(self, entry: Pending, error: BaseException) -> None:
+        self._only_here()
         refusal = client_error(error)
         self._ruined |= ruins_process(error)
         if not isinstance(error, ServingError):
