@@ -240,6 +240,38 @@ def test_a_job_on_many_cores_gives_way_to_another() -> None:
     assert outcome.latency == pytest.approx([2, 2])
 
 
+def test_loads_and_wakes_on_many_cores_give_way_to_each_other() -> None:
+    """Two at a time on two cores, each of which keeps one and a half busy alone, take 3 / 2 as long."""
+    both = at((0, 0), (0, 1), (1000, 0), (1000, 1), (2000, 0))
+    needs = named(2, load=1.0, wake=0.1, load_cores=1.5, wake_cores=1.5)
+    outcome = simulate(needs, both, Fleet(1, 2, serving=replace(OURS, park_after=10.0)))
+    assert outcome.latency == pytest.approx([1.5, 1.5, 0.15, 0.15, 0.1])
+    single = simulate(needs, both, Fleet(1, 1, serving=replace(OURS, park_after=10.0)))
+    assert single.latency == pytest.approx([1, 2, 0.1, 0.2, 0.1]), "one core brings up one model at a time"
+
+
+def test_containers_on_one_machine_share_its_cores() -> None:
+    """Two answers on two instances at a time: beside each other on two machines, and half as fast on one core."""
+    asked = at((0, 0), (0, 1), (5, 0), (5, 1))
+    needs = named(2, answer=1.0)
+    for one_machine, seconds in ((False, 1.0), (True, 2.0)):
+        fleet = Fleet(2, 1, routing="least-outstanding", one_machine=one_machine)
+        outcome = simulate(needs, asked, fleet)
+        assert outcome.latency == pytest.approx([seconds] * 4)
+        assert outcome.processor == pytest.approx(4 / (6 * 2) if not one_machine else 4 / 7)
+
+
+def test_a_first_answer_does_not_vary_once_more() -> None:
+    """What loads and wakes were seen to vary by has their first answers in it; the others vary by themselves."""
+    asked = at(*((1000.0 * turn + after, 0) for turn in range(100) for after in (0, 5)))
+    needs = named(1, load=1.0, wake=1.0, answer=0.1, answer_spread=(2.0, 3.0))
+    outcome = simulate(needs, asked, Fleet(1, 1, serving=replace(OURS, park_after=10.0)))
+    assert outcome.latency[::2] == pytest.approx(1.1)
+    assert set(np.round(outcome.latency[1::2], 3)) == {np.float32(0.2), np.float32(0.3)}
+    varied = named(1, answer=0.1, answer_spread=(2.0,))
+    assert simulate(varied, at((0, 0), (1, 0)), Fleet(1, 1)).latency == pytest.approx([0.1, 0.2])
+
+
 def test_answers_that_take_too_long_are_time_outs() -> None:
     one_by_one = replace(OURS, batch_limit=1)
     needs = named(1, answer=50.0)

@@ -9,6 +9,7 @@ from mme.capacity.compiled import compiled, entry
 from mme.capacity.loading import (
     advance,
     begin_load,
+    cores_of,
     draw,
     idle,
     job,
@@ -32,7 +33,6 @@ from mme.capacity.state import (
     COMING,
     CORE_HEAD,
     CORE_TAIL,
-    CORES,
     COUNTED,
     DISK_LIMIT,
     DOWNLOAD,
@@ -50,6 +50,7 @@ from mme.capacity.state import (
     LAST,
     LEAST_OUTSTANDING,
     LINK,
+    LOAD_CORES,
     LOAD_HEAD,
     LOAD_TAIL,
     LOAD_TIMEOUT,
@@ -97,6 +98,7 @@ from mme.capacity.state import (
     UP,
     WAIT_LOAD,
     WAITING,
+    WAKE_CORES,
     WAKES,
     WAKING,
     WOKEN,
@@ -190,7 +192,7 @@ def start_batch(w: World, i: int, p: int, now: float) -> None:
     last = 0
     taken = 0
     while link != 0 and taken < w.ints[BATCH_LIMIT]:
-        factor = w.request[link - 1]["factor"]
+        factor = w.request[link - 1]["factor"] * w.request[link - 1]["chance"]
         total += factor
         longest = max(longest, factor)
         last = link
@@ -208,7 +210,7 @@ def start_batch(w: World, i: int, p: int, now: float) -> None:
     else:
         pair[p, FLAGS] &= ~SLOW
         w.inst[i, GRANTS] += 1
-    job(w, 3 * i + CORES, p, seconds, w.needs[m]["cores"], now)
+    job(w, cores_of(w, i), p, seconds, w.needs[m]["cores"], now)
 
 
 @compiled
@@ -317,6 +319,8 @@ def attempt(w: World, r: int, now: float) -> None:
             return
     else:
         kind = JOINED
+    if kind != HIT:
+        w.request[r]["chance"] = 1.0
     if w.request[r]["tries"] == 0:
         w.request[r]["kind"] = kind
     w.request[r]["tries"] += 1
@@ -345,17 +349,18 @@ def attempt(w: World, r: int, now: float) -> None:
 
 
 @compiled
-def load_late(w: World, now: float) -> None:
-    """The oldest entry of the list of requests that wait for a load: it is told that the model is not ready."""
+def load_late(w: World, now: float) -> bool:
+    """The oldest entry of the list of requests that wait for a load: it is told that the model is not ready. False: it
+    waits no more."""
     size = len(w.late)
     at = w.ring[0] % size
     w.ring[0] += 1
     r, p = int(w.late[at]["request"]), int(w.late[at]["pair"])
     state = w.pair[p, STATE]
     if state < WAIT_LOAD or state > SPAWN or w.pair[p, FLAGS] & WAKING or w.pair[p, WAITING] != r + 1:
-        return
+        return False
     if w.request[r]["began"] + w.real[LOAD_TIMEOUT] != w.late[at]["time"]:
-        return
+        return False
     i = p // w.ints[MODELS]
     w.pair[p, WAITING] = w.request[r]["follower"]
     if w.request[r]["follower"] == 0:
@@ -363,26 +368,32 @@ def load_late(w: World, now: float) -> None:
     w.pair[p, OPEN] -= 1
     if w.request[r]["tries"] >= w.ints[TRIES]:
         finish(w, r, i, NOT_READY, now)
-        return
+        return True
     w.inst[i, OUTSTANDING] -= 1
     w.counts[RETRIED] += 1
     size = len(w.again)
     w.again[w.ring[3] % size]["time"] = now + w.real[RETRY_AFTER]
     w.again[w.ring[3] % size]["request"] = r
     w.ring[3] += 1
+    return True
 
 
 @compiled
 def complete(w: World, s: int, now: float) -> None:
     """The next job of a station ends."""
     advance(w, s, now)
-    i = s // 3
     p = int(w.station[s]["first"]) - 1
+    i = p // w.ints[MODELS]
     w.station[s]["progress"] = max(w.station[s]["progress"], w.when[p])
     state = w.pair[p, STATE]
     w.station[s]["first"] = w.pair[p, LINK]
     w.pair[p, LINK] = 0
-    w.station[s]["demand"] -= w.needs[p % w.ints[MODELS]]["cores"] if state == ACTIVE else 1.0
+    if state == ACTIVE:
+        w.station[s]["demand"] -= w.needs[p % w.ints[MODELS]]["cores"]
+    elif state == SPAWN:
+        w.station[s]["demand"] -= w.real[WAKE_CORES] if w.pair[p, FLAGS] & WAKING else w.real[LOAD_CORES]
+    else:
+        w.station[s]["demand"] -= 1.0
     rekey(w, s, now)
     if state == ACTIVE:
         batch_done(w, i, p, now)
@@ -434,7 +445,8 @@ def run(w: World) -> None:
             ring[2] += 1
             attempt(w, r, now)
         elif late <= now:
-            load_late(w, now)
+            if not load_late(w, now):
+                continue  # nothing happens: the time that is simulated ends with the last thing that does
         else:
             minute(w, now)
             # After the last request nothing is left to scale for.

@@ -43,6 +43,8 @@ class Needs:
     answer_spread: tuple[float, ...] = (1.0,)
     load_spread: tuple[float, ...] = (1.0,)
     wake_spread: tuple[float, ...] = (1.0,)
+    load_cores: float = 1.0
+    wake_cores: float = 1.0
     batch_shared: float | None = None
     base_bytes: int | None = None
     names: Mapping[str, int] | None = None
@@ -159,6 +161,12 @@ def read_needs(path: Path) -> Needs:
     for key, value, most in (("batch_shared", shared, 1), ("base_bytes", base, MOST)):
         if value is not None and not is_number(value, most):
             raise UsageError(f"{path}: {key} is {value!r}; it must be a number from 0 to {most:g}.", hint)
+    cores = {}
+    for key in ("load_cores", "wake_cores"):
+        value = document.get(key, 1.0)
+        if not is_number(value, MOST) or value == 0:
+            raise UsageError(f"{path}: {key} is {value!r}; it must be a number above 0.", hint)
+        cores[key] = float(value)
     words = (
         f"measured {document.get('day', 'at an unknown time')} on {document.get('processor', 'an unknown processor')}"
     )
@@ -169,6 +177,8 @@ def read_needs(path: Path) -> Needs:
         spreads["answer_spread"],
         spreads["load_spread"],
         spreads["wake_spread"],
+        cores["load_cores"],
+        cores["wake_cores"],
         None if shared is None else float(shared),
         None if base is None else int(base),
         {name: at for at, name in enumerate(document["models"])},
@@ -224,6 +234,8 @@ def combine(rows: Sequence[Row], needs: Needs | None) -> Models:
         answer_spread=needs.answer_spread if needs else (1.0,),
         load_spread=needs.load_spread if needs else (1.0,),
         wake_spread=needs.wake_spread if needs else (1.0,),
+        load_cores=needs.load_cores if needs else 1.0,
+        wake_cores=needs.wake_cores if needs else 1.0,
         origin=needs.origin if needs else "given with the models",
         batch_shared=needs.batch_shared if needs else None,
         base_bytes=needs.base_bytes if needs else None,

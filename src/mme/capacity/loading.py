@@ -19,6 +19,7 @@ from mme.capacity.state import (
     IDLE_HEAD,
     IDLE_TAIL,
     LINK,
+    LOAD_CORES,
     LOAD_HEAD,
     LOAD_TAIL,
     LOADED,
@@ -33,6 +34,7 @@ from mme.capacity.state import (
     NETWORK,
     NEVER,
     ON_DISK,
+    ONE_MACHINE,
     PARKED,
     PARKING,
     PARKS,
@@ -53,6 +55,7 @@ from mme.capacity.state import (
     WAIT_LOAD,
     WAIT_ROOM,
     WAIT_SPAWN,
+    WAKE_CORES,
     WAKING,
     World,
 )
@@ -120,6 +123,12 @@ def rekey(w: World, s: int, now: float) -> None:
     rate = 1.0 if wanted <= w.station[s]["capacity"] else w.station[s]["capacity"] / wanted
     left = w.when[head - 1] - w.station[s]["progress"]
     set_key(w, s, now + (left / rate if left > 0.0 else 0.0))
+
+
+@compiled
+def cores_of(w: World, i: int) -> int:
+    """The station of an instance's cores."""
+    return CORES if w.ints[ONE_MACHINE] == 1 else 3 * i + CORES
 
 
 @compiled
@@ -368,9 +377,11 @@ def start_spawn(w: World, i: int, p: int, now: float) -> None:
     w.pair[p, STATE] = SPAWN
     if waking:
         seconds = w.needs[m]["wake"] * w.wake_spread[draw(w, len(w.wake_spread))]
+        cores = w.real[WAKE_CORES]
     else:
         seconds = w.needs[m]["load"] * w.load_spread[draw(w, len(w.load_spread))]
-    job(w, 3 * i + CORES, p, seconds, 1.0, now)
+        cores = w.real[LOAD_CORES]
+    job(w, cores_of(w, i), p, seconds, cores, now)
 
 
 @compiled

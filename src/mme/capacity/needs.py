@@ -52,7 +52,8 @@ class Models:
     process, weights included; ``parked``: without. ``load``: from LOAD to callable; ``wake``: from parked to callable.
     ``answer``: for one request on an idle machine, and ``cores``: how many it keeps busy then. ``answer_spread``,
     ``load_spread`` and ``wake_spread`` are factors, each as likely as the others, that single answers, loads and wakes
-    vary by.
+    vary by; what the first answer behind a load or a wake varies by is in the latter two. ``load_cores`` and
+    ``wake_cores``: how many cores a load and a wake keep busy.
     """
 
     names: Sequence[str]
@@ -67,6 +68,8 @@ class Models:
     answer_spread: tuple[float, ...] = (1.0,)
     load_spread: tuple[float, ...] = (1.0,)
     wake_spread: tuple[float, ...] = (1.0,)
+    load_cores: float = 1.0
+    wake_cores: float = 1.0
     overhead: float = 0.0
     origin: str = "given"
     batch_shared: float | None = None
@@ -103,6 +106,8 @@ def models(
     answer_spread: Sequence[float] = (1.0,),
     load_spread: Sequence[float] = (1.0,),
     wake_spread: Sequence[float] = (1.0,),
+    load_cores: float = 1.0,
+    wake_cores: float = 1.0,
     overhead: float = 0.0,
     origin: str = "given",
     batch_shared: float | None = None,
@@ -133,6 +138,9 @@ def models(
     for what, spread in spreads:
         if not spread or min(spread) < 0:
             raise UsageError(f"{what} needs factors of 0 or more.")
+    for what, number in (("load_cores", load_cores), ("wake_cores", wake_cores)):
+        if not 0 < number <= MOST:
+            raise UsageError(f"{what} is {number:g}; it must be a number above 0.")
     return Models(
         tuple(names),
         row("disk", disk, np.int64),
@@ -146,6 +154,8 @@ def models(
         tuple(answer_spread),
         tuple(load_spread),
         tuple(wake_spread),
+        load_cores,
+        wake_cores,
         overhead,
         origin,
         batch_shared,

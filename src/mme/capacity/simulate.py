@@ -62,6 +62,8 @@ class Fleet:
     retry_after: float = 1.0
     autoscaling: Autoscaling | None = None
     deployments: tuple[float, ...] = ()
+    one_machine: bool = False
+    """The instances are containers on one machine and share its ``cpus``, as those of the local AWS do."""
     warm: tuple[int, ...] = ()
     """Models (their numbers) that are loaded on every instance that comes into service."""
 
@@ -221,9 +223,8 @@ def _world(models: Models, requests: Requests, fleet: Fleet, seed: int) -> World
         raise UsageError(f"{m:,} models on {slots:,} instances are more pairs than can be simulated at a time.")
     random = np.random.default_rng(seed)
     factor = np.ones(n, np.float32) if requests.factor is None else requests.factor.astype(np.float32)
-    if len(models.answer_spread) > 1:
-        spread = np.asarray(models.answer_spread, np.float32)
-        factor = factor * spread[random.integers(0, len(spread), n)]
+    spread = np.asarray(models.answer_spread, np.float32)
+    chance = spread[random.integers(0, len(spread), n)] if len(spread) > 1 else np.full(n, spread[0])
     ring = 1 << max(4, (n + 1).bit_length())
     zeros = np.zeros
     ints = zeros(state.INTS, np.int64)
@@ -245,6 +246,7 @@ def _world(models: Models, requests: Requests, fleet: Fleet, seed: int) -> World
         (state.MAXIMUM, scaling.maximum if scaling else 0),
         (state.SPILL, fleet.spill or 2 * fleet.cpus),
         (state.GRANT_LIMIT, fleet.cpus if serving.grants else UNBOUNDED),
+        (state.ONE_MACHINE, int(fleet.one_machine)),
     ):
         ints[column] = value
     real = zeros(state.REAL, np.float64)
@@ -260,6 +262,8 @@ def _world(models: Models, requests: Requests, fleet: Fleet, seed: int) -> World
         (state.START_SECONDS, scaling.start_seconds if scaling else 0.0),
         (state.OUT_COOLDOWN, scaling.scale_out_cooldown if scaling else 0.0),
         (state.IN_COOLDOWN, scaling.scale_in_cooldown if scaling else 0.0),
+        (state.LOAD_CORES, min(models.load_cores, fleet.cpus)),
+        (state.WAKE_CORES, min(models.wake_cores, fleet.cpus)),
         (state.LAST_OUT, -1e18),
         (state.LAST_IN, -1e18),
     ):
@@ -268,6 +272,7 @@ def _world(models: Models, requests: Requests, fleet: Fleet, seed: int) -> World
     request["arrive"] = requests.time
     request["model"] = requests.model
     request["factor"] = factor
+    request["chance"] = chance
     request["outcome"] = state.OPEN_YET
     needs = zeros(m, state.NEEDS)
     for name, needed in (
@@ -317,6 +322,7 @@ def _outcome(models: Models, requests: Requests, fleet: Fleet, world: World, cou
     up = world.area[:, state.UP_SECONDS] + np.where(running, end - world.area[:, state.UP_SINCE], 0.0)
     memory = world.area[:, state.MEMORY_SECONDS] + world.inst[:, state.MEMORY] * (end - world.area[:, state.MEMORY_AT])
     seconds = max(float(up.sum()), 1e-9)
+    machines = max(end, 1e-9) if fleet.one_machine else seconds
     counts = world.counts
     return Outcome(
         time=requests.time[first:],
@@ -334,7 +340,7 @@ def _outcome(models: Models, requests: Requests, fleet: Fleet, world: World, cou
         scaled_out=int(counts[state.SCALED_OUT]),
         scaled_in=int(counts[state.SCALED_IN]),
         # What instances finish after they were taken out of service is work too, so that a sum may pass the whole.
-        processor=min(1.0, float(world.station["busy"][state.CORES :: 3].sum()) / (seconds * fleet.cpus)),
+        processor=min(1.0, float(world.station["busy"][state.CORES :: 3].sum()) / (machines * fleet.cpus)),
         network=min(1.0, float(world.station["busy"][state.NETWORK :: 3].sum()) / seconds),
         memory_mean=min(1.0, float(memory.sum()) / seconds / fleet.memory),
         memory_peak=float(world.inst[:, state.PEAK].max()) / fleet.memory,

@@ -8,8 +8,9 @@ of it is kept:
 - Each instance has one list of loaded models that nobody uses, the longest idle first. The parked ones are its first
   part, because the longest idle are parked first; ``ACT`` points at the first that still has a process. A second list
   has the models that are only on disk.
-- Each instance has three *stations* that their jobs share: cores, network, disk. All jobs of a station progress at the
-  same rate, 1 or less, so they finish in the order of (progress of the station when the job came + its seconds).
+- Each instance has three *stations* that their jobs share: cores (those of all instances together where they are
+  containers on one machine), network, disk. All jobs of a station progress at the same rate, 1 or less, so they finish
+  in the order of (progress of the station when the job came + its seconds).
   A heap over the stations knows which job ends next.
 """
 
@@ -53,14 +54,15 @@ CORES, NETWORK, STORAGE = 0, 1, 2
 
 # Of ``ints``, the integers of the simulation.
 (MODELS, INSTANCES, CPUS, BATCH_LIMIT, PARKING, MAX_LOADS, MAX_SPAWNS, MAX_QUEUE, ROUTING, TRIES, SEED) = range(11)
-(MEMORY_LIMIT, DISK_LIMIT, MINIMUM, MAXIMUM, SPILL, GRANT_LIMIT, RUNNING_NOW, COMING) = range(11, 19)
-INTS = 19
+(MEMORY_LIMIT, DISK_LIMIT, MINIMUM, MAXIMUM, SPILL, GRANT_LIMIT, RUNNING_NOW, COMING, ONE_MACHINE) = range(11, 20)
+INTS = 20
 RANDOM, LEAST_OUTSTANDING, STICKY = 0, 1, 2
 
 # Of ``real``, the others.
 (LOAD_TIMEOUT, ANSWER_TIMEOUT, RETRY_AFTER, OVERHEAD, PARK_AFTER, PATIENCE, SHARED, TARGET) = range(8)
 (START_SECONDS, OUT_COOLDOWN, IN_COOLDOWN, LAST_OUT, LAST_IN, HIGH, LOW, COUNTED, UNTIL) = range(8, 17)
-REAL = 17
+(LOAD_CORES, WAKE_CORES) = range(17, 19)
+REAL = 19
 
 # Of ``counts``.
 LOADED, RELOADED, UNLOADED, PARKS, WAKES, DELETED, SCALED_OUT, SCALED_IN, RETRIED, EVENTS = range(10)
@@ -75,7 +77,8 @@ REQUEST = np.dtype(
         ("began", "f8"),  # this attempt's arrival; then when the container got it
         ("model", "i4"),
         ("follower", "i4"),
-        ("factor", "f4"),  # of the model's seconds for an answer
+        ("factor", "f4"),  # of the model's seconds for an answer, as the trace has it
+        ("chance", "f4"),  # another one, as answers vary; 1 behind a load or a wake, whose own has that in it
         ("latency", "f4"),
         ("tries", "u1"),
         ("kind", "u1"),
