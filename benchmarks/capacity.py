@@ -6,17 +6,20 @@
 
 One endpoint of the local AWS with our container: `--models` seeded models, of which the disk holds `--fits` at a time,
 and which are parked after three seconds. Three traces: uniform, Zipf 0.8, and Zipf 1.2 with a deployment in the middle.
-What a model needs (seconds warm, woken, and cold with a full disk) is measured on the same endpoint right before each
-trace, one request at a time, and what of a load cannot go on beside another (the local AWS fetches and extracts in one
-process) by four cold requests at a time; then the trace is played in real time and simulated. The first third warms the
-caches and is not counted.
+What a model needs is measured on the same endpoint right before each trace and right after it, for a machine is not as
+fast at one time as at another. Requests come one at a time, with the pauses that the trace has between its own (what
+comes back to back finds the processor's caches warm), to models that are loaded, parked, and not there while the disk
+is full. And they come some at a time, for what they cost each other: pairs to loaded and to parked models, and four to
+models that are not there, since the local AWS fetches and extracts in one process. Then the trace is played in real
+time and simulated. The first third warms the caches and is not counted.
 
 Needs root, to mount the small file system that is the instance's disk. Figures are as good as the machine is quiet: the
 load average is printed with them.
 
 `--instances` plays another kind of trace: so many containers behind one variant, each with caches of its own, which
-begin empty and have room for everything; Zipf 0.8 over half of the models, once for each of SageMaker's routings. Every
-request counts, since what differs from one instance is how often a model is cold. It needs no root.
+begin empty and have room for everything, and all on the cores of this machine, as in that simulation; Zipf 0.8 over
+half of the models, once for each of SageMaker's routings. Every request counts, since what differs from one instance is
+how often a model is cold. It needs no root.
 
 `--speed` times the planner instead: 10 million requests for 100,000 models on 200 instances, and a plan for 400 models.
 """
@@ -34,7 +37,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -219,40 +222,75 @@ class Endpoint:
         return int(sum(p["SampleCount"] for p in points)), int(sum(p["Sum"] for p in points))
 
 
-def calibrate(
-    endpoint: Endpoint, count: int, rate: float, others: range, first: int | None = None
-) -> dict[str, list[float]]:
-    """Seconds of single requests: to a model that is loaded, parked, or not there (the last ``first`` of ``count``, by
-    when the disk may be full), and of TOGETHER requests at once to ``others``, which are not there either.
-
-    The cold ones come at the trace's rate: a model that has been idle for long makes way for them, and it costs less to
-    end a parked model than one that has a process.
+class Calibration:
+    """Seconds of requests that are told apart: ``cold`` while the disk is full, ``warm``, ``woken``, all one at a time;
+    ``warm pair`` and ``woken pair`` of two at a time; ``together`` until TOGETHER cold ones at a time are all answered.
     """
-    cold = []
-    for model in range(count):
-        began = time.perf_counter()
-        cold.append(endpoint.ask(model))
-        time.sleep(max(0.0, began + 1 / rate - time.perf_counter()))
-    full = cold[-(first or count // 3) :]
-    chosen = range(count - 8, count)
-    warm = [endpoint.ask(model) for _ in range(12) for model in chosen]
-    woken: list[float] = []
-    for _ in range(2):
-        time.sleep(PARK_AFTER + 1)
-        woken += [endpoint.ask(model) for model in chosen]
-    together: list[float] = []
-    with ThreadPoolExecutor(TOGETHER) as pool:
-        for start in range(0, len(others) - TOGETHER, TOGETHER):
+
+    def __init__(self, endpoint: Endpoint, rate: float) -> None:
+        self.endpoint = endpoint
+        self.rate = rate
+        self.random = np.random.default_rng(5)
+        self.times: dict[str, list[float]] = {
+            kind: [] for kind in ("cold", "warm", "woken", "warm pair", "woken pair", "together")
+        }
+
+    def pause(self) -> None:
+        """As long as between two requests of a trace, but no longer than a model stays awake."""
+        time.sleep(min(float(self.random.exponential(1 / self.rate)), PARK_AFTER / 4))
+
+    def ask(self, kind: str, *models: int) -> None:
+        """The models at the same time, and a pause before."""
+        self.pause()
+        with ThreadPoolExecutor(len(models)) as pool:
+            self.times[kind] += pool.map(self.endpoint.ask, models)
+
+    def fill(self, models: Sequence[int], counted: int) -> None:
+        """Ask for all of them, of which the last ``counted`` find a full disk."""
+        for number, model in enumerate(models):
+            self.pause()
+            seconds = self.endpoint.ask(model)
+            if number >= len(models) - counted:
+                self.times["cold"].append(seconds)
+
+    def loaded(self, models: Sequence[int]) -> None:
+        """``models``: that are there, 16 of them or so."""
+        for _ in range(2):
+            time.sleep(PARK_AFTER + 1)
+            half = len(models) // 2
+            for model in models[:half]:
+                self.ask("woken", model)
+            for one, other in zip(models[half::2], models[half + 1 :: 2], strict=False):
+                self.ask("woken pair", one, other)
+            few = models[:2]
+            for _ in range(2):
+                self.endpoint.ask(few[0])
+                self.endpoint.ask(few[1])
+            for _ in range(12):
+                self.ask("warm", few[0])
+                self.ask("warm", few[1])
+            for _ in range(8):
+                self.ask("warm pair", *few)
+
+    def absent(self, models: Sequence[int]) -> None:
+        """``models``: that are not there."""
+        for start in range(0, len(models) - TOGETHER, TOGETHER):
+            self.pause()
             began = time.perf_counter()
-            list(pool.map(endpoint.ask, others[start : start + TOGETHER]))
-            together.append(time.perf_counter() - began)
-    return {"cold": full, "warm": warm, "woken": woken, "together": together}
+            with ThreadPoolExecutor(TOGETHER) as pool:
+                list(pool.map(self.endpoint.ask, models[start : start + TOGETHER]))
+            self.times["together"].append(time.perf_counter() - began)
 
 
-def spread_of(seconds: list[float]) -> list[float]:
+def spread_of(seconds: Sequence[float]) -> list[float]:
     """Factors of the median; one factor where there is nothing to vary."""
     usual = statistics.median(seconds)
     return quantiles([max(0.0, value) / usual for value in seconds]) if usual > 0 else [1.0]
+
+
+def cores_of(alone: Sequence[float], two: Sequence[float], cpus: int) -> float:
+    """How many cores one of two keeps busy: two at a time on ``cpus`` cores take ``2 * cores / cpus`` as long."""
+    return min(float(cpus), max(1.0, statistics.median(two) / statistics.median(alone) * cpus / 2))
 
 
 def trace(count: int, exponent: float, rate: float, seconds: float, pause_at: float | None) -> Requests:
@@ -293,6 +331,7 @@ def needs_of(times: dict[str, list[float]], args: argparse.Namespace) -> tuple[M
     # Four loads at a time take cold + 3 * serial seconds; the serial part goes to the network, the rest to the cores.
     serial = (statistics.median(times["together"]) - cold) / (TOGETHER - 1)
     serial = min(max(serial, 0.0), cold - answer)
+    wake_cores = cores_of(times["woken"], times["woken pair"], args.cores)
     needs = models(
         [f"m{n}" for n in range(args.models)],
         disk=args.size,
@@ -301,16 +340,20 @@ def needs_of(times: dict[str, list[float]], args: argparse.Namespace) -> tuple[M
         load=cold - answer - serial,
         wake=max(0.0, statistics.median(times["woken"]) - answer),
         answer=answer,
-        cores=1.0,
+        cores=cores_of(times["warm"], times["warm pair"], args.cores),
         answer_spread=quantiles([seconds / answer for seconds in times["warm"]]),
         load_spread=spread_of([seconds - answer - serial for seconds in times["cold"]]),
         wake_spread=spread_of([seconds - answer for seconds in times["woken"]]),
+        load_cores=wake_cores,  # what is not fetched is a process that starts, as in a wake
+        wake_cores=wake_cores,
     )
     return needs, {
         "warm": answer,
         "woken": statistics.median(times["woken"]),
         "cold": cold,
         "of it one at a time": serial,
+        "two warm": statistics.median(times["warm pair"]),
+        "two woken": statistics.median(times["woken pair"]),
     }
 
 
@@ -333,7 +376,9 @@ def result(
         "predicted": {"hit": predicted.hit_ratio, **{f"p{p}": predicted.percentile(p) for p in (50, 99)}},
         "needs": summary,
         "predicted_woken": predicted.woken_share,
+        "kinds": [int(kind) for kind in predicted.kind],
         "samples": {**times, "answers": [float(seconds) for seconds in measured]},
+        "simulated": [float(seconds) for seconds in predicted.latency],
         "refused": int((predicted.outcome != state.OK).sum()),
     }
     say(row)
@@ -344,8 +389,11 @@ def compare(
     endpoint: Endpoint, name: str, exponent: float, args: argparse.Namespace, limit: int, deploys: bool
 ) -> dict[str, Any]:
     endpoint.create()
+    calibration = Calibration(endpoint, args.rate)
+    calibration.fill(range(args.models), args.models // 3)
+    calibration.loaded(range(args.models - 16, args.models))
     # Those that have not been asked for longest are not there any more when the others are.
-    times = calibrate(endpoint, args.models, args.rate, range(args.models // 3))
+    calibration.absent(range(args.models // 3))
     half = args.seconds / 2 if deploys else None
     asked = trace(args.models, exponent, args.rate, args.seconds, half)
     first = args.seconds / 3
@@ -357,9 +405,12 @@ def compare(
     late = Requests(asked.time[cut:] - asked.time[cut], asked.model[cut:])
     measured = play(endpoint, late, None if half is None else half - float(asked.time[cut]) + 0.1)
     after = endpoint.hits(0.0)
-    endpoint.delete()
     number, hit = after[0] - before[0], after[1] - before[1]
+    recent = list(dict.fromkeys(int(model) for model in asked.model[::-1]))
+    calibration.loaded(recent[:16])
+    endpoint.delete()
 
+    times = calibration.times
     needs, summary = needs_of(times, args)
     fleet = Fleet(
         1,
@@ -376,18 +427,32 @@ def compare(
 def several(endpoint: Endpoint, routing: str, args: argparse.Namespace) -> dict[str, Any]:
     """Several instances with empty caches and room for all."""
     count = args.models // 2
-    endpoint.create()
-    times = calibrate(endpoint, count, args.rate, range(count, args.models), first=count - 1)
-    endpoint.delete()
-    needs, summary = needs_of(times, args)
+    calibration = Calibration(endpoint, args.rate)
+
+    def calibrate() -> None:
+        endpoint.create()
+        calibration.fill(range(count), count - 1)
+        calibration.loaded(range(16))
+        calibration.absent(range(count, args.models))
+        endpoint.delete()
+
+    calibrate()
     asked = trace(count, 0.8, args.rate, args.seconds, None)
     endpoint.create(args.instances, ROUTING[routing] or "")
     before = endpoint.hits(0.0)
     measured = play(endpoint, asked, None)
     after = endpoint.hits(0.0)
     endpoint.delete()
+    calibrate()
+    times = calibration.times
+    needs, summary = needs_of(times, args)
     fleet = Fleet(
-        args.instances, args.cores, download=1e9, routing=routing, serving=replace(OURS, park_after=PARK_AFTER)
+        args.instances,
+        args.cores,
+        download=1e9,
+        routing=routing,
+        serving=replace(OURS, park_after=PARK_AFTER),
+        one_machine=True,
     )
     predicted = simulate(needs, asked, fleet)
     name = f"Zipf 0.8, {args.instances} instances, {routing}"

@@ -231,11 +231,16 @@ def test_the_json_has_everything_and_no_nan(typical: Plan) -> None:
 
 def test_the_page_stands_alone(typical: Plan) -> None:
     svg = report.cost_and_cold(typical.trials, typical.best, typical.goal)
-    page = report.page(typical, ["a <note>"], [svg])
+    shown = report.shown(typical, ["a <note>"], {"cost-and-cold": svg})
+    page = report.page(shown)
     assert "a &lt;note&gt;" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert page.count("<svg") == 1
     assert "class=best" in page
+    assert typical.best is not None
+    rows = shown.tables[0].rows
+    assert rows[shown.tables[0].marked or 0][0] == f"{typical.best.instances} x {typical.best.type}"
+    assert [one.title for one in shown.pictures] == ["Cost against cold requests"]
 
 
 def test_plots_are_well_formed_and_leave_out_what_is_no_number() -> None:

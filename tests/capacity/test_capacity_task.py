@@ -6,11 +6,17 @@ import json
 import os
 import re
 import shlex
+import uuid
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
 from typed import Result, typed
+
+from mme.capacity import published, report
+from mme.local import LocalAws
+from mme.releases import Store
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "capacity.md"
 HEAD = "name,size,active,load_seconds,wake_seconds,answer_seconds,cores\n"
@@ -48,6 +54,25 @@ def test_a_plan_as_json_and_everything_it_writes(capacity: Any, tmp_path: Path) 
     assert "Capacity plan" in (tmp_path / "plan.html").read_text()
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert names == ["cost-and-cold.svg", "hits-and-instances.svg", "latency-by-popularity.svg"]
+
+
+def test_a_plan_is_published_for_the_page(capacity: Any, local_aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in local_aws.env.items():
+        monkeypatch.setenv(name, value)
+    s3 = boto3.client("s3")
+    bucket = f"plans-{uuid.uuid4().hex[:12]}"
+    s3.create_bucket(Bucket=bucket)
+    done = capacity("plan", *LAW, "--type", "ml.m5.xlarge", "--bucket", bucket, "--publish", "first", "--json")
+    assert done.code == 0, done.err
+    assert f"s3://{bucket}/plans/first.json" in done.err
+    _, plan = published.read(s3, Store(bucket), "first")
+    assert plan.tables[0].rows[0][0] == "1 x ml.m5.xlarge"
+    assert [one.title for one in plan.pictures] == list(report.PLOTS.values())
+    refused = capacity("plan", *LAW, "--bucket", bucket, "--publish", "My plan")
+    assert (refused.code, "cannot be the name of a plan" in refused.err) == (2, True)
+    nowhere = capacity("plan", *LAW, "--publish", "first")
+    assert nowhere.code == 2
+    assert "bucket" in nowhere.err
 
 
 def test_a_plan_as_a_table_marks_the_best_and_says_what_it_stands_on(capacity: Any) -> None:

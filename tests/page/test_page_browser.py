@@ -15,6 +15,8 @@ import time
 import wave
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -22,8 +24,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from local_tools import Cloud, wait_for
 from page_tools import ask
+from PIL import Image
 
 from mme import channels, releases
+from mme.capacity import plots, published
 from mme.local import LocalAws
 
 playwright_api = pytest.importorskip("playwright.sync_api")
@@ -63,6 +67,22 @@ def tab(browser: Any) -> Iterator[Any]:
     yield page
     context.close()
     assert complaints == []
+
+
+PLOT = plots.plot("Cost & cold", plots.Axis("x"), plots.Axis("y"), [plots.Series("one", [(1, 1), (2, 3)])])
+PLAN = published.Shown(
+    "Goal: p99 under 300 ms.",
+    [
+        published.Table(
+            "Instances", ("instances", "USD a month"), [("1 x ml.m5.large", "84"), ("2 x ml.m5.xlarge", "336")], 1
+        ),
+        published.Table(
+            "Other ways", ("with", "in words"), [("int8", "<b>saves</b><script>document.title=1</script>")]
+        ),
+    ],
+    [published.Picture("Cost", PLOT), published.Picture("Hits", PLOT.replace("</svg>", "<script>1</script></svg>"))],
+    ["Prices: us-east-1."],
+)
 
 
 def look(tab: Any, aws: LocalAws, endpoint: str, section: str = "overview") -> None:
@@ -162,6 +182,46 @@ def test_the_whole_way_by_keyboard(cloud: Cloud, local_aws: LocalAws, tab: Any) 
     tab.keyboard.type("21")
     tab.keyboard.press("Control+Enter")
     expect(tab.locator("#results .answer")).to_contain_text("42")
+
+
+def test_a_plan_is_shown_with_its_tables_and_plots(cloud: Cloud, local_aws: LocalAws, tab: Any) -> None:
+    endpoint = cloud.endpoint()
+    look(tab, local_aws, endpoint, "plan")
+    expect(tab.locator("#plan-none")).to_contain_text("invoke capacity plan")
+    store = releases.Store(cloud.bucket)
+    published.publish(cloud.s3, store, "first", PLAN, datetime(2026, 11, 26, tzinfo=timezone.utc))
+    expect(tab.get_by_role("combobox", name="Which plan")).to_have_value("first")  # without anybody touching the page
+    expect(tab.locator("#plan-shown")).to_contain_text("Goal: p99 under 300 ms.")
+    expect(tab.locator("#plan-shown tr.marked")).to_have_text("2 x ml.m5.xlarge336")
+    images = tab.locator("#plan-shown img")
+    expect(images).to_have_count(2)
+    wait_for(lambda: images.evaluate_all("all => all.every(one => one.complete && one.naturalWidth === 640)"))
+    assert tab.locator("main script, main b").count() == 0, "what stands in a plan is text"
+    other = replace(PLAN, goal="Goal: none.", pictures=[])
+    published.publish(cloud.s3, store, "second", other, datetime.now(timezone.utc))
+    expect(tab.locator("#plan option")).to_have_count(2)
+    tab.get_by_role("combobox", name="Which plan").select_option("second")
+    expect(tab.locator("#plan-shown")).to_contain_text("Goal: none.")
+    published.publish(cloud.s3, store, "second", replace(other, goal="Goal: another."), datetime.now(timezone.utc))
+    expect(tab.locator("#plan-shown")).to_contain_text("Goal: another.")
+    expect(tab.get_by_role("combobox", name="Which plan")).to_have_value("second")
+
+
+def test_plots_are_as_dark_as_the_page(cloud: Cloud, local_aws: LocalAws, browser: Any) -> None:
+    endpoint = cloud.endpoint()
+    published.publish(cloud.s3, releases.Store(cloud.bucket), "first", PLAN, datetime.now(timezone.utc))
+    for scheme, theme, light in (("light", "auto", True), ("dark", "auto", False), ("dark", "light", True)):
+        context = browser.new_context(color_scheme=scheme)
+        context.set_default_timeout(PATIENCE)
+        tab = context.new_page()
+        tab.add_init_script(f"localStorage.setItem('mme-theme', '{theme}')")
+        look(tab, local_aws, endpoint, "plan")
+        image = tab.locator("#plan-shown img").first
+        wait_for(lambda: image.evaluate("one => one.complete && one.naturalWidth === 640"))  # noqa: B023
+        with Image.open(io.BytesIO(image.screenshot())) as picture:
+            shade = picture.convert("L").getpixel((picture.width - 30, 30))
+        assert (shade > 200) == light, (scheme, theme, shade)
+        context.close()
 
 
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
@@ -300,7 +360,8 @@ def test_what_is_read_aloud_has_names(cloud: Cloud, local_aws: LocalAws, tab: An
     tab.set_viewport_size({"width": width, "height": 800})
     endpoint = cloud.endpoint()
     cloud.invoke(endpoint, cloud.publish("bert-00000000000a.tar.gz", times=2))
-    for section in ("overview", "models", "try", "requests", "log"):
+    published.publish(cloud.s3, releases.Store(cloud.bucket), "first", PLAN, datetime.now(timezone.utc))
+    for section in ("overview", "models", "try", "requests", "log", "plan"):
         look(tab, local_aws, endpoint, section)
         expect(tab.locator(f"#section-{section}")).to_be_visible()
         expect(tab.get_by_role("heading", level=1)).to_have_count(1)
@@ -310,6 +371,8 @@ def test_what_is_read_aloud_has_names(cloud: Cloud, local_aws: LocalAws, tab: An
         if section == "models":
             tab.get_by_role("button", name="bert", exact=True).click()
             expect(tab.locator("#detail tbody tr")).to_have_count(1)
+        if section == "plan":
+            expect(tab.locator("#plan-shown img")).to_have_count(2)
         found = tab.evaluate(
             """() => {
                 const seen = (node) => node.checkVisibility();
@@ -369,10 +432,11 @@ def test_nothing_is_cut_off_on_a_phone_and_text_can_be_read(
 ) -> None:
     endpoint = cloud.endpoint()
     cloud.publish(f"{'a-long-name-of-a-model-' * 3}x-00000000000a.tar.gz", times=2)
+    published.publish(cloud.s3, releases.Store(cloud.bucket), "first", PLAN, datetime.now(timezone.utc))
     context = browser.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme, has_touch=True)
     context.set_default_timeout(PATIENCE)
     tab = context.new_page()
-    for section in ("overview", "models", "try", "requests", "log"):
+    for section in ("overview", "models", "try", "requests", "log", "plan"):
         look(tab, local_aws, endpoint, section)
         tab.wait_for_selector(".live.on")
         wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

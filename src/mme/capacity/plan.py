@@ -341,7 +341,7 @@ def changes_to(search: Search, best: Option, kind: InstanceType) -> list[Change]
             if not best.meets
             else f"saves {less} of {best.instances} instances"
             if less > 0
-            else f"needs {-less} instances more"
+            else f"needs {-less} instance{'s' if less < -1 else ''} more"
             if less < 0
             else "the same number of instances"
         )

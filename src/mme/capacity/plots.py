@@ -10,6 +10,12 @@ from html import escape
 WIDTH, HEIGHT = 640, 400
 LEFT, RIGHT, TOP, BOTTOM = 74, 24, 44, 56
 COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626", "#0891b2")
+ON_DARK = ("#7aa7ff", "#f0a35e", "#4fd1c5", "#b794f6", "#ff8f99", "#67d3e8")
+PAPER, INK, QUIET, GRID, AXIS = "#ffffff", "#111827", "#4b5563", "#e5e7eb", "#6b7280"
+_DARK = {PAPER: "#171b22", INK: "#e8ebf0", QUIET: "#a0a9b6", GRID: "#2c333d", AXIS: "#8b95a3"}
+_DARK |= dict(zip(COLOURS, ON_DARK, strict=True))
+# Attributes have the light colours, for whatever shows an SVG; a browser on a dark screen takes the others.
+STYLE = "".join(f'[fill="{light}"]{{fill:{dark}}}[stroke="{light}"]{{stroke:{dark}}}' for light, dark in _DARK.items())
 
 
 @dataclass(frozen=True)
@@ -45,24 +51,25 @@ def plot(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         'font-family="system-ui, sans-serif" font-size="12" role="img">',
         f"<title>{escape(title)}</title>",
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>',
-        f'<text x="{LEFT}" y="22" font-size="15" font-weight="600" fill="#111827">{escape(title)}</text>',
+        f"<style>@media (prefers-color-scheme: dark){{{STYLE}}}</style>",
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{PAPER}"/>',
+        f'<text x="{LEFT}" y="22" font-size="15" font-weight="600" fill="{INK}">{escape(title)}</text>',
     ]
     for value in x_ticks:
         at = across(value)
-        parts.append(f'<line x1="{at:.1f}" y1="{TOP}" x2="{at:.1f}" y2="{HEIGHT - BOTTOM}" stroke="#e5e7eb"/>')
+        parts.append(f'<line x1="{at:.1f}" y1="{TOP}" x2="{at:.1f}" y2="{HEIGHT - BOTTOM}" stroke="{GRID}"/>')
         parts.append(_text(at, HEIGHT - BOTTOM + 17, _number(value) + x.unit, "middle"))
     for value in y_ticks:
         at = up(value)
-        parts.append(f'<line x1="{LEFT}" y1="{at:.1f}" x2="{WIDTH - RIGHT}" y2="{at:.1f}" stroke="#e5e7eb"/>')
+        parts.append(f'<line x1="{LEFT}" y1="{at:.1f}" x2="{WIDTH - RIGHT}" y2="{at:.1f}" stroke="{GRID}"/>')
         parts.append(_text(LEFT - 8, at + 4, _number(value) + y.unit, "end"))
     parts.append(
-        f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}" fill="none" stroke="#6b7280" stroke-width="1.2"/>'
+        f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}" fill="none" stroke="{AXIS}" stroke-width="1.2"/>'
     )
-    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, x.title, "middle", "#111827"))
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 14, x.title, "middle", INK))
     middle = (TOP + HEIGHT - BOTTOM) / 2
     parts.append(
-        f'<text x="13" y="{middle}" text-anchor="middle" fill="#111827" transform="rotate(-90 13 {middle})">'
+        f'<text x="13" y="{middle}" text-anchor="middle" fill="{INK}" transform="rotate(-90 13 {middle})">'
         f"{escape(y.title)}</text>"
     )
     for number, one in enumerate(scaled):
@@ -79,7 +86,7 @@ def plot(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
             )
             end = "end" if ax > WIDTH * 0.6 else "start"
             shift = -11 if end == "end" else 11
-            parts.append(_text(ax + shift, ay - 10 if ay > TOP + 24 else ay + 20, label, end, "#111827"))
+            parts.append(_text(ax + shift, ay - 10 if ay > TOP + 24 else ay + 20, label, end, INK))
     if len(scaled) > 1:
         at = float(LEFT)
         for number, one in enumerate(scaled):
@@ -124,7 +131,7 @@ def _scale(
     return lambda v: start + (v - first) / (last - first) * (end - start), ticks
 
 
-def _text(x: float, y: float, words: str, anchor: str, colour: str = "#4b5563") -> str:
+def _text(x: float, y: float, words: str, anchor: str, colour: str = QUIET) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(words)}</text>'
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from html import escape
 from typing import Any
@@ -17,6 +17,7 @@ from mme.capacity.instances import Prices
 from mme.capacity.needs import Models
 from mme.capacity.plan import Goal, Option, Plan
 from mme.capacity.plots import Axis, Series, plot
+from mme.capacity.published import MOST_ROWS, Picture, Shown, Table
 from mme.capacity.simulate import Outcome, hit_kinds
 from mme.capacity.state import Floats
 
@@ -142,10 +143,11 @@ def cost_and_cold(trials: Sequence[Option], best: Option | None, goal: Goal) -> 
 
 def hits_and_instances(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]], kind: str) -> str:
     """Hit ratio against instances; one curve for each routing."""
+    lowest = min([y * 100 for _, points in curves for _, y in points if math.isfinite(y)], default=0.0)
     return plot(
         f"Requests whose model is loaded, by instances ({kind})",
         Axis("instances"),
-        Axis("hit ratio", " %", high=100.0),
+        Axis("hit ratio", " %", low=min(95.0, lowest), high=100.0),
         [Series(name, [(x, y * 100) for x, y in points]) for name, points in curves],
     )
 
@@ -177,42 +179,64 @@ def latency_by_popularity(outcome: Outcome, rates: Floats) -> str:
 # ---- the page -----------------------------------------------------------------------------------------------------
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #111827; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+  color: light-dark(#111827, #e8ebf0); background: light-dark(#ffffff, #0e1116); }
+div.table { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 14px; }
-th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid #e5e7eb; vertical-align: top; }
-tr.best { background: #ecfdf5; font-weight: 600; }
+th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid light-dark(#e5e7eb, #2c333d);
+  vertical-align: top; }
+tr.best { background: light-dark(#ecfdf5, #12301f); font-weight: 600; }
 svg { max-width: 100%; height: auto; margin: .5rem 0; }
-.small { color: #4b5563; font-size: 13px; }
+.small { color: light-dark(#4b5563, #a0a9b6); font-size: 13px; }
 """
+PLOTS = {
+    "cost-and-cold": "Cost against cold requests",
+    "hits-and-instances": "Hit ratio against instances",
+    "latency-by-popularity": "Latency by popularity",
+}
+"""What each plot is called, by the name of its file."""
 
 
-def page(plan: Plan, words: Sequence[str], plots: Sequence[str]) -> str:
+def shown(plan: Plan, notes: Sequence[str], plots: Mapping[str, str]) -> Shown:
+    """The plan as a person reads it. ``plots``: SVG documents by the names of PLOTS."""
+    best = next((at for at, one in enumerate(plan.options) if one is plan.best), None)
+    others = [
+        (one.name, one.what, "-" if one.usd_month is None else f"{one.usd_month:,.0f}", one.words)
+        for one in plan.alternatives
+    ]
+    return Shown(
+        f"Goal: {plan.goal.words}.",
+        (
+            Table("Instances", HEAD[1:], [option_row(one, plan.best)[1:] for one in plan.options[:MOST_ROWS]], best),
+            Table("Other ways to host them", ("instead", "what", "USD a month", "in words"), others),
+            Table("What would change it", ("with", "in words"), [(one.name, one.words) for one in plan.changes]),
+        ),
+        tuple(Picture(PLOTS[name], svg) for name, svg in plots.items()),
+        tuple(notes),
+    )
+
+
+def page(what: Shown) -> str:
     """The plan as one HTML document that needs nothing else."""
 
-    def table(head: Sequence[str], rows: Sequence[tuple[Sequence[str], bool]]) -> str:
-        top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
+    def table(one: Table) -> str:
+        top = "".join(f"<th>{escape(cell)}</th>" for cell in one.head)
         body = "".join(
-            f"<tr{' class=best' if marked else ''}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
-            for row, marked in rows
+            f"<tr{' class=best' if at == one.marked else ''}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
+            for at, row in enumerate(one.rows)
         )
-        return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+        return (
+            f"<h2>{escape(one.title)}</h2><div class=table><table><thead><tr>{top}</tr></thead>"
+            f"<tbody>{body}</tbody></table></div>"
+        )
 
-    options = table(HEAD, [(option_row(one, plan.best), one is plan.best) for one in plan.options])
-    others = table(
-        ("instead", "what", "USD a month", ""),
-        [
-            ((one.name, one.what, "-" if one.usd_month is None else f"{one.usd_month:,.0f}", one.words), False)
-            for one in plan.alternatives
-        ],
-    )
-    changes = table(("with", ""), [((one.name, one.words), False) for one in plan.changes])
-    notes = "".join(f"<li>{escape(line)}</li>" for line in words)
+    notes = "".join(f"<li>{escape(line)}</li>" for line in what.notes)
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>Capacity plan</title><style>{STYLE}</style></head><body>"
-        f"<h1>Capacity plan</h1><p>Goal: {escape(plan.goal.words)}.</p>{options}"
-        f"<h2>Other ways to host them</h2>{others}"
-        f"<h2>What would change it</h2>{changes}"
-        f"<h2>In pictures</h2>{''.join(plots)}"
+        f"<h1>Capacity plan</h1><p>{escape(what.goal)}</p>{''.join(map(table, what.tables))}"
+        f"<h2>In pictures</h2>{''.join(one.svg for one in what.pictures)}"
         f"<h2>What the figures stand on</h2><ul class=small>{notes}</ul></body></html>\n"
     )

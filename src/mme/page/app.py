@@ -30,7 +30,10 @@ _HOSTS = ("127.0.0.1", "localhost", "[::1]")
 _FILES = {
     "": ("index.html", "text/html; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),
-    **{name: (name, "text/javascript; charset=utf-8") for name in ("page.js", "dom.js", "charts.js", "try.js")},
+    **{
+        name: (name, "text/javascript; charset=utf-8")
+        for name in ("page.js", "dom.js", "charts.js", "plans.js", "try.js")
+    },
     "icon.svg": ("icon.svg", "image/svg+xml"),
 }
 _ALWAYS = (
@@ -168,12 +171,16 @@ class Page:
         name = query.get("endpoint") or None
         if path == "api/state":
             return _json(self._sources.state(name))
-        if path not in ("api/models", "api/series", "api/log"):
+        if path not in ("api/models", "api/series", "api/log", "api/plans", "api/plan"):
             raise _Refused(404, "There is no such page.")
         if name is None:
             raise UsageError("Which endpoint? The query lacks it.")
         if path == "api/models":
             return _tagged(environ, _json(self._sources.models(name)))
+        if path == "api/plans":
+            return _tagged(environ, _json(self._sources.plans(name)))
+        if path == "api/plan":
+            return _tagged(environ, _json(self._sources.plan(name, query.get("plan", ""))))
         if path == "api/series":
             return _tagged(environ, _json(self._sources.series(name)))
         since = query.get("since")

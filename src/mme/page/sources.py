@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mme import channels, releases
 from mme.aws import explained
+from mme.capacity import published
 from mme.errors import EndpointError, MmeError
 from mme.operate import facts as endpoint_facts
 from mme.operate import lines, logs, metrics, status
@@ -250,6 +251,21 @@ class Sources:
         """
         store = self.store(name)
         return self._kept.get(("models", store), self._pace.released, lambda: self._models(store))
+
+    def plans(self, name: str) -> dict[str, Any]:
+        """The plans beside the models of the endpoint, the newest first."""
+        store = self.store(name)
+
+        def ask() -> dict[str, Any]:
+            found = published.names(self.clients.s3, store)
+            return {"plans": [{"name": plan, "put": status.stamp(moment)} for plan, moment in found]}
+
+        return self._kept.get(("plans", store), self._pace.released, ask)
+
+    def plan(self, name: str, plan: str) -> dict[str, Any]:
+        """One of them: its tables and plots."""
+        made, shown = published.read(self.clients.s3, self.store(name), plan)
+        return {"name": plan, "made": made, **asdict(shown)}
 
     def _models(self, store: releases.Store) -> dict[str, Any]:
         with ThreadPoolExecutor(1) as pool:

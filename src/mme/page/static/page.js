@@ -1,9 +1,10 @@
 // The page: asks the server what there is, again and again, and shows it.
 import { $, ago, badge, bytes, clock, copy, copyBox, el, fill, percent, table, time, whole } from "./dom.js";
 import { chart, roomFor } from "./charts.js";
+import { Plans } from "./plans.js";
 import { Try } from "./try.js";
 
-const SECTIONS = ["overview", "models", "try", "requests", "log"];
+const SECTIONS = ["overview", "models", "try", "requests", "log", "plan"];
 const PER_PAGE = 50;
 const LINES_KEPT = 3000;
 const LINES_SHOWN = 600;
@@ -47,6 +48,7 @@ const timings = new Map(); // target -> {load, private, warm: [ms], cold, count,
 let memoryPoints = [];
 const problems = new Map();
 let pageNumber = 0, openModel = null;
+const planBox = new Plans(call, () => state ? state.endpoint?.name ?? null : undefined);
 const tryBox = new Try(call, () => ({ state, released, endpoint: state?.endpoint?.name }));
 
 function problem(what, error) {
@@ -95,7 +97,7 @@ function forget() {
   lines = []; lineIds = new Set(); logFrom = null; logCut = false;
   requests.length = 0; timings.clear(); memoryPoints = [];
   released = { models: [], channels: [] }; releasedTag = null; series = null;
-  problems.delete("Models"); problems.delete("Log"); problems.delete("Metrics");
+  problems.delete("Models"); problems.delete("Plan"); problems.delete("Log"); problems.delete("Metrics");
 }
 
 function remember() {
@@ -124,6 +126,16 @@ async function askModels() {
     tryBox.refresh();
   } catch (error) {
     if (!(error instanceof TypeError)) problem("Models", error); // of a lost connection the state tells
+  }
+}
+
+async function askPlans() {
+  if (current() !== "plan") return;
+  try {
+    await planBox.refresh();
+    problem("Plan", null);
+  } catch (error) {
+    if (!(error instanceof TypeError)) problem("Plan", error); // of a lost connection the state tells
   }
 }
 
@@ -495,7 +507,7 @@ function show() {
     if (link.hash === `#${now}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  ({ overview: showOverview, models: showModels, try: () => tryBox.refresh(), requests: showRequests, log: showLog })[now]();
+  ({ overview: showOverview, models: showModels, try: () => tryBox.refresh(), requests: showRequests, log: showLog, plan: () => askPlans().then(showProblems) })[now]();
   window.scrollTo(0, 0);
 }
 
@@ -547,7 +559,7 @@ async function tick(all = false) {
   try {
     if (!document.hidden || round === 0) {
       await askState();
-      const work = [askLog()];
+      const work = [askLog(), askPlans()];
       if (all || round % 2 === 0) work.push(askModels());
       if (all || round % 5 === 0) work.push(askSeries());
       await Promise.all(work);

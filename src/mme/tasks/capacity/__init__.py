@@ -54,6 +54,8 @@ WHAT = ("plan", "simulate", "measure")
         "tfvars": "plan: write the module's variants, with autoscaling to match, to this .tfvars.json file",
         "page": "plan: write the plan and its plots as an HTML page",
         "plots": "plan: write the plots as SVG files into this folder",
+        "publish": "plan: show it under this name on the endpoint's page (docs/page.md): put it and its plots as "
+        "plans/NAME.json into the bucket, in the place of a plan of that name",
         "archive": "measure: an archive to measure, repeatable; left out, every one in --dist",
         "out": "measure: write the needs to this file",
         "per-model": "simulate: with --json, the figures of each model too",
@@ -100,6 +102,7 @@ def capacity(
     tfvars: str | None = None,
     page: str | None = None,
     plots: str | None = None,
+    publish: str | None = None,
     archive: Sequence[str] = (),
     out: str | None = None,
     per_model: bool = False,
@@ -127,7 +130,7 @@ def capacity(
     asked = Asked(
         what, models, catalog, dist, needs, container, trace, access_log, gaps, live, zipf, rate, hours, swing, bursts,
         churn, p99, cold, type, count, at_least, volume_gb, routing, download, extract, processor_factor, deployments,
-        warm, autoscale, prices, seed, tfvars, page, plots, archive, out, per_model, json,
+        warm, autoscale, prices, seed, tfvars, page, plots, publish, archive, out, per_model, json,
     )  # fmt: skip
     if what == "measure":
         from mme.tasks.capacity import measuring

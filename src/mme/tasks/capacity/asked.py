@@ -49,6 +49,7 @@ class Asked:
     tfvars: str | None
     page: str | None
     plots: str | None
+    publish: str | None
     archive: Sequence[str]
     out: str | None
     per_model: bool

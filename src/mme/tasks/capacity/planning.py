@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 from invoke import Context
 
 from mme import console
 from mme.capacity import plan as plans
-from mme.capacity import report, tfvars
+from mme.capacity import published, report, tfvars
 from mme.capacity.state import Floats
 from mme.errors import UsageError
 from mme.settings import Settings
 from mme.tasks.capacity.asked import Asked, counted, number, write
 from mme.tasks.capacity.given import models_of, prices_of, say_if_slow, settings_of, traffic_of
-from mme.tasks.command import note, print_json
+from mme.tasks.command import note, open_store, print_json
 
 
 def plan(context: Context, asked: Asked, settings: Settings) -> None:
+    if asked.publish:
+        published.check_name(asked.publish)
+        settings.bucket  # raises where none is named, before the work  # noqa: B018
     goal = plans.Goal(
         None if asked.p99 == "none" else number("--p99", asked.p99, 1e-3) / 1000,
         None if asked.cold == "none" else number("--cold", asked.cold, 0, 1),
@@ -50,15 +54,20 @@ def plan(context: Context, asked: Asked, settings: Settings) -> None:
         print()
         for line in notes:
             print(line)
-    if asked.plots or asked.page:
+    if asked.plots or asked.page or asked.publish:
         pictures = _pictures(made, search, rates)
+        shown = report.shown(made, [f"{counted(len(models))}.", *notes], pictures)
         if asked.plots:
             for name, svg in pictures.items():
                 write(Path(asked.plots) / f"{name}.svg", svg)
             note(f"The plots are in {asked.plots}.")
         if asked.page:
-            write(Path(asked.page), report.page(made, notes, list(pictures.values())))
+            write(Path(asked.page), report.page(shown))
             note(f"The page is {asked.page}.")
+        if asked.publish:
+            s3, store = open_store(settings)
+            where = published.publish(s3, store, asked.publish, shown, datetime.now(timezone.utc))
+            note(f"The plan is {where}; the endpoint's page shows it: invoke dashboard, or that of the local AWS.")
     if made.best is None:
         raise UsageError(
             f"No fleet that was tried meets the goal ({goal.words}).",
