@@ -31,7 +31,9 @@ except ImportError:
     onnxruntime = None
 
 TOLERANCE = 1e-5  # of the largest number that transformers answers, or of 1 where that is less
-LOWEST_COSINE = 0.999  # of a token's numbers to those of torch's int8: both round, and not always to the same side
+# How far int8 may be from float32 with the same weights, in times of what torch's int8 is. Both round, and not always
+# to the same side: they are as far from each other as either is from float32, but equally far from that.
+INT8_ERROR = 1.1
 WEIGHTS = "model.safetensors"
 # Attention's work grows with the square of the longest text, the rest of a pass with the tokens. Texts share a pass as
 # long as what they are spread out to for attention is at most so many times what they need.
@@ -225,13 +227,14 @@ def batches(order: list[int], rows: Sequence[Sized], most: int) -> list[list[int
     return made
 
 
-def load(folder: Path, config: Any, weights: str = WEIGHTS, head: bool = False) -> Encoding:
+def load(folder: Path, config: Any, weights: str = WEIGHTS, head: bool = False, int8: bool = False) -> Encoding:
     """The engine of the model in this folder, with transformers' configuration of it and its weights in the file
-    `weights`; with the `head` that classifies texts, or up to the last hidden states. Raises Unsupported, with the
-    reason, where it is better left to torch. The answers are still to be compared (`differs`)."""
+    `weights`; with the `head` that classifies texts, or up to the last hidden states. With `int8`, linear layers
+    compute in int8 also where their weights are float32. Raises Unsupported, with the reason, where it is better left
+    to torch. The answers are still to be compared (`differs`)."""
     _wanted()
     tensors, real = _tensors(folder, weights)
-    encoder = engine_encoders.encoder(config, tensors, real, head)
+    encoder = engine_encoders.encoder(config, tensors, real, head, int8)
     try:
         return Encoding(encoder, real)
     except Exception as error:  # whatever onnxruntime raises: its exceptions have no base of their own
@@ -259,9 +262,8 @@ def checked(engine: Engine) -> bool:
 
 def differs(engine: Encoding, model: Any, longest: int, typed: bool = False) -> str | None:
     """None where the engine answers as `model`, transformers' own, does: to 1e-5, for texts of different lengths up to
-    `longest` tokens, the second half of each of another type where they are `typed`. Else what differs."""
-    import torch
-
+    `longest` tokens, the second half of each of another type where they are `typed`. In int8 it is to be as near to
+    float32 as `model` is, whose layers are handler_int8.py's then. Else what differs."""
     random = np.random.default_rng(0)
     wanted = [1, 3, 11, 24, 2 * engine.graph.window + 9]
     if engine.graph.relative is not None and engine.graph.relative.exact + 9 <= longest:
@@ -273,25 +275,41 @@ def differs(engine: Encoding, model: Any, longest: int, typed: bool = False) -> 
         got = engine.run(rows, 1, types)
     except Exception as error:  # whatever onnxruntime raises
         return f"it fails: {error}"
-    head = engine.graph.head
-    parts = np.split(got, len(rows) if head else np.cumsum([len(row) for row in rows])[:-1])
-    for place, (row, states) in enumerate(zip(rows, parts, strict=True)):
+    want = _answers(model, rows, types, engine.graph.head)
+    if engine.graph.int8:
+        import handler_int8
+
+        with handler_int8.exactly(model):
+            exact = _answers(model, rows, types, engine.graph.head)
+        ours, torchs = _error(got, exact), _error(want, exact)
+        if not ours <= INT8_ERROR * torchs + TOLERANCE:
+            return f"its int8 is {ours:.2g} from float32, and torch's {torchs:.2g}"
+        return None
+    ends = np.cumsum([1 if engine.graph.head else len(row) for row in rows])[:-1]
+    for states, own in zip(np.split(got, ends), np.split(want, ends), strict=True):
+        apart, bound = float(np.abs(states - own).max()), TOLERANCE * max(1.0, float(np.abs(own).max()))
+        if not apart <= bound:  # so that NaN does not pass
+            return f"its answers differ by {apart:.2g} where {bound:.2g} is allowed"
+    return None
+
+
+def _answers(model: Any, rows: list[list[int]], types: list[list[int]] | None, head: bool) -> np.ndarray:
+    """What transformers' `model` answers to each row alone, in the order of `Encoding.run`."""
+    import torch
+
+    answers = []
+    for place, row in enumerate(rows):
         ids = torch.tensor([row])
         arguments = {"token_type_ids": torch.tensor([types[place]])} if types else {}
         with torch.inference_mode():
             answer = model(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
-            want = (answer.logits if head else answer.last_hidden_state[0]).float().numpy()
-        apart = float(np.abs(states - want).max())
-        if engine.graph.int8:
-            lengths_of = np.linalg.norm(states, axis=1) * np.linalg.norm(want, axis=1)
-            cosine = float(((states * want).sum(axis=1) / lengths_of).min())
-            if not cosine >= LOWEST_COSINE:
-                return f"the lowest cosine to torch's int8 is {cosine:.4f}"
-            continue
-        bound = TOLERANCE * max(1.0, float(np.abs(want).max()))
-        if not apart <= bound:  # so that NaN does not pass
-            return f"its answers differ by {apart:.2g} where {bound:.2g} is allowed"
-    return None
+        answers.append((answer.logits if head else answer.last_hidden_state[0]).float().numpy())
+    return np.concatenate(answers)
+
+
+def _error(states: np.ndarray, exact: np.ndarray) -> float:
+    """How far the numbers are from the exact ones, of the size of those (root of mean squares)."""
+    return float(np.linalg.norm(states - exact) / max(np.linalg.norm(exact), np.finfo(np.float32).tiny))
 
 
 def decodes_otherwise(engine: Decoding, model: Any) -> str | None:

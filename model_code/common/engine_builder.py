@@ -15,6 +15,8 @@ from engine_graph import FLOAT, INT32, INT64, MICROSOFT, Graph, Stored, Unsuppor
 
 GELU = {"gelu": "none", "gelu_python": "none"}
 GELU |= dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_python_tanh", "gelu_accurate"), "tanh")
+LARGEST = 63  # of int8 weights, and the smallest scale of their rows: those of handler_int8.py
+SMALLEST = 1e-30
 PLAIN = {"relu": "Relu", "tanh": "Tanh"}
 MASKED = -1e30  # added to what must have no weight in a softmax: e to this power is 0
 
@@ -91,8 +93,10 @@ class Encoder:
 class Builder:
     """The pieces that encoders are made of. Values (names) of tokens are (tokens, width) unless said otherwise."""
 
-    def __init__(self, config: Any, tensors: dict[str, Stored], folder: Path, head: bool) -> None:
+    def __init__(self, config: Any, tensors: dict[str, Stored], folder: Path, head: bool, int8: bool) -> None:
+        """`int8`: linear layers compute in int8 also where their weights are float32."""
         self.config = config
+        self._make_int8 = int8
         self._head = head
         self.graph = Graph()
         self.op = self.graph.op
@@ -189,7 +193,7 @@ class Builder:
         """A linear layer's answer and what is still to be added to it: nothing (an empty name), or its bias, which what
         comes next can mostly add in passing."""
         stored, where = self._where(f"{name}.weight")
-        if where.kind == "I8":
+        if self._is_int8(where):
             return self._int8_dense(x, stored, where, out), self.weight(f"{name}.bias", out) if bias else ""
         inputs = [x, self.weight(f"{name}.weight", out, size)]
         self._dense.append(stored)
@@ -197,14 +201,25 @@ class Builder:
             inputs.append(self.weight(f"{name}.bias", out))
         return self.op("Gemm", *inputs, transB=1), ""
 
+    def _is_int8(self, where: Stored) -> bool:
+        return where.kind == "I8" or self._make_int8
+
     def _int8_dense(self, x: str, stored: str, where: Stored, out: int) -> str:
         """As handler_int8.py computes it: whole numbers, with a scale for each token's values and one for each output's
         weights."""
         size = where.shape[-1]
         values, own_scale = self._int8_of(x, self._input_scales(stored, size))
-        weights = self.graph.held(f"{stored} as columns", lambda: self._int8_weight(where, size, out))
-        scales = self.graph.held(f"{stored} scales", lambda: self._numbers(f"{stored}_scale", out))
-        return self._int8_product(values, own_scale, weights, scales)
+        return self._int8_product(values, own_scale, *self._int8_weights([(stored, where)], size, out))
+
+    def _int8_weights(self, tensors: list[tuple[str, Stored]], size: int, out: int) -> tuple[str, str]:
+        """The weights of these layers side by side, a column for each output, and the outputs' scales."""
+        name = " and ".join(stored for stored, _ in tensors)
+        columns, scales = f"{name} as columns", f"{name} scales"
+        if not self.graph.holds(columns):
+            made = [self._int8_weight(stored, where, size, out) for stored, where in tensors]
+            self.graph.hold(columns, np.concatenate([rows.T for rows, _ in made], 1))
+            self.graph.hold(scales, np.concatenate([own for _, own in made]))
+        return columns, scales
 
     def _int8_product(self, values: str, own_scale: str, weights: str, scales: str) -> str:
         """Without a bias, which the operation would multiply with each token's scale, too."""
@@ -215,37 +230,29 @@ class Builder:
         """(rows, names times out): what several layers of int8 weights answer to the same, biases added. An empty
         name where they do not compute alike."""
         tensors = [self._where(f"{name}.weight") for name in names]
-        kinds = {where.kind for _, where in tensors}
-        shapes = {where.shape for _, where in tensors}
-        if kinds != {"I8"} or len(shapes) != 1 or not all(self.has(f"{name}.bias") for name in names):
+        alike = len({where.shape for _, where in tensors}) == 1 and all(self._is_int8(where) for _, where in tensors)
+        if not alike or not all(self.has(f"{name}.bias") for name in names):
             return ""
         size = tensors[0][1].shape[-1]
         input_scales = {self._input_scales(stored, size) for stored, _ in tensors}
         if len(input_scales) != 1:
             return ""
         values, own_scale = self._int8_of(x, input_scales.pop())
-        at = tensors[0][0]
-        weights = self.graph.held(
-            f"{at} and {len(names) - 1} beside it",
-            lambda: np.concatenate([self._int8_weight(it, size, out) for _, it in tensors], 1),
-        )
-        scales = self.graph.held(
-            f"{at} scales and {len(names) - 1} beside",
-            lambda: np.concatenate([self._numbers(f"{it}_scale", out) for it, _ in tensors]),
-        )
         biases = [self._stored(f"{name}.bias") or "" for name in names]
-        bias = self.graph.held(
-            f"{at} {len(names)} biases", lambda: np.concatenate([self._numbers(stored, out) for stored in biases])
-        )
-        return self.op("Add", self._int8_product(values, own_scale, weights, scales), bias)
+        bias = " and ".join(biases)
+        if not self.graph.holds(bias):
+            self.graph.hold(bias, np.concatenate([self._numbers(stored, out) for stored in biases]))
+        product = self._int8_product(values, own_scale, *self._int8_weights(tensors, size, out))
+        return self.op("Add", product, bias)
 
     def _int8_of(self, x: str, input_scales: bytes) -> tuple[str, str]:
         """Values as whole numbers from 1 to 255, and what each token's are to be multiplied with."""
         if (x, input_scales) not in self._in_int8:
             scaled = x
             if input_scales:
-                factors = np.frombuffer(input_scales, np.float32)
-                scaled = self.op("Mul", x, self.graph.held(f"{x} input scale {len(self._in_int8)}", lambda: factors))
+                factors = f"{x} input scale {len(self._in_int8)}"
+                self.graph.hold(factors, np.frombuffer(input_scales, np.float32))
+                scaled = self.op("Mul", x, factors)
             largest = self.op("ReduceMax", self.op("Abs", scaled), self.whole(1), keepdims=0)
             # Of a token whose values are all 0 the step is 0, and so is what its whole numbers are multiplied with.
             step = self.op("Mul", largest, self.number(1 / 127))
@@ -257,14 +264,23 @@ class Builder:
             self._in_int8[x, input_scales] = values, self.op("Unsqueeze", step, self.whole(1))
         return self._in_int8[x, input_scales]
 
-    def _int8_weight(self, where: Stored, size: int, out: int) -> np.ndarray:
-        """A column for each output."""
+    def _int8_weight(self, stored: str, where: Stored, size: int, out: int) -> tuple[np.ndarray, np.ndarray]:
+        """A row for each output, and the rows' scales: as they are stored, or made as handler_int8.py makes them."""
         if where.shape != (out, size):
             raise Unsupported(f"a layer of {out} outputs has the shape {where.shape}")
-        weight = np.frombuffer(self._bytes(where, size * out), np.int8).reshape(out, size)
-        if np.abs(weight.astype(np.int16)).max(initial=0) > 63:
-            raise Unsupported("its int8 weights have eight bits, of an archive from before they had seven")
-        return weight.T
+        if where.kind == "I8":
+            rows = np.frombuffer(self._bytes(where, size * out), np.int8).reshape(out, size)
+            if np.abs(rows.astype(np.int16)).max(initial=0) > LARGEST:
+                raise Unsupported("its int8 weights have eight bits, of an archive from before they had seven")
+            return rows, self._numbers(f"{stored}_scale", out)
+        if where.kind != "F32":
+            raise Unsupported(f"its weights are {where.kind}, not float32")
+        exact = np.frombuffer(self._bytes(where, 4 * size * out), np.float32).reshape(out, size)
+        if not np.isfinite(exact).all():
+            raise Unsupported(f"{stored} has numbers that are not finite")
+        scales = np.maximum(np.abs(exact).max(axis=1) / np.float32(LARGEST), np.float32(SMALLEST))
+        made = np.clip(np.rint(exact / scales[:, None]), -LARGEST, LARGEST)
+        return made.astype(np.int8), scales
 
     def _input_scales(self, name: str, size: int) -> bytes:
         return self._numbers(f"{name}_input_scale", size).tobytes() if f"{name}_input_scale" in self._tensors else b""

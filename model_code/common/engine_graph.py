@@ -8,7 +8,6 @@ in it each lies, so that they are mapped into memory once for all processes, as 
 
 import json
 import struct
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,13 +97,14 @@ class Graph:
         self._values[name] = body + _run(8, name) + _run(9, array.tobytes())
         return name
 
-    def held(self, name: str, value: Callable[[], np.ndarray]) -> str:
-        """A weight that is part of the graph, since its file has it in another form. It is made once for each name."""
-        if name not in self._own:
-            array = np.ascontiguousarray(value())
-            body = b"".join(_number(1, size) for size in array.shape) + _number(2, KINDS[str(array.dtype)])
-            self._own[name] = body + _run(8, name) + _run(9, array.tobytes())
-        return name
+    def hold(self, name: str, value: np.ndarray) -> None:
+        """A weight that is part of the graph, since its file has it in another form."""
+        array = np.ascontiguousarray(value)
+        body = b"".join(_number(1, size) for size in array.shape) + _number(2, KINDS[str(array.dtype)])
+        self._own[name] = body + _run(8, name) + _run(9, array.tobytes())
+
+    def holds(self, name: str) -> bool:
+        return name in self._own
 
     def op(self, kind: str, *inputs: str, domain: str = "", out: str = "", **attributes: Any) -> str:
         """One operation with one result, whose name is returned. An input that is left out is an empty name."""

@@ -63,6 +63,7 @@ class Int8Linear(torch.nn.Module):
         self.packed = torch.ops.quantized.linear_prepack(quantised, None)
         self.bias = None if bias is None else bias.detach()
         self.reduce_range = reduce_range
+        self.exact = False  # whether it computes in float32 with the same weights, slowly (`exactly`)
         self.input_scales = input_scales
         self.weight = torch.empty(0)  # some models ask for its type
         # Activations become whole numbers from -largest to largest, with this one added, since they have no sign.
@@ -77,6 +78,9 @@ class Int8Linear(torch.nn.Module):
         own = self.input_scales is not None
         if own:
             rows = rows * self.input_scales
+        if self.exact:
+            weight = torch.ops.quantized.linear_unpack(self.packed)[0].dequantize()
+            return torch.nn.functional.linear(rows, weight, self.bias).view(*values.shape[:-1], -1)
         peaks = rows.abs().amax(dim=1, keepdim=True).clamp_(min=SMALLEST)
         # So that all rows have the same scale.
         scaled = rows.mul_(peaks.reciprocal()) if own else rows * peaks.reciprocal()
@@ -114,6 +118,21 @@ def joined(layers: list[Any]) -> Int8Linear | None:
             torch.cat([weight.q_per_channel_scales().float() for weight in weights]),
             first.input_scales,
         )
+
+
+@contextlib.contextmanager
+def exactly(model: torch.nn.Module) -> Iterator[None]:
+    """The model's linear layers compute in float32, with the numbers that their int8 weights stand for: what int8
+    activations cost is seen beside it."""
+    layers = [layer for layer in model.modules() if type(layer) is Int8Linear]
+    for layer in layers:
+        layer.exact = True
+    try:
+        with _chosen_engine():
+            yield
+    finally:
+        for layer in layers:
+            layer.exact = False
 
 
 def _same(one: torch.Tensor | None, other: torch.Tensor | None) -> bool:

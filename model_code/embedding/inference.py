@@ -208,8 +208,9 @@ def _engine(
     if sentence.layers is not None:
         return None, "it needs the hidden states of all layers"
     try:
-        weights = handler_int8.STORED if settings["quantize"] else engine.WEIGHTS
-        return engine.load(folder / sentence.path, config, weights), ""
+        where, int8 = folder / sentence.path, bool(settings["quantize"])
+        stored = int8 and (where / handler_int8.STORED).is_file()
+        return engine.load(where, config, handler_int8.STORED if stored else engine.WEIGHTS, int8=int8), ""
     except engine.Unsupported as error:
         return None, str(error)
 

@@ -244,12 +244,11 @@ def test_what_a_graph_is_had_for(
     assert (reason or "") in context.notes["reason"]
 
 
-@pytest.mark.parametrize("settings", [{"dtype": "bfloat16"}, {"quantize": "int8"}])
-def test_other_formats_are_torchs(embedding: ModuleType, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_another_format_is_torchs(embedding: ModuleType, tmp_path: Path) -> None:
     context = Context()
-    model = embedding.model_fn(str(linked(minilm(), tmp_path / "m", **settings)), context)
+    model = embedding.model_fn(str(linked(minilm(), tmp_path / "m", dtype="bfloat16")), context)
     assert model.engine is None
-    assert next(iter(settings.values())) in context.notes["reason"]
+    assert "bfloat16" in context.notes["reason"]
 
 
 def test_weights_of_another_format_are_torchs(embedding: ModuleType, bert: Path, tmp_path: Path) -> None:
@@ -304,10 +303,14 @@ def test_int8_that_is_stored_is_torchs_int8(
     assert cosines(got, want).min() > 0.999
 
 
-def test_int8_is_near_to_float32_and_alone_as_in_a_batch(embedding: ModuleType, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stored", [True, False])
+def test_int8_is_near_to_float32_and_alone_as_in_a_batch(embedding: ModuleType, tmp_path: Path, stored: bool) -> None:
     from sentences import SENTENCES
 
-    stored_int8(minilm(), tmp_path / "m", "AutoModel")
+    if stored:
+        stored_int8(minilm(), tmp_path / "m", "AutoModel")
+    else:
+        linked(minilm(), tmp_path / "m", quantize="int8")
     model, exact = embedding.model_fn(str(tmp_path / "m")), embedding.model_fn(str(minilm()))
     assert model.engine is not None
     together = embedding.predict_fn(request(embedding, SENTENCES), model)["embeddings"]
@@ -315,6 +318,54 @@ def test_int8_is_near_to_float32_and_alone_as_in_a_batch(embedding: ModuleType, 
     alone = [embedding.predict_fn(request(embedding, text), model)["embeddings"][0] for text in SENTENCES]
     assert cosines(together, want).min() > 0.99
     assert cosines(together, np.stack(alone)).min() > 0.9999
+
+
+@pytest.mark.parametrize(
+    "name", ["Bert", "MPNet", "Albert", "Electra", "ModernBert", "NomicBert", "DebertaV2", "Deberta"]
+)
+def test_int8_that_is_made_on_loading_is_torchs_int8(
+    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    family(name, bert, tmp_path / "source")
+    folder = linked(tmp_path / "source", tmp_path / "m", quantize="int8")
+    context = Context()
+    ours = embedding.model_fn(str(folder), context)
+    assert (context.notes["engine"], context.notes["format"]) == ("onnxruntime", "int8"), context.notes
+    assert ours.model is None
+    monkeypatch.setenv("MME_ENGINE", "torch")
+    torchs = embedding.model_fn(str(folder))
+    got, want = (embedding.predict_fn(request(embedding, TEXTS), model)["embeddings"] for model in (ours, torchs))
+    assert cosines(got, want).min() > 0.999
+
+
+def test_int8_made_on_loading_is_the_very_int8_that_is_stored(bert: Path, tmp_path: Path) -> None:
+    source = family("Bert", bert, tmp_path / "source")
+    stored_int8(source, tmp_path / "m", "AutoModel", smooth=False)
+    config = transformers.AutoConfig.from_pretrained(source)
+    made = engine.load(source, config, int8=True)
+    stored = engine.load(tmp_path / "m", config, "model.int8.safetensors", int8=True)
+    rows = [[101, 7, 8, 9, 102], [101, 102]]
+    assert (made.run(rows) == stored.run(rows)).all()
+
+
+@pytest.mark.parametrize("stored", [True, False])
+@pytest.mark.parametrize("name", ["Bert", "DebertaV2"])
+def test_int8_that_is_farther_from_float32_than_torchs_is_not_used(
+    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stored: bool
+) -> None:
+    """Here since its norms add a larger number than the model's."""
+    source = family(name, bert, tmp_path / "source")
+    if stored:
+        folder = stored_int8(source, tmp_path / "m", "AutoModel")
+    else:
+        folder = linked(source, tmp_path / "m", quantize="int8")
+    norm = engine_builder.Builder.norm
+    monkeypatch.setattr(
+        engine_builder.Builder, "norm", lambda self, x, name, width, eps: norm(self, x, name, width, eps + 0.02)
+    )
+    context = Context()
+    assert embedding.model_fn(str(folder), context).engine is None
+    assert "from float32, and torch's" in context.notes["reason"]
 
 
 def test_int8_of_tokens_without_any_value(
