@@ -8,8 +8,10 @@ part to what each layer answers. No code of the adapter's is run, and packaging 
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +58,36 @@ KEPT = (
     "target_modules",
     "task_type",
     "use_rslora",
+)
+
+# What two tokenizers are compared by, besides their tokens.
+SAMPLES = ("The house is quiet; is nobody at home?", "  12.5% of Über\u00fcberg \u65e5\u672c \U0001f642\n\tx=1", "")
+
+# The rest of what PEFT writes: how the adapter was trained, which its tensors have in them.
+NOTES = (
+    "auto_mapping",
+    "base_model_name_or_path",
+    "bias",
+    "corda_config",
+    "ensure_weight_tying",
+    "eva_config",
+    "exclude_modules",
+    "inference_mode",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "loftq_config",
+    "lora_dropout",
+    "lora_ga_config",
+    "megatron_core",
+    "merge_weights",
+    "modules_to_save",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "velora_config",
 )
 
 OTHER_MODEL = "An adapter fits the model that it was trained on, and no other."
@@ -146,11 +178,24 @@ def changes(model: Any, folder: Path, what: str) -> Changes:
 
     Raises SourceError when it is of another kind, for another model, or cannot be told from it once it is merged.
     """
+    import torch
+
     adapter = read(model, folder, what)
     tied = _tied(model)
     made: dict[int, Callable[[Any], Any]] = {}
+    whole: dict[int, list[tuple[str, Any]]] = {}  # trained whole
     for name, tensor in adapter.replaced.items():
-        made[id(_target(model, name, tensor, what))] = _replacing(tensor)
+        place = id(_target(model, name, tensor, what))
+        made[place] = _replacing(tensor)
+        if ".base_layer." not in name:
+            whole.setdefault(place, []).append((name, tensor))
+    for place, given in whole.items():
+        # PEFT gives a layer that was trained whole weights of its own, and leaves those that it was tied to.
+        if place in tied and (len(given) < tied[place] or not all(torch.equal(given[0][1], one) for _, one in given)):
+            raise SourceError(
+                f"{what} replaces {given[0][0]}, another layer's weight too, and that layer is to stay as it is.",
+                "Merge it with PEFT, untied (tie_word_embeddings false), and give that folder as the source.",
+            )
     for part in adapter.parts:
         place = id(part.module.weight)
         if place in tied:
@@ -160,6 +205,30 @@ def changes(model: Any, folder: Path, what: str) -> Changes:
             )
         made[place] = _summing(part, made.get(place))
     return Changes(made, len(adapter.parts) + len(adapter.replaced))
+
+
+def check_tokenizer(tokenizer: Any | None, folder: Path, what: str) -> None:
+    """Raise SourceError where the adapter in ``folder`` brings a tokenizer that reads otherwise than the base's, which
+    is the one that the archive has: the adapter was trained on other tokens, or on chats in another form."""
+    if tokenizer is None or not portable.has_tokenizer(folder):
+        return
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    kind = AutoTokenizer if (folder / "tokenizer_config.json").is_file() else PreTrainedTokenizerFast
+    own = kind.from_pretrained(folder, local_files_only=True)
+    differs = None
+    if own.get_vocab() != tokenizer.get_vocab():
+        differs = "has other tokens"
+    elif any(own(text)["input_ids"] != tokenizer(text)["input_ids"] for text in SAMPLES):
+        differs = "reads texts otherwise"
+    elif own.chat_template != tokenizer.chat_template and own.chat_template:
+        differs = "has another chat template"
+    if differs:
+        raise SourceError(
+            f"{what} has a tokenizer of its own, which {differs} than the base's.",
+            "Merge it with PEFT (merge_and_unload, save_pretrained), put its tokenizer beside, and give that folder as "
+            "the source.",
+        )
 
 
 def only_lora(folder: Path, what: str) -> bool:
@@ -244,6 +313,12 @@ def _config(folder: Path, what: str) -> Mapping[str, Any]:
             f"{what} is not a plain LoRA adapter ({kind}).",
             "Merge it with PEFT (merge_and_unload, save_pretrained), and give that folder as the source.",
         )
+    strange = sorted(key for key, value in config.items() if value and key not in (*KEPT, *UNSUPPORTED, *NOTES))
+    if strange:
+        raise SourceError(
+            f"{what} was saved with settings not known here ({', '.join(strange)}), and may change its answers.",
+            "Merge it with PEFT (merge_and_unload, save_pretrained), and give that folder as the source.",
+        )
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(REBASED):
         raise SourceError(
@@ -261,7 +336,10 @@ def _scale(config: Mapping[str, Any], name: str, rank: int, what: str) -> float:
             if re.match(rf"(.*\.)?({pattern})$", name):
                 alpha = value
                 break
-        return float(alpha) / float(rank**0.5 if config.get("use_rslora") else rank)
+        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        if not math.isfinite(scale):
+            raise ValueError
+        return float(scale)
     except (AttributeError, TypeError, ValueError, ZeroDivisionError, re.error):
         raise SourceError(
             f"{what} has an alpha or a rank for {name} that is not a number.", "Download or copy it again."
@@ -292,13 +370,10 @@ def _is_transposed(module: Any) -> bool:
     return type(module).__name__ in ("Conv1D", "Embedding")
 
 
-def _tied(model: Any) -> set[int]:
-    """Which parameters belong to several layers."""
-    seen: set[int] = set()
-    tied: set[int] = set()
-    for _, parameter in model.named_parameters(remove_duplicate=False):
-        (tied if id(parameter) in seen else seen).add(id(parameter))
-    return tied
+def _tied(model: Any) -> dict[int, int]:
+    """The parameters that belong to several layers, and to how many."""
+    counted = Counter(id(parameter) for _, parameter in model.named_parameters(remove_duplicate=False))
+    return {parameter: count for parameter, count in counted.items() if count > 1}
 
 
 def _adding(part: Part) -> Any:

@@ -82,11 +82,15 @@ def snapshot(
     scratch = into.with_name(into.name + ".saved")
     try:
         scratch.mkdir(parents=True)
+        adapter: Located | None = None
         with libraries.quiet(), _explained(spec):
             tokenizer = pieces.load(spec, located.path)
             if tokenizer is not None:
                 tokenizer.save_pretrained(scratch / "tokenizer")
-            checkpoint = _checkpoint(spec, located.path, scratch, config, pickled)
+            if spec.adapter is not None:
+                adapter = locate(spec.adapter, spec.adapter_revision)
+                adapters.check_tokenizer(tokenizer, adapter.path, f"The adapter {spec.adapter} of {spec.name}")
+            checkpoint = _checkpoint(spec, located.path, scratch, config, pickled, adapter)
         try:
             return _write(spec, located, scratch, checkpoint, tokenizer, into, libraries_folder)
         except BaseException:
@@ -268,10 +272,11 @@ class _Checkpoint:
     facts: Mapping[str, Any]
 
 
-def _checkpoint(spec: ModelSpec, source: Path, scratch: Path, config: Mapping[str, Any], pickled: bool) -> _Checkpoint:
+def _checkpoint(
+    spec: ModelSpec, source: Path, scratch: Path, config: Mapping[str, Any], pickled: bool, adapter: Located | None
+) -> _Checkpoint:
     kind = _model_class(spec, config)
     matched = None if spec.trust_remote_code else match(source, kind, pickled)
-    adapter = locate(spec.adapter, spec.adapter_revision) if spec.adapter is not None else None
     what = f"The adapter {spec.adapter} of {spec.name}"
     if adapter is not None and not spec.adapter_merge and not adapters.only_lora(adapter.path, what):
         matched = None  # whether its other tensors are the model's own takes the model's
