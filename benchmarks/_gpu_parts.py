@@ -58,7 +58,8 @@ class Bench:
 
     def variant(self, source: Path, **settings: Any) -> Path:
         name = "-".join([source.name, *map(str, settings.values())])
-        return _gpu_models.with_settings(source, self.work / "variants" / f"{name}-{next(self._logs)}", **settings)
+        folder = self.work / "variants" / f"{name}-{os.getpid()}-{next(self._logs)}"  # each part is a process
+        return _gpu_models.with_settings(source, folder, **settings)
 
     @contextlib.contextmanager
     def ours(self, admitting: bool = False, **environ: str) -> Iterator[Server]:

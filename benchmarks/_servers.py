@@ -122,12 +122,12 @@ class Server:
         return total / 1e6
 
     def cpu(self) -> float:
-        """Seconds of processor time that this process and its living descendants have taken."""
+        """Seconds of processor time that this process and its descendants have taken, those that ended among them."""
         ticks = 0
         for pid in self.pids():
             with contextlib.suppress(OSError):
                 stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-                ticks += int(stat[11]) + int(stat[12])
+                ticks += sum(map(int, stat[11:15]))  # its own, and that of its children that have ended
         return ticks / os.sysconf("SC_CLK_TCK")
 
     @contextlib.contextmanager

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import itertools
 import json
 import random
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from benchmarks._servers import ROOT, Server
@@ -76,6 +80,81 @@ class _Client(asyncio.Protocol):
             self.ended.set_exception(SystemExit(why))
 
 
+class _Platform:
+    """What SageMaker does in front of a container whose models do not all fit: a model that is asked for and not there
+    is loaded, after the one has been unloaded that has not been asked for longest and that nobody waits for."""
+
+    def __init__(self, plan: dict[str, Any]) -> None:
+        self._port = plan["port"]
+        self._folders: dict[str, str] = plan["folders"]  # of each model
+        self._room = int(plan["room"])  # models at a time
+        self._here: dict[str, None] = dict.fromkeys(plan["here"])  # the longest not asked for first
+        self._coming: dict[str, threading.Event] = {}
+        self._users: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def ask(self, connection: http.client.HTTPConnection, model: str, body: bytes) -> None:
+        """One request; returns once it is answered. Raises SystemExit where it is not."""
+        self._bring(connection, model)
+        try:
+            self._call(connection, "POST", f"/models/{model}/invoke", body)
+        finally:
+            with self._lock:
+                self._users[model] -= 1
+
+    def _bring(self, connection: http.client.HTTPConnection, model: str) -> None:
+        while True:
+            with self._lock:
+                coming = self._coming.get(model)
+                if model in self._here:
+                    self._here[model] = self._here.pop(model)
+                    self._users[model] = self._users.get(model, 0) + 1
+                    return
+                if coming is None:
+                    self._coming[model] = threading.Event()
+                    free = len(self._here) + len(self._coming) <= self._room
+                    idle = (name for name in self._here if not self._users.get(name))
+                    victim = None if free else next(idle, None)
+                    if victim:
+                        del self._here[victim]
+            if coming is not None:
+                coming.wait()
+                continue
+            if victim:
+                self._call(connection, "DELETE", f"/models/{victim}")
+            load = json.dumps({"model_name": model, "url": self._folders[model]}).encode()
+            self._call(connection, "POST", "/models", load)
+            with self._lock:
+                self._here[model] = None
+                self._coming.pop(model).set()
+
+    def _call(self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes = b"") -> None:
+        connection.request(method, path, body=body, headers={"Content-Type": "application/json"})
+        answer = connection.getresponse()
+        text = answer.read()
+        if answer.status != 200:
+            raise SystemExit(f"{method} {path} answered {answer.status}: {text[:200]!r}")
+
+
+def _with_platform(plan: dict[str, Any], bodies: list[bytes]) -> list[float]:
+    """Seconds of each request of clients who ask by Zipf's law, loading of models included."""
+    platform, seconds = _Platform(plan), []
+    names = list(plan["folders"])
+    odds = [1 / (rank + 1) for rank in range(len(names))]
+    until = time.perf_counter() + plan["seconds"]
+
+    def client(number: int) -> None:
+        choice = random.Random(7 * number)
+        connection = http.client.HTTPConnection("127.0.0.1", plan["port"], timeout=300)
+        while (began := time.perf_counter()) < until:
+            platform.ask(connection, choice.choices(names, odds)[0], bodies[len(seconds) % len(bodies)])
+            seconds.append(time.perf_counter() - began)
+
+    with ThreadPoolExecutor(plan["clients"]) as pool:
+        list(pool.map(client, range(plan["clients"])))
+    return seconds
+
+
 def main() -> None:
     """The load generator, in a process of its own: reads what to do as JSON, writes the seconds of each request."""
     plan = json.load(sys.stdin)
@@ -97,7 +176,10 @@ def main() -> None:
     except ImportError:
         runner = asyncio.run
     began = time.perf_counter()
-    runner(run())
+    if plan.get("folders"):
+        seconds += _with_platform(plan, bodies)
+    else:
+        runner(run())
     json.dump({"seconds": seconds, "elapsed": time.perf_counter() - began}, sys.stdout)
 
 
@@ -107,6 +189,32 @@ def drive(
     """Clients ask one model; or several, a model each or (`zipf`) the first ones more often."""
     paths = [server.path(model) for model in ([models] if isinstance(models, str) else models)]
     plan = {"port": server.port, "paths": paths, "bodies": bodies, "clients": clients, "seconds": seconds, "zipf": zipf}
+    return _run(server, plan)
+
+
+def drive_with_platform(
+    server: Server, folders: dict[str, Path], room: int, bodies: list[str], clients: int, seconds: float
+) -> dict[str, Any]:
+    """Clients ask models, the first ones more often, of which at most ``room`` are in memory: the others are loaded
+    when they are asked for, and a request takes as long as that."""
+    plan = {
+        "port": server.port,
+        "folders": {name: str(folder) for name, folder in folders.items()},
+        "here": [name for name in reversed(folders) if name in server.loaded],
+        "room": room,
+        "paths": [],
+        "bodies": bodies,
+        "clients": clients,
+        "seconds": seconds,
+        "zipf": True,
+    }
+    answer = _run(server, plan)
+    status = server.call("GET", f"/models?limit={room + 1}")[1]
+    server.loaded = {model["modelName"] for model in json.loads(status)["models"]}
+    return answer
+
+
+def _run(server: Server, plan: dict[str, Any]) -> dict[str, Any]:
     before = server.cpu()
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks._serving_clients"],

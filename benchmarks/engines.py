@@ -10,13 +10,14 @@ clock stands beside it. The last column is the lowest cosine to transformers' ow
 sentences, each alone and all of them together.
 
 Others are the engines' own usual way: ONNX Runtime and OpenVINO with the exported graph and padded batches, CTranslate2
-with its converted model, fastembed as it is. int8 is what each makes of the same weights by itself; ours is that of
-`invoke package`.
+with its converted model, fastembed and infinity (its torch engine) as they are. int8 is what each makes of the same
+weights by itself; ours is that of `invoke package`.
 """
 
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib.util
 import json
 import os
@@ -276,6 +277,31 @@ def fastembed_(models: Models, threads: int) -> Engine:
     return lambda texts: np.stack(list(model.embed(texts, batch_size=64)))
 
 
+def infinity_(models: Models, threads: int) -> Engine:
+    import asyncio
+    import logging
+    import threading
+
+    import torch
+
+    os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", INFINITY_ANONYMOUS_USAGE_STATS="0")
+    from infinity_emb import AsyncEmbeddingEngine, EngineArgs
+
+    logging.getLogger("infinity_emb").setLevel(logging.WARNING)
+    torch.set_num_threads(threads)  # for its own threads, which it starts now
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    settings = {"engine": "torch", "device": "cpu", "bettertransformer": False, "model_warmup": False, "batch_size": 64}
+    engine = AsyncEmbeddingEngine.from_args(EngineArgs(model_name_or_path=str(models.source), **settings))
+
+    def wait(work: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(work, loop).result()
+
+    wait(engine.astart())
+    atexit.register(lambda: wait(engine.astop()))
+    return lambda texts: np.stack(wait(engine.embed(sentences=texts))[0])
+
+
 ENGINES: dict[str, tuple[str, Callable[[Models, int], Engine]]] = {
     "ours": ("onnxruntime", ours),
     "ours, busy": ("onnxruntime", ours_busy),
@@ -287,6 +313,7 @@ ENGINES: dict[str, tuple[str, Callable[[Models, int], Engine]]] = {
     "CTranslate2": ("ctranslate2", ctranslate2_),
     "CTranslate2, int8": ("ctranslate2", lambda models, threads: ctranslate2_(models, threads, "int8")),
     "fastembed": ("fastembed", fastembed_),
+    "infinity": ("infinity_emb", infinity_),
 }
 
 

@@ -4,7 +4,9 @@ Hugging Face runtime. Same models, same machine, one run; the same handlers, exc
     python -m benchmarks.serving [--json FILE] [--only load,memory,...] [--seconds 5] [--many 2000] [--without PEER]
 
 Parts: load, memory, embeddings, precision, tenants (models with a client each, and clients who ask them by Zipf's law),
-busy (another process on one core, and on all), nothing (a handler that does nothing), generation, unload, many. Targets
+crowd (200 models, by Zipf's law; of the stock stack's as many are in memory as fit, and the others are loaded when they
+are asked for, as the platform does), busy (another process on one core, and on all), nothing (a handler that does
+nothing), generation, unload, many. Targets
 take turns within each part, because a machine's speed drifts, and while one of them is driven with requests the
 processes of the others are stopped. The stock stack needs `make stock`, MLServer `make mlserver`; where one is not
 there, this is said first and the figures are made without it.
@@ -28,12 +30,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks._servers import MlServer, Server, Stock, missing
-from benchmarks._serving_clients import drive, paused, spinners, summary
+from benchmarks._serving_clients import drive, drive_with_platform, paused, spinners, summary
 from benchmarks._serving_models import (
     LOADS,
     NEW_TOKENS,
@@ -47,8 +50,22 @@ from benchmarks._serving_models import (
     stored_int8,
 )
 
-PARTS = ("load", "memory", "embeddings", "precision", "tenants", "busy", "nothing", "generation", "unload", "many")
+PARTS = (
+    "load",
+    "memory",
+    "embeddings",
+    "precision",
+    "tenants",
+    "crowd",
+    "busy",
+    "nothing",
+    "generation",
+    "unload",
+    "many",
+)
 TENANTS = 8  # models, each with a request at a time
+STOCK_MODEL_MB = 332 + 91  # what a further MiniLM takes of the stock stack, its weights included
+STOCK_SPARE_MB = 3000  # left to the system, to the server itself and to what requests need
 PEERS = ("stock", "mlserver")
 # MLServer's settings that proved best: all in one process without batching for a single client, with it for several.
 MLSERVERS: list[dict[str, Any]] = [{}, {"batch": 8, "wait": 0.005}, {"workers": 2, "batch": 8, "wait": 0.005}]
@@ -65,10 +82,11 @@ class Target:
 
 
 class Bench:
-    def __init__(self, work: Path, seconds: float, many: int, without: Container[str]) -> None:
+    def __init__(self, work: Path, seconds: float, many: int, crowded: int, without: Container[str]) -> None:
         self.work = work
         self.seconds = seconds
         self.many = many
+        self.crowded = crowded
         self.without = without
         self.figures: dict[str, Any] = {}
         self._models: dict[str, Path] = {}
@@ -249,6 +267,35 @@ class Bench:
                 # Each server until it is as it stays: ours has given all eight models the memory of busy ones.
                 self._drive(what, servers, targets, TENANTS, zipf, warm=4.0)
 
+    def crowd(self) -> None:
+        """Many models loaded, clients who ask them by Zipf's law. Where all of a server's do not fit, the table says
+        how many do; what it is to load the others is part of its figures."""
+        folders = {}
+        for number in range(self.crowded):
+            source, folder = self.model(f"bert{number % 8 + 1}"), self.work / "crowd" / str(number)
+            folders[f"m{number}"] = link(source, folder)
+        what = f"{self.crowded} models, by Zipf, {TENANTS} clients"
+        bodies = [json.dumps(text) for text in LOADS["short"]]
+        with self.servers() as (ours,):
+            for name, folder in folders.items():
+                ours.load(name, folder)
+            for name in folders:
+                ours.load(f"{name}-int8", self.model("stored-int8"))
+            int8 = [f"{name}-int8" for name in folders]
+            self._drive(
+                what, [ours], [(ours, "ours", list(folders)), (ours, "ours, int8", int8)], TENANTS, True, warm=4.0
+            )
+        if "stock" in self.without:
+            return
+        with self.servers(stock_workers=(1,)) as (ours, stock):
+            ours.stop()
+            room = min(self.crowded, max(TENANTS + 1, int((available_mb() - STOCK_SPARE_MB) / STOCK_MODEL_MB)))
+            with ThreadPoolExecutor(2) as pool:
+                list(pool.map(lambda name: stock.load(name, folders[name]), list(folders)[:room]))
+            drive_with_platform(stock, folders, room, bodies, TENANTS, 5.0)
+            runs = [drive_with_platform(stock, folders, room, bodies, TENANTS, max(20.0, 3 * self.seconds))]
+            self._show(what, f"{stock.name}, {room} in memory", runs)
+
     def busy(self) -> None:
         """One client while another process computes on one core, and on all."""
         with self.servers(stock_workers=(1,)) as servers:
@@ -292,10 +339,14 @@ class Bench:
                 if turn:
                     runs[name].append(run)
         for name, taken in runs.items():
-            figure = summary(taken)
-            self.figures[f"{what}, {name}"] = figure
-            text = f"{figure['per_second']:.0f} per second; p50 {figure['p50_ms']:.1f}, p99 {figure['p99_ms']:.1f} ms; "
-            self.row(what, name, text + f"{figure['cpu_ms_each']:.2f} ms of the processor each")
+            self._show(what, name, taken)
+
+    def _show(self, what: str, name: str, runs: list[dict[str, Any]]) -> None:
+        figure = summary(runs)
+        self.figures[f"{what}, {name}"] = figure
+        speed = f"{figure['per_second']:.{0 if figure['per_second'] > 10 else 1}f} per second"
+        text = f"{speed}; p50 {figure['p50_ms']:.1f}, p99 {figure['p99_ms']:.1f} ms; "
+        self.row(what, name, text + f"{figure['cpu_ms_each']:.2f} ms of the processor each")
 
     def precision(self) -> None:
         """What bfloat16 and int8 (settings of the handler) bring, and what they cost in accuracy on real sentences."""
@@ -406,6 +457,12 @@ class Bench:
             )
 
 
+def available_mb() -> float:
+    """Megabytes (10^6) that could be taken now."""
+    match = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
+    return int(match[1]) * 1024 / 1e6 if match else 0.0
+
+
 def _speed(figures: dict[str, float]) -> str:
     return (
         f"{figures['per_second']:.0f}/s, p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms, "
@@ -419,6 +476,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(PARTS), help="parts to measure, with commas between")
     parser.add_argument("--seconds", type=float, default=6.0, help="how long each load is driven")
     parser.add_argument("--many", type=int, default=2000, help="models in the part called many")
+    parser.add_argument("--crowd", type=int, default=200, help="models in the part called crowd")
     parser.add_argument("--without", action="append", default=[], choices=PEERS, help="leave this one out")
     options = parser.parse_args()
     parts = [part for part in options.only.split(",") if part]
@@ -430,7 +488,7 @@ def main() -> int:
             print(f"Without {peer}: {reason}", flush=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the servers end with this process
     with tempfile.TemporaryDirectory(prefix="mme-bench-") as work:
-        bench = Bench(Path(work), options.seconds, options.many, {*options.without, *absent})
+        bench = Bench(Path(work), options.seconds, options.many, options.crowd, {*options.without, *absent})
         for part in parts:
             print(f"{part}:", flush=True)
             function: Callable[[], None] = bench.many_models if part == "many" else getattr(bench, part)
