@@ -22,6 +22,7 @@ STAGES = {"queue": 0.01, "decode": 0.01, "predict": 0.2, "encode": 0.01, "total"
 
 class Fleet:
     parent_starts = 1
+    threads = 4
 
     def __init__(self, count: int) -> None:
         self.models: dict[str, Model] = {}

@@ -161,3 +161,23 @@ def test_the_one_more_gives_its_turn_back_like_the_others() -> None:
     assert cores.seen() == ["D:1"]
     cores.done("A")
     assert cores.seen() == ["C:1"]
+
+
+def test_fewer_threads_are_divided_where_other_work_has_cores() -> None:
+    cores = Cores(4)
+    cores.ask("A")
+    cores.scheduler.divide(3)
+    assert cores.seen() == ["A:4", "A:3"]
+    cores.ask("B", "C", "D")
+    assert cores.seen() == ["A:1", "B:1", "C:1", "D:1"]  # as many compute at a time as before
+    assert cores.scheduler.alone() == {"A", "B"}  # two had several for a moment
+    assert cores.scheduler.alone() == set()
+    cores.scheduler.divide(4)
+    for worker in "BCD":
+        cores.done(worker)
+    assert cores.seen() == ["A:2", "D:2", "A:4"]
+    assert cores.scheduler.alone() == {"A", "D"}
+    assert cores.scheduler.alone() == {"A"}  # it goes on
+    cores.done("A")
+    assert cores.scheduler.alone() == {"A"}
+    assert cores.scheduler.alone() == set()

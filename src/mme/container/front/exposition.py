@@ -54,6 +54,9 @@ class Source(Protocol):
     @property
     def parent_starts(self) -> int: ...
 
+    @property
+    def threads(self) -> int: ...
+
 
 class Exposition:
     """Writes the metrics of a source. ``cap`` is how many models have series of their own."""
@@ -91,6 +94,8 @@ class Exposition:
         yield states
         text = "Starts of the parent process (more than one: it died)"
         yield CounterMetricFamily("mme_parent_starts", text, value=source.parent_starts)
+        text = "Threads that a model computing alone may have: the cores that other work leaves"
+        yield GaugeMetricFamily("mme_threads", text, value=source.threads)
         yield from self._per_model()
 
     # -- by model -----------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from mme.container.front import cards
 from mme.container.front.admission import Admission
 from mme.container.front.budget import Budget
 from mme.container.front.busy import Busy
+from mme.container.front.cores import Cores
 from mme.container.front.counters import Totals
 from mme.container.front.gpu import Gpus
 from mme.container.front.log import Log
@@ -56,6 +57,7 @@ class Hub:
         self._scheduler: Scheduler[WorkerLink] = Scheduler(
             settings.cpus, self, time.monotonic, self.later, spare=int(settings.cpus > 1)
         )
+        self._cores = Cores(settings.cpus, time.monotonic)
         self._busy = Busy(settings, self.totals, log, self, time.monotonic)
         self._processes = Processes(
             *(settings, log, self.totals, self._admission, self._requests, self._scheduler, self._busy),
@@ -70,6 +72,11 @@ class Hub:
     @property
     def parent_starts(self) -> int:
         return self.parent.starts
+
+    @property
+    def threads(self) -> int:
+        """How many a model that computes alone may have."""
+        return self._cores.threads
 
     @property
     def budget(self) -> Budget:
@@ -281,9 +288,18 @@ class Hub:
                 self._park_what_is_idle()
                 self._admission.guard()
                 self._busy.tick()
+                self._share_the_cores()
                 self._processes.part_what_is_written(self.models.values())
             except Exception as error:  # the clock must not stop
                 self.log("error", "clock", message=repr(error))
+
+    def _share_the_cores(self) -> None:
+        """Divide as many threads as other work leaves cores."""
+        if self._cores.due:
+            changed = self._cores.tick([worker.pid for worker in self._scheduler.alone() if worker.pid])
+            if changed:
+                self.log("info", "threads", threads=self._cores.threads, cores=self.settings.cpus)
+                self._scheduler.divide(self._cores.threads)
 
     def _end_what_hangs(self) -> None:
         """A worker that computes, and has not been heard of for as long as a request may take."""

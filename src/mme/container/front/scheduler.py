@@ -13,7 +13,8 @@ end of one model's work until the front has said so to the next, and be so for a
 system gives it to the one more instead.
 
 So requests of one model are answered in batches while it is its turn, a slow model starves nobody, and nobody is
-interrupted inside a batch. Whoever computes alone has all threads; two that compute have half each.
+interrupted inside a batch. Whoever computes alone has all threads; two that compute have half each. Where other work
+has some of the cores there are fewer threads than cores (cores.py).
 
 The scheduler knows nothing of processes: workers are whatever can be a key, and its effects are handed in.
 """
@@ -74,6 +75,20 @@ class Scheduler(Generic[W]):
         self._waiting: OrderedDict[W, None] = OrderedDict()
         self._running: dict[W, Grant] = {}
         self._slice_is_timed = False
+        self._threads = cores
+        self._computed: set[W] = set()
+
+    def divide(self, threads: int) -> None:
+        """From now on, so many threads are divided between those that compute."""
+        if threads != self._threads:
+            self._threads = threads
+            self._share()
+
+    def alone(self) -> set[W]:
+        """Who has been one of fewer than there are cores to compute, since this was asked last."""
+        alone, self._computed = self._computed, set()
+        self._note_alone()
+        return alone
 
     def want(self, worker: W) -> None:
         """The worker has something to compute: give it a core now, or as soon as its turn comes."""
@@ -92,6 +107,7 @@ class Scheduler(Generic[W]):
         """The worker is gone, and whatever it held is free."""
         self._running.pop(worker, None)
         self._waiting.pop(worker, None)
+        self._computed.discard(worker)
         self.schedule()
 
     def computes(self, worker: W) -> bool:
@@ -130,8 +146,13 @@ class Scheduler(Generic[W]):
         """Divide the cores between those that compute now."""
         if not self._running:
             return
-        threads = max(1, self._cores // len(self._running))
+        self._note_alone()
+        threads = max(1, self._threads // len(self._running))
         for worker, grant in self._running.items():
             if grant.threads != threads and not grant.yielding:
                 grant.threads = threads
                 self._effects.grant(worker, threads)
+
+    def _note_alone(self) -> None:
+        if self._running and self._cores // len(self._running) > 1:
+            self._computed |= self._running.keys()
