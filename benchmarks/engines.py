@@ -17,7 +17,6 @@ weights by itself; ours is that of `invoke package`.
 from __future__ import annotations
 
 import argparse
-import atexit
 import importlib.util
 import json
 import os
@@ -43,6 +42,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = "the ship crossed a wide bay before sunrise while gulls followed its wake and the crew counted ropes and sails"
 Engine = Callable[[list[str]], np.ndarray]
+ENDS: list[Callable[[], None]] = []  # what ends the engines that have to be ended
 
 
 def text(words: int, seed: int) -> str:
@@ -287,7 +287,7 @@ def infinity_(models: Models, threads: int) -> Engine:
     os.environ.update(HF_HUB_OFFLINE="1", DO_NOT_TRACK="1", INFINITY_ANONYMOUS_USAGE_STATS="0")
     from infinity_emb import AsyncEmbeddingEngine, EngineArgs
 
-    logging.getLogger("infinity_emb").setLevel(logging.WARNING)
+    logging.disable(logging.INFO)
     torch.set_num_threads(threads)  # for its own threads, which it starts now
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
@@ -298,7 +298,7 @@ def infinity_(models: Models, threads: int) -> Engine:
         return asyncio.run_coroutine_threadsafe(work, loop).result()
 
     wait(engine.astart())
-    atexit.register(lambda: wait(engine.astop()))
+    ENDS.append(lambda: wait(engine.astop()))
     return lambda texts: np.stack(wait(engine.embed(sentences=texts))[0])
 
 
@@ -403,6 +403,8 @@ def table(models: Models, wanted: Sequence[str], threads: int, rounds: int) -> d
             clock = f" ({figure['clock_ms']:.1f})" if threads > 1 else ""
             cells += f"{figure['processor_ms']:.1f}{clock}".rjust(20)
         print(f"{name:20}{cells}{figures[name]['lowest_cosine']:>16.6f}", flush=True)
+    while ENDS:
+        ENDS.pop()()
     return figures
 
 
