@@ -106,6 +106,7 @@ def test_measured_needs_fill_what_a_row_leaves_out(tmp_path: Path) -> None:
         "models": {"small": NEEDS, "large": {**NEEDS, "archive_bytes": 1000, "answer_seconds": 0.5}},
         "answer_spread": [0.9, 1.1],
         "wake_spread": [0.5, 1.5],
+        "load_cores": 1.5,
     }
     needs = listing.read_needs(written(tmp_path, json.dumps(document), "needs.json"))
     rows = [
@@ -121,6 +122,7 @@ def test_measured_needs_fill_what_a_row_leaves_out(tmp_path: Path) -> None:
     assert made.answer_spread == (0.9, 1.1)
     assert made.load_spread == (1.0,)
     assert made.wake_spread == (0.5, 1.5)
+    assert (made.load_cores, made.wake_cores) == (1.5, 1.0)
     assert made.origin == "measured 2026-11-26 on X"
 
 
@@ -147,6 +149,13 @@ def test_what_nobody_knows_is_asked_for() -> None:
             "load_spread must be a list",
         ),
         (json.dumps({"format": 1, "container": ["ours"], "models": {"a": NEEDS}}), "container must be one of"),
+        *(
+            (
+                json.dumps({"format": 1, "container": "ours", "models": {"a": NEEDS}, "wake_cores": cores}),
+                f"wake_cores is {cores!r}; it must be a number above 0",
+            )
+            for cores in (0, -1, "two", True)
+        ),
         (
             json.dumps({"format": 1, "container": "ours", "models": {"a": NEEDS}, "batch_shared": "half"}),
             "batch_shared is 'half'; it must be a number from 0 to 1",

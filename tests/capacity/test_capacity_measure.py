@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from mme.capacity import listing
+from mme.capacity import measure as measuring
 from mme.capacity.measure import Subject, measure, quantiles
 from mme.errors import UsageError
 
@@ -30,6 +31,24 @@ def predict_fn(data, model):
 
 def output_fn(prediction, accept):
     return json.dumps(prediction)
+"""
+
+
+BUSY = b"""
+
+class More:
+    bytes = 200 << 20
+    held = b""
+
+    def begin(self):
+        self.held = b"x" * self.bytes
+
+    def end(self):
+        self.held = b""
+
+
+def busy_fn(model):
+    return More()
 """
 
 
@@ -65,8 +84,18 @@ def test_the_container_tells_what_a_model_needs(tmp_path: Path) -> None:
     assert needs.base_bytes is not None
     assert needs.base_bytes > 50 << 20
     assert len(needs.answer_spread) == 50
+    assert 0.1 <= document["load_cores"] <= document["cores"]
+    assert 0.1 <= needs.wake_cores <= document["cores"]
+    assert sample["parked_bytes"] == measuring.PARKED_BYTES
     made = listing.combine([listing.Row("m", 1, {})], needs)
     assert made.active[0] == sample["private_bytes"] + (1 << 20)
+
+
+@pytest.mark.slow
+def test_a_model_that_could_be_busy_is_measured_without_what_that_takes(tmp_path: Path) -> None:
+    """Forty answers in a row make a model busy, and its handler would take 200 MB for it (docs/handlers.md)."""
+    document = measure([Subject("m", archived(tmp_path / "m.tar.gz", HANDLER + BUSY))])
+    assert document["models"]["m"]["private_bytes"] < 200 << 20
 
 
 @pytest.mark.slow

@@ -33,6 +33,9 @@ START_SECONDS = 120.0
 LOAD_SECONDS = 360.0
 ANSWER_SECONDS = 60.0
 PARK_AFTER = 0.5
+PARKED_BYTES = 4096
+"""Assumed for our container: docs/container.md's figures have 0.003 MB for a model without a process, measured with
+hundreds of them. Of one model that is less than the memory of the others changes by meanwhile."""
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 TEXT = b'{"inputs": "The house is quiet."}'
 
@@ -51,8 +54,9 @@ def measure(
 ) -> dict[str, Any]:
     """The document that ``listing.read_needs`` reads. Raises UsageError where something does not run.
 
-    Memory is measured for our container only: the stock one does not say it, so that there the resident memory of its
-    processes is taken. Run it on a machine that has nothing else to do.
+    Memory is what the container's processes take, as the kernel counts it; that of a parked model is PARKED_BYTES. Busy
+    models get no further memory meanwhile (MME_BUSY_ANSWERS): forty answers in a row would make each of them one, and
+    the simulation has none. Run it on a machine that has nothing else to do.
     """
     if not subjects:
         raise UsageError("Which archives?", "Give --archive FILE, once for each kind of model that you have.")
@@ -68,6 +72,8 @@ def measure(
     load_factors: list[float] = []
     wake_factors: list[float] = []
     shared: list[float] = []
+    load_cores: list[float] = []
+    wake_cores: list[float] = []
     with tempfile.TemporaryDirectory(prefix="mme-measure-") as folder:
         root = Path(folder)
         with _running(container, root) as running:
@@ -82,16 +88,20 @@ def measure(
                 load_factors += needs.load_factors
                 wake_factors += needs.wake_factors
                 shared += needs.shared
+                load_cores.append(needs.load_cores)
+                wake_cores.append(needs.wake_cores)
     return {
         "format": 1,
         "container": "stock" if container == "stock" else "ours",
         "day": date.today().isoformat(),
         "processor": processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "cores": _cores(),
         "models": models,
         "answer_spread": quantiles(answer_factors),
         "load_spread": quantiles(load_factors),
         "wake_spread": quantiles(wake_factors),
+        "load_cores": round(statistics.median(load_cores), 3),
+        "wake_cores": round(statistics.median(wake_cores), 3),
         "batch_shared": round(statistics.median(shared), 3) if shared else None,
         "base_bytes": base,
     }
@@ -103,6 +113,15 @@ def quantiles(factors: Sequence[float], count: int = 50) -> list[float]:
     if not ordered:
         return [1.0]
     return [round(ordered[int((step + 0.5) / count * len(ordered))], 4) for step in range(count)]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _busy(worked: float, seconds: float) -> float:
+    """How many cores were busy on average; 1 where that was too short to tell."""
+    return min(float(_cores()), max(0.1, worked / seconds)) if worked > 0 and seconds > 0 else 1.0
 
 
 def processor() -> str:
@@ -121,6 +140,8 @@ class _Found:
     load_factors: list[float]
     wake_factors: list[float]
     shared: list[float]
+    load_cores: float
+    wake_cores: float
 
 
 class _Running:
@@ -194,9 +215,8 @@ def _running(kind: str, root: Path) -> Iterator[_Running]:
     home = root / "container"
     home.mkdir()
     try:
-        container = Container(
-            kind, home, {"MME_PARK_AFTER": str(PARK_AFTER), "MME_ACCESS_LOG": "false"}, lambda _: None
-        )
+        settings = {"MME_PARK_AFTER": str(PARK_AFTER), "MME_ACCESS_LOG": "false", "MME_BUSY_ANSWERS": "0"}
+        container = Container(kind, home, settings, lambda _: None)
     except ContainerError as problem:
         raise UsageError(str(problem)) from None
     try:
@@ -214,11 +234,13 @@ def _one(running: _Running, subject: Subject, home: Path, parks: bool) -> _Found
     load = json.dumps({"model_name": "m", "url": str(home)}).encode()
     loads: list[float] = []
     before = running.memory()
-    loaded = before
     first: list[float] = []
     # The first load of a family makes what its models share; those after it are what an endpoint sees.
+    load_work = 0.0
     for turn in range(ROUNDS + 1):
+        began = running.seconds_of_processor()
         seconds, _ = running.call("POST", "/models", load, LOAD_SECONDS, f"{subject.name}: LOAD")
+        load_work += running.seconds_of_processor() - began if turn else 0.0
         asked, _ = running.call("POST", f"{path}/invoke", body, ANSWER_SECONDS, f"{subject.name}: INVOKE")
         if turn:
             loads.append(seconds)
@@ -232,15 +254,16 @@ def _one(running: _Running, subject: Subject, home: Path, parks: bool) -> _Found
         answers.append(asked)
     worked = (running.seconds_of_processor() - began) / ANSWERS
     usual = statistics.median(answers)
-    loaded = running.memory()
+    private = max(0, running.memory() - before)
     shared = _together(running, subject, path, body, usual)
     wakes: list[float] = []
-    parked = loaded
+    wake_work = 0.0
     if parks:
         for _ in range(ROUNDS):
             _until_parked(running)
-            parked = min(parked, running.memory())
+            began = running.seconds_of_processor()
             asked, _ = running.call("POST", f"{path}/invoke", body, ANSWER_SECONDS, f"{subject.name}: INVOKE")
+            wake_work += max(0.0, running.seconds_of_processor() - began - worked)
             wakes.append(max(0.0, asked - usual))
     running.call("DELETE", path, None, LOAD_SECONDS, f"{subject.name}: UNLOAD")
     files = [file for file in home.rglob("*") if file.is_file()]
@@ -251,12 +274,12 @@ def _one(running: _Running, subject: Subject, home: Path, parks: bool) -> _Found
         "archive_bytes": subject.archive.stat().st_size,
         "disk_bytes": sum(file.stat().st_size for file in files),
         "weights_bytes": sum(file.stat().st_size for file in files if file.suffix in WEIGHTS),
-        "private_bytes": max(0, loaded - before),
-        "parked_bytes": 4096 if parks else max(0, loaded - before),
+        "private_bytes": private,
+        "parked_bytes": PARKED_BYTES if parks else private,
         "load_seconds": round(load_seconds, 5),
         "wake_seconds": round(statistics.median(wakes), 5) if wakes else round(load_seconds, 5),
         "answer_seconds": round(usual, 6),
-        "answer_cores": round(max(0.1, worked / usual), 3) if worked else 1.0,
+        "answer_cores": round(_busy(worked, usual), 3),
     }
     return _Found(
         needs,
@@ -264,6 +287,8 @@ def _one(running: _Running, subject: Subject, home: Path, parks: bool) -> _Found
         [(seconds + slow_first) / load_seconds for seconds in loads] if load_seconds else [],
         [seconds / statistics.median(wakes) for seconds in wakes] if wakes and statistics.median(wakes) else [],
         [shared] if shared is not None else [],
+        _busy(load_work, sum(loads)),
+        _busy(wake_work, sum(wakes)) if wakes else _busy(load_work, sum(loads)),
     )
 
 

@@ -40,3 +40,7 @@ def measure(asked: Asked) -> None:
         for name, model in document["models"].items()
     ]
     print(console.table(("model", "disk", "memory", "load", "wake", "answer", "cores"), rows))
+    note(
+        f"A load keeps {document['load_cores']:.1f} cores busy, a wake {document['wake_cores']:.1f}. "
+        f"That a parked model has {measuring.PARKED_BYTES // 1024} kB is assumed: one is too little to be measured."
+    )
