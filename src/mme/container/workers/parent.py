@@ -29,7 +29,7 @@ from typing import Any
 
 from mme.container import memory, system
 from mme.container.wire import Lines, line
-from mme.container.workers import templates
+from mme.container.workers import curves, templates
 from mme.container.workers.worker import Spec, main
 
 NICE = 1  # workers give way a little to the front, so that pings and other answers do not wait for arithmetic
@@ -72,6 +72,8 @@ def _import(module: str) -> None:
     if module == "torch":
         imported.set_num_threads(1)  # more than one would start threads, which do not survive a fork
     elif module == "transformers":
+        with contextlib.suppress(ImportError):
+            curves.import_generation()
         for name in TRANSFORMERS_NAMES:
             with contextlib.suppress(ImportError, AttributeError):
                 getattr(imported, name)
