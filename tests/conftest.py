@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import re
 import shlex
@@ -12,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import boto3
+import botocore.session
 import pytest
 import tiny_models
 from warm_python import WarmPython
@@ -48,6 +51,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if hasattr(config, "workerinput"):
         items.sort(key=lambda item: -files.get(item.path.relative_to(root).as_posix(), 0.0))
 
+
+def pytest_collection_finish() -> None:
+    """What is there by now stays, torch and thousands of tests: looking through it again at each collection of garbage
+    takes longer than many a test."""
+    gc.collect()
+    gc.freeze()
+
+
+# AWS's descriptions of its services, megabytes of JSON, are read once and not for every session that a test begins.
+botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
 # Terraform and its provider are Go programs, whose collection of garbage is a fifth of what they do by default.
 os.environ.setdefault("GOGC", "400")
