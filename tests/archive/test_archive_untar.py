@@ -162,6 +162,11 @@ BOMBS: dict[str, tuple[Callable[[], Iterable[bytes]], str]] = {
     "long names without end": (lambda: (longlink(b"%d" % n + b"a" * 2000) + FILE for n in range(700)), "too long"),
     "a size of a thousand digits": (lambda: [pax(record(b"size", b"9" * 1000)), FILE], "larger than the space"),
     "a negative size": (lambda: [pax(record(b"size", b"-1")), FILE], "not a number"),
+    "a path for all": (lambda: [pax(record(b"path", b"b"), kind=tarfile.XGLTYPE), FILE], "all its members one path"),
+    "a size for all": (lambda: [pax(record(b"size", b"0"), kind=tarfile.XGLTYPE), FILE], "all its members one path"),
+    "a sparse map for all": (lambda: [pax(record(b"GNU.sparse.major", b"1"), kind=tarfile.XGLTYPE), FILE], "one path"),
+    "a second tar behind the end": (lambda: [FILE, END, FILE, END], "follows the end"),
+    "a member behind one block of zeros": (lambda: [FILE, bytes(512), FILE, END], "follows the end"),
     "something behind the end": (lambda: [FILE, END, *(bytes(1 << 20) for _ in range(8))], "follows the end"),
 }
 

@@ -197,8 +197,15 @@ class _Headers:
         _exactly(stream, -info.size % BLOCK)
         if info.type == b"L":
             self._set_path(data.rstrip(b"\0"))
-        elif info.type == b"x":
+        else:
+            before = self._path, self._size, self._sparse
             self._parse(data.rstrip(b"\0"))
+            # For other readers a global header's path or size is that of every member that follows.
+            if info.type == b"g" and before != (self._path, self._size, self._sparse):
+                raise ArchiveError(
+                    "An extended header of the archive gives all its members one path or size.",
+                    "Do not use this archive.",
+                )
 
     def _parse(self, data: bytes) -> None:
         """Records of "LENGTH KEY=VALUE\\n", where LENGTH counts the whole record (POSIX.1-2001, pax)."""
@@ -285,7 +292,7 @@ def reading(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[Member]:
             left = MAX_END
             while data := stream.read(CHUNK):
                 left -= len(data)
-                if left < 0:
+                if left < 0 or data.strip(b"\0"):
                     raise ArchiveError("Something follows the end of the tar in it.", "Build or download it again.")
     except ArchiveError as error:
         raise _named(path, error) from None
