@@ -10,8 +10,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from handler_tools import cosines, linked, minilm, request
+from handler_tools import cosines, linked, load, minilm, request
 from transformers import AutoTokenizer
+
+load("embedding")  # which puts its modules on the path
+import embedding_passes  # noqa: E402
 
 TEXTS = ["rain", "the house is quiet", "word " * 40, "rain", "nobody is at home and the gate stands open", "a b c"]
 SMALL = {
@@ -123,9 +126,9 @@ def test_threads_share_a_batch_and_leave_torchs_setting_as_it_was(embedding: Mod
     assert np.abs(shared - alone).max() < 1e-5
 
 
-def test_threads_get_shares_of_like_size(embedding: ModuleType) -> None:
+def test_threads_get_shares_of_like_size() -> None:
     rows = [[0] * length for length in (94, 66, 35, 27, 19, 13, 11, 6)]
-    shares = embedding._shares(list(range(8)), rows, 2)
+    shares = embedding_passes._shares(list(range(8)), rows, 2)
     assert sorted(row for share in shares for row in share) == list(range(8))
     assert [sum(len(rows[row]) for row in share) for share in shares] == [138, 133]
 
@@ -141,6 +144,6 @@ def test_threads_get_shares_of_like_size(embedding: ModuleType) -> None:
     ],
 )
 def test_threads_are_used_where_there_is_work_for_them(
-    embedding: ModuleType, embedder: Any, threads: int, lengths: list[int], expected: tuple[int, int]
+    embedder: Any, threads: int, lengths: list[int], expected: tuple[int, int]
 ) -> None:
-    assert embedding._threads(threads, [[0] * length for length in lengths], embedder) == expected
+    assert embedding_passes._threads(threads, [[0] * length for length in lengths], embedder) == expected
