@@ -89,7 +89,7 @@ class _Platform:
         self._folders: dict[str, str] = plan["folders"]  # of each model
         self._room = int(plan["room"])  # models at a time
         self._here: dict[str, None] = dict.fromkeys(plan["here"])  # the longest not asked for first
-        self._coming: dict[str, threading.Event] = {}
+        self._moving: dict[str, threading.Event] = {}  # those that are being loaded or unloaded
         self._users: dict[str, int] = {}
         self._lock = threading.Lock()
 
@@ -105,28 +105,46 @@ class _Platform:
     def _bring(self, connection: http.client.HTTPConnection, model: str) -> None:
         while True:
             with self._lock:
-                coming = self._coming.get(model)
+                moving = self._moving.get(model)
                 if model in self._here:
                     self._here[model] = self._here.pop(model)
                     self._users[model] = self._users.get(model, 0) + 1
                     return
-                if coming is None:
-                    self._coming[model] = threading.Event()
-                    free = len(self._here) + len(self._coming) <= self._room
-                    idle = (name for name in self._here if not self._users.get(name))
-                    victim = None if free else next(idle, None)
+                if moving is None:
+                    free = len(self._here) + len(self._moving) < self._room
+                    victim = None if free else next((name for name in self._here if not self._users.get(name)), None)
+                    if free or victim:
+                        self._moving[model] = threading.Event()
                     if victim:
                         del self._here[victim]
-            if coming is not None:
-                coming.wait()
-                continue
+                        self._moving[victim] = threading.Event()
+            if moving is not None:
+                moving.wait()
+            elif victim or free:
+                self._move(connection, model, victim)
+            else:  # every model that is there is in use
+                time.sleep(0.005)
+
+    def _move(self, connection: http.client.HTTPConnection, model: str, victim: str | None) -> None:
+        """Load a model, after another one has been unloaded. Whoever waits for either looks again afterwards."""
+        loaded = False
+        try:
             if victim:
-                self._call(connection, "DELETE", f"/models/{victim}")
+                try:
+                    self._call(connection, "DELETE", f"/models/{victim}")
+                finally:
+                    self._moved(victim, here=False)
             load = json.dumps({"model_name": model, "url": self._folders[model]}).encode()
             self._call(connection, "POST", "/models", load)
-            with self._lock:
+            loaded = True
+        finally:
+            self._moved(model, here=loaded)
+
+    def _moved(self, model: str, here: bool) -> None:
+        with self._lock:
+            if here:
                 self._here[model] = None
-                self._coming.pop(model).set()
+            self._moving.pop(model).set()
 
     def _call(self, connection: http.client.HTTPConnection, method: str, path: str, body: bytes = b"") -> None:
         connection.request(method, path, body=body, headers={"Content-Type": "application/json"})

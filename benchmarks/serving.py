@@ -287,18 +287,23 @@ class Bench:
             )
         if "stock" in self.without:
             return
-        with self.servers(stock_workers=(1,)) as (ours, stock):
-            ours.stop()
-            room = min(self.crowded, max(TENANTS + 1, int((available_mb() - STOCK_SPARE_MB) / STOCK_MODEL_MB)))
+        room = min(self.crowded, max(TENANTS + 1, int((available_mb() - STOCK_SPARE_MB) / STOCK_MODEL_MB)))
+        stock = Stock(self._log(), 1)
+        try:
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(lambda name: stock.load(name, folders[name]), list(folders)[:room]))
             drive_with_platform(stock, folders, room, bodies, TENANTS, 5.0)
             runs = [drive_with_platform(stock, folders, room, bodies, TENANTS, max(20.0, 3 * self.seconds))]
             self._show(what, f"{stock.name}, {room} in memory", runs)
+        finally:
+            stock.stop()
 
     def busy(self) -> None:
-        """One client while another process computes on one core, and on all."""
-        with self.servers(stock_workers=(1,)) as servers:
+        """One client while another process computes on one core, and on all. Models that the engine does not compute
+        have threads of torch's, which is why these are measured, too."""
+        with self.servers(stock_workers=(1,)) as servers, self.servers(MME_ENGINE="torch") as (by_torch,):
+            by_torch.name = "ours, torch"
+            servers = [servers[0], by_torch, *servers[1:]]
             for server in servers:
                 server.load("m", self.model("bert1"))
             targets = [(server, server.name, ["m"]) for server in servers]
