@@ -116,17 +116,25 @@ def read(s3: S3Client, store: Store, name: str) -> Channel:
     return _parse(store, name, body, answer["ETag"])
 
 
-def read_all(s3: S3Client, store: Store, model: str = "") -> list[Channel]:
-    """Every channel beside the model prefix, or every one of ``model``, by name."""
+def read_all(s3: S3Client, store: Store, model: str = "", known: dict[str, Channel] | None = None) -> list[Channel]:
+    """Every channel beside the model prefix, or every one of ``model``, by name.
+
+    ``known`` is what an earlier call read, by name: a channel whose object has not changed since is not read again. It
+    then holds what there is now.
+    """
     folder = f"{store.root}channels/"
     with explained(f"list the channels of {store.uri()}", bucket=store.bucket):
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=folder + model)
-        keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
-    names = [key[len(folder) : -len(".json")] for key in keys if key.endswith(".json")]
-    wanted = [name for name in sorted(names) if (match := _CHANNEL.fullmatch(name)) and model in ("", match["model"])]
+        tags = {item["Key"]: item["ETag"] for page in pages for item in page.get("Contents", [])}
+    names = {key[len(folder) : -len(".json")]: tag for key, tag in sorted(tags.items()) if key.endswith(".json")}
+    wanted = [name for name in names if (match := _CHANNEL.fullmatch(name)) and model in ("", match["model"])]
+    before = {name: channel for name, channel in (known or {}).items() if channel.etag == names.get(name)}
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        every = pool.map(lambda name: read(s3, store, name), wanted)
-        return [channel for channel in every if channel.history]
+        every = list(pool.map(lambda name: before.get(name) or read(s3, store, name), wanted))
+    if known is not None:
+        known.clear()
+        known.update((channel.name, channel) for channel in every)
+    return [channel for channel in every if channel.history]
 
 
 def in_use(channels: Sequence[Channel]) -> dict[str, list[str]]:

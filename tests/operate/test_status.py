@@ -347,6 +347,27 @@ def test_a_name_that_means_a_version_which_is_gone_is_still_shown(corner: Corner
     assert [item.name for item in found.meanings] == ["bert@old"]
 
 
+def test_whoever_looks_again_reads_only_the_channels_that_have_changed(corner: Corner) -> None:
+    corner.publish(BERT)
+    store, s3 = releases.Store(corner.bucket), aws.s3_client(None)
+    names = ["bert@a", "bert@b", "bert@c"]
+    for name in names:
+        channels.change(s3, store, channels.read(s3, store, name), {BERT: 1}, action="promote", author="a")
+    known: dict[str, channels.Channel] = {}
+    status.read_released(s3, store, known)
+    read: list[str] = []
+    s3.meta.events.register("provide-client-params.s3.GetObject", lambda params, **_: read.append(params["Key"]))
+    assert [item.name for item in status.read_released(s3, store, known).meanings] == ["bert", *names]
+    assert read == []
+    channels.keep_warm(s3, store, known["bert@b"], True)
+    channels.delete(s3, store, known["bert@c"])
+    read.clear()
+    assert [item.name for item in status.read_released(s3, store, known).meanings] == ["bert", *names[:2]]
+    assert read == ["channels/bert@b.json"]
+    assert known["bert@b"].keep_warm
+    assert known.keys() == {"bert@a", "bert@b"}
+
+
 def test_looking_after_an_endpoint_loads_neither_torch_nor_transformers(corner: Corner) -> None:
     """They take seconds to import, and only packaging needs them."""
     corner.publish(BERT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import ClientError
@@ -55,20 +55,19 @@ def keys(s3: S3Client, store: releases.Store) -> tuple[Keys, list[str], list[str
     return {key[len(store.prefix) :]: (key, size) for _, key, size in archives}, others, elsewhere
 
 
-def worth(s3: S3Client, store: releases.Store, released: Keys) -> list[str]:
+def worth(every: Sequence[channels.Channel], released: Keys) -> list[str]:
     """The archives that somebody may ask for: what channels mean, the newest of each model, and those without a
     version."""
     newest: dict[str, str] = {}
     for target in released:
         parsed = releases.parse_target(target)
         newest.setdefault(parsed[0] if parsed else target, target)
-    meant = [target for channel in channels.read_all(s3, store) for target in channel.split if target in released]
+    meant = [target for channel in every for target in channel.split if target in released]
     return list(dict.fromkeys([*meant, *newest.values()]))
 
 
-def meanings(s3: S3Client, store: releases.Store, released: Keys) -> Iterator[Finding]:
+def meanings(every: Sequence[channels.Channel], released: Keys) -> Iterator[Finding]:
     """Channels that name a version which is gone."""
-    every = channels.read_all(s3, store)
     for channel in every:
         gone = [target for target in channel.split if target not in released]
         if gone:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.exceptions import ClientError
 
-from mme import releases
+from mme import channels, releases
 from mme.aws import code_of, concerns_every_call, explained
 from mme.errors import EndpointError, MmeError
 from mme.operate import archives, bucket, images, policies, processors, rights
@@ -411,8 +411,9 @@ def _prefix(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding
                 "in it.",
                 f"aws s3 mv s3://{store.bucket}/{others[0]} s3://{store.bucket}/other/",
             )
-        yield from bucket.meanings(clients.s3, store, keys)
-        looked = {target: keys[target] for target in bucket.worth(clients.s3, store, keys)[: subject.most_archives]}
+        every = channels.read_all(clients.s3, store)
+        yield from bucket.meanings(every, keys)
+        looked = {target: keys[target] for target in bucket.worth(every, keys)[: subject.most_archives]}
         yield from archives.check(archives.look(clients.s3, store.bucket, looked), place)
         if len(looked) < len(keys):
             what = (

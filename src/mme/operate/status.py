@@ -134,10 +134,17 @@ class Clients:
 
 
 def read(
-    clients: Clients, endpoint: str, store: releases.Store | None, *, hours: float = 1.0, now: datetime | None = None
+    clients: Clients,
+    endpoint: str,
+    store: releases.Store | None,
+    *,
+    hours: float = 1.0,
+    now: datetime | None = None,
+    known: dict[str, channels.Channel] | None = None,
 ) -> Status:
-    """All of it. Without a ``store``, the bucket that the endpoint itself reads models from. Raises EndpointError where
-    there is no such endpoint or SageMaker cannot be asked."""
+    """All of it. Without a ``store``, the bucket that the endpoint itself reads models from. ``known`` is for who reads
+    again: see ``channels.read_all``. Raises EndpointError where there is no such endpoint or SageMaker cannot be
+    asked."""
     at = now or datetime.now(timezone.utc)
     facts = endpoint_facts.read(clients.sagemaker, endpoint)
     if store is None:
@@ -155,7 +162,7 @@ def read(
     with ThreadPoolExecutor(5) as pool:
         figures = pool.submit(ask, "metrics", partial(metrics.read, clients.cloudwatch, endpoint, names, at, hours))
         used = pool.submit(ask, "most used models", partial(usage.read, clients.logs, endpoint, at, hours))
-        released = pool.submit(ask, "releases", partial(read_released, clients.s3, store)) if store else None
+        released = pool.submit(ask, "releases", partial(read_released, clients.s3, store, known)) if store else None
         scaling = ask("autoscaling", partial(read_scaling, clients.autoscaling, endpoint, names))
         owned = [name for item in scaling or () for policy in item.policies for name in policy.alarms]
         alarms = ask("alarms", partial(read_alarms, clients.cloudwatch, endpoint, owned, facts.rollback_alarms))
@@ -278,10 +285,10 @@ def _utc(time: datetime | None) -> datetime | None:
     return time.astimezone(timezone.utc) if time else None
 
 
-def read_released(s3: S3Client, store: releases.Store) -> Released:
+def read_released(s3: S3Client, store: releases.Store, known: dict[str, channels.Channel] | None = None) -> Released:
     """What is released, and what each name means. Raises ReleaseError."""
     with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(channels.read_all, s3, store)
+        reading = pool.submit(channels.read_all, s3, store, known=known)
         versions = releases.list_versions(s3, store)
         every = reading.result()
     newest: dict[str, releases.Version] = {}

@@ -128,9 +128,10 @@ def status(
         else:
             print(screen.status(now, most))
         return
+    known: dict[str, channels.Channel] = {}
     with until_interrupted():
         while True:
-            now = endpoint_status.read(clients, name, store, hours=window)
+            now = endpoint_status.read(clients, name, store, hours=window, known=known)
             if json:
                 print(jsonlib.dumps(endpoint_status.as_json(now), ensure_ascii=False), flush=True)
             else:
