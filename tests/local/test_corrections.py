@@ -35,12 +35,36 @@ def test_a_model_keeps_its_vpc_isolation_and_cache_setting(cloud: Cloud) -> None
         ExecutionRoleArn=cloud.execution_role(),
         VpcConfig=vpc,
         EnableNetworkIsolation=True,
-        PrimaryContainer={"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": "s3://b/m/", "MultiModelConfig": cache},
+        PrimaryContainer={"Image": IMAGE, "Mode": "MultiModel", "MultiModelConfig": cache},
     )
     found = cloud.sagemaker.describe_model(ModelName=cloud.name)
     assert found["VpcConfig"] == vpc
     assert found["EnableNetworkIsolation"] is True
     assert found["PrimaryContainer"]["MultiModelConfig"] == cache
+
+
+def test_a_model_needs_its_data(cloud: Cloud) -> None:
+    """SageMaker looks for it when a model is created: an object, or anything below a prefix."""
+    here = f"s3://{cloud.bucket}"
+    cloud.s3.put_object(Bucket=cloud.bucket, Key="somewhere/a.tar.gz", Body=b"1")
+    cloud.s3.put_object(Bucket=cloud.bucket, Key="gone/a.tar.gz", Body=b"1")
+    cloud.s3.put_bucket_versioning(Bucket=cloud.bucket, VersioningConfiguration={"Status": "Enabled"})
+    cloud.s3.delete_object(Bucket=cloud.bucket, Key="gone/a.tar.gz")
+    for mode, url in (
+        ("MultiModel", "s3://there-is-no-such-bucket/models/"),
+        ("MultiModel", f"{here}/elsewhere/"),
+        ("MultiModel", f"{here}/gone/"),
+        ("SingleModel", f"{here}/somewhere/"),
+    ):
+        found = error_of(
+            cloud.sagemaker.create_model,
+            ModelName=cloud.name,
+            ExecutionRoleArn=cloud.execution_role(),
+            PrimaryContainer={"Image": IMAGE, "Mode": mode, "ModelDataUrl": url},
+        )["Error"]
+        assert (found["Code"], found["Message"]) == ("ValidationException", f"Could not find model data at {url}.")
+    cloud.model(ModelDataUrl=f"{here}/somewhere/")
+    cloud.model(ModelDataUrl=f"{here}/somewhere/a.tar.gz", Mode="SingleModel")
 
 
 def test_a_model_is_not_overwritten(cloud: Cloud) -> None:
@@ -60,7 +84,7 @@ def test_models_are_listed_by_part_of_a_name_in_order_and_by_pages(cloud: Cloud)
         cloud.sagemaker.create_model(
             ModelName=name,
             ExecutionRoleArn=cloud.execution_role(),
-            PrimaryContainer={"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": "s3://b/m/"},
+            PrimaryContainer={"Image": IMAGE},
         )
 
     def listed(**asked: Any) -> list[str]:
@@ -106,7 +130,7 @@ def test_a_listing_refuses_what_sagemaker_refuses(cloud: Cloud, call: str, asked
 
 @pytest.mark.parametrize("name", ["under_score", "-hyphen", "hyphen-", "a" * 64, "a.b"])
 def test_a_name_that_sagemaker_does_not_take(cloud: Cloud, name: str) -> None:
-    container = {"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": "s3://b/m/"}
+    container = {"Image": IMAGE}
     model = cloud.model()
     variant = {"VariantName": "a", "ModelName": model, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
     calls: list[tuple[Any, dict[str, Any]]] = [
@@ -209,8 +233,9 @@ def test_an_endpoint_tells_of_its_deployment_and_capture(cloud: Cloud) -> None:
 
 def test_arns_are_written_in_lower_case(cloud: Cloud) -> None:
     name = f"Named-{cloud.name}"
-    container = {"Image": "x", "Mode": "MultiModel", "ModelDataUrl": f"s3://{cloud.bucket}/models/"}
-    made = cloud.sagemaker.create_model(ModelName=name, ExecutionRoleArn=cloud.role(), PrimaryContainer=container)
+    made = cloud.sagemaker.create_model(
+        ModelName=name, ExecutionRoleArn=cloud.role(), PrimaryContainer={"Image": IMAGE}
+    )
     assert made["ModelArn"].endswith(f":model/{name.lower()}")
     described = cloud.sagemaker.describe_model(ModelName=name)
     assert (described["ModelName"], described["ModelArn"]) == (name, made["ModelArn"])

@@ -82,6 +82,16 @@ def test_answers_that_are_no_json_are_doubted(verifier: verify.Verifier, tmp_pat
     assert "output_fn" in seen.doubt
 
 
+def test_what_is_installed_here_and_in_no_image_is_said(verifier: verify.Verifier, tmp_path: Path) -> None:
+    """It answers here, and would fail on the endpoint: the container that verifies has this machine's packages."""
+    code = "import hypothesis\nimport json, numpy, torch\ntry:\n    import pytest\nexcept ImportError:\n    pass\n"
+    seen = verifier.verify(made(tmp_path, code + tiny_models.HANDLER))
+    assert seen.answer is not None
+    assert "hypothesis (inference.py)" in (seen.doubt or "")
+    assert "requirements.txt" in (seen.doubt or "")
+    assert "pytest" not in (seen.doubt or "")
+
+
 def test_without_a_sample_it_is_only_loaded(verifier: verify.Verifier, tmp_path: Path) -> None:
     seen = verifier.verify(made(tmp_path, sample=None))
     assert seen.invoke_ms is None

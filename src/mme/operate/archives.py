@@ -6,9 +6,7 @@ where.
 
 from __future__ import annotations
 
-import ast
 import io
-import sys
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +22,7 @@ from mme.aws import CONNECTIONS, concerns_every_call, explained
 from mme.errors import ArchiveError
 from mme.operate import processors
 from mme.operate.findings import Finding, error, ok, unknown, warning
-from mme.packaging.vendor import IMAGE
+from mme.packaging import imports
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
@@ -34,30 +32,6 @@ MOST_INFLATED = 16 << 20
 MOST_CODE = 1 << 20  # bytes of a handler's file
 
 _READ = (".py", ".txt", f"/{SAMPLE}")
-
-# Distributions that are imported under other names, and those that the images have beside what every image has.
-_IMPORTED_AS = {
-    "pyyaml": "yaml",
-    "huggingface-hub": "huggingface_hub",
-    "charset-normalizer": "charset_normalizer",
-    "typing-extensions": "typing_extensions",
-}
-IMAGE_IMPORTS = frozenset(_IMPORTED_AS.get(name, name) for name in IMAGE) | {
-    *(
-        "PIL",
-        "pandas",
-        "scipy",
-        "sklearn",
-        "sentencepiece",
-        "soundfile",
-        "google",
-        "onnxruntime",
-        "orjson",
-        "accelerate",
-    ),
-    *("peft", "boto3", "botocore", "sagemaker_inference", "sagemaker_huggingface_inference_toolkit", "mms", "psutil"),
-    *("prometheus_client", "pynvml", "dateutil", "pkg_resources", "torchvision", "torchaudio", "librosa", "protobuf"),
-}
 
 # The version of transformers that first had the models whose classes begin so.
 FIRST_IN: dict[str, tuple[int, int]] = {
@@ -235,7 +209,7 @@ def _libraries(item: Seen) -> Iterator[Finding]:
         if name.endswith("requirements.txt") and name.count("/") == 1 and item.manifest is None:
             wanted = [line.strip() for line in source.decode("utf-8", "replace").splitlines()]
             wanted = [line for line in wanted if line and not line.startswith(("#", "-"))]
-            lacking = [line for line in wanted if _import_of(line) not in IMAGE_IMPORTS | has]
+            lacking = [line for line in wanted if imports.name_of(line) not in imports.IMAGE_IMPORTS | has]
             if lacking:
                 yield error(
                     check,
@@ -246,13 +220,11 @@ def _libraries(item: Seen) -> Iterator[Finding]:
                     f"invoke package --model {item.target.rpartition('-')[0] or 'NAME'}",
                 )
                 return
-    lacking_imports: dict[str, str] = {}
-    for name, source in item.code.items():
-        if name.endswith(".py") and name.count("/") == 1:
-            for imported in _needed(source) - IMAGE_IMPORTS - has - set(sys.stdlib_module_names):
-                lacking_imports.setdefault(imported, name)
+    lacking_imports = imports.lacking(
+        {name: source for name, source in item.code.items() if name.endswith(".py") and name.count("/") == 1}, has
+    )
     if lacking_imports and item.whole:
-        words = ", ".join(f"{imported} ({name})" for imported, name in sorted(lacking_imports.items()))
+        words = ", ".join(f"{imported} ({name})" for imported, name in lacking_imports.items())
         yield error(
             check,
             f"{item.target}: its handler imports {words}, which neither the archive nor an image has.",
@@ -261,29 +233,6 @@ def _libraries(item: Seen) -> Iterator[Finding]:
             "it.",
             f"invoke package --model {item.target.rpartition('-')[0] or 'NAME'}",
         )
-
-
-def _import_of(requirement: str) -> str:
-    name = requirement
-    for mark in "=<>~![; @":
-        name = name.partition(mark)[0]
-    name = name.strip().lower()
-    return _IMPORTED_AS.get(name, {"pillow": "PIL", "scikit-learn": "sklearn"}.get(name, name.replace("-", "_")))
-
-
-def _needed(source: bytes) -> set[str]:
-    """The top-level names that a module imports as soon as it is loaded, outside of any try."""
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return set()
-    names: set[str] = set()
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            names.add(node.module.partition(".")[0])
-    return names
 
 
 # ---- versions and formats -----------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -23,7 +23,7 @@ from mme.archive.untar import extract
 from mme.archive.write import write_files
 from mme.errors import VerifyError
 from mme.handler_files import PIPELINE_MODULE
-from mme.packaging import company, samples
+from mme.packaging import company, imports, samples
 from mme.runner.errors import ContainerError, ContainerTimeout
 from mme.runner.process import Container, Reply
 
@@ -95,7 +95,8 @@ class Verifier:
         model = folder / name / "model"
         try:
             unpack(model)
-            return self._try(container, archive, name, model)
+            verified = self._try(container, archive, name, model)
+            return replace(verified, doubt=verified.doubt or _borrowed(model / "code"))
         finally:
             shutil.rmtree(model.parent, ignore_errors=True)
 
@@ -204,6 +205,23 @@ class Verifier:
     def _log_tail(self, lines: int = 15) -> str:
         said = self._container.last_output() if self._container else ""
         return "\n".join(f"  {line}" for line in said.splitlines()[-lines:])
+
+
+def _borrowed(code: Path) -> str | None:
+    """What to say of a handler that answers here only because this machine has what it imports; None for no such."""
+    if not code.is_dir():
+        return None
+    present = {entry.name.partition(".")[0] for entry in code.iterdir()}
+    files = [*code.glob("*.py"), *code.glob("common/**/*.py")]
+    sources = {str(path.relative_to(code)): path.read_bytes() for path in sorted(files)}
+    lacking = imports.lacking(sources, present)
+    if not lacking:
+        return None
+    words = ", ".join(f"{imported} ({name})" for imported, name in lacking.items())
+    return (
+        f"its handler imports {words}, which is installed here, and neither in the archive nor in an image of ours or "
+        "AWS's: name it in the handler's requirements.txt, unless your own image has it"
+    )
 
 
 def _sample(archive: Archive, model: Path) -> bytes | None:

@@ -22,9 +22,9 @@ def _refuse(message: str) -> Exception:
 
 
 def models(role_problem: Callable[[str], str | None]) -> None:
-    """CreateModel takes any name, no container and a role that does not exist, overwrites a model of the same name, and
-    forgets EnableNetworkIsolation and InferenceExecutionConfig; DescribeModel answers an empty VpcConfig, which makes
-    every plan replace the model."""
+    """CreateModel takes any name, no container, model data that is not there and a role that does not exist, overwrites
+    a model of the same name, and forgets EnableNetworkIsolation and InferenceExecutionConfig; DescribeModel answers an
+    empty VpcConfig, which makes every plan replace the model."""
     from moto.sagemaker.models import Model, SageMakerModelBackend
     from moto.sagemaker.responses import SageMakerResponse
 
@@ -45,6 +45,10 @@ def models(role_problem: Callable[[str], str | None]) -> None:
         problem = role_problem(self._get_param("ExecutionRoleArn") or "")
         if problem is not None:
             raise _refuse(problem)
+        for container in [self._get_param("PrimaryContainer") or {}, *(self._get_param("Containers") or [])]:
+            url = str(container.get("ModelDataUrl") or "")
+            if url and not _holds_something(url, container.get("Mode") == "MultiModel", self.sagemaker_backend):
+                raise _refuse(f"Could not find model data at {url}.")
         answer = create(self)
         model = self.sagemaker_backend._models[self._get_param("ModelName")]
         model.enable_network_isolation = bool(self._get_param("EnableNetworkIsolation"))
@@ -61,6 +65,20 @@ def models(role_problem: Callable[[str], str | None]) -> None:
     SageMakerModelBackend.create_model = create_model
     SageMakerResponse.create_model = create_model_response
     Model.response_object = property(response_object)
+
+
+def _holds_something(url: str, is_prefix: bool, backend: Any) -> bool:
+    """Whether there is an object at a model's S3 URL, or below it where that is a prefix."""
+    from moto.s3.models import FakeDeleteMarker, s3_backends
+
+    bucket_name, _, key = url.removeprefix("s3://").partition("/")
+    bucket = s3_backends[backend.account_id][backend.partition].buckets.get(bucket_name)
+    if bucket is None:
+        return False
+    return any(
+        (name.startswith(key) if is_prefix else name == key) and not isinstance(item, FakeDeleteMarker)
+        for name, item in bucket.keys.items()
+    )
 
 
 _CONFIG_FIELDS = {
