@@ -182,6 +182,7 @@ def test_a_body_of_the_largest_size_passes_and_a_byte_more_does_not(cloud: Cloud
 
 def test_an_endpoint_that_is_not_multi_model(cloud: Cloud) -> None:
     """Such an endpoint is never called in service here, and says why."""
+    cloud.publish("m.tar.gz")
     model = cloud.model(Mode="SingleModel", ModelDataUrl=f"s3://{cloud.bucket}/models/m.tar.gz")
     endpoint = cloud.endpoint(cloud.config({"ModelName": model}), wait=False)
     state = cloud.settled(endpoint)

@@ -50,6 +50,20 @@ def test_credentials(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(found) == {("credentials", "error"), ("everything else", "unknown")}
 
 
+def test_whoever_may_look_at_nothing_is_not_told_that_all_is_right(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iam = stack.corner.client("iam")
+    iam.create_user(UserName=stack.corner.name)
+    made = iam.create_access_key(UserName=stack.corner.name)["AccessKey"]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", made["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", made["SecretAccessKey"])
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    found = stack.found("--endpoint", "e")
+    assert "Nothing could be looked at" in found["everything", "error"]
+    assert found["endpoint", "unknown"]
+
+
 def test_no_credentials_at_all(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)

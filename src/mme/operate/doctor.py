@@ -88,6 +88,11 @@ def run(clients: Clients, subject: Subject) -> list[Finding]:
             results += check(clients, subject, seen)
         except MmeError as problem:
             results.append(unknown(name, f"{problem.message}", problem.hint or ""))
+    if all(finding.severity == "unknown" for finding in results if finding.check not in ("credentials", "region")):
+        what = "Nothing could be looked at, so nothing is known to be right."
+        results.append(
+            error("everything", what, "See above what each check needs; the module has a policy for it.", "")
+        )
     return results
 
 
