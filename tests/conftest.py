@@ -94,22 +94,22 @@ def aws_env(local_aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> LocalAws:
 
 
 @pytest.fixture(scope="session")
-def _warm_libraries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A python that has imported torch and transformers, for programs that never go to the Hub."""
+def warm_libraries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A python that has imported torch, transformers and the tasks, for programs that never go to the Hub."""
     folder = tmp_path_factory.mktemp("warm")
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     environment = {**os.environ, **offline, "HF_HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    with WarmPython(sys.executable, ["torch", "transformers.pipelines"], environment) as warm:
+    with WarmPython(sys.executable, ["torch", "transformers.pipelines", "mme.tasks"], environment) as warm:
         yield warm.executable(folder / "python")
 
 
 @pytest.fixture(scope="module")
-def warm_accuracy(_warm_libraries: Path) -> Iterator[None]:
+def warm_accuracy(warm_libraries: Path) -> Iterator[None]:
     """What measures the accuracy of a snapshot is forked from a warm python; guard and environment stay as they are."""
 
     def guarded(words: Sequence[str], work: Path, environment: Mapping[str, str]) -> process.Finished:
         assert words[0] == sys.executable
-        return process.run_guarded([str(_warm_libraries), *words[1:]], work, environment)
+        return process.run_guarded([str(warm_libraries), *words[1:]], work, environment)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accuracy, "run_guarded", guarded)

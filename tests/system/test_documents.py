@@ -79,12 +79,12 @@ def test_its_tasks_and_flags_are_there(page: str, line: str) -> None:
 class Shell:
     """Types what a page says, in a folder with a catalogue, at an account with an endpoint."""
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+    def __init__(self, folder: Path, environment: dict[str, str], interpreter: Path | str = sys.executable) -> None:
         self.folder = folder
         (folder / "bin").mkdir()
         for name, module in (("invoke", "invoke"), ("mme", "mme"), ("python", "")):
             program = folder / "bin" / name
-            program.write_text(f'#!/bin/sh\nexec {sys.executable} {f"-m {module}" if module else ""} "$@"\n')
+            program.write_text(f'#!/bin/sh\nexec {interpreter} {f"-m {module}" if module else ""} "$@"\n')
             program.chmod(0o755)
         path = os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])
         others = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MME_"))}
@@ -99,8 +99,11 @@ class Shell:
         return done.stdout
 
 
-def test_packaging_releases_and_operating(bert: Path, gpt2: Path, tmp_path: Path) -> None:
-    """The pages' commands, in the order in which a reader meets them; only the digests are this run's."""
+def test_packaging_releases_and_operating(bert: Path, gpt2: Path, tmp_path: Path, warm_libraries: Path) -> None:
+    """The pages' commands, in the order in which a reader meets them; only the digests are this run's.
+
+    There are dozens of them, so each is forked from a python that has imported what they import.
+    """
     (tmp_path / "tasks.py").write_text(
         "from invoke import Collection\nimport mme.tasks; ns = Collection.from_module(mme.tasks)\n"
     )
@@ -112,7 +115,9 @@ def test_packaging_releases_and_operating(bert: Path, gpt2: Path, tmp_path: Path
     with LocalAws(tmp_path / "aws") as aws:
         endpoint = endpoints_here.create(aws, "demo")
         shell = Shell(
-            tmp_path, {**aws.client_env(), "MME_BUCKET": "demo", "MME_ENDPOINT": endpoint, "MME_AUTHOR": "ada"}
+            tmp_path,
+            {**aws.client_env(), "MME_BUCKET": "demo", "MME_ENDPOINT": endpoint, "MME_AUTHOR": "ada"},
+            warm_libraries,
         )
 
         *packaging, inspect = commands(ROOT / "docs" / "packaging.md")
