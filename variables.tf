@@ -53,4 +53,9 @@ variable "tags" {
     condition     = length([for key, value in var.tags : key if !can(regex(local.patterns.tag, key)) || !can(regex(local.patterns.tag, value != null ? value : ""))]) == 0
     error_message = "tags: AWS takes letters, digits, spaces and _ . : / = + - @ in keys and values, in any language. Something else is in ${join(", ", [for key, value in var.tags : "\"${key}\"" if !can(regex(local.patterns.tag, key)) || !can(regex(local.patterns.tag, value != null ? value : ""))])}."
   }
+
+  validation {
+    condition     = length(distinct([for key in keys(var.tags) : lower(key)])) == length(var.tags)
+    error_message = "tags has keys that differ in capitals only, which are one key for IAM. Rename one of ${join(", ", [for key in keys(var.tags) : "\"${key}\"" if length([for other in keys(var.tags) : other if lower(other) == lower(key)]) > 1])}."
+  }
 }

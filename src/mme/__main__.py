@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from invoke import Collection, Program
+import json
+
+from invoke import Collection, ParseError, Program
 
 import mme.tasks
 from mme import __version__
 from mme.chain import Executor
 
-program = Program(
+
+class Command(Program):  # type: ignore[misc]
+    """Invoke's program, which has a document for a script that asks for one, also where a flag is unknown."""
+
+    def parse_tasks(self) -> None:
+        try:
+            super().parse_tasks()
+        except ParseError as error:
+            if "--json" in self.argv:
+                hint = "See mme --list, and mme --help TASK."
+                about = {"kind": "UsageError", "message": str(error), "hint": hint, "exit_code": 1}
+                print(json.dumps({"error": about}), flush=True)
+            raise
+
+
+program = Command(
     name="mme",
     version=__version__,
     binary="mme",

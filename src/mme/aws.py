@@ -230,7 +230,12 @@ def _why(caught: Exception, bucket: str | None) -> tuple[str, str | None]:
         )
     if isinstance(caught, boto.ProfileNotFound):
         return str(caught), "AWS_PROFILE names a profile that ~/.aws/config does not have."
-    if isinstance(caught, (boto.EndpointConnectionError, boto.ConnectTimeoutError, boto.ProxyConnectionError)):
+    if isinstance(caught, boto.ProxyConnectionError):
+        return (
+            str(caught).rstrip("."),
+            "Check HTTPS_PROXY and HTTP_PROXY; NO_PROXY names the hosts that are reached without a proxy.",
+        )
+    if isinstance(caught, (boto.EndpointConnectionError, boto.ConnectTimeoutError)):
         return (
             str(caught).rstrip("."),
             "Check the network, the region, and AWS_ENDPOINT_URL if it is set (is the server there running?).",

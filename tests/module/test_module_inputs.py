@@ -58,6 +58,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("tags", {"tags": {"fine": "x", "wrong": "x" * 257}}, "Too long: wrong."),
     ("tags", {"tags": {"fine": "x", "wrong": "a (b)"}}, 'Something else is in "wrong".'),
     ("tags", {"tags": {"fine": "x", "wr!ong": "x"}}, 'Something else is in "wr!ong".'),
+    ("tags", {"tags": {"fine": "x", "Team": "x", "team": "x"}}, 'Rename one of "Team", "team".'),
     ("tags", {"tags": {"wrong": "one\ntwo"}}, 'Something else is in "wrong".'),
     ("environment", {"environment": {"FINE": "x", "WR-ONG": "x"}}, 'Rename "WR-ONG".'),
     ("environment", {"environment": {"FINE": "x", "WRONG": "x" * 1025}}, "Too long: WRONG."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -108,3 +109,45 @@ def test_the_containers_help_names_what_it_serves(folder: Path) -> None:
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout.startswith("usage: python -m mme.container [serve]")
         assert "SAGEMAKER_BIND_TO_PORT" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["status", "--nonsense"], "--nonsense"),
+        (["nonsense"], "nonsense"),
+        (["promote", "--model"], "model"),
+        (["models", "more"], "more"),
+    ],
+)
+def test_a_mistyped_command_is_a_document_for_a_script_too(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], what: str
+) -> None:
+    code, out, err = run(capsys, *words, "--json")
+    assert code == 1
+    error = json.loads(out)["error"]
+    assert what in error["message"]
+    assert error["exit_code"] == 1
+    assert error["message"] in err
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (1, "")
+
+
+def test_a_proxy_that_is_not_there_is_named(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "HTTP_PROXY": "http://127.0.0.1:9",
+        "AWS_ENDPOINT_URL": "http://somewhere.example",
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    code, out, _ = run(capsys, "releases", "--bucket", "some-bucket", "--json")
+    assert code == 8
+    assert "127.0.0.1:9" in json.loads(out)["error"]["message"]
+    assert "HTTPS_PROXY" in json.loads(out)["error"]["hint"]
