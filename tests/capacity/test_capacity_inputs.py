@@ -15,6 +15,7 @@ import pytest
 from mme.capacity import cells, instances, listing, live, trace
 from mme.capacity.caches import characteristic_time, che_hit_ratio
 from mme.capacity.needs import Models, models
+from mme.capacity.simulate import Requests
 from mme.container.front.log import Log
 from mme.errors import EndpointError, UsageError
 from mme.local import LocalAws
@@ -232,6 +233,15 @@ def test_models_are_found_by_their_target_and_by_the_name_without_the_version(tm
     two = models(["bert-0123456789ab.tar.gz", "bert-ba9876543210.tar.gz"], disk=1, active=1)
     with pytest.raises(UsageError, match="several versions are called 'bert'"):
         trace.read_csv(written(tmp_path, "time,model\n1,bert\n"), two)
+
+
+def test_the_busiest_minute_of_a_trace_and_its_quietest() -> None:
+    """Ten minutes and a part of one more: 60 requests in each minute, 600 in the fourth, 6 in the last whole one."""
+    counts = [60, 60, 60, 600, *[60] * 5, 6, 30]
+    time = np.concatenate([60 * at + np.linspace(0, 59, count) for at, count in enumerate(counts)])
+    asked = Requests(time, np.zeros(len(time), np.int32))
+    assert trace.minutes(asked) == (10.0, 0.1)
+    assert trace.minutes(Requests(time[time < 540], np.zeros(int((time < 540).sum()), np.int32))) is None
 
 
 def test_the_containers_log_is_a_trace(tmp_path: Path) -> None:

@@ -23,11 +23,22 @@ HEAD = "name,size,active,load_seconds,wake_seconds,answer_seconds,cores\n"
 ROW = "90MB,105MB,0.06,0.05,0.012,1.3\n"
 
 
+CHIPS = """region = "eu-west-1"
+day = "2026-11-01"
+source = "mine"
+[types]
+"ml.g5.xlarge" = { vcpus = 4, memory_gib = 16, usd_per_hour = 1.4 }
+"ml.inf2.xlarge" = { vcpus = 4, memory_gib = 16, usd_per_hour = 1.0 }
+"ml.trn1.2xlarge" = { vcpus = 8, memory_gib = 32, usd_per_hour = 1.6 }
+"""
+
+
 @pytest.fixture
 def capacity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     monkeypatch.chdir(tmp_path)
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "MME_BUCKET", "MME_TERRAFORM"):
         monkeypatch.delenv(name, raising=False)
+    (tmp_path / "chips.toml").write_text(CHIPS)
     (tmp_path / "models.csv").write_text(HEAD + "".join(f"tenant-{n},{ROW}" for n in range(60)))
 
     def run(*words: str) -> Result:
@@ -125,6 +136,10 @@ def test_no_request_and_a_single_model_are_right(capacity: Any, tmp_path: Path) 
     once = capacity("plan", "--models", "one.csv", "--trace", "once.csv", "--type", "ml.m5.large")
     assert once.code == 2
     assert "once.csv: all requests are of one moment" in once.err
+    (tmp_path / "soon.csv").write_text("time,model\n5,only\n5.25,only\n")
+    soon = capacity("plan", "--models", "one.csv", "--trace", "soon.csv", "--type", "ml.m5.large")
+    assert soon.code == 2
+    assert "soon.csv: all requests are of 0.250 seconds" in soon.err
     two = capacity("simulate", "--models", "one.csv", "--trace", "two.csv", "--type", "ml.m5.large", "--count", "1")
     assert two.code == 0, two.err
     assert "1 model;" in two.out
@@ -153,6 +168,13 @@ def test_no_request_and_a_single_model_are_right(capacity: Any, tmp_path: Path) 
         (("simulate", *LAW, "--type", "ml.m5.large", "--count", "1", "--autoscale", "3"), "--autoscale takes"),
         (("simulate", *LAW, "--type", "ml.m5.large", "--count", "1", "--deployments", "9,3"), "order of their times"),
         (("simulate", *LAW, "--type", "ml.m5.large", "--count", "9", "--autoscale", "1,3,60"), "autoscaling range"),
+        (("plan", *LAW, "--prices", "chips.toml"), "chips.toml has types with an accelerator only"),
+        (("plan", *LAW, "--prices", "chips.toml", "--type", "ml.inf2.xlarge"), "ml.inf2.xlarge has an accelerator"),
+        (("plan", *LAW, "--prices", "chips.toml", "--type", "ml.g5.xlarge"), "ml.g5.xlarge has a GPU"),
+        (
+            ("simulate", *LAW, "--prices", "chips.toml", "--type", "ml.trn1.2xlarge", "--count", "1"),
+            "ml.trn1.2xlarge has an accelerator",
+        ),
         (("measure", "--archive", "none.tar.gz"), "There is no archive none.tar.gz"),
         (("buy",), "There is no `capacity buy`"),
     ],

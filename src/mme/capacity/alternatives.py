@@ -35,7 +35,7 @@ def other_ways(models: Models, rates: Floats, busiest: float, prices: Prices, se
     ``rates``: requests a second of each model on average; ``busiest``: of all together at the busiest time.
     """
     peak = rates / max(float(rates.sum()), 1e-12) * busiest
-    kinds = sorted((k for k in prices.types.values() if not k.gpu), key=lambda k: k.usd_per_hour)
+    kinds = sorted(prices.processors(), key=lambda k: k.usd_per_hour)
     base = settings.serving.base_bytes
     return [
         _endpoint_per_model(models, peak, kinds, prices, settings),
@@ -66,7 +66,9 @@ def _endpoint_per_model(
         name = models.names[int(np.argmax(left))]
         return Alternative("one endpoint per model", None, "", f"no type in the price file holds {name}")
     words = "nothing is cold and no model waits for another; each endpoint is idle when its model is"
-    return Alternative("one endpoint per model", month, f"{instances:,} instances", words)
+    return Alternative(
+        "one endpoint per model", month, "1 instance" if instances == 1 else f"{instances:,} instances", words
+    )
 
 
 def _serverless(models: Models, rates: Floats, base: int, prices: Prices, settings: Settings) -> Alternative:
@@ -98,7 +100,7 @@ def _serverless(models: Models, rates: Floats, base: int, prices: Prices, settin
     return Alternative(
         name,
         month,
-        f"{len(models):,} endpoints",
+        "1 endpoint" if len(models) == 1 else f"{len(models):,} endpoints",
         f"processing alone ({prices.serverless_source}); every model has an endpoint of its own, "
         "whose cold starts are not counted",
     )

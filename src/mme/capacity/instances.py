@@ -37,8 +37,21 @@ class InstanceType:
     local_disk: int | None = None
 
     @property
-    def gpu(self) -> bool:
-        return self.name.startswith(("ml.g", "ml.p"))
+    def accelerator(self) -> str | None:
+        """What computes in its processor's place, by AWS's names of families: a GPU (g, p) or a chip of AWS's own or
+        Intel's (inf, trn, dl). The families of AWS's own processors, such as c7g, are no such."""
+        family = self.name.removeprefix("ml.").split(".")[0]
+        if family.startswith(("inf", "trn", "dl")):
+            return "an accelerator"
+        return "a GPU" if family.startswith(("g", "p")) else None
+
+    def check_simulated(self) -> None:
+        """Raises UsageError for a type with an accelerator."""
+        if self.accelerator is not None:
+            raise UsageError(
+                f"{self.name} has {self.accelerator}, and the simulation knows processors only.",
+                "Choose types without one (ml.m5, ml.c5, ml.r5 and their successors).",
+            )
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,16 @@ class Prices:
 
     def month(self, usd_per_hour: float) -> float:
         return usd_per_hour * self.hours_per_month
+
+    def processors(self) -> list[InstanceType]:
+        """The types without an accelerator. Raises UsageError where the file has none."""
+        kinds = [kind for kind in self.types.values() if kind.accelerator is None]
+        if not kinds:
+            raise UsageError(
+                f"{self.path} has types with an accelerator only, and the simulation knows processors only.",
+                "Add types without one (ml.m5, ml.c5, ml.r5 and their successors).",
+            )
+        return kinds
 
     def type(self, name: str) -> InstanceType:
         """One type. Raises UsageError that names the file and what it has."""

@@ -261,13 +261,9 @@ def plan(
 
     Raises UsageError for a type without a price.
     """
-    kinds = [prices.type(name) for name in types] if types else [k for k in prices.types.values() if not k.gpu]
+    kinds = [prices.type(name) for name in types] if types else prices.processors()
     for kind in kinds:
-        if kind.gpu:
-            raise UsageError(
-                f"{kind.name} has a GPU, and the simulation knows processors only.",
-                "Choose types without one (ml.m5, ml.c5, ml.r5 and their successors).",
-            )
+        kind.check_simulated()
     search = Search(models, requests, rates, prices, goal, settings)
     smallest = int(models.active.max())
     kinds = [k for k in kinds if memory_for_models(k.memory, settings.serving) >= smallest] or kinds[:1]

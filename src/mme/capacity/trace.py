@@ -296,6 +296,15 @@ def rates(requests: Requests, count: int) -> Floats:
     return np.bincount(requests.model, minlength=count).astype(np.float64) / seconds
 
 
+def minutes(requests: Requests) -> tuple[float, float] | None:
+    """Requests a second in a trace's busiest minute and in its quietest; None for one of less than ten minutes."""
+    whole = int(requests.seconds // 60)
+    if whole < 10:
+        return None
+    counts = np.bincount((requests.time // 60).astype(np.int64), minlength=whole)[:whole]
+    return float(counts.max()) / 60, float(counts.min()) / 60
+
+
 def busiest_of(law: Law, count: int, most: int, seed: int = 1) -> tuple[Requests, Floats]:
     """About ``most`` requests of the law's busiest time of the day, with one burst in their middle where it has bursts;
     and each model's requests a second there, bursts apart. For planning, which asks what the worst hour is like."""

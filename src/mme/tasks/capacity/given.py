@@ -24,6 +24,9 @@ from mme.settings import Settings
 from mme.tasks.capacity.asked import Asked, number
 from mme.tasks.command import load_catalog, note
 
+SHORTEST = 1.0
+"""Seconds of a trace from which on it tells a rate."""
+
 
 def models_of(context: Context, asked: Asked, settings: Settings) -> Models:
     if asked.models:
@@ -73,15 +76,16 @@ def traffic_of(
         read = traces.read_csv if asked.trace else traces.read_access_log
         path = asked.trace or asked.access_log or ""
         requests = read(Path(path), models, gaps=asked.gaps)
-        if most is not None and len(requests) and requests.seconds == 0:
+        if most is not None and len(requests) and requests.seconds < SHORTEST:
+            moment = "one moment" if requests.seconds == 0 else f"{requests.seconds:.3f} seconds"
             raise UsageError(
-                f"{path}: all requests are of one moment, so that nothing says how many come in a second.",
+                f"{path}: all requests are of {moment}, so that nothing says how many come in a second.",
                 "Give a longer recording, or a law: --zipf EXPONENT --rate REQUESTS_A_SECOND.",
             )
         words = f"{len(requests):,} requests of {path}"
         if not len(requests):
             words += ": nobody asks, so that the fewest instances that are allowed will do"
-        return requests, traces.rates(requests, len(models)), words, None
+        return requests, traces.rates(requests, len(models)), words, traces.minutes(requests)
     if asked.live:
         hours = number("--hours", asked.hours or "24", 0.1, 360)
         with aws.explained("read the endpoint's metrics", error=EndpointError):

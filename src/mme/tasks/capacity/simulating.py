@@ -23,8 +23,7 @@ def simulate(context: Context, asked: Asked, settings: Settings) -> None:
     assumed = settings_of(asked)
     prices = prices_of(asked, settings)
     kind = prices.type(asked.type[0])
-    if kind.gpu:
-        raise UsageError(f"{kind.name} has a GPU, and the simulation knows processors only.")
+    kind.check_simulated()
     models = models_of(context, asked, settings)
     assumed = replace(assumed, serving=models.measured(assumed.serving))
     requests, rates, words, _ = traffic_of(asked, settings, models, None)
