@@ -5,6 +5,7 @@ A page that a process shares with its parent becomes its own when it writes ther
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -34,3 +35,14 @@ def test_a_further_model_has_few_pages_of_its_own(start: Any, tmp_path: Path) ->
     assert [event["engine"] for event in events] == ["onnxruntime"] * 5
     # The first makes what the others find; from the third on, all has been shared that can be.
     assert max(event["private"] for event in events[2:]) < MOST, [event["private"] for event in events]
+    assert all("handler" in event["shared"] for event in events)
+    # A module that is not as it comes with the container is the model's own, and so is what it means for others.
+    folder = tiny_models.bert(tmp_path / "changed")
+    handler_files.copy_handler(ROOT / "model_code" / "embedding", folder / "code")
+    with (folder / "code" / "handler_common.py").open("a") as file:
+        file.write("\n\ndef name_of(request, place):\n    return 'as this model calls it'\n")
+    assert container.load("changed", folder).status == 200, container.log()
+    long = json.dumps({"inputs": "house " * 40, "parameters": {"truncate": False}})
+    for name, said in (("m0", "inputs"), ("changed", "as this model calls it")):
+        reply = container.invoke(name, long)
+        assert (reply.status, said in reply.json()["message"]) == (400, True), reply.body

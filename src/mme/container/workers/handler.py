@@ -29,6 +29,7 @@ from mme.container.text import header_problem
 from mme.container.workers import codec, cuda, vendored
 from mme.container.workers.context import Context
 from mme.container.workers.pipeline import default_pipeline, pipeline_predict
+from mme.container.workers.shipped import Shipped
 
 FUNCTIONS = (
     *("model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"),  # the toolkit's
@@ -78,10 +79,10 @@ class Offer(Protocol):
 class Handler:
     """A loaded model with its functions. Every method may raise whatever the handler raises."""
 
-    def __init__(self, name: str, model_dir: str, program: str, device: int) -> None:
+    def __init__(self, name: str, model_dir: str, program: str, device: int, shipped: Shipped) -> None:
         self.context = Context(name, model_dir, device if device >= 0 else None)
         self._device = device
-        _enter(model_dir)
+        self.adopted = _enter(model_dir, shipped)
         module = _import(program)
         functions = {key: getattr(module, key, None) for key in FUNCTIONS}
         if functions["transform_fn"] and (functions["input_fn"] or functions["predict_fn"] or functions["output_fn"]):
@@ -204,16 +205,18 @@ STANDINS = str(Path(__file__).with_name("standins"))
 """Packages with what handlers import of the stock container's own, for where those are not installed."""
 
 
-def _enter(model_dir: str) -> None:
-    """Be where the stock server runs a handler: in the model's folder, which is on its path behind code/."""
+def _enter(model_dir: str, shipped: Shipped) -> list[str]:
+    """Be where the stock server runs a handler: in the model's folder, which is on its path behind code/. Returns the
+    names of the modules that are imported already."""
     os.chdir(model_dir)
-    sys.path[:0] = [str(Path(model_dir, "code")), model_dir]
+    sys.path[:0] = [f"{model_dir}/code", model_dir]
     sys.path.append(STANDINS)  # last, so that the real packages are preferred wherever they are
     # importlib.invalidate_caches would do as well, and write to every page that has a finder of the hundreds of folders
     # that the parent imported from: 5 MB that would be shared no longer.
     for entry in sys.path[:2]:
         sys.path_importer_cache.pop(entry, None)
-    vendored.bring_in(Path(model_dir, "code"))
+    # Modules that were imported with another transformers would go on with that one.
+    return [] if vendored.bring_in(Path(model_dir, "code")) else shipped.adopt(model_dir)
 
 
 def _import(program: str) -> Any:

@@ -29,7 +29,7 @@ from typing import Any
 
 from mme.container import memory, system
 from mme.container.wire import Lines, line
-from mme.container.workers import curves, templates
+from mme.container.workers import curves, shipped, templates
 from mme.container.workers.worker import Spec, main
 
 NICE = 1  # workers give way a little to the front, so that pings and other answers do not wait for arithmetic
@@ -275,6 +275,7 @@ def run(fd: int, front: int, modules: Sequence[str]) -> None:
     began = time.monotonic()
     warm(modules)
     families = templates.Templates()
+    families.shipped.keep(shipped.roots())
     families.install()
     gc.collect()
     gc.freeze()  # the collector must not touch, and so copy, the pages that all workers share

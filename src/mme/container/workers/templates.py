@@ -28,6 +28,7 @@ from types import CodeType
 from typing import Any
 
 from mme.container.recipes import Recipe, code_key, recipe
+from mme.container.workers.shipped import Shipped
 
 # -- in the worker --------------------------------------------------------------------------------------------------
 
@@ -38,6 +39,7 @@ class Templates:
     def __init__(self) -> None:
         self.templates: dict[str, Template] = {}
         self.code: dict[str, CodeType] = {}
+        self.shipped = Shipped()
         self.noted: list[Recipe] = []
         self.used: list[str] = []  # kinds of what was found finished
         self.root = ""  # the model's folder: in a worker alone

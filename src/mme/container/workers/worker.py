@@ -102,7 +102,7 @@ class Worker:
         try:
             spec = self._spec
             self._templates.root = spec.model_dir + os.sep
-            self._handler = Handler(spec.name, spec.model_dir, spec.program, spec.device)
+            self._handler = Handler(spec.name, spec.model_dir, spec.program, spec.device, self._templates.shipped)
         except BaseException as error:
             self._only_here()
             traceback.print_exc()
@@ -119,7 +119,7 @@ class Worker:
             "cpu": time.process_time(),
             "private": memory.private(),
             "recipes": [recipe.plain() for recipe in self._templates.noted],
-            "shared": sorted(self._templates.used),
+            "shared": sorted([*self._templates.used, *(["handler"] if self._handler.adopted else [])]),
             "notes": self._handler.context.notes,
             "offered": 0,
         }
