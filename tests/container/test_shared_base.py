@@ -60,7 +60,7 @@ def load_all(container: Container, folders: dict[str, Path]) -> None:
     for name, folder in folders.items():
         assert container.load(name, folder).status == 200, container.log()
     wait_until(lambda: folders.keys() <= {row["model"] for row in container.events("load")})
-    rows = {row["model"]: set(row["shared"]) - {"code"} for row in container.events("load")}
+    rows = {row["model"]: set(row["shared"]) - {"code", "config", "handler"} for row in container.events("load")}
     assert [rows[name] for name in folders][2:] == [{"model", "tokenizer"}] * 3, (
         "made once for the family, whatever the adapters"
     )

@@ -16,7 +16,10 @@ from mme.container.memory import WEIGHT_FILES
 
 MAX_READ = 64 * 1024 * 1024  # bytes of tokenizer and configuration files that are worth a digest
 # Options under which a result depends on more than the folder.
-_REFUSED = {"trust_remote_code", "device_map", "subfolder", "revision", "output_loading_info", "gguf_file", "config"}
+_REFUSED = {
+    *("config", "device_map", "gguf_file", "output_loading_info", "return_unused_kwargs", "revision", "subfolder"),
+    "trust_remote_code",
+}
 _TOKENIZER_FILES = ("tokenizer", "vocab.", "merges.", "special_tokens_map", "added_tokens", "chat_template")
 # What every archive of ours has to say of itself, and an adapter beside its base (docs/handlers.md), which a handler
 # reads: from_pretrained looks at neither.
@@ -29,7 +32,7 @@ _NOT_FOR_TOKENIZERS = {"architectures", "dtype", "id2label", "label2id", "num_la
 class Recipe:
     """One call of ``transformers.<factory>.from_pretrained(folder, **options)``. ``key`` says what it results in."""
 
-    kind: str  # "tokenizer", "model" or "code"
+    kind: str  # "tokenizer", "config", "model" or "code"
     key: str
     factory: str
     options: dict[str, Any]
@@ -106,6 +109,9 @@ def _digest(folder: str, kind: str) -> str | None:
     size = 0
     for root, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name not in ("code", "__pycache__") and name[0] != ".")
+        if kind == "config":  # it lies in the folder itself
+            folders.clear()
+            names = [name for name in names if name.startswith("config") and name.endswith(".json")]
         for name in sorted(names):
             path = Path(root, name)
             suffix = path.suffix.lower()

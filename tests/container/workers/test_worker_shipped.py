@@ -76,6 +76,13 @@ def test_equal_modules_are_found_imported_under_the_models_own_names(shipped: Sh
     assert inference.zz_middle.zz_base is zz_base is sys.modules["zz_base"]
 
 
+def test_what_was_adopted_is_let_go(shipped: Shipped, model: Path) -> None:
+    shipped.adopt(str(model))
+    sys.modules["zz_one"] = sys  # somebody else's
+    shipped.let_go()
+    assert [name for name in ONE if name in sys.modules] == ["zz_one"]
+
+
 def test_handlers_have_the_common_modules_together(shipped: Shipped, root: Path, model: Path) -> None:
     (model / "code" / "inference.py").write_bytes((root / "two" / "inference.py").read_bytes())
     assert shipped.adopt(str(model)) == ONE

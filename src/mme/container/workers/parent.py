@@ -16,7 +16,6 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
-import gc
 import importlib
 import os
 import select
@@ -29,7 +28,7 @@ from typing import Any
 
 from mme.container import memory, system
 from mme.container.wire import Lines, line
-from mme.container.workers import curves, shipped, templates
+from mme.container.workers import curves, rehearsal, settling, shipped, templates
 from mme.container.workers.worker import Spec, main
 
 NICE = 1  # workers give way a little to the front, so that pings and other answers do not wait for arithmetic
@@ -204,8 +203,7 @@ class Parent:
 
     def _share(self, recipe: dict[str, Any]) -> None:
         error = self._templates.make(recipe)
-        gc.collect()
-        gc.freeze()
+        settling.settle()
         self._tell(op="shared", key=recipe["key"], error=error, private=memory.private())
         if templates.threads() > 1:  # forks would not be clean any more; the front starts a fresh parent
             os._exit(71)
@@ -264,6 +262,23 @@ def _kill_group(pid: int) -> None:
             os.kill(one, signal.SIGKILL)
 
 
+def make_ready(modules: Sequence[str]) -> templates.Templates:
+    """Import what models need and prepare for the forks. Returns what models have in common, of which there is none
+    yet."""
+    warm(modules)
+    families = templates.Templates()
+    families.shipped.keep(shipped.roots())
+    families.install()
+    settling.forget_lookups()
+    if families.shipped.has("embedding_packed"):
+        try:
+            rehearsal.rehearse(families, shipped.roots())
+        except Exception as error:
+            sys.stderr.write(f"The tiny model that goes before all others could not be served: {error!r}\n")
+    settling.settle()
+    return families
+
+
 def run(fd: int, front: int, modules: Sequence[str]) -> None:
     """The parent's whole life. ``fd`` is its end of the socket to the front, ``front`` the front's process id."""
     system.die_with_parent(front)
@@ -273,12 +288,7 @@ def run(fd: int, front: int, modules: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the front drains, then closes the socket
     control = socket.socket(fileno=fd)
     began = time.monotonic()
-    warm(modules)
-    families = templates.Templates()
-    families.shipped.keep(shipped.roots())
-    families.install()
-    gc.collect()
-    gc.freeze()  # the collector must not touch, and so copy, the pages that all workers share
+    families = make_ready(modules)
     with contextlib.suppress(OSError):
         control.sendall(line({"op": "imported", "seconds": time.monotonic() - began}))
     with contextlib.suppress(BrokenPipeError, ConnectionError):

@@ -64,6 +64,16 @@ class Shipped:
                 self._kept[name, code_key(sources[name][1])] = Kept(module, needs[name])
         self._names = {name for name, _ in self._kept}
 
+    def has(self, name: str) -> bool:
+        """Whether a module of this name is kept."""
+        return name in self._names
+
+    def let_go(self) -> None:
+        """Undo what :meth:`adopt` has done."""
+        for (name, _), kept in self._kept.items():
+            if sys.modules.get(name) is kept.module:
+                del sys.modules[name]
+
     def adopt(self, model_dir: str) -> list[str]:
         """In a model's process: have found what is equal to the modules in the model's ``code/``. Returns their names.
         To be called once the model's folders are on the path."""

@@ -1,4 +1,4 @@
-"""Tokenizers and model structures that several models have in common, made once before the fork.
+"""Tokenizers, configurations and model structures that several models have in common, made once before the fork.
 
 Most of what a small model's process costs is not its weights, which are mapped from their file, but its tokenizer and
 the hundreds of Python objects of its layers: 30 MB and 100 ms. Models of one family have the same. So:
@@ -53,11 +53,12 @@ class Templates:
         )
         if "transformers" not in sys.modules:
             return
-        from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+        from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
         from transformers.models.auto import modeling_auto
 
         models = [PreTrainedModel, *(value for name, value in vars(modeling_auto).items() if name.startswith("Auto"))]
-        for kind, bases in (("tokenizer", [AutoTokenizer, PreTrainedTokenizerBase]), ("model", models)):
+        tokenizers, configurations = [AutoTokenizer, PreTrainedTokenizerBase], [AutoConfig, PretrainedConfig]
+        for kind, bases in (("tokenizer", tokenizers), ("config", configurations), ("model", models)):
             for base in bases:
                 original = vars(base).get("from_pretrained")
                 if original is not None:
@@ -82,6 +83,11 @@ class Templates:
     def drop(self, key: str) -> None:
         self.templates.pop(key, None)
         self.code.pop(key, None)
+
+    def forget(self) -> None:
+        """Forget what was noted."""
+        self.noted.clear()
+        self.used.clear()
 
     def close(self) -> None:
         """In a worker: from here on nothing is found. What other families' models would find stays as it is, in pages
@@ -145,7 +151,7 @@ NOTHING_MISSING: dict[str, list[str]] = {
 
 @dataclass
 class Template:
-    """A tokenizer, or a model whose parameters are empty. ``make`` uses it up."""
+    """A tokenizer, a configuration, or a model whose parameters are empty. ``make`` uses it up."""
 
     result: Any
     folder: str
@@ -184,7 +190,7 @@ def carry_out(plan: dict[str, Any]) -> Template:
         for name, value in plan["options"].items()
     }
     result = getattr(transformers, plan["factory"]).from_pretrained(plan["folder"], **options)
-    if plan["kind"] == "tokenizer":
+    if plan["kind"] != "model":
         return Template(result, plan["folder"])
     places = _places(result, plan["folder"])
     for place in places:
