@@ -59,3 +59,13 @@ def test_what_runs_over_is_cut_and_said_with_what_there_is(tmp_path: Path) -> No
     assert code == 1
     assert [row["what"] for row in rows if "cut" in row["figure"]] == ["models"], said
     assert [row["what"] for row in rows if "time is over" in row["figure"]] == ["correct"], said
+
+
+@pytest.mark.skipif(cuda(), reason="there is a GPU")
+def test_without_a_card_it_says_so_and_is_left_out_of_a_run_of_all_benchmarks(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path)]
+    for more, code in (([], 2), (["--json", str(tmp_path / "all" / "gpu.json")], 0)):
+        done = subprocess.run([*command, *more], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (code, "")
+        assert "GPU" in done.stdout or "missing" in done.stdout
+    assert "left out" in json.loads((tmp_path / "all" / "gpu.json").read_text())

@@ -5,15 +5,16 @@ long threads that could compute had to wait for a core, the system counts (its r
 virtual machine's cores went to other machines (stolen time).
 
 The policy, once a second: where threads of processes that had several waited for more than a fifth of the time that
-they wanted, or as much was stolen, there is one thread less. Where a core more has been idle, there is one more; and
-after a while without that, since work of low priority leaves no core idle and yet gives way. A thread more that at once
-had to wait is tried again after twice the time as before. Where the system counts nothing of the kind, all cores are
-ours.
+they wanted, or as much was stolen, there is one thread less. Where a core more has been idle, there is one more. Where
+none has been idle for long, one more is tried all the same, since work of low priority leaves no core idle and yet
+gives way: for a quarter of a second, and again after twice the time as before where it had to wait. Where the system
+counts nothing of the kind, all cores are ours.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Callable, Collection
@@ -24,8 +25,9 @@ from pathlib import Path
 WAITED = 0.2  # of the time that threads wanted
 ENOUGH = 0.05  # seconds that threads must have wanted in a second for that to say something
 IDLE = 0.75  # of a core
-TRY_AFTER = 30.0  # seconds without an idle core
-FIRST_PAUSE, LONGEST_PAUSE = 2.0, 120.0  # seconds
+PAUSE = 3.0  # seconds after a thread less until there may be one more
+TRY_AFTER, TRY_AFTER_MOST = 30.0, 480.0  # seconds without an idle core
+LOOK_EVERY, LOOK_WHEN_TRYING = 1.0, 0.25  # seconds
 MOST = 16  # processes that are looked at in a second
 _TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 
@@ -79,15 +81,16 @@ class Cores:
         self._look = look
         self._last: tuple[float, Seen] | None = None
         self._counted: dict[int, tuple[float, float]] = {}  # by process id, as of the last time that it was looked at
-        self._not_before = 0.0
         self._changed = clock()
-        self._raised = False  # by the last change
-        self._pause = FIRST_PAUSE
+        self._trying = False  # a thread more than was seen to be free
+        self._tried = -math.inf
+        self._try_after = TRY_AFTER
 
     @property
     def due(self) -> bool:
-        """Whether a second has passed since the last look. Never with one core, of which there is nothing to divide."""
-        return self._cores > 1 and (self._last is None or self._clock() - self._last[0] >= 1.0)
+        """Whether it is time for the next look. Never with one core, of which there is nothing to divide."""
+        pause = LOOK_WHEN_TRYING if self._trying else LOOK_EVERY
+        return self._cores > 1 and (self._last is None or self._clock() - self._last[0] >= pause)
 
     def tick(self, pids: Collection[int]) -> bool:
         """Look. ``pids``: processes that have computed since the last look and had several threads, or would have had
@@ -102,18 +105,19 @@ class Cores:
             return False
         passed, wanted = now - before[0], ran + waited
         stolen = (seen.stolen - before[1].stolen) / (passed * self._cores)
-        enough = wanted >= ENOUGH * passed
-        if self.threads > 1 and enough and waited / wanted + stolen > WAITED:
-            self._lower(now)
+        if wanted < ENOUGH * passed:
+            return False
+        if waited / wanted + stolen > WAITED:
+            return self.threads > 1 and self._lower(now)
+        self._trying = False
+        idle = (seen.idle - before[1].idle) / passed
+        since = now - self._changed
+        if self.threads < self._cores and since >= PAUSE and (idle >= IDLE or since >= self._try_after):
+            if idle < IDLE:
+                self._trying, self._tried = True, now
+            self.threads += 1
+            self._changed = now
             return True
-        if self._raised and now - self._changed > LONGEST_PAUSE:  # it has been right for long
-            self._pause, self._raised = FIRST_PAUSE, False
-        if self.threads < self._cores and enough and now >= self._not_before and stolen <= WAITED:
-            idle = (seen.idle - before[1].idle) / passed
-            if idle >= IDLE or now - self._changed >= max(TRY_AFTER, self._pause):
-                self.threads += 1
-                self._changed, self._raised = now, True
-                return True
         return False
 
     def _since(self, threads: dict[int, tuple[float, float]]) -> tuple[float, float]:
@@ -129,9 +133,10 @@ class Cores:
         self._counted.update(threads)
         return ran, waited
 
-    def _lower(self, now: float) -> None:
-        if self._raised and now - self._changed < 3.0:  # it was too much at once
-            self._pause = min(2 * self._pause, LONGEST_PAUSE)
+    def _lower(self, now: float) -> bool:
+        failed = now - self._tried < PAUSE
+        self._try_after = min(2 * self._try_after, TRY_AFTER_MOST) if failed else TRY_AFTER
+        self._trying = False
         self.threads -= 1
-        self._changed, self._raised = now, False
-        self._not_before = now + self._pause
+        self._changed = now
+        return True
