@@ -227,14 +227,21 @@ def batches(order: list[int], rows: Sequence[Sized], most: int) -> list[list[int
     return made
 
 
-def load(folder: Path, config: Any, weights: str = WEIGHTS, head: bool = False, int8: bool = False) -> Encoding:
+def load(
+    folder: Path,
+    config: Any,
+    weights: str = WEIGHTS,
+    head: bool = False,
+    int8: bool = False,
+    adapter: engine_builder.Adapter = engine_builder.NO_ADAPTER,
+) -> Encoding:
     """The engine of the model in this folder, with transformers' configuration of it and its weights in the file
     `weights`; with the `head` that classifies texts, or up to the last hidden states. With `int8`, linear layers
-    compute in int8 also where their weights are float32. Raises Unsupported, with the reason, where it is better left
-    to torch. The answers are still to be compared (`differs`)."""
+    compute in int8 also where their weights are float32. What the `adapter` adds to layers is float32. Raises
+    Unsupported, with the reason, where it is better left to torch. The answers are still to be compared (`differs`)."""
     _wanted()
     tensors, real = _tensors(folder, weights)
-    encoder = engine_encoders.encoder(config, tensors, real, head, int8)
+    encoder = engine_encoders.encoder(config, tensors, real, head, int8, adapter)
     try:
         return Encoding(encoder, real)
     except Exception as error:  # whatever onnxruntime raises: its exceptions have no base of their own

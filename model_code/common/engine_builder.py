@@ -5,8 +5,10 @@ only. For attention alone they are spread out, a row for each text, and gathered
 holds no token has no weight in any sum.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import engine_heads
@@ -18,6 +20,9 @@ GELU |= dict.fromkeys(("gelu_new", "gelu_fast", "gelu_pytorch_tanh", "gelu_pytho
 LARGEST = 63  # of int8 weights, and the smallest scale of their rows: those of handler_int8.py
 SMALLEST = 1e-30
 PLAIN = {"relu": "Relu", "tanh": "Tanh"}
+# What an adapter changes, by the layers' names: a row for each of its ranks, and a column for each, already scaled.
+Adapter = Mapping[str, tuple[np.ndarray, np.ndarray]]
+NO_ADAPTER: Adapter = MappingProxyType({})
 MASKED = -1e30  # added to what must have no weight in a softmax: e to this power is 0
 
 
@@ -93,8 +98,13 @@ class Encoder:
 class Builder:
     """The pieces that encoders are made of. Values (names) of tokens are (tokens, width) unless said otherwise."""
 
-    def __init__(self, config: Any, tensors: dict[str, Stored], folder: Path, head: bool, int8: bool) -> None:
+    def __init__(
+        self, config: Any, tensors: dict[str, Stored], folder: Path, head: bool, int8: bool, adapter: Adapter
+    ) -> None:
         """`int8`: linear layers compute in int8 also where their weights are float32."""
+        self._adapter = dict(adapter)
+        self._adapted: set[str] = set()
+        self._used: set[str] = set()  # of the stored tensors
         self.config = config
         self._make_int8 = int8
         self._head = head
@@ -106,6 +116,7 @@ class Builder:
         self._rows: dict[str, str] = {}  # of values that are not of tokens: an input with as many rows
         self._in_int8: dict[tuple[str, bytes], tuple[str, str]] = {}
         self._prefix = ""
+        self._prefixes: tuple[str, ...] = ("",)  # that names may have
         self._inputs: set[str] = set()
         self._constants: dict[tuple[Any, str, bool], str] = {}
         self._dense: list[str] = []  # the weights of linear layers
@@ -117,7 +128,8 @@ class Builder:
 
     def look_for(self, name: str, prefixes: tuple[str, ...]) -> None:
         """Which prefix the names have: that of a model with a head, or none."""
-        for prefix in ("", *prefixes):
+        self._prefixes = ("", *prefixes)
+        for prefix in self._prefixes:
             if prefix + name in self._tensors:
                 self._prefix = prefix
                 return
@@ -146,6 +158,7 @@ class Builder:
         stored = self._stored(name)
         if stored is None:
             raise Unsupported(f"its weights have no {name}")
+        self._used.add(stored)
         return stored, self._tensors[stored]
 
     def _stored(self, name: str) -> str | None:
@@ -193,13 +206,34 @@ class Builder:
         """A linear layer's answer and what is still to be added to it: nothing (an empty name), or its bias, which what
         comes next can mostly add in passing."""
         stored, where = self._where(f"{name}.weight")
+        missing = ""
         if self._is_int8(where):
-            return self._int8_dense(x, stored, where, out), self.weight(f"{name}.bias", out) if bias else ""
-        inputs = [x, self.weight(f"{name}.weight", out, size)]
-        self._dense.append(stored)
-        if bias:
-            inputs.append(self.weight(f"{name}.bias", out))
-        return self.op("Gemm", *inputs, transB=1), ""
+            answer = self._int8_dense(x, stored, where, out)
+            missing = self.weight(f"{name}.bias", out) if bias else ""
+        else:
+            inputs = [x, self.weight(f"{name}.weight", out, size)]
+            self._dense.append(stored)
+            if bias:
+                inputs.append(self.weight(f"{name}.bias", out))
+            answer = self.op("Gemm", *inputs, transB=1)
+        change = self._change(name)
+        return (self._with_change(answer, x, stored, change, size, out) if change else answer), missing
+
+    def _change(self, name: str) -> str:
+        """The name that the adapter has for a layer; an empty one where it leaves the layer as it is."""
+        return next((prefix + name for prefix in self._prefixes if prefix + name in self._adapter), "")
+
+    def _with_change(self, answer: str, x: str, stored: str, change: str, size: int, out: int) -> str:
+        """A layer's answer and the product of the adapter's two narrow matrices."""
+        a, b = self._adapter[change]
+        self._adapted.add(change)
+        if a.shape[1:] != (size,) or b.shape != (out, len(a)):
+            raise Unsupported(f"its adapter does not fit {change}")
+        names = [f"{stored} adapter {side} {len(a)}" for side in "ab"]
+        for name, matrix in zip(names, (a, b), strict=True):
+            if not self.graph.holds(name):
+                self.graph.hold(name, matrix)
+        return self.op("Gemm", self.op("Gemm", x, names[0], transB=1), names[1], answer, transB=1)
 
     def _is_int8(self, where: Stored) -> bool:
         return where.kind == "I8" or self._make_int8
@@ -231,7 +265,7 @@ class Builder:
         name where they do not compute alike."""
         tensors = [self._where(f"{name}.weight") for name in names]
         alike = len({where.shape for _, where in tensors}) == 1 and all(self._is_int8(where) for _, where in tensors)
-        if not alike or not all(self.has(f"{name}.bias") for name in names):
+        if not alike or not all(self.has(f"{name}.bias") and not self._change(name) for name in names):
             return ""
         size = tensors[0][1].shape[-1]
         input_scales = {self._input_scales(stored, size) for stored, _ in tensors}
@@ -388,10 +422,22 @@ class Builder:
         if self._head:
             labels = int(self.config.num_labels)
             x, width = engine_heads.classified(self, x, width, labels), labels
+        for change in sorted(self._adapter.keys() - self._adapted):
+            if not self._is_beside(change):
+                raise Unsupported(f"its adapter changes {change}")
         self.graph.output(x, "hidden", FLOAT, ["texts" if self._head else "tokens", width])
         graph, int8 = self.graph, bool(self._in_int8)
         facts |= {"packed_bytes": self._packed_bytes(), "head": self._head}
         return Encoder(graph.serialized(), graph.structure(), int8, width, vocabulary, frozenset(self._inputs), **facts)
+
+    def _is_beside(self, layer: str) -> bool:
+        """Whether no answer depends on this layer of the model, such as the pooler of a model whose hidden states are
+        wanted."""
+        bare = next(
+            (layer.removeprefix(prefix) for prefix in self._prefixes if prefix and layer.startswith(prefix)), layer
+        )
+        stored = {f"{prefix}{bare}.weight" for prefix in self._prefixes} & self._tensors.keys()
+        return bool(stored) and not stored & self._used
 
     def _packed_bytes(self) -> int:
         """Each use of a weight has a copy of its own. 0 where that is much more than the weights, as in ALBERT, whose

@@ -6,14 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import engine_deberta
-from engine_builder import BERT, Builder, Encoder, Names, Rotation
+from engine_builder import BERT, NO_ADAPTER, Adapter, Builder, Encoder, Names, Rotation
 from engine_graph import FLOAT, INT64, Stored, Unsupported
 
 
-def encoder(config: Any, tensors: dict[str, Stored], folder: Path, head: bool = False, int8: bool = False) -> Encoder:
+def encoder(
+    config: Any,
+    tensors: dict[str, Stored],
+    folder: Path,
+    head: bool = False,
+    int8: bool = False,
+    adapter: Adapter = NO_ADAPTER,
+) -> Encoder:
     """The graph of the model with this configuration (transformers') and these weights, whose files lie in `folder`;
     with the `head` that classifies texts, or else up to the last hidden states. With `int8`, linear layers compute in
-    int8 also where their weights are float32. Raises Unsupported."""
+    int8 also where their weights are float32; what the `adapter` adds is float32. Raises Unsupported."""
     kind = getattr(config, "model_type", "")
     if kind not in BUILDERS:
         raise Unsupported(f"no graph is known for {kind or 'a model without model_type'}")
@@ -22,7 +29,7 @@ def encoder(config: Any, tensors: dict[str, Stored], folder: Path, head: bool = 
     if getattr(config, "position_embedding_type", None) not in (None, "absolute"):
         raise Unsupported(f"its positions are {config.position_embedding_type}")
     try:
-        return BUILDERS[kind](Builder(config, tensors, folder, head, int8))
+        return BUILDERS[kind](Builder(config, tensors, folder, head, int8, adapter))
     except (AttributeError, KeyError, TypeError) as error:  # a version of transformers that describes it otherwise
         raise Unsupported(f"its configuration is not as expected ({error!r})") from None
 

@@ -7,6 +7,7 @@ base's weights stay as they are, mapped from their file, so a container has them
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,26 @@ class AdaptedEmbedding(Adapted):
         return self._plus(self.layer(ids), embedding(ids, self.a.t()))
 
 
-def adapt(model: Any, folder: Path) -> int:
-    """Apply the adapter in the model's folder, if there is one. Returns how many layers it changes. Raises ValueError
-    for one that does not fit the model, or is not made of pairs of narrow matrices alone."""
+@dataclass(frozen=True)
+class Change:
+    """What an adapter changes of one layer: the two narrow matrices, of which `a` has a row for each of the adapter's
+    ranks, and `b` a column; and what their product is multiplied with."""
+
+    a: torch.Tensor
+    b: torch.Tensor
+    scale: float
+
+
+def changes(folder: Path) -> dict[str, Change]:
+    """What the adapter in the model's folder changes, by the layers' names; nothing where there is none. Raises
+    ValueError for one that is not made of pairs of narrow matrices alone."""
     if not (folder / FOLDER / CONFIG).is_file():
-        return 0
+        return {}
     config = json.loads((folder / FOLDER / CONFIG).read_text(encoding="utf-8"))
     if config.get("peft_type") != "LORA":
         raise ValueError(f"{FOLDER}/{CONFIG}: peft_type must be LORA, not {config.get('peft_type')!r}.")
     tensors = load_file(folder / FOLDER / WEIGHTS)
-    count = 0
+    read = {}
     while tensors:
         key = next(iter(tensors))
         match = re.fullmatch(r"(.*)\.lora_(embedding_)?[AB](\.weight)?", key.removeprefix(PREFIX))
@@ -80,9 +91,17 @@ def adapt(model: Any, folder: Path) -> int:
         if start + first not in tensors or start + second not in tensors:
             raise ValueError(f"{FOLDER}/{WEIGHTS}: {key} is without its other half.")
         a, b = tensors.pop(start + first), tensors.pop(start + second)
-        _wrap(model, match[1], a, b, _scale(config, match[1], len(a)))
-        count += 1
-    return count
+        read[match[1]] = Change(a, b, _scale(config, match[1], len(a)))
+    return read
+
+
+def adapt(model: Any, folder: Path) -> int:
+    """Apply the adapter in the model's folder, if there is one. Returns how many layers it changes. Raises ValueError
+    for one that does not fit the model, or is not made of pairs of narrow matrices alone."""
+    wanted = changes(folder)
+    for name, change in wanted.items():
+        _wrap(model, name, change.a, change.b, change.scale)
+    return len(wanted)
 
 
 def _scale(config: dict[str, Any], name: str, rank: int) -> float:

@@ -162,16 +162,20 @@ def _engine(
         return None, "it is on a GPU"
     if settings["dtype"] != "float32":
         return None, f"it computes in {settings['dtype']}"
-    if (folder / handler_adapter.FOLDER).is_dir():
-        return None, "it has an adapter"
     if sentence.layers is not None:
         return None, "it needs the hidden states of all layers"
     try:
         where, int8 = folder / sentence.path, bool(settings["quantize"])
         stored = int8 and (where / handler_int8.STORED).is_file()
-        return engine.load(where, config, handler_int8.STORED if stored else engine.WEIGHTS, int8=int8), ""
+        weights = handler_int8.STORED if stored else engine.WEIGHTS
+        return engine.load(where, config, weights, int8=int8, adapter=_adapter(folder)), ""
     except engine.Unsupported as error:
         return None, str(error)
+
+
+def _adapter(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    read = handler_adapter.changes(folder)
+    return {name: (change.a.float().numpy(), change.scale * change.b.float().numpy()) for name, change in read.items()}
 
 
 def _model(folder: Path, sentence: Sentence, config: Any, settings: dict[str, Any], device: torch.device) -> Any:
