@@ -18,6 +18,7 @@ import numpy as np
 
 from benchmarks import _gpu_models
 from benchmarks._gpu_card import Card, MadeUpCard, MiB
+from benchmarks._processor import processor
 from benchmarks._servers import Server, Stock, missing
 from benchmarks._serving_clients import drive, paused, summary
 from benchmarks._serving_models import LOADS, PROMPT, SHORT, link
@@ -100,7 +101,7 @@ def models(b: Bench) -> None:
         "torch": torch.__version__,
         "CUDA": torch.version.cuda,
         "transformers": transformers.__version__,
-        "cores": os.cpu_count(),
+        "processor": processor(),
     }
     print(json.dumps({"machine": machine}), flush=True)
     for number in b.berts:

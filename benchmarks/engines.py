@@ -20,8 +20,6 @@ import argparse
 import importlib.util
 import json
 import os
-import platform
-import re
 import shutil
 import statistics
 import sys
@@ -38,6 +36,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import numpy as np
+
+from benchmarks._processor import has_vnni, processor
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = "the ship crossed a wide bay before sunrise while gulls followed its wake and the crew counted ropes and sails"
@@ -318,28 +318,6 @@ ENGINES: dict[str, tuple[str, Callable[[Models, int], Engine]]] = {
 
 
 # -- measuring ------------------------------------------------------------------------------------------------------
-
-
-def processor() -> str:
-    """What this processor is called, and which instructions for these products it has."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    name = re.search(r"^model name\s*: (.*)$", info, re.M)
-    family = re.search(r"^cpu family\s*: (.*)$", info, re.M)
-    flags = set((re.search(r"^flags\s*: (.*)$", info, re.M) or ["", ""])[1].split())
-    known = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8")
-    has = " ".join(flag for flag in known if flag in flags)
-    family_text = f" (family {family[1]})" if family else ""
-    return f"{name[1] if name else platform.machine()}{family_text}, {os.cpu_count()} cores, {has}"
-
-
-def has_vnni() -> bool:
-    try:
-        return "vnni" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
 
 
 def exact(models: Models, texts: list[str]) -> np.ndarray:

@@ -25,8 +25,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
+from benchmarks._processor import processor
 from benchmarks.decoding import ROOT, make
-from benchmarks.engines import processor
 
 Engine = Callable[[int, int], Any]  # so many texts, so many new tokens of each
 CLIENTS = (1, 8)

@@ -6,8 +6,9 @@ Hugging Face runtime. Same models, same machine, one run; the same handlers, exc
 Parts: load, memory, embeddings, precision, tenants (models with a client each, and clients who ask them by Zipf's law),
 crowd (200 models, by Zipf's law; of the stock stack's as many are in memory as fit, and the others are loaded when they
 are asked for, as the platform does), busy (another process on one core, and on all), nothing (a handler that does
-nothing), generation, unload, many. Targets
-take turns within each part, because a machine's speed drifts, and while one of them is driven with requests the
+nothing), generation, unload, many.
+
+Targets take turns within each part, because a machine's speed drifts, and while one of them is driven with requests the
 processes of the others are stopped. The stock stack needs `make stock`, MLServer `make mlserver`; where one is not
 there, this is said first and the figures are made without it.
 
@@ -35,6 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks._processor import processor
 from benchmarks._servers import MlServer, Server, Stock, missing
 from benchmarks._serving_clients import drive, drive_with_platform, paused, spinners, summary
 from benchmarks._serving_models import (
@@ -487,6 +489,7 @@ def main() -> int:
     parts = [part for part in options.only.split(",") if part]
     if unknown := [part for part in parts if part not in PARTS]:
         parser.error(f"there is no part {unknown[0]}; there are {', '.join(PARTS)}")
+    print(processor(), flush=True)
     absent = missing()
     for peer, reason in absent.items():
         if peer not in options.without:
@@ -500,7 +503,8 @@ def main() -> int:
             function()
         if options.json:
             options.json.parent.mkdir(parents=True, exist_ok=True)
-            options.json.write_text(json.dumps({"cpus": os.cpu_count(), "figures": bench.figures}, indent=2) + "\n")
+            taken = {"processor": processor(), "cpus": os.cpu_count(), "figures": bench.figures}
+            options.json.write_text(json.dumps(taken, indent=2) + "\n")
     return 0
 
 
