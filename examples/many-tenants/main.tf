@@ -45,3 +45,13 @@ resource "aws_iam_role_policy_attachment" "tenant" {
   role       = aws_iam_role.tenant[each.key].name
   policy_arn = module.endpoint.invoke_policies[each.key].arn
 }
+
+# With this they call models by name ("team-a/bert", "shared/bert@staging"), and not only by target: mme.client looks up
+# which version a name means.
+resource "aws_iam_role_policy" "lookup" {
+  for_each = var.tenants
+
+  name   = "lookup"
+  role   = aws_iam_role.tenant[each.key].name
+  policy = module.endpoint.lookup_policy_json
+}

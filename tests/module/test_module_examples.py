@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from stack import Stack, archive, environment, refused
 
+from mme import channels
+from mme.client.place import place_of
 from mme.local import LocalAws
 
 pytestmark = pytest.mark.slow
@@ -185,6 +187,16 @@ def rights_are_what_they_say(stack: Stack) -> None:
         )
         assert code == answer, target
     assert refused(runtime.invoke_endpoint, EndpointName=stack.name, Body="1") == "AccessDeniedException"
+
+    # It looks up what a name means, of its own and of others, and reads no archive.
+    keys = stack.assumed(outputs["tenant_roles"]["team-a"])
+    store = place_of(stack.client("sagemaker", keys), stack.name)
+    assert (store.bucket, store.prefix) == (bucket, prefix)
+    for model in ("team-a/m", "team-b/m"):
+        split, _ = channels.current_split(stack.client("s3", keys), store, model)
+        assert list(split) == [f"{model}-0123456789ab.tar.gz"]
+    key = f"{prefix}team-a/m-0123456789ab.tar.gz"
+    assert refused(stack.client("s3", keys).get_object, Bucket=bucket, Key=key) == "AccessDenied"
 
     # The execution role reads archives and nothing else, and writes nothing.
     s3 = stack.client("s3", stack.assumed(outputs["role_arn"]))
