@@ -207,6 +207,27 @@ def test_a_small_volume_is_worth_a_larger_one() -> None:
     assert "meets the goal with" in volume.words
 
 
+def test_what_a_warm_list_changes_is_said_of_the_time_that_is_left_of_the_trace() -> None:
+    """A live endpoint's requests may begin late in their first hour: a hundred, a second apart, after 50 minutes."""
+    asked = Requests(3000.0 + np.arange(100), (np.arange(100) % 5).astype(np.int32))
+    planned = plan(tenants(5), asked, np.full(5, 0.2), PRICES, Goal(None, None), Settings(), ("ml.m5.large",))
+    warm = next(change for change in planned.changes if "warm list" in change.name)
+    assert warm.name == "a warm list of the most popular"
+    assert warm.words.startswith("in the 74 seconds after a deployment ")
+
+
+def test_where_more_instances_do_not_help_the_caches_are_what_limits() -> None:
+    """Ten thousand models of which a volume holds a tenth: few instances do little but download, and more do not have
+    more of the models each."""
+    many = tenants(10_000)
+    asked, rates = trace.busiest_of(trace.Law(100, 0.5, 3600), len(many), 8000)
+    settings = Settings(volume=90 * GB)
+    planned = plan(many, asked, rates, PRICES, Goal(0.3, 0.2), settings, ("ml.m5.xlarge",), changes=False)
+    assert planned.best is None
+    assert "cold" in planned.options[0].missed
+    assert "models do not stay" in planned.options[0].limit
+
+
 def test_int8_and_adapters_have_the_bytes_that_the_documents_say() -> None:
     listed = tenants(4)
     smaller = int8(listed)

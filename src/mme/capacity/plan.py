@@ -212,7 +212,10 @@ class Search:
             count = min(most, max(count + 1, int(count * 1.6)))
             option = self.trial(kind, count)
             if not option.meets and _no_better(previous, option, count / failed):
-                return previous
+                # However much else is short on few instances: what more of them do not mend is the caches.
+                stuck = "cold" in option.missed
+                limit = _caches(self.outcome(kind, previous.instances)) if stuck else previous.limit
+                return replace(previous, limit=limit)
         while count - failed > 1:
             middle = (count + failed) // 2
             tried = self.trial(kind, middle)
@@ -231,6 +234,10 @@ def _no_better(before: Option, after: Option, times: float) -> bool:
     return times > 1.2 and "p99" in after.missed and calm and after.p99 > 0.97 * before.p99
 
 
+def _caches(outcome: Outcome) -> str:
+    return "disk (models do not stay)" if outcome.unloads == 0 else "memory and disk (models do not stay)"
+
+
 def _limit(outcome: Outcome, missed: Sequence[str]) -> str:
     """What stands in the way, in a word or two."""
     if outcome.processor > 0.75:
@@ -238,7 +245,7 @@ def _limit(outcome: Outcome, missed: Sequence[str]) -> str:
     if outcome.network > 0.75:
         return "network (downloads)"
     if "cold" in missed or ("p99" in missed and outcome.cold_share > 0.01):
-        return "disk (models do not stay)" if outcome.unloads == 0 else "memory and disk (models do not stay)"
+        return _caches(outcome)
     if "p99" in missed and outcome.woken_share > 0.01:
         return "memory (models are woken)"
     if "refused" in missed:
@@ -392,11 +399,11 @@ def _warm_list(search: Search, best: Option, kind: InstanceType) -> Change:
             start=search.rates * (search.peak / max(float(search.rates.sum()), 1e-12)),
         )
         shares.append(outcome.cold_share)
-    minutes = (search.requests.seconds - moment) / 60
+    after = float(search.requests.time[-1]) - moment if len(search.requests) else 0.0
+    span = f"{after:.0f} seconds" if after < 120 else f"{after / 60:.0f} minutes"
     return Change(
-        f"a warm list of the {len(popular)} most popular",
+        "a warm list of the most popular" if len(popular) == 1 else f"a warm list of the {len(popular)} most popular",
         best.instances,
         best.usd_month,
-        f"in the {minutes:.0f} minutes after a deployment {shares[1] * 100:.2f} % cold instead of "
-        f"{shares[0] * 100:.2f} %",
+        f"in the {span} after a deployment {shares[1] * 100:.2f} % cold instead of {shares[0] * 100:.2f} %",
     )
