@@ -13,6 +13,7 @@ from uuid import uuid4
 import boto3
 import endpoints_here
 import pytest
+from botocore.exceptions import EndpointConnectionError
 
 from mme import channels
 from mme.client import Endpoint, errors
@@ -198,3 +199,28 @@ def test_where_the_models_lie(aws_env: LocalAws) -> None:
     single = Described({"Mode": "SingleModel", "ModelDataUrl": "s3://my-bucket/a.tar.gz"})
     with pytest.raises(EndpointError, match="not a multi-model endpoint"):
         place_of(single, "e")  # type: ignore[arg-type]
+
+
+def test_a_session_brings_its_own_credentials_and_region(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    session = boto3.Session(aws_access_key_id="theirs", aws_secret_access_key="x", region_name="eu-west-1")
+    asked: list[tuple[str, str]] = []
+
+    def sent(request: Any, **_: Any) -> None:
+        asked.append((request.url, request.headers["Authorization"].decode().partition("/")[0]))
+        raise EndpointConnectionError(endpoint_url=request.url)
+
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    session.events.register("before-send.*.*", sent)
+    endpoint = Endpoint("e", session=session, attempts=1)
+    with endpoint, pytest.raises(MmeError):
+        endpoint.model("bert").predict("a text")
+    with Endpoint("e", session=session, attempts=1, bucket="b-ucket") as named, pytest.raises(MmeError):
+        named.model("bert").predict("a text")
+    with pytest.raises(MmeError):
+        endpoint.target("bert-000000000001.tar.gz").predict("a text")
+    assert {url.split(".")[0].rpartition("/")[2] for url, _ in asked} == {"api", "runtime", "b-ucket"}
+    assert all("eu-west-1" in url for url, _ in asked)
+    assert {who for _, who in asked} == {"AWS4-HMAC-SHA256 Credential=theirs"}
+    with Endpoint("e", session=session, region="us-west-2") as other:
+        assert other.client().meta.region_name == "us-west-2"
