@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from caller import Caller
-from stack import environment, refused
+from stack import archive, environment, refused
 
 from mme import terraform
 from mme.errors import TerraformError
@@ -418,6 +418,35 @@ def an_endpoint_that_exists_is_adopted(new: New) -> None:
     assert caller.left() == []
 
 
+def a_bucket_and_a_role_that_exist_become_its_own(new: New) -> None:
+    """Imported under their own names: the module's settings replace theirs, and archives stay as they are."""
+    caller = new("owned")
+    iam, s3 = caller.client("iam"), caller.client("s3")
+    s3.create_bucket(Bucket="owned-by-hand")
+    s3.put_object(Bucket="owned-by-hand", Key=f"models/{ARCHIVE}", Body=archive(2))
+    trust = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    iam.create_role(RoleName="owned-by-hand", AssumeRolePolicyDocument=json.dumps({"Statement": [trust]}))
+    inputs: dict[str, Any] = {"bucket": {"name": "owned-by-hand"}, "role": {"name": "owned-by-hand"}}
+    caller.blocks["import"] = [
+        {"to": "module.endpoint.aws_s3_bucket.this[0]", "id": "owned-by-hand"},
+        {"to": "module.endpoint.aws_iam_role.this[0]", "id": "owned-by-hand"},
+    ]
+    try:
+        printed = caller.settle(**inputs)
+        assert "2 imported" in printed
+        assert "0 destroyed" in printed
+        role = iam.get_role(RoleName="owned-by-hand")["Role"]
+        assert role["AssumeRolePolicyDocument"]["Statement"][0]["Principal"] == {"Service": "sagemaker.amazonaws.com"}
+        assert s3.get_bucket_versioning(Bucket="owned-by-hand")["Status"] == "Enabled"
+        with caller.calls(ARCHIVE, 21, 42):
+            pass
+    finally:
+        caller.blocks.pop("import", None)
+        caller.write(**inputs)
+        caller.destroy()
+    assert caller.left() == []
+
+
 def an_interrupt_needs_one_more_apply(new: New) -> None:
     """Ctrl-C while the endpoint is made: the provider gives it up, and the next applies say what is so, and mend it."""
     caller = new("interrupted")
@@ -530,6 +559,7 @@ LIVES: dict[str, Callable[[New], None]] = {
         a_bucket_with_archives_keeps_its_protection,
         what_goes_by_hand_comes_back,
         an_endpoint_that_exists_is_adopted,
+        a_bucket_and_a_role_that_exist_become_its_own,
         instances_follow_the_load_and_an_alarm_rolls_back,
     )
 }
