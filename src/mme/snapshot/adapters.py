@@ -122,6 +122,10 @@ def read(model: Any, folder: Path, what: str) -> Adapter:
     config = _config(folder, what)
     weights.read_header(folder / WEIGHTS)
     tensors = load_file(folder / WEIGHTS)
+    if broken := next((key for key, tensor in sorted(tensors.items()) if tensor.isnan().any()), None):
+        raise SourceError(
+            f"{what}: {broken} holds NaN, which is not a number.", "Take one from before that training failed."
+        )
     parts: list[Part] = []
     replaced: dict[str, Any] = {}
     done: set[str] = set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -10,6 +11,7 @@ from typing import Any
 
 from mme.errors import SourceError
 from mme.folder import FolderFile
+from mme.snapshot import weights
 
 LFS = b"version https://git-lfs.github.com/spec/"
 LFS_SIZE = 1024  # bytes; a pointer has about 130
@@ -69,6 +71,31 @@ JUNK_NAMES = frozenset(
     }
 )
 JUNK_FOLDERS = ("checkpoint-", "coreml", "eval", "logs", "onnx", "openvino", "runs", "wandb", "original")
+
+
+# Beside a layer's weight: what its numbers are to be multiplied with, and the like, by those who store fewer bits.
+QUANTIZED = re.compile(
+    r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale|weight_scale_inv|weight_zero_point|input_scale|SCB"
+    r"|weight\.(absmax|quant_map|nested_absmax|quant_state\.\w+))$"
+)
+WHOLE_NUMBERS = frozenset(["I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL", "C64"])
+
+
+def check_numbers(what: str, folder: Path, config: Mapping[str, Any]) -> None:
+    """Raise SourceError where the safetensors in ``folder`` are of fewer bits, and the configuration does not say how
+    they are to be read: transformers would take them for the weights themselves."""
+    if config.get("quantization_config"):
+        return
+    for name in [weights.WHOLE] if (folder / weights.WHOLE).is_file() else weights.shards(folder / weights.INDEX):
+        for tensor in weights.read_header(folder / name):
+            whole = tensor.dtype in WHOLE_NUMBERS and tensor.name.endswith((".weight", ".bias"))
+            if whole or QUANTIZED.search(tensor.name):
+                kind = f" ({tensor.dtype})" if whole else ""
+                raise SourceError(
+                    f"{what} has weights that are not plain numbers, {tensor.name}{kind} among them, and its "
+                    "config.json does not say how they are to be read (quantization_config).",
+                    ORIGINAL,
+                )
 
 
 def check_fetched(what: str, files: Sequence[FolderFile]) -> None:

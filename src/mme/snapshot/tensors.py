@@ -97,6 +97,41 @@ def cast(piece: Piece, dtype: str) -> Piece:
     return Piece(piece.name, SAFETENSORS[dtype], piece.shape, chunks)
 
 
+# Of a number format: the unsigned integer of its width, all its bits but the sign, and the bits of infinity. What is
+# above these is not a number (IEEE 754, 3.4; bfloat16 alike).
+_NAN = {
+    "F16": ("<u2", 0x7FFF, 0x7C00),
+    "BF16": ("<u2", 0x7FFF, 0x7F80),
+    "F32": ("<u4", 0x7FFFFFFF, 0x7F800000),
+    "F64": ("<u8", 0x7FFFFFFFFFFFFFFF, 0x7FF0000000000000),
+}
+
+
+def without_nan(piece: Piece, what: str) -> Piece:
+    """The piece, whose bytes are looked through on their way. Reading it raises SourceError where it holds NaN."""
+    if piece.dtype not in _NAN:
+        return piece
+    kind, but_the_sign, infinity = _NAN[piece.dtype]
+
+    def chunks() -> Iterator[bytes | memoryview]:
+        import numpy as np
+
+        left = b""
+        for chunk in piece.chunks():
+            data = left + bytes(chunk) if left else chunk
+            usable = len(data) - len(data) % np.dtype(kind).itemsize
+            numbers = np.frombuffer(data, dtype=kind, count=usable // np.dtype(kind).itemsize)
+            if numbers.size and (numbers & numbers.dtype.type(but_the_sign)).max() > infinity:
+                raise SourceError(
+                    f"{what}: {piece.name} holds NaN, which is not a number, and answers that use it would be none.",
+                    "Take a checkpoint from before the training failed, or download this one again.",
+                )
+            left = bytes(data[usable:])
+            yield chunk
+
+    return replace(piece, chunks=chunks)
+
+
 def int8(piece: Piece, transposed: bool, divisor: Any | None = None) -> tuple[Piece, ...]:
     """The layer's weight as int8, a row for each output, and the float32 scale of each row; and where the inputs are to
     be divided by something (see ``mme.snapshot.smoothing``), what they are to be multiplied with."""
