@@ -22,7 +22,7 @@ from mme.tasks.command import note, open_store, print_json
 def plan(context: Context, asked: Asked, settings: Settings) -> None:
     if asked.publish:
         published.check_name(asked.publish)
-        settings.bucket  # raises where none is named, before the work  # noqa: B018
+        bucket = open_store(settings)  # which says what is wrong with it before the work
     goal = plans.Goal(
         None if asked.p99 == "none" else number("--p99", asked.p99, 1e-3) / 1000,
         None if asked.cold == "none" else number("--cold", asked.cold, 0, 1),
@@ -36,6 +36,25 @@ def plan(context: Context, asked: Asked, settings: Settings) -> None:
     made = plans.plan(models, requests, rates, prices, goal, assumed, tuple(asked.type))
     search = plans.Search(models, requests, rates, prices, goal, assumed)
     notes = report.assumptions(models, prices, assumed, words)
+    # Files come before what is printed: whoever reads that may stop in its midst (| head).
+    if asked.plots or asked.page or asked.publish:
+        pictures = _pictures(made, search, rates)
+        shown = report.shown(made, [f"{counted(len(models))}.", *notes], pictures)
+        if asked.plots:
+            for name, svg in pictures.items():
+                write(Path(asked.plots) / f"{name}.svg", svg)
+            note(f"The plots are in {asked.plots}.")
+        if asked.page:
+            write(Path(asked.page), report.page(shown))
+            note(f"The page is {asked.page}.")
+        if asked.publish:
+            where = published.publish(*bucket, asked.publish, shown, datetime.now(timezone.utc))
+            note(f"The plan is {where}; the endpoint's page shows it: invoke dashboard, or that of the local AWS.")
+    if asked.tfvars and made.best is not None:
+        peak, trough = span or (search.peak, float(rates.sum()))
+        value = tfvars.variants(made.best, asked.routing, peak, trough, assumed.at_least)
+        write(Path(asked.tfvars), tfvars.text(value))
+        note(f"The variants are in {asked.tfvars}: terraform apply -var-file={asked.tfvars}")
     if asked.json:
         print_json(report.plan_json(made, models, prices, assumed, words))
     else:
@@ -54,30 +73,11 @@ def plan(context: Context, asked: Asked, settings: Settings) -> None:
         print()
         for line in notes:
             print(line)
-    if asked.plots or asked.page or asked.publish:
-        pictures = _pictures(made, search, rates)
-        shown = report.shown(made, [f"{counted(len(models))}.", *notes], pictures)
-        if asked.plots:
-            for name, svg in pictures.items():
-                write(Path(asked.plots) / f"{name}.svg", svg)
-            note(f"The plots are in {asked.plots}.")
-        if asked.page:
-            write(Path(asked.page), report.page(shown))
-            note(f"The page is {asked.page}.")
-        if asked.publish:
-            s3, store = open_store(settings)
-            where = published.publish(s3, store, asked.publish, shown, datetime.now(timezone.utc))
-            note(f"The plan is {where}; the endpoint's page shows it: invoke dashboard, or that of the local AWS.")
     if made.best is None:
         raise UsageError(
             f"No fleet that was tried meets the goal ({goal.words}).",
             "The table says what each one misses. Loosen the goal (--p99, --cold), or take what would change it.",
         )
-    if asked.tfvars:
-        peak, trough = span or (search.peak, float(rates.sum()))
-        value = tfvars.variants(made.best, asked.routing, peak, trough, assumed.at_least)
-        write(Path(asked.tfvars), tfvars.text(value))
-        note(f"The variants are in {asked.tfvars}: terraform apply -var-file={asked.tfvars}")
 
 
 def _pictures(made: plans.Plan, search: plans.Search, rates: Floats) -> dict[str, str]:
