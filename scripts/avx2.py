@@ -21,6 +21,9 @@ ROOT = Path(__file__).resolve().parents[1]
 # Without what qemu does not emulate of it, which it would say at each start.
 PROCESSOR = "Haswell-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid"
 
+# Two threads are in ONNX Runtime at once there, and emulated neither comes to an end: it needs a processor of the kind.
+HANG = ("tests/handlers/test_handler_engine.py::test_threads_share_a_batch",)
+
 
 def emulator() -> str | None:
     """qemu's program for one x86-64 process, None where there is none."""
@@ -52,8 +55,9 @@ def main(arguments: list[str]) -> int:
     if capability != "AVX2":
         print(f"The emulated processor should have AVX2 and no more; torch takes it for {capability}.", file=sys.stderr)
         return 1
-    words = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "--timeout=0", *arguments]
-    # With several threads of OpenMP, which wait for one another by looking, a test was seen to hang for good in qemu.
+    skipped = [f"--deselect={name}" for name in HANG]
+    words = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "--timeout=0", *skipped, *arguments]
+    # One thread computes for each: those of OpenMP wait for one another by looking, and would keep the emulator busy.
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
     return subprocess.run(words, cwd=ROOT, env=environment, check=False).returncode
 

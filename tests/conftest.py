@@ -52,11 +52,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items.sort(key=lambda item: -files.get(item.path.relative_to(root).as_posix(), 0.0))
 
 
+# What is imported and collected stays, torch and thousands of tests. To look for garbage among it takes a third of the
+# time while it comes, and afterwards, each time anew, longer than many a test.
+gc.disable()
+
+
 def pytest_collection_finish() -> None:
-    """What is there by now stays, torch and thousands of tests: looking through it again at each collection of garbage
-    takes longer than many a test."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 # AWS's descriptions of its services, megabytes of JSON, are read once and not for every session that a test begins.

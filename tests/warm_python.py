@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import array
 import contextlib
+import gc
 import json
 import os
 import selectors
@@ -91,8 +92,12 @@ def ask(path: str, words: list[str]) -> int:
 
 def serve(path: str, modules: list[str]) -> None:
     """Runs what is asked for until standard input closes."""
+    gc.disable()  # what is imported stays
     for module in modules:
         __import__(module)
+    gc.collect()
+    gc.freeze()
+    gc.enable()
     wake_read, wake_write = socket.socketpair()
     wake_write.setblocking(False)
     signal.set_wakeup_fd(wake_write.fileno())

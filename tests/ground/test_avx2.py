@@ -45,3 +45,9 @@ def test_without_qemu_it_says_what_to_install(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, str(SCRIPT)], capture_output=True, text=True, env=environ)
     assert done.returncode == 1
     assert "qemu-user" in done.stderr
+
+
+def test_what_hangs_there_is_a_test_that_there_is(avx2: Any) -> None:
+    for name in avx2.HANG:
+        file, _, function = name.partition("::")
+        assert f"def {function}(" in (SCRIPT.parents[1] / file).read_text()
