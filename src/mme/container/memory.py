@@ -59,10 +59,7 @@ def _cgroup() -> tuple[int, int] | None:
 
 def host(limit: int | None = None) -> Host:
     """Memory of this container: the lower of the machine, the cgroup and ``limit`` (a setting)."""
-    info = {
-        name: int(value) * 1024
-        for name, value in re.findall(r"^(\w+):\s+(\d+) kB", _read("/proc/meminfo") or "", re.MULTILINE)
-    }
+    info = {name: size * 1024 for name, size in _kilobytes(_read("/proc/meminfo") or "").items()}
     if info:
         total, available = info["MemTotal"], info.get("MemAvailable", info["MemFree"])
     else:  # macOS has no /proc
@@ -92,12 +89,38 @@ def default_reserve(total: int) -> int:
     return min(max(total // 20, 256 * MiB), 2048 * MiB)
 
 
+_OURS = ("/memfd:", "/dev/zero (deleted)", "/SYSV")  # mapped like files, and gone with the last process that has them
+
+
 def private(pid: int | str = "self") -> int:
     """Memory that ends with the process: its private pages that no file backs. 0 where there is no /proc."""
     text = _read(f"/proc/{pid}/smaps_rollup")
     if text is None:
         return 0
-    return sum(int(n) * 1024 for n in re.findall(r"^(?:Private_Dirty|Private_Hugetlb|Swap):\s+(\d+) kB", text, re.M))
+    rows = _kilobytes(text)
+    own = rows["Private_Dirty"] + rows.get("Private_Hugetlb", 0) + rows.get("Swap", 0)
+    # More is dirty than is anonymous: pages of a mapped file that was written lately, or that lies in memory (tmpfs).
+    if rows["Private_Dirty"] + rows.get("Shared_Dirty", 0) > rows.get("Anonymous", 0):
+        own -= _of_files(_read(f"/proc/{pid}/smaps") or "")
+    return max(0, own) * 1024
+
+
+def _of_files(smaps: str) -> int:
+    """Kilobytes of private dirty pages that are a file's, going by the list of all mappings (proc_pid_smaps(5))."""
+    total = 0
+    for area in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", smaps):
+        head, _, text = area.partition("\n")
+        name = head.split(None, 5)[5] if len(head.split(None, 5)) == 6 else ""
+        deleted = name.startswith("/dev/shm/") and name.endswith(" (deleted)")  # noqa: S108
+        if name.startswith("/") and not name.startswith(_OURS) and not deleted:
+            rows = _kilobytes(text)
+            # What was written through a private mapping is anonymous, and the process's own.
+            total += max(0, rows.get("Private_Dirty", 0) - rows.get("Anonymous", 0))
+    return total
+
+
+def _kilobytes(text: str) -> dict[str, int]:
+    return {name: int(size) for name, size in re.findall(r"^(\w+):\s+(\d+) kB", text, re.MULTILINE)}
 
 
 def anonymous(pid: int) -> int:
