@@ -110,13 +110,15 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
     if settings["max_length"] is None:
         settings["max_length"] = usual
     check_integer("code/settings.json: max_length", settings["max_length"], _shortest(tokenizer), limit)
-    model = None
     encoding, reason = _engine(folder, sentence, config, settings, device)
-    if encoding is None or not engine.checked(encoding):
-        model = _model(folder, sentence, config, settings, device)
-    if encoding is not None and model is not None:
-        apart = engine.differs(encoding, model, limit)
-        encoding, reason, model = (encoding, "", None) if apart is None else (None, apart, model)
+
+    def load() -> Any:
+        return _model(folder, sentence, config, settings, device)
+
+    if encoding is not None and not engine.checked(encoding):
+        unequal = engine.compared(lambda: engine.differs(encoding, load(), limit))
+        encoding, reason = (encoding, "") if unequal is None else (None, unequal)
+    model = load() if encoding is None else None
     if hasattr(context, "note"):  # mme.container's
         context.note(
             engine="torch" if encoding is None else "onnxruntime",

@@ -140,16 +140,21 @@ def model_fn(model_dir: str, context: Any = None) -> Reranker:
         settings["max_length"] = usual
     check_integer("code/settings.json: max_length", settings["max_length"], _shortest(tokenizer), limit)
     encoding, reason = _engine(folder, config, settings, device)
-    model = None
-    if encoding is None or not engine.checked(encoding):
+
+    def load() -> Any:
         model = AutoModelForSequenceClassification.from_pretrained(model_dir, **loading_options(settings["dtype"]))
         model.to(device).eval().requires_grad_(False)
+        if model.config.pad_token_id is None:  # models that look for a text's last token go by it
+            model.config.pad_token_id = tokenizer.pad_token_id
+        return model
+
+    if encoding is not None and not engine.checked(encoding):
+        unequal = engine.compared(lambda: engine.differs(encoding, load(), limit, _typed(tokenizer, config)))
+        encoding, reason = (encoding, "") if unequal is None else (None, unequal)
+    model = None
+    if encoding is None:
+        model = load()
         config = model.config
-        if config.pad_token_id is None:  # models that look for a text's last token go by it
-            config.pad_token_id = tokenizer.pad_token_id
-    if encoding is not None and model is not None:
-        apart = engine.differs(encoding, model, limit, _typed(tokenizer, config))
-        encoding, reason, model = (encoding, "", None) if apart is None else (None, apart, model)
     if hasattr(context, "note"):  # mme.container's
         context.note(
             engine="torch" if encoding is None else "onnxruntime",

@@ -114,9 +114,10 @@ class Worker:
         self._only_here()
         self._templates.close()
         system.trim_heap()
+        used = os.times()  # what the handler started has worked for it, too
         meta = {
             "seconds": time.monotonic() - began,
-            "cpu": time.process_time(),
+            "cpu": time.process_time() + used.children_user + used.children_system,
             "private": memory.private(),
             "recipes": [recipe.plain() for recipe in self._templates.noted],
             "shared": sorted([*self._templates.used, *(["handler"] if self._handler.adopted else [])]),
