@@ -126,8 +126,8 @@ def read_all(s3: S3Client, store: Store, model: str = "", known: dict[str, Chann
     with explained(f"list the channels of {store.uri()}", bucket=store.bucket):
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=folder + model)
         tags = {item["Key"]: item["ETag"] for page in pages for item in page.get("Contents", [])}
-    names = {key[len(folder) : -len(".json")]: tag for key, tag in sorted(tags.items()) if key.endswith(".json")}
-    wanted = [name for name in names if (match := _CHANNEL.fullmatch(name)) and model in ("", match["model"])]
+    names = {key[len(folder) : -len(".json")]: tag for key, tag in tags.items() if key.endswith(".json")}
+    wanted = [name for name in sorted(names) if (match := _CHANNEL.fullmatch(name)) and model in ("", match["model"])]
     before = {name: channel for name, channel in (known or {}).items() if channel.etag == names.get(name)}
     with ThreadPoolExecutor(CONNECTIONS) as pool:
         every = list(pool.map(lambda name: before.get(name) or read(s3, store, name), wanted))
