@@ -150,13 +150,13 @@ mme = MultiDataModel(
     env={"SAGEMAKER_PROGRAM": ""},
     sagemaker_session=boto3.Session(),
 )
+mme.add_model(model_data_source=archive)
 predictor = mme.deploy(
     initial_instance_count=1,
     instance_type="ml.m5.large",
     endpoint_name=f"{name}-endpoint",
     tags=[{"Key": "a", "Value": "b"}],
 )
-mme.add_model(model_data_source=archive)
 mme.add_model(model_data_source=f"s3://{bucket}/models/{os.path.basename(archive)}", model_data_path="copy.tar.gz")
 said = {"listed": sorted(mme.list_models()), "endpoint_name": mme.endpoint_name}
 predictor.serializer = JSONSerializer()
