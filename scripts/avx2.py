@@ -15,6 +15,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +33,6 @@ def emulator() -> str | None:
 
 def interpreter(folder: Path, qemu: str) -> Path:
     """Makes ``folder`` a virtual environment with this one's libraries and an emulated python. Returns the python."""
-    shutil.rmtree(folder, ignore_errors=True)
     (folder / "bin").mkdir(parents=True)
     shutil.copy(Path(sys.prefix) / "pyvenv.cfg", folder)
     (folder / "lib").symlink_to(Path(sys.prefix) / "lib")
@@ -49,17 +49,18 @@ def main(arguments: list[str]) -> int:
     if platform.machine() != "x86_64" or qemu is None:
         print("This takes Linux on x86-64 and qemu-user (apt-get install qemu-user).", file=sys.stderr)
         return 1
-    python = interpreter(ROOT / ".cache" / "avx2", qemu)
-    seen = [str(python), "-c", "import torch; print(torch.backends.cpu.get_cpu_capability())"]
-    capability = subprocess.run(seen, capture_output=True, text=True, check=True).stdout.strip()
-    if capability != "AVX2":
-        print(f"The emulated processor should have AVX2 and no more; torch takes it for {capability}.", file=sys.stderr)
-        return 1
-    skipped = [f"--deselect={name}" for name in HANG]
-    words = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "--timeout=0", *skipped, *arguments]
-    # One thread computes for each: those of OpenMP wait for one another by looking, and would keep the emulator busy.
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    return subprocess.run(words, cwd=ROOT, env=environment, check=False).returncode
+    with tempfile.TemporaryDirectory(prefix="avx2-") as folder:  # of this run alone, for another may be going on
+        python = interpreter(Path(folder) / "venv", qemu)
+        seen = [str(python), "-c", "import torch; print(torch.backends.cpu.get_cpu_capability())"]
+        capability = subprocess.run(seen, capture_output=True, text=True, check=True).stdout.strip()
+        if capability != "AVX2":
+            print(f"The emulated processor should have AVX2 alone; torch takes it for {capability}.", file=sys.stderr)
+            return 1
+        skipped = [f"--deselect={name}" for name in HANG]
+        words = [str(python), "-m", "pytest", "-p", "no:cacheprovider", "--timeout=0", *skipped, *arguments]
+        # One thread computes: those of OpenMP wait for one another by looking, and would keep the emulator busy.
+        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+        return subprocess.run(words, cwd=ROOT, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":
