@@ -6,6 +6,7 @@ MADE_UP_CARD names a JSON file: {"total": bytes, "each": bytes that a process ta
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator
@@ -43,11 +44,22 @@ def nvmlDeviceGetMemoryInfo(_: int) -> SimpleNamespace:
 
 def _names(pid: int) -> Iterator[str]:
     """The names of all processes below this one that have not ended."""
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        for child in map(int, (thread / "children").read_text().split()):
-            try:
-                if (status := Path(f"/proc/{child}/stat").read_text()).rpartition(")")[2].split()[0] != "Z":
-                    yield status[status.index("(") + 1 : status.rindex(")")]
-                    yield from _names(child)
-            except OSError:
-                continue
+    for child in _children(pid):
+        try:
+            status = Path(f"/proc/{child}/stat").read_text()
+        except OSError:
+            continue
+        if status.rpartition(")")[2].split()[0] != "Z":
+            yield status[status.index("(") + 1 : status.rindex(")")]
+            yield from _names(child)
+
+
+def _children(pid: int) -> list[int]:
+    children: list[int] = []
+    try:
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):  # a thread that has just ended
+                children += map(int, (thread / "children").read_text().split())
+    except OSError:
+        pass
+    return children
