@@ -12,6 +12,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence, Sized
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -301,10 +302,17 @@ def compared(compare: Callable[[], str | None]) -> str | None:
     return result
 
 
-def differs(engine: Encoding, model: Any, longest: int, typed: bool = False) -> str | None:
+def differs(
+    engine: Encoding,
+    model: Any,
+    longest: int,
+    typed: bool = False,
+    exactly: Callable[[Any], AbstractContextManager[None]] = nullcontext,
+) -> str | None:
     """None where the engine answers as `model`, transformers' own, does: to 1e-5, for texts of different lengths up to
     `longest` tokens, the second half of each of another type where they are `typed`. In int8 it is to be as near to
-    float32 as `model` is, whose layers are handler_int8.py's then. Else what differs."""
+    float32 as `model` is, which computes in float32 with the same weights while `exactly(model)` is entered
+    (handler_int8.py has it). Else what differs."""
     random = np.random.default_rng(0)
     wanted = [1, 3, 11, 24, 2 * engine.graph.window + 9]
     if engine.graph.relative is not None and engine.graph.relative.exact + 9 <= longest:
@@ -318,9 +326,7 @@ def differs(engine: Encoding, model: Any, longest: int, typed: bool = False) -> 
         return f"it fails: {error}"
     want = _answers(model, rows, types, engine.graph.head)
     if engine.graph.int8:
-        import handler_int8
-
-        with handler_int8.exactly(model):
+        with exactly(model):
             exact = _answers(model, rows, types, engine.graph.head)
         ours, torchs = _error(got, exact), _error(want, exact)
         if not ours <= INT8_ERROR * torchs + TOLERANCE:

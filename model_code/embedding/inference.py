@@ -116,7 +116,7 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
         return _model(folder, sentence, config, settings, device)
 
     if encoding is not None and not engine.checked(encoding):
-        unequal = engine.compared(lambda: engine.differs(encoding, load(), limit))
+        unequal = engine.compared(lambda: engine.differs(encoding, load(), limit, exactly=handler_int8.exactly))
         encoding, reason = (encoding, "") if unequal is None else (None, unequal)
     model = load() if encoding is None else None
     if hasattr(context, "note"):  # mme.container's

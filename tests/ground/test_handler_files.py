@@ -173,3 +173,10 @@ def test_common_is_not_a_handler(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_text('[models.a]\nsource = "folder:x"\nhandler = "common"\n', encoding="utf-8")
     with pytest.raises(CatalogError, match="there is no handler 'common'"):
         reader.load(tmp_path / "models.toml")
+
+
+@pytest.mark.parametrize(("kind", "int8"), [("embedding", True), ("generation", True), ("reranking", False)])
+def test_which_handlers_that_come_along_compute_in_int8(kind: str, int8: bool) -> None:
+    """It goes by what they import, also by way of modules that all of them have, such as the engine's."""
+    folder = next(root / kind for root in handler_files.shipped_roots() if (root / kind).is_dir())
+    assert handler_files.computes_in_int8(folder) == int8
