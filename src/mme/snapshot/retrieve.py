@@ -16,12 +16,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mme.catalog.spec import HANDLER_TASKS, TASKS, ModelSpec, auto_classes
+from mme.catalog.spec import HANDLER_TASKS, ModelSpec
 from mme.errors import MmeError, SourceError
-from mme.handler_files import SENTENCE_HANDLER, computes_in_int8, has_module
+from mme.handler_files import computes_in_int8
 from mme.snapshot import (
     accuracy,
     adapters,
+    classes,
     extra,
     foreign,
     libraries,
@@ -79,7 +80,7 @@ def snapshot(
         foreign.check_numbers(f"{spec.name} ({spec.source})", located.path, config)
     _check_code(spec, config)
     _check_processor(spec, located)
-    if _reads_sentences(spec):
+    if classes.reads_sentences(spec):
         sentence.check(spec, located.files)
     scratch = into.with_name(into.name + ".saved")
     try:
@@ -152,26 +153,6 @@ def _check_code(spec: ModelSpec, config: Mapping[str, Any]) -> None:
         )
 
 
-def _model_class(spec: ModelSpec, config: Mapping[str, Any]) -> Any:
-    import transformers
-
-    if spec.task == "feature-extraction":
-        name = sentence.ENCODERS.get(str(config.get("model_type")), "")
-        encoder = _reads_sentences(spec) or str((config.get("architectures") or [""])[0]).endswith("EncoderModel")
-        return getattr(transformers, name) if name and encoder else _class_for_task(spec, spec.task, config)
-    if spec.task is not None:
-        return _class_for_task(spec, spec.task, config)
-    names = config.get("architectures") or []
-    name = names[0] if isinstance(names, list) and names else ""
-    model_class = getattr(transformers, str(name), None)
-    if model_class is None and not spec.trust_remote_code:
-        raise SourceError(
-            f"{spec.name} ({spec.source}): transformers {transformers.__version__} has no class {name!r}.",
-            f"Give the model a task in the catalogue ({', '.join(TASKS)}), or use a newer transformers.",
-        )
-    return model_class or transformers.AutoModel
-
-
 def _check_processor(spec: ModelSpec, located: Located) -> None:
     """Raises SourceError where a model for images or sound comes without what prepares them."""
     task = spec.task or ""
@@ -184,47 +165,6 @@ def _check_processor(spec: ModelSpec, located: Located) -> None:
         "Put the image processor's or feature extractor's file beside the weights; save_pretrained of the processor "
         "writes it.",
     )
-
-
-def _class_for_task(spec: ModelSpec, task: str, config: Mapping[str, Any]) -> Any:
-    """The Auto class for the task that knows this kind of model. Raises SourceError where none does."""
-    import transformers
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    # Some versions of transformers lack some of them.
-    classes = [auto for name in auto_classes(task) if (auto := getattr(transformers, name, None)) is not None]
-    kind = str(config.get("model_type"))
-    if not classes:
-        raise SourceError(
-            f"{spec.name} ({spec.source}): transformers {transformers.__version__} has no class for {task}.",
-            "Use a version that has one, or give the model a handler of your own.",
-        )
-    if spec.trust_remote_code or kind not in CONFIG_MAPPING:
-        return classes[0]
-    known = [auto for auto in classes if CONFIG_MAPPING[kind] in auto._model_mapping]
-    named = set(config.get("architectures") or ())
-    best = [auto for auto in known if named & _class_names(auto, CONFIG_MAPPING[kind])]
-    if known:
-        return (best or known)[0]
-    able = [
-        other
-        for other, names in TASKS.items()
-        if any(
-            CONFIG_MAPPING[kind] in getattr(transformers, name)._model_mapping
-            for name in names
-            if hasattr(transformers, name)
-        )
-    ]
-    raise SourceError(
-        f"{spec.name} ({spec.source}): transformers {transformers.__version__} has no {task} for a model of the kind "
-        f"{kind!r}.",
-        f"What it has for this kind: {', '.join(able) or 'no task'}. Or give the model a handler of your own.",
-    )
-
-
-def _class_names(auto: Any, kind: Any) -> set[str]:
-    mapped = auto._model_mapping[kind]
-    return {part.__name__ for part in (mapped if isinstance(mapped, list | tuple) else (mapped,))}
 
 
 def load_model(
@@ -241,7 +181,7 @@ def load_model(
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
     # The source's own number format, unless told otherwise: transformers 4 would make all of it float32.
     kind = {"dtype" if version >= (4, 56) else "torch_dtype": dtype}
-    model, report = _model_class(spec, config).from_pretrained(
+    model, report = classes.model_class(spec, config).from_pretrained(
         path,
         local_files_only=True,
         trust_remote_code=spec.trust_remote_code,
@@ -281,7 +221,7 @@ class _Checkpoint:
 def _checkpoint(
     spec: ModelSpec, source: Path, scratch: Path, config: Mapping[str, Any], pickled: bool, adapter: Located | None
 ) -> _Checkpoint:
-    kind = _model_class(spec, config)
+    kind = classes.model_class(spec, config)
     matched = None if spec.trust_remote_code else match(source, kind, pickled)
     what = f"The adapter {spec.adapter} of {spec.name}"
     if adapter is not None and not spec.adapter_merge and not adapters.only_lora(adapter.path, what):
@@ -426,11 +366,6 @@ def _write_whole(pieces: Sequence[Piece], into: Path) -> dict[str, str]:
     return digests
 
 
-def _reads_sentences(spec: ModelSpec) -> bool:
-    """Whether the handler is one of those that follow sentence-transformers' files, or made after them."""
-    return spec.handler is not None and has_module(spec.handler, SENTENCE_HANDLER)
-
-
 def _handler_to_ask(spec: ModelSpec) -> Path | None:
     """The model's handler, if it is one of those whose answers can be compared: ours, or one made after them."""
     if spec.handler is None or spec.task not in ASKED_TASKS:
@@ -455,7 +390,7 @@ def _measured(
         accuracy.Side(exact, settings),
         accuracy.Side(changed, spec.settings),
         handler=asked,
-        kind=_model_class(spec, config).__name__
+        kind=classes.model_class(spec, config).__name__
         if spec.task
         else str((config.get("architectures") or ["AutoModel"])[0]),
         work=scratch / "measure",
