@@ -173,7 +173,7 @@ def test_threads_share_a_batch(embedding: ModuleType, bert: Path) -> None:
         before = torch.get_num_threads()
         torch.set_num_threads(3)
         try:
-            for _ in range(3):
+            for _ in range(engine.SEVERAL_AFTER + 2):
                 shared = embedding.predict_fn(request(embedding, texts), model)["embeddings"]
                 assert near(shared, alone)
         finally:
@@ -483,6 +483,27 @@ def test_passes_have_tokens_of_like_lengths() -> None:
         assert spread <= max(engine.SMALL_SPREAD, engine.SPREAD * needed)
         assert len(batch) == 1 or sum(sizes) <= engine.PASS_TOKENS
     assert engine.batches([0, 1], [[0] * 600, [0] * 2], 8192) == [[0], [1]]
+
+
+def test_a_model_that_is_asked_now_and_then_has_no_session_of_several_threads(
+    bert: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    session = engine._session
+    monkeypatch.setattr(engine, "_session", lambda *args, **more: made.append(args[2]) or session(*args, **more))
+    now = [0.0]
+    monkeypatch.setattr(engine.time, "perf_counter", lambda: now[0])
+    encoder = engine.load(bert, AutoModel.from_pretrained(bert).config)
+
+    def passes(count: int, pause: float) -> list[int]:
+        for _ in range(count):
+            now[0] += pause
+            encoder.run([[101, 7592, 102]], threads=2)
+        return made
+
+    assert passes(3 * engine.SEVERAL_AFTER, engine.PAUSE + 0.1) == [1]
+    assert passes(engine.SEVERAL_AFTER - 1, 0.01) == [1]
+    assert passes(1, 0.01) == [1, 2]
 
 
 def test_one_thread_computes_where_several_are_slower() -> None:
