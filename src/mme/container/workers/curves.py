@@ -2,7 +2,7 @@
 
 ``transformers.generation`` takes one function of it, ``sklearn.metrics.roc_curve``, for the threshold that assisted
 generation adapts as it goes. That import brings pandas and scipy with it: three quarters of a second of each start and
-50 MB, on AWS's deep learning images for example. (Our image has no scikit-learn.)
+50 MB. (Our image has no scikit-learn.)
 """
 
 from __future__ import annotations
