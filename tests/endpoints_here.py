@@ -18,9 +18,7 @@ def create(aws: LocalAws, name: str) -> str:
         "aws_access_key_id": aws.env["AWS_ACCESS_KEY_ID"],
         "aws_secret_access_key": aws.env["AWS_SECRET_ACCESS_KEY"],
     }
-    s3 = boto3.client("s3", **client)
-    s3.create_bucket(Bucket=name)
-    s3.put_object(Bucket=name, Key="models/")
+    boto3.client("s3", **client).create_bucket(Bucket=name)
     iam, sagemaker = boto3.client("iam", **client), boto3.client("sagemaker", **client)
     trust = {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}
     may = {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{name}/models/*"}

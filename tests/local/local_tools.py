@@ -133,8 +133,6 @@ class Cloud:
     def model(self, environment: dict[str, str] | None = None, role: str | None = None, **container: Any) -> str:
         name = f"{self.name}-{uuid.uuid4().hex[:8]}"
         settings = {"Image": IMAGE, "Mode": "MultiModel", "ModelDataUrl": f"s3://{self.bucket}/models/", **container}
-        if settings["ModelDataUrl"] == f"s3://{self.bucket}/models/":  # SageMaker refuses a prefix that holds nothing
-            self.s3.put_object(Bucket=self.bucket, Key="models/")
         self.sagemaker.create_model(
             ModelName=name,
             ExecutionRoleArn=role or self.execution_role(),

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import pytest
-from local_tools import IMAGE, Cloud, error_of
+from local_tools import IMAGE, Cloud, error_of, wait_for
 
+from mme.local import LocalAws
 from mme.local.corrections import apply
 
 
@@ -43,28 +45,36 @@ def test_a_model_keeps_its_vpc_isolation_and_cache_setting(cloud: Cloud) -> None
     assert found["PrimaryContainer"]["MultiModelConfig"] == cache
 
 
-def test_a_model_needs_its_data(cloud: Cloud) -> None:
+@pytest.mark.slow
+def test_model_data_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """SageMaker looks for it when a model is created: an object, or anything below a prefix."""
-    here = f"s3://{cloud.bucket}"
-    cloud.s3.put_object(Bucket=cloud.bucket, Key="somewhere/a.tar.gz", Body=b"1")
-    cloud.s3.put_object(Bucket=cloud.bucket, Key="gone/a.tar.gz", Body=b"1")
-    cloud.s3.put_bucket_versioning(Bucket=cloud.bucket, VersioningConfiguration={"Status": "Enabled"})
-    cloud.s3.delete_object(Bucket=cloud.bucket, Key="gone/a.tar.gz")
-    for mode, url in (
-        ("MultiModel", "s3://there-is-no-such-bucket/models/"),
-        ("MultiModel", f"{here}/elsewhere/"),
-        ("MultiModel", f"{here}/gone/"),
-        ("SingleModel", f"{here}/somewhere/"),
-    ):
-        found = error_of(
-            cloud.sagemaker.create_model,
-            ModelName=cloud.name,
-            ExecutionRoleArn=cloud.execution_role(),
-            PrimaryContainer={"Image": IMAGE, "Mode": mode, "ModelDataUrl": url},
-        )["Error"]
-        assert (found["Code"], found["Message"]) == ("ValidationException", f"Could not find model data at {url}.")
-    cloud.model(ModelDataUrl=f"{here}/somewhere/")
-    cloud.model(ModelDataUrl=f"{here}/somewhere/a.tar.gz", Mode="SingleModel")
+    with LocalAws(tmp_path / "data", echo=True) as aws:
+        cloud = Cloud(aws)
+        here = f"s3://{cloud.bucket}"
+        cloud.s3.put_object(Bucket=cloud.bucket, Key="somewhere/a.tar.gz", Body=b"1")
+        cloud.s3.put_object(Bucket=cloud.bucket, Key="gone/a.tar.gz", Body=b"1")
+        cloud.s3.put_bucket_versioning(Bucket=cloud.bucket, VersioningConfiguration={"Status": "Enabled"})
+        cloud.s3.delete_object(Bucket=cloud.bucket, Key="gone/a.tar.gz")
+        there = [(f"{here}/somewhere/", "MultiModel"), (f"{here}/somewhere/a.tar.gz", "SingleModel")]
+        not_there = [
+            ("s3://there-is-no-such-bucket/models/", "MultiModel"),
+            (f"{here}/elsewhere/", "MultiModel"),
+            (f"{here}/gone/", "MultiModel"),
+            (f"{here}/somewhere/", "SingleModel"),
+        ]
+        names = {cloud.model(ModelDataUrl=url, Mode=mode): url for url, mode in there}
+        missing = {cloud.model(ModelDataUrl=url, Mode=mode): url for url, mode in not_there}
+        said = ""
+
+        def all_is_said() -> bool:
+            nonlocal said
+            said += capsys.readouterr().err
+            return all(f"model {name}: " in said for name in missing)
+
+        wait_for(all_is_said)
+    assert not [name for name in names if name in said]
+    for name, url in missing.items():
+        assert f"model {name}: SageMaker would refuse it, for there is nothing at {url}:" in said
 
 
 def test_a_model_is_not_overwritten(cloud: Cloud) -> None:

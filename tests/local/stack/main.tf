@@ -173,8 +173,8 @@ resource "aws_s3_bucket_policy" "this" {
 
 resource "aws_s3_object" "note" {
   bucket  = aws_s3_bucket.this.id
-  key     = "models/README.txt"
-  content = "models lie here"
+  key     = "README.txt"
+  content = "models are below models/"
 }
 
 # -- key, network, image, topic, logs
@@ -326,7 +326,7 @@ resource "aws_sagemaker_model" "this" {
   primary_container {
     image          = local.image
     mode           = "MultiModel"
-    model_data_url = "s3://${aws_s3_object.note.bucket}/models/"
+    model_data_url = "s3://${aws_s3_bucket.this.bucket}/models/"
     environment    = var.environment
     multi_model_config {
       model_cache_setting = "Enabled"

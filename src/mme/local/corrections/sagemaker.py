@@ -12,6 +12,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+from mme.local.console import log
 from mme.local.sagemaker.endpoints import EndpointRefused, Endpoints
 
 
@@ -22,9 +23,10 @@ def _refuse(message: str) -> Exception:
 
 
 def models(role_problem: Callable[[str], str | None]) -> None:
-    """CreateModel takes any name, no container, model data that is not there and a role that does not exist, overwrites
-    a model of the same name, and forgets EnableNetworkIsolation and InferenceExecutionConfig; DescribeModel answers an
-    empty VpcConfig, which makes every plan replace the model."""
+    """CreateModel takes any name, no container and a role that does not exist, overwrites a model of the same name, and
+    forgets EnableNetworkIsolation and InferenceExecutionConfig; DescribeModel answers an empty VpcConfig, which makes
+    every plan replace the model. Model data that is not there yet is taken here, too, and the log says that SageMaker
+    would refuse it."""
     from moto.sagemaker.models import Model, SageMakerModelBackend
     from moto.sagemaker.responses import SageMakerResponse
 
@@ -48,7 +50,10 @@ def models(role_problem: Callable[[str], str | None]) -> None:
         for container in [self._get_param("PrimaryContainer") or {}, *(self._get_param("Containers") or [])]:
             url = str(container.get("ModelDataUrl") or "")
             if url and not _holds_something(url, container.get("Mode") == "MultiModel", self.sagemaker_backend):
-                raise _refuse(f"Could not find model data at {url}.")
+                name = self._get_param("ModelName")
+                log(
+                    f"model {name}: SageMaker would refuse it, for there is nothing at {url}: put an object there first"
+                )
         answer = create(self)
         model = self.sagemaker_backend._models[self._get_param("ModelName")]
         model.enable_network_isolation = bool(self._get_param("EnableNetworkIsolation"))
