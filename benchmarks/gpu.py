@@ -151,7 +151,7 @@ def measure(options: argparse.Namespace, parts: list[str], out: Path) -> int:
         for place, part in enumerate(["models", *parts]):
             later = sum(PARTS[name] for name in ["models", *parts][place + 1 :])
             share = options.minutes * 60 / (MODELS_SECONDS + sum(PARTS.values()))
-            seconds = max(5.0, ends - time.monotonic() - later * min(1.0, share))
+            seconds = max(1.0, ends - time.monotonic() - later * min(1.0, share))
             if time.monotonic() >= ends:
                 table.add({"what": part, "who": "", "figure": "left out: the time is over", "good": False})
                 continue

@@ -15,7 +15,6 @@ import pytest
 from typed import Result, typed
 
 from mme.capacity import published, report
-from mme.local import LocalAws
 from mme.releases import Store
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "capacity.md"
@@ -67,9 +66,8 @@ def test_a_plan_as_json_and_everything_it_writes(capacity: Any, tmp_path: Path) 
     assert names == ["cost-and-cold.svg", "hits-and-instances.svg", "latency-by-popularity.svg"]
 
 
-def test_a_plan_is_published_for_the_page(capacity: Any, local_aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in local_aws.env.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.usefixtures("aws_env")
+def test_a_plan_is_published_for_the_page(capacity: Any) -> None:
     s3 = boto3.client("s3")
     bucket = f"plans-{uuid.uuid4().hex[:12]}"
     s3.create_bucket(Bucket=bucket)
