@@ -126,8 +126,8 @@ class InBackground:
     thread: threading.Thread
     box: list[Any]
 
-    def result(self) -> Any:
-        self.thread.join(120)
+    def result(self, seconds: float = 120) -> Any:
+        self.thread.join(seconds)
         assert self.box, "the call did not end"
         if isinstance(self.box[0], BaseException):
             raise self.box[0]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
-
 from invoke import Collection, ParseError, Program
 
 import mme.tasks
 from mme import __version__
 from mme.chain import Executor
+from mme.tasks.command import print_error
 
 
 class Command(Program):  # type: ignore[misc]
@@ -19,9 +18,7 @@ class Command(Program):  # type: ignore[misc]
             super().parse_tasks()
         except ParseError as error:
             if "--json" in self.argv:
-                hint = "See mme --list, and mme --help TASK."
-                about = {"kind": "UsageError", "message": str(error), "hint": hint, "exit_code": 1}
-                print(json.dumps({"error": about}), flush=True)
+                print_error("UsageError", str(error), "See mme --list, and mme --help TASK.", 1)
             raise
 
 

@@ -14,10 +14,9 @@ from mme.capacity.simulate import Requests
 from mme.capacity.state import Floats
 from mme.capacity.trace import popularity
 from mme.errors import EndpointError
-from mme.operate.metrics import points
+from mme.operate.metrics import MACHINE, points
 
 PERIOD = 60
-MACHINE = "/aws/sagemaker/Endpoints"
 METRICS = (
     ("AWS/SageMaker", "Invocations", "Sum"),
     ("AWS/SageMaker", "ModelCacheHit", "Sum"),

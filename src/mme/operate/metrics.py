@@ -22,7 +22,7 @@ MOST_HOURS = 14 * 24  # CloudWatch keeps minutes for 15 days
 QUERIES = 500  # that one call of GetMetricData takes
 PARTS = 12  # data points of each metric: CloudWatch adds up as many minutes as that makes
 
-_MACHINE = "/aws/sagemaker/Endpoints"
+MACHINE = "/aws/sagemaker/Endpoints"
 _COUNTS = ("Invocations", "Invocation4XXErrors", "Invocation5XXErrors", "InvocationModelErrors")
 _TIMES = ("ModelLatency", "OverheadLatency", "ModelLoadingWaitTime", "ModelDownloadingTime", "ModelLoadingTime")
 _USED = ("CPUUtilization", "MemoryUtilization", "DiskUtilization")
@@ -32,8 +32,8 @@ STATISTICS: tuple[tuple[str, str, str], ...] = (
     *(("AWS/SageMaker", name, statistic) for name in _TIMES for statistic in ("Sum", "SampleCount", "Maximum")),
     *(("AWS/SageMaker", "ModelCacheHit", statistic) for statistic in ("Sum", "SampleCount")),
     ("AWS/SageMaker", "ModelUnloadingTime", "SampleCount"),
-    (_MACHINE, "LoadedModelCount", "Maximum"),
-    *((_MACHINE, name, "Maximum") for name in _USED),
+    (MACHINE, "LoadedModelCount", "Maximum"),
+    *((MACHINE, name, "Maximum") for name in _USED),
 )
 """Namespace, metric and statistic of each query that is made for a variant."""
 

@@ -25,7 +25,7 @@ _ASKED = (
         for statistic in ("Sum", "SampleCount")
     ),
     *(
-        ("/aws/sagemaker/Endpoints", name, "Maximum")
+        (metrics.MACHINE, name, "Maximum")
         for name in ("LoadedModelCount", "CPUUtilization", "MemoryUtilization", "DiskUtilization")
     ),
 )

@@ -76,8 +76,9 @@ def snapshot(
     )
     pickled = check_files(spec, located)
     config = portable.read_json(located.path / "config.json")
+    what = f"{spec.name} ({spec.source})"
     if not pickled:
-        foreign.check_numbers(f"{spec.name} ({spec.source})", located.path, config)
+        foreign.check_numbers(what, located.path, config)
     _check_code(spec, config)
     _check_processor(spec, located)
     if classes.reads_sentences(spec):
@@ -94,7 +95,6 @@ def snapshot(
                 adapter = locate(spec.adapter, spec.adapter_revision)
                 adapters.check_tokenizer(tokenizer, adapter.path, f"The adapter {spec.adapter} of {spec.name}")
             checkpoint = _checkpoint(spec, located.path, scratch, config, pickled, adapter)
-            what = f"{spec.name} ({spec.source})"
             checkpoint = replace(
                 checkpoint, pieces=tuple(tensors.without_nan(piece, what) for piece in checkpoint.pieces)
             )

@@ -86,6 +86,13 @@ _printed: ContextVar[bool] = ContextVar("printed")
 """Whether the running task has printed its JSON document."""
 
 
+def print_error(kind: str, message: str, hint: str | None, code: int) -> None:
+    """What failed, as a document on standard output."""
+    # On one line, so that it is right behind the lines of a task that goes on (--follow), too.
+    about = {"kind": kind, "message": message, "hint": hint, "exit_code": code}
+    print(jsonlib.dumps({"error": about}, ensure_ascii=False), flush=True)
+
+
 @contextlib.contextmanager
 def _errors_as_exit_codes(json: bool) -> Iterator[None]:
     """Print an error's message and hint to standard error, and exit with its code.
@@ -96,9 +103,7 @@ def _errors_as_exit_codes(json: bool) -> Iterator[None]:
     def fail(error: Exception, message: str, hint: str | None, code: int) -> Exit:
         note(f"Error: {error if isinstance(error, MmeError) else message}")
         if json and not _printed.get():
-            # On one line, so that it is right behind the lines of a task that goes on (--follow), too.
-            about = {"kind": type(error).__name__, "message": message, "hint": hint, "exit_code": code}
-            print(jsonlib.dumps({"error": about}, ensure_ascii=False), flush=True)
+            print_error(type(error).__name__, message, hint, code)
         return Exit(code=code)
 
     _printed.set(False)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from container_process import Container
+from container_process import Container, background
 
 from mme.container import memory
 from mme.container.errors import ServingError
@@ -87,21 +87,7 @@ def bounded() -> Any:
     """Fails a call that blocks, instead of waiting for it for ever."""
 
     def call(function: Callable[..., Any], *arguments: Any) -> Any:
-        box: list[Any] = []
-
-        def run() -> None:
-            try:
-                box.append(function(*arguments))
-            except BaseException as error:
-                box.append(error)
-
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
-        thread.join(20)
-        assert box, "it blocks"
-        if isinstance(box[0], BaseException):
-            raise box[0]
-        return box[0]
+        return background(function, *arguments).result(20)
 
     return call
 
