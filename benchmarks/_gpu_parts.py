@@ -35,12 +35,12 @@ class Ours(Server):
 
 
 class Bench:
-    def __init__(self, work: Path, cuda: bool, quick: bool, without_stock: bool) -> None:
-        self.work, self.cuda, self.quick = work, cuda, quick
+    def __init__(self, part: str, work: Path, cuda: bool, quick: bool, without_stock: bool) -> None:
+        self.part, self.work, self.cuda, self.quick = part, work, cuda, quick
         self.card: Card = Card() if cuda else MadeUpCard(work, models=4)
         self.without = missing().get("stock", "") or ("it was not wanted" if without_stock else "")
         self.seconds = 0.3 if quick else 2.0
-        self._logs = itertools.count(1)
+        self._numbers = itertools.count(1)
 
     def row(self, what: str, who: str, figure: str, good: bool | None = None, **values: Any) -> None:
         line = {"what": what, "who": who, "figure": figure, **({} if good is None else {"good": good}), **values}
@@ -59,14 +59,17 @@ class Bench:
 
     def variant(self, source: Path, **settings: Any) -> Path:
         name = "-".join([source.name, *map(str, settings.values())])
-        folder = self.work / "variants" / f"{name}-{os.getpid()}-{next(self._logs)}"  # each part is a process
+        folder = self.work / "variants" / f"{name}-{self.part}-{next(self._numbers)}"
         return _gpu_models.with_settings(source, folder, **settings)
+
+    def _log(self) -> Path:
+        return self.work / f"{self.part}-{next(self._numbers)}.log"
 
     @contextlib.contextmanager
     def ours(self, admitting: bool = False, **environ: str) -> Iterator[Server]:
         """Our container on the GPU; without one, on the CPU or, for what is about ``admitting``, on a made-up card."""
         device = self.card.environ if self.cuda or admitting else {"MME_DEVICE": "cpu"}
-        server = Ours("ours", self.work / f"{next(self._logs)}.log", **device, **environ)
+        server = Ours("ours", self._log(), **device, **environ)
         try:
             yield server
         finally:
@@ -78,7 +81,7 @@ class Bench:
             self.row("the stock stack", "stock", f"left out: {self.without}")
             yield []
             return
-        server = Stock(self.work / f"{next(self._logs)}.log", 1)
+        server = Stock(self._log(), 1)
         try:
             yield [server]
         finally:
@@ -87,7 +90,7 @@ class Bench:
 
 def run(part: str, work: Path, cuda: bool, quick: bool, without_stock: bool) -> None:
     _gpu_models.prepare()
-    globals()[part](Bench(work, cuda, quick, without_stock))
+    globals()[part](Bench(part, work, cuda, quick, without_stock))
 
 
 def models(b: Bench) -> None:

@@ -6,7 +6,7 @@
 It ends within six minutes (--minutes), prints a table as it goes, and writes gpu.json and gpu.txt into FOLDER (else
 into $OUT, else into build/benchmarks) after every row. Each part is a process with a deadline of its own: one that runs
 over is ended, the table says so, and the next begins; what one does not need, those after it may take. The exit code is
-1 where an answer was wrong or a part did not come to its end.
+1 where an answer was wrong or a part did not come to its end; then gpu.log has the ends of the containers' logs.
 
 Parts: correct (embeddings, texts, scores and a model without a handler, equal to the CPU's within the format's error,
 in float32, bfloat16 and float16, alone and many at once); load (LOAD to the first answer); memory (of the GPU and of
@@ -40,6 +40,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -163,11 +164,18 @@ def measure(options: argparse.Namespace, parts: list[str], out: Path) -> int:
                 table.add({"what": part, "who": "", "figure": problem, "good": False})
             table.say(f"  ({time.monotonic() - began:.1f} s)")
     finally:
+        if table.bad:
+            (out / "gpu.log").write_bytes(b"".join(ends_of_logs(work)))
         shutil.rmtree(work, ignore_errors=True)
     table.say(
         f"{len(table.bad)} of {len(table.rows)} rows are wrong or not finished." if table.bad else "All is right."
     )
     return 1 if table.bad else 0
+
+
+def ends_of_logs(work: Path, most: int = 100_000) -> Iterator[bytes]:
+    for log in sorted(work.glob("*.log")):
+        yield f"--- {log.name}\n".encode() + log.read_bytes()[-most:] + b"\n"
 
 
 def one_part(command: list[str], seconds: float, table: Table) -> str:
