@@ -46,10 +46,10 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 # Seconds that each part is sure to have. What one does not need, those after it may take.
-PARTS = {"correct": 60, "load": 35, "memory": 50, "full": 40, "turns": 70, "speed": 75}
+PARTS = {"correct": 45, "load": 45, "memory": 50, "full": 40, "turns": 70, "speed": 85}
 NEEDED = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "httptools", "prometheus_client")
 USED = ("pynvml", "orjson", "uvloop")  # the container does without; pynvml is the package nvidia-ml-py
-MODELS_SECONDS = 60
+MODELS_SECONDS = 40
 
 
 def main() -> int:
