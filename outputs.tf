@@ -84,12 +84,12 @@ output "lookup_policy_json" {
 }
 
 output "operator_policy_json" {
-  description = "IAM policy for whoever lives with the endpoint: what `status`, `doctor`, `logs`, `warm`, `dashboard`, the channels' tasks, `delete` and `prune` need. It can publish no archive and change nothing about the endpoint."
+  description = "IAM policy for whoever lives with the endpoint: what `status`, `doctor`, `logs`, `warm`, `dashboard`, the channels' tasks, `delete`, `prune` and `capacity` need. It can publish no archive and change nothing about the endpoint."
   value       = one(data.aws_iam_policy_document.operator[*].json)
 }
 
 output "publisher_policy_json" {
-  description = "IAM policy that allows publishing archives and moving channels, and never replacing or deleting an archive."
+  description = "IAM policy that allows publishing archives and capacity plans and moving channels, and never replacing or deleting an archive."
   value       = one(data.aws_iam_policy_document.publisher[*].json)
 }
 

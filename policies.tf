@@ -181,6 +181,12 @@ data "aws_iam_policy_document" "publisher" {
     resources = ["${local.bucket_arn}/${local.channel_prefix}*.json"]
   }
 
+  statement {
+    sid       = "PutPlans"
+    actions   = ["s3:PutObject"]
+    resources = ["${local.bucket_arn}/${local.plan_prefix}*.json"]
+  }
+
   # Whatever else its bearer may do, archives stay as they are.
   statement {
     sid       = "NeverReplaceArchives"
@@ -252,7 +258,7 @@ resource "aws_iam_policy" "publisher" {
   tags = local.tags
 }
 
-# Living with the endpoint: what status, doctor, logs, warm, dashboard, the channels' tasks, delete and prune call.
+# Living with the endpoint: what status, doctor, logs, warm, dashboard, the channels' tasks, delete, prune and capacity call.
 data "aws_iam_policy_document" "operator" {
   # checkov:skip=CKV_AWS_356:DescribeAlarms tells of composite alarms only where it is allowed on all; the other actions know no resource
   count = var.create ? 1 : 0
@@ -307,6 +313,24 @@ data "aws_iam_policy_document" "operator" {
     sid       = "MoveChannels"
     actions   = ["s3:DeleteObject", "s3:PutObject"]
     resources = ["${local.bucket_arn}/${local.channel_prefix}*.json"]
+  }
+
+  statement {
+    sid       = "ListPlans"
+    actions   = ["s3:ListBucket"]
+    resources = [local.bucket_arn]
+
+    condition {
+      test     = "StringLike"
+      variable = "s3:prefix"
+      values   = ["${local.plan_prefix}*"]
+    }
+  }
+
+  statement {
+    sid       = "KeepPlans"
+    actions   = ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"]
+    resources = ["${local.bucket_arn}/${local.plan_prefix}*.json"]
   }
 
   statement {

@@ -10,9 +10,10 @@ locals {
   bucket     = try(aws_s3_bucket.this[0].bucket, local.bucket_name)
   bucket_arn = "arn:${local.partition}:s3:::${local.bucket_name}"
 
-  # The folder that the model prefix lies in: "" or "production/". Channels and captured data lie in it as well.
+  # The folder that the model prefix lies in: "" or "production/". Channels, capacity plans and captured data lie in it, too.
   root_prefix      = replace(local.model_prefix, "/[^/]+/$/", "")
   channel_prefix   = "${local.root_prefix}channels/"
+  plan_prefix      = "${local.root_prefix}plans/"
   archive_arns     = "${local.bucket_arn}/${local.model_prefix}*.tar.gz"
   model_prefix_uri = "s3://${local.bucket}/${local.model_prefix}"
   capture_uri      = nonsensitive(coalesce(try(var.data_capture.destination_uri, null), "s3://${local.bucket}/${local.root_prefix}data-capture/"))

@@ -96,7 +96,7 @@ variable "invoke_policies" {
 }
 
 variable "create_publisher_policy" {
-  description = "Whether to create an IAM policy for what publishes models, such as CI: it puts new archives under the prefix and moves channels, and can neither replace nor delete an archive. The output `publisher_policy_json` has the same without creating it."
+  description = "Whether to create an IAM policy for what publishes models, such as CI: it puts new archives under the prefix, capacity plans beside it, and moves channels, and can neither replace nor delete an archive. The output `publisher_policy_json` has the same without creating it."
   type        = bool
   default     = false
   nullable    = false

@@ -82,7 +82,7 @@ variable "bucket" {
 }
 
 variable "model_prefix" {
-  description = "Prefix of the archives in the bucket, ending in a slash. The endpoint serves every archive below it, and its role reads nothing else. Channels lie beside it, in `channels/`. Archives do not move with it: docs/module.md has the order of steps."
+  description = "Prefix of the archives in the bucket, ending in a slash. The endpoint serves every archive below it, and its role reads nothing else. Channels lie beside it, in `channels/`, and published capacity plans in `plans/`. Archives do not move with it: docs/module.md has the order of steps."
   type        = string
   default     = "models/"
   nullable    = false
@@ -93,7 +93,7 @@ variable "model_prefix" {
   }
 
   validation {
-    condition     = !can(regex("(^|/)(channels|data-capture)/$", var.model_prefix))
-    error_message = "model_prefix is \"${var.model_prefix}\", but channels and captured data are kept in folders of these names. Choose another last folder, such as \"models/\"."
+    condition     = !can(regex("(^|/)(channels|data-capture|plans)/$", var.model_prefix))
+    error_message = "model_prefix is \"${var.model_prefix}\", but channels, captured data and capacity plans are kept in folders of these names. Choose another last folder, such as \"models/\"."
   }
 }

@@ -45,7 +45,7 @@ class Store:
     """A model prefix in a bucket, and what lies beside it.
 
     ``prefix`` holds the archives and nothing else: the endpoint's role reads it. Channels
-    lie in ``channels/`` beside it.
+    lie in ``channels/`` beside it, capacity plans in ``plans/``.
     """
 
     bucket: str
@@ -63,9 +63,9 @@ class Store:
                 f"{self.prefix!r} is not a model prefix.",
                 "It is a folder inside the bucket and ends with one slash, as in models/ or production/models/.",
             )
-        if parts[-2] == "channels":
+        if parts[-2] in ("channels", "plans"):
             raise UsageError(
-                f"The model prefix cannot be {self.prefix!r}: that folder holds the channels.",
+                f"The model prefix cannot be {self.prefix!r}: that folder holds the {parts[-2]}.",
                 "Use another last folder, as in models/.",
             )
 

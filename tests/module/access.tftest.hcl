@@ -158,8 +158,12 @@ run "operators" {
     error_message = "The role is known at plan time."
   }
   assert {
-    condition     = [for statement in jsondecode(output.operator_policy_json).Statement : statement.Resource if contains(flatten([statement.Action]), "s3:PutObject")] == ["arn:aws:s3:::unit-123456789012-us-east-1/channels/*.json"]
-    error_message = "It moves channels, and publishes nothing."
+    condition     = [for statement in jsondecode(output.operator_policy_json).Statement : statement.Resource if contains(flatten([statement.Action]), "s3:PutObject")] == ["arn:aws:s3:::unit-123456789012-us-east-1/channels/*.json", "arn:aws:s3:::unit-123456789012-us-east-1/plans/*.json"]
+    error_message = "It moves channels and keeps capacity plans, and publishes no archive."
+  }
+  assert {
+    condition     = [for statement in jsondecode(output.operator_policy_json).Statement : statement.Condition if statement.Sid == "ListPlans"] == [{ StringLike = { "s3:prefix" = "plans/*" } }]
+    error_message = "It lists capacity plans, to show them."
   }
   assert {
     condition     = length(output.operator_policy_json) <= 6144
@@ -192,6 +196,10 @@ run "publishers" {
     error_message = "Channels lie beside the prefix."
   }
   assert {
+    condition     = [for statement in jsondecode(output.publisher_policy_json).Statement : statement if statement.Sid == "PutPlans"] == [{ Sid = "PutPlans", Effect = "Allow", Action = "s3:PutObject", Resource = "arn:aws:s3:::unit-123456789012-us-east-1/plans/*.json" }]
+    error_message = "Capacity plans lie beside the prefix, and whoever publishes may put one."
+  }
+  assert {
     condition     = contains([for statement in jsondecode(output.publisher_policy_json).Statement : statement.Sid], "UseBucketKey")
     error_message = "It may encrypt with the bucket's key."
   }
@@ -208,6 +216,10 @@ run "channels_of_a_deep_prefix" {
   assert {
     condition     = [for statement in jsondecode(output.publisher_policy_json).Statement : statement.Resource if statement.Sid == "MoveChannels"] == ["arn:aws:s3:::unit-123456789012-us-east-1/production/search/channels/*.json"]
     error_message = "Channels lie in the folder that the prefix lies in."
+  }
+  assert {
+    condition     = [for statement in jsondecode(output.operator_policy_json).Statement : statement.Resource if statement.Sid == "KeepPlans"] == ["arn:aws:s3:::unit-123456789012-us-east-1/production/search/plans/*.json"]
+    error_message = "So do capacity plans."
   }
   assert {
     condition     = one(aws_sagemaker_endpoint_configuration.this[0].data_capture_config).destination_s3_uri == "s3://unit-123456789012-us-east-1/production/search/data-capture/"

@@ -118,6 +118,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("data_capture", {"data_capture": {"kms_key_arn": ALIAS}}, "not its ID or alias"),
     ("data_capture", {"data_capture": {"json_content_types": ["json"]}}, "such as application/json"),
     ("model_prefix", {"model_prefix": "deep/channels/"}, "Choose another last folder"),
+    ("model_prefix", {"model_prefix": "plans/"}, "Choose another last folder"),
     ("model_prefix", {"model_prefix": "/models"}, 'model_prefix is "/models"'),
     ("name", {"name": "a_b"}, 'name is "a_b"'),
     # updates that could not end

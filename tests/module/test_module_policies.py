@@ -17,6 +17,7 @@ from caller import Caller
 from stack import archive, environment, refused
 
 from mme import releases
+from mme.capacity import published as plans
 from mme.client import Endpoint
 from mme.client.errors import AccessDenied
 from mme.errors import EndpointError
@@ -118,6 +119,13 @@ def user(caller: Caller) -> Iterator[Any]:
         item.remove()
 
 
+def planned(folder: Path) -> list[str]:
+    """The flags of a small capacity plan."""
+    models = folder / "models.csv"
+    models.write_text("name,size,active,load_seconds,answer_seconds\na,90MB,105MB,0.06,0.012\n")
+    return ["--models", str(models), "--zipf", "0", "--rate", "1", "--type", "ml.m5.large"]
+
+
 def answered(user: User, caller: Caller, model: str) -> Any:
     with Endpoint(caller.name, session=user.session()) as endpoint:
         return json.loads(endpoint.model(model).ask(b"10", content_type="application/json").body)["result"]
@@ -181,6 +189,11 @@ def test_an_operator_lives_with_it(caller: Caller, user: Any, tmp_path: Path) ->
     operator.runs("channels", *place)
     operator.runs("releases", *place)
     operator.runs("delete", "--channel", "times-two@stage", "--yes", *place)
+    store = releases.Store(bucket, PREFIX)
+    operator.runs("capacity", "plan", *planned(tmp_path), "--publish", "spring", *place)
+    assert [name for name, _ in plans.names(operator.client("s3"), store)] == ["spring"]
+    assert plans.read(operator.client("s3"), store, "spring")[1].tables
+    assert refused(operator.client("s3").delete_object, Bucket=bucket, Key="team/plans/spring.json") == ""
     sample = tmp_path / "sample.json"
     sample.write_text("10")
     operator.runs("warm", "--model", "times-two", "--file", str(sample), "--log-seconds", "1", *at)
@@ -197,7 +210,7 @@ def test_an_operator_lives_with_it(caller: Caller, user: Any, tmp_path: Path) ->
     assert refused(sagemaker.describe_endpoint, EndpointName="elsewhere") == "AccessDeniedException"
 
 
-def test_a_publisher_publishes_and_promotes(caller: Caller, user: Any) -> None:
+def test_a_publisher_publishes_and_promotes(caller: Caller, user: Any, tmp_path: Path) -> None:
     publisher = user("publisher", "publisher_policy_json")
     place = releases.Store(caller.outputs()["bucket"], PREFIX)
     content = archive(5)
@@ -215,5 +228,13 @@ def test_a_publisher_publishes_and_promotes(caller: Caller, user: Any) -> None:
     publisher.runs("promote", "--model", "times-five", *where)
     publisher.runs("releases", *where)
     publisher.runs("history", "--model", "times-five", *where)
+    publisher.runs("capacity", "plan", *planned(tmp_path), "--publish", "spring", *where)
+    assert plans.read(caller.client("s3"), place, "spring")[1].tables
+    encrypted = caller.client("s3").head_object(Bucket=place.bucket, Key="team/plans/spring.json")
+    assert (encrypted["ServerSideEncryption"], encrypted["BucketKeyEnabled"]) == ("aws:kms", True)
+    for method, more in (("delete_object", {}), ("get_object", {}), ("put_object", {"Body": b"x"})):
+        key = "team/plans/spring.txt" if method == "put_object" else "team/plans/spring.json"
+        call = getattr(publisher.client("s3"), method)
+        assert refused(call, Bucket=place.bucket, Key=key, **more) == "AccessDenied", method
     code, document, _ = publisher.tries("delete", "--target", published.target, "--yes", *where)
     assert code == 8, document
