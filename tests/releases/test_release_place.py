@@ -22,7 +22,8 @@ def test_what_lies_beside_the_models_is_in_the_same_folder() -> None:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["", "/", "models", "/models/", "a//models/", "models//", "channels/", "a/channels/", "plans/", "a/plans/"]
+    "prefix",
+    ["", "/", "models", "/models/", "a//models/", "models//", "channels/", "a/channels/", "plans/", "a/plans/"],
 )
 def test_a_prefix_that_cannot_work_is_refused(prefix: str) -> None:
     with pytest.raises(UsageError, match="prefix"):
