@@ -52,10 +52,10 @@ class Container:
             raise
 
     def wait_for_log(self, pattern: str, seconds: float = 120) -> re.Match[str]:
-        def found() -> re.Match[str] | None:
+        def match() -> re.Match[str] | None:
             return re.search(pattern, self.log())
 
-        return wait_until(found, seconds, self)
+        return wait_until(match, seconds, self)
 
     def wait_healthy(self) -> None:
         wait_until(lambda: self.get("/ping").status == 200, 120, self)
@@ -158,12 +158,12 @@ def processes(tree_of: int) -> set[int]:
         if entry.name.isdigit():
             with contextlib.suppress(OSError, IndexError):
                 parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-    found = {tree_of}
+    pids = {tree_of}
     while True:
-        more = {pid for pid, parent in parents.items() if parent in found} - found
+        more = {pid for pid, parent in parents.items() if parent in pids} - pids
         if not more:
-            return found - {tree_of}
-        found |= more
+            return pids - {tree_of}
+        pids |= more
 
 
 def alive(pid: int) -> bool:

@@ -105,8 +105,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def api(self, path: str) -> None:
         for kind in ("/revision/", "/tree/"):
-            repository, found, commit = path.partition(kind)
-            if found:
+            repository, separator, commit = path.partition(kind)
+            if separator:
                 folder = self.folder(repository, commit.rstrip("/"))
                 if folder is None:
                     return

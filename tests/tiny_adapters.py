@@ -50,6 +50,12 @@ def written(folder: Path, tensors: dict[str, torch.Tensor], **config: object) ->
     folder.mkdir(parents=True, exist_ok=True)
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     rank = config.get("r", 4)
-    told = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "base_model_name_or_path": "/home/me/base", **config}
-    (folder / "adapter_config.json").write_text(json.dumps(told))
+    settings = {
+        "peft_type": "LORA",
+        "r": rank,
+        "lora_alpha": rank,
+        "base_model_name_or_path": "/home/me/base",
+        **config,
+    }
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
     return Source("folder", folder.name, folder)

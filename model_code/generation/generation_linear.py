@@ -35,7 +35,7 @@ class FewRowsLinear(torch.nn.Module):
         return self.layer(values)
 
 
-def quicken(model: torch.nn.Module) -> None:
+def wrap_linear_layers(model: torch.nn.Module) -> None:
     """Wrap every linear layer of a float32 model on the CPU, where this torch has oneDNN. Others stay as they are."""
     if torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         _wrap(model)

@@ -34,7 +34,7 @@ import torch
 from generation_continuous import Asked, Decoder
 from generation_decoding import Generator, Prompt, Sequence, grow, text_of
 from generation_joining import joins
-from generation_linear import quicken
+from generation_linear import wrap_linear_layers
 from generation_options import LIMITS, PARAMETERS, Options, options_of, settings_of
 from handler_common import (
     JSON,
@@ -75,7 +75,7 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
     model.to(device).eval().requires_grad_(False)
     handler_adapter.adapt(model, folder)
     if not settings["quantize"]:
-        quicken(model)
+        wrap_linear_layers(model)
     decoding, reason = _engine(folder, model, settings, device)
     if hasattr(context, "note"):  # mme.container's
         context.note(

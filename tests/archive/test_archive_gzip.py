@@ -139,10 +139,12 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, bytes]:
     content = os.urandom(2 * CHUNK) + bytes(3 * CHUNK) + b"the end"
     info = tarfile.TarInfo("folder/file")
     info.size = len(content)
-    whole = info.tobuf() + content + bytes(-len(content) % 512 + 1024)
-    third = len(whole) // 3
+    member = info.tobuf() + content + bytes(-len(content) % 512 + 1024)
+    third = len(member) // 3
     path = tmp_path_factory.mktemp("mixed") / "mixed.tar.gz"
-    path.write_bytes(packed([(whole[:third], STORED), (whole[third : 2 * third], FAST), (whole[2 * third :], SMALL)]))
+    path.write_bytes(
+        packed([(member[:third], STORED), (member[third : 2 * third], FAST), (member[2 * third :], SMALL)])
+    )
     return path, content
 
 

@@ -102,9 +102,9 @@ def test_bytes_changed_at_the_end_of_an_archive(tmp_path_factory: pytest.TempPat
     for place, new in changes:
         at = place % len(data)
         data[at : at + len(new)] = new
-    found = manifest_from_tail(bytes(data))
-    if found is not None:
-        text(found, True).encode()
+    manifest = manifest_from_tail(bytes(data))
+    if manifest is not None:
+        text(manifest, True).encode()
     copy = folder / "changed.tar.gz"
     copy.write_bytes(data)
     if bytes(data) != made.read_bytes():

@@ -135,12 +135,12 @@ def test_sentences_are_compared_by_their_vectors(tmp_path: Path) -> None:
 @pytest.mark.parametrize("task", TASKS)
 def test_packaging_lays_in_a_handler_for_every_task(tmp_path: Path, task: str) -> None:
     (model,) = load(tmp_path, f'[models.a]\nsource = "folder:x"\ntask = "{task}"\n').models
-    whole = completed(model)
-    assert whole.handler is not None
-    assert whole.handler.name == ("generation" if task == "text-generation" else "pipeline")
-    if whole.handler.name == "pipeline":
-        assert whole.settings["task"] == task
-    assert completed(whole) == whole
+    complete = completed(model)
+    assert complete.handler is not None
+    assert complete.handler.name == ("generation" if task == "text-generation" else "pipeline")
+    if complete.handler.name == "pipeline":
+        assert complete.settings["task"] == task
+    assert completed(complete) == complete
 
 
 def test_selecting(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@ def test_archives_that_live_endpoints_name(sagemaker: Any) -> None:
     make_endpoint(sagemaker, "many", "s3://models-bucket/models/", "MultiModel")
     make_endpoint(sagemaker, "one", f"s3://models-bucket/models/{TARGET}")
     make_endpoint(sagemaker, "two", f"s3://models-bucket/models/{TARGET}")
-    found = endpoint.archives_in_use(sagemaker)
-    assert {uri: sorted(names) for uri, names in found.items()} == {
+    in_use = endpoint.archives_in_use(sagemaker)
+    assert {uri: sorted(names) for uri, names in in_use.items()} == {
         f"s3://models-bucket/models/{TARGET}": ["one", "two"]
     }

@@ -65,7 +65,7 @@ def pipeline(task: str, **parts: Any) -> Any:
         elif any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
             given["tokenizer"] = str(folder)
         call = transformers.pipeline(task, model=str(folder), device="cpu", **given, **parts)
-        found = []
+        results = []
         for request in requests:
             inputs = request["inputs"]
             options = dict(request.get("parameters", {}))
@@ -75,10 +75,10 @@ def pipeline(task: str, **parts: Any) -> Any:
                 torch.manual_seed(options.pop("seed"))
             if task == "image-text-to-text":
                 options |= {"images": inputs["image"], "text": inputs["text"]}
-                found.append(plain(call(**options)))
+                results.append(plain(call(**options)))
             else:
-                found.append(plain(call(inputs, **options)))
-        return found
+                results.append(plain(call(inputs, **options)))
+        return results
 
     return answers
 
@@ -101,7 +101,7 @@ def writing(name: str, beams: int = 4, prefix: str = "") -> Any:
 
         model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        found = []
+        results = []
         for request in requests:
             options = {"num_beams": beams, "max_new_tokens": 256, **request.get("parameters", {})}
             texts = request["inputs"] if isinstance(request["inputs"], list) else [request["inputs"]]
@@ -109,8 +109,8 @@ def writing(name: str, beams: int = 4, prefix: str = "") -> Any:
             for text in texts:
                 inputs = tokenizer(prefix + text, return_tensors="pt", return_token_type_ids=False)
                 rows.append({name: tokenizer.decode(model.generate(**inputs, **options)[0], skip_special_tokens=True)})
-            found.append(rows)
-        return found
+            results.append(rows)
+        return results
 
     return answers
 
@@ -122,7 +122,7 @@ def spans(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
 
     model = transformers.AutoModelForQuestionAnswering.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    found = []
+    answers = []
     for request in requests:
         item = request["inputs"]
         inputs = tokenizer(item["question"], item["context"], return_tensors="pt", return_offsets_mapping=True)
@@ -142,8 +142,8 @@ def spans(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
                     left, right = offsets[begin][0], offsets[stop][1]
                     text = item["context"][left:right]
                     best = {"score": start[begin] * end[stop], "start": left, "end": right, "answer": text}
-        found.append(best)
-    return found
+        answers.append(best)
+    return answers
 
 
 def captions(auto: str = "AutoModelForImageTextToText") -> Any:
@@ -156,12 +156,12 @@ def captions(auto: str = "AutoModelForImageTextToText") -> Any:
         model = getattr(transformers, auto).from_pretrained(folder).eval()
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         processor = AutoImageProcessor.from_pretrained(folder)
-        found = []
+        results = []
         for request in requests:
             inputs = processor(images=picture(request["inputs"]), return_tensors="pt")
             rows = model.generate(**inputs, **{"max_new_tokens": 256, **request.get("parameters", {})})
-            found.append([{"generated_text": tokenizer.decode(rows[0], skip_special_tokens=True)}])
-        return found
+            results.append([{"generated_text": tokenizer.decode(rows[0], skip_special_tokens=True)}])
+        return results
 
     return answers
 
@@ -175,7 +175,7 @@ def labels_of_questions(folder: Path, requests: list[dict[str, Any]]) -> list[An
     model = transformers.AutoModelForVisualQuestionAnswering.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     processor = AutoImageProcessor.from_pretrained(folder)
-    found = []
+    answers = []
     for request in requests:
         item = request["inputs"]
         inputs = {**tokenizer(item["question"], return_tensors="pt")}
@@ -183,8 +183,8 @@ def labels_of_questions(folder: Path, requests: list[dict[str, Any]]) -> list[An
         with torch.no_grad():
             chances = model(**inputs).logits.sigmoid()[0]
         order = chances.argsort(descending=True).tolist()[:5]
-        found.append([{"score": float(chances[n]), "answer": model.config.id2label[n]} for n in order])
-    return found
+        answers.append([{"score": float(chances[n]), "answer": model.config.id2label[n]} for n in order])
+    return answers
 
 
 def videos(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
@@ -194,15 +194,15 @@ def videos(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
 
     model = transformers.AutoModelForVideoClassification.from_pretrained(folder).eval()
     processor = AutoImageProcessor.from_pretrained(folder)
-    found = []
+    answers = []
     for request in requests:
         frames = [np.asarray(picture(frame)) for frame in request["inputs"]["frames"]]
         inputs = processor(frames, return_tensors="pt")
         with torch.no_grad():
             chances = model(**inputs).logits.softmax(-1)[0]
         order = chances.argsort(descending=True).tolist()[:5]
-        found.append([{"score": float(chances[n]), "label": model.config.id2label[n]} for n in order])
-    return found
+        answers.append([{"score": float(chances[n]), "label": model.config.id2label[n]} for n in order])
+    return answers
 
 
 def upscaled(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
@@ -213,12 +213,12 @@ def upscaled(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
 
     model = transformers.AutoModelForImageToImage.from_pretrained(folder).eval()
     processor = AutoImageProcessor.from_pretrained(folder)
-    found = []
+    answers = []
     for request in requests:
         with torch.no_grad():
             pixels = model(**processor(images=[picture(request["inputs"])], return_tensors="pt")).reconstruction[0]
-        found.append(plain(Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())))
-    return found
+        answers.append(plain(Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())))
+    return answers
 
 
 def continuations(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
@@ -230,7 +230,7 @@ def continuations(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     ends = model.generation_config.eos_token_id
     pad = ends[0] if isinstance(ends, list) else ends
-    found = []
+    answers = []
     for request in requests:
         options = dict(request.get("parameters", {}))
         if isinstance(request["inputs"], list):
@@ -244,5 +244,5 @@ def continuations(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
             )
         before = tokenizer.decode(ids[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         text = tokenizer.decode(rows[0], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        found.append([text[len(before) :]])
-    return found
+        answers.append([text[len(before) :]])
+    return answers

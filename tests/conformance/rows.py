@@ -53,6 +53,6 @@ def all_rows() -> list[Row]:
     import rows_sentences
     import rows_texts
 
-    found = [*rows_texts.ROWS, *rows_media.ROWS, *rows_decoders.ROWS, *rows_sentences.ROWS, *rows_kinds.ROWS]
-    assert len({row.id for row in found}) == len(found), "two rows have the same name"
-    return found
+    rows = [*rows_texts.ROWS, *rows_media.ROWS, *rows_decoders.ROWS, *rows_sentences.ROWS, *rows_kinds.ROWS]
+    assert len({row.id for row in rows}) == len(rows), "two rows have the same name"
+    return rows

@@ -61,9 +61,9 @@ def with_more(folder: Path) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    found = load_file(folder / "model.safetensors")
-    found |= {"cls.predictions.bias": torch.ones(9), "bert.embeddings.position_ids": torch.arange(64)[None]}
-    save_file(found, folder / "model.safetensors", {"format": "pt"})
+    tensors = load_file(folder / "model.safetensors")
+    tensors |= {"cls.predictions.bias": torch.ones(9), "bert.embeddings.position_ids": torch.arange(64)[None]}
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def bare_tokenizer(folder: Path) -> None:
@@ -75,9 +75,9 @@ def without_tied(folder: Path) -> None:
     """Only one of the names under which tied weights are known, which is the other than save_pretrained keeps."""
     from safetensors.torch import load_file, save_file
 
-    found = load_file(folder / "model.safetensors")
-    found["lm_head.weight"] = found.pop("shared.weight")
-    save_file(found, folder / "model.safetensors", {"format": "pt"})
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors.pop("shared.weight")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
 
 
 def nllb(folder: Path) -> None:
@@ -98,7 +98,7 @@ def translated(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
     import transformers
 
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
-    found = []
+    answers = []
     for request in requests:
         options = dict(request["parameters"])
         source, target = options.pop("src_lang"), options.pop("tgt_lang")
@@ -109,8 +109,8 @@ def translated(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
             **tokenizer(request["inputs"], return_tensors="pt"),
             **{"num_beams": 4, "forced_bos_token_id": first, **options},
         )
-        found.append([{"translation_text": tokenizer.decode(rows[0], skip_special_tokens=True)}])
-    return found
+        answers.append([{"translation_text": tokenizer.decode(rows[0], skip_special_tokens=True)}])
+    return answers
 
 
 def two_berts(folder: Path) -> None:
@@ -185,13 +185,13 @@ def until_an_end(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
 
     model = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    found = []
+    answers = []
     for request in requests:
         inputs = tokenizer(request["inputs"], return_tensors="pt")
         row = model.generate(**inputs, do_sample=False, **request["parameters"])[0][inputs["input_ids"].shape[1] :]
         ended = int(row[-1]) in ENDS
-        found.append([tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=True)])
-    return found
+        answers.append([tokenizer.decode(row[:-1] if ended else row, skip_special_tokens=True)])
+    return answers
 
 
 def detr(folder: Path) -> None:

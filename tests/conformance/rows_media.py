@@ -40,8 +40,8 @@ def looks(
 ) -> Row:
     model, config = kind.split()
     requests = more.pop("requests", SEEN)
-    found = more.pop("reference", None) or reference.pipeline(task)
-    return Row(architecture, task, maker(model, config, parts, **values), requests, found, **more)
+    expected = more.pop("reference", None) or reference.pipeline(task)
+    return Row(architecture, task, maker(model, config, parts, **values), requests, expected, **more)
 
 
 def with_words(parts: Callable[[], list[Any]]) -> Callable[[], list[Any]]:

@@ -80,12 +80,12 @@ def vectors(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(folder), device="cpu")
-    found = []
+    answers = []
     for request in requests:
         texts = request["inputs"] if isinstance(request["inputs"], list) else [request["inputs"]]
         named = {name: request[name] for name in ("prompt", "prompt_name") if name in request}
-        found.append([model.encode([text], **named)[0].tolist() for text in texts])
-    return found
+        answers.append([model.encode([text], **named)[0].tolist() for text in texts])
+    return answers
 
 
 def scores(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
@@ -93,15 +93,15 @@ def scores(folder: Path, requests: list[dict[str, Any]]) -> list[Any]:
     from sentence_transformers import CrossEncoder
 
     model = CrossEncoder(str(folder), device="cpu")
-    found: list[Any] = []
+    answers: list[Any] = []
     for request in requests:
         if "inputs" in request:
-            found.append({"scores": [model.predict([tuple(pair)])[0].tolist() for pair in request["inputs"]]})
+            answers.append({"scores": [model.predict([tuple(pair)])[0].tolist() for pair in request["inputs"]]})
             continue
         each = [float(model.predict([(request["query"], text)])[0]) for text in request["documents"]]
         order = sorted(range(len(each)), key=lambda place: -each[place])[: request.get("top_k")]
-        found.append({"results": [{"index": place, "score": each[place]} for place in order]})
-    return found
+        answers.append({"results": [{"index": place, "score": each[place]} for place in order]})
+    return answers
 
 
 def cross(kind: str, labels: int, activation: str | None = None) -> Callable[[Path], None]:

@@ -50,8 +50,8 @@ def asked(**parameters: Any) -> list[dict[str, Any]]:
 def row(architecture: str, task: str, kind: str, config: str, requests: list[dict[str, Any]], **more: Any) -> Row:
     """A row whose reference is transformers' own pipeline, unless ``more`` has one."""
     pairs, values = more.pop("pairs", True), more.pop("values")
-    found = more.pop("reference", None) or reference.pipeline(task)
-    return Row(architecture, task, maker(kind, config, words(pairs), **values), requests, found, **more)
+    expected = more.pop("reference", None) or reference.pipeline(task)
+    return Row(architecture, task, maker(kind, config, words(pairs), **values), requests, expected, **more)
 
 
 CLASSIFIERS = [
@@ -116,9 +116,9 @@ def mt5(folder: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     maker("MT5ForConditionalGeneration", "MT5Config", words(pairs=False), **T5)(folder)
-    found = load_file(folder / "model.safetensors")
-    found["lm_head.weight"] = torch.randn(found["shared.weight"].shape)
-    save_file(found, folder / "model.safetensors", {"format": "pt"})
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = torch.randn(tensors["shared.weight"].shape)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}), encoding="utf-8")
 
@@ -127,12 +127,12 @@ def three_ends() -> list[Any]:
     """RoBERTa's way of putting two texts together, which Longformer counts on."""
     from tokenizers import processors
 
-    found = word_tokenizer(pairs=False)
+    tokenizer = word_tokenizer(pairs=False)
     special = [("[CLS]", WORDS.index("[CLS]")), ("[SEP]", WORDS.index("[SEP]"))]
-    found.backend_tokenizer.post_processor = processors.TemplateProcessing(
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] [SEP] $B [SEP]", special_tokens=special
     )
-    return [found]
+    return [tokenizer]
 
 
 ROWS = [

@@ -58,7 +58,7 @@ def byte_tokenizer(template: str | None = None, extra: tuple[str, ...] = ()) -> 
     tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate(letters)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    found = PreTrainedTokenizerFast(
+    wrapped = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<s>",
@@ -67,8 +67,8 @@ def byte_tokenizer(template: str | None = None, extra: tuple[str, ...] = ()) -> 
         model_input_names=["input_ids", "attention_mask"],
     )
     if template:
-        found.chat_template = template
-    return found
+        wrapped.chat_template = template
+    return wrapped
 
 
 BYTES = 259  # how many tokens byte_tokenizer has, without further ones

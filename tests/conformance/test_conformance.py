@@ -35,8 +35,8 @@ def close(ours: Any, theirs: Any, tolerance: float) -> bool:
 
 
 def check(row: Row, answer: Any, right: Any) -> None:
-    found = row.project(answer)
-    assert close(found, right, row.tolerance), f"{str(found)[:800]}\n is not\n{str(right)[:800]}"
+    projected = row.project(answer)
+    assert close(projected, right, row.tolerance), f"{str(projected)[:800]}\n is not\n{str(right)[:800]}"
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)

@@ -30,10 +30,10 @@ def models(tmp_path: Path) -> list[Path]:
 
 def loads(container: Container, count: int) -> list[dict[str, Any]]:
     """What the log says of the loads, once it has said so much."""
-    found: list[dict[str, Any]] = wait_until(
+    lines: list[dict[str, Any]] = wait_until(
         lambda: container.events("load") if len(container.events("load")) >= count else None
     )
-    return found
+    return lines
 
 
 def threads(pid: int) -> int:
@@ -60,8 +60,8 @@ def test_a_busy_model_is_given_more_memory_and_gives_it_back(start: Any, models:
     def ask(name: str = "m0") -> list[list[float]]:
         reply = container.call("POST", f"/models/{name}/invoke", text, {"Content-Type": "application/json"})
         assert reply.status == 200
-        found: list[list[float]] = reply.json()["embeddings"]
-        return found
+        embeddings: list[list[float]] = reply.json()["embeddings"]
+        return embeddings
 
     before = ask()
 

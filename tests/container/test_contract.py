@@ -232,8 +232,8 @@ def test_while_draining_ping_says_so_and_nothing_new_begins(
     container = start()
     folder = handler("slow", waiting(tmp_path))
     assert container.load("slow", folder).status == 200
-    kept = [http.client.HTTPConnection("127.0.0.1", container.port, timeout=60) for _ in range(3)]
-    for connection in kept:
+    connections = [http.client.HTTPConnection("127.0.0.1", container.port, timeout=60) for _ in range(3)]
+    for connection in connections:
         connection.request("GET", "/ping")
         assert connection.getresponse().read() == b'{"status": "Healthy"}'
     held = background(container.invoke, "slow")
@@ -246,7 +246,7 @@ def test_while_draining_ping_says_so_and_nothing_new_begins(
         ("POST", "/models", json.dumps({"model_name": "late", "url": str(folder)})),
     ]
     answers = []
-    for connection, (method, path, body) in zip(kept, asked, strict=True):
+    for connection, (method, path, body) in zip(connections, asked, strict=True):
         connection.request(method, path, body)
         answers.append(connection.getresponse().status)
     assert answers == [503, 503, 503]

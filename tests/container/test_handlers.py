@@ -110,8 +110,8 @@ def save_classifier(folder: Path) -> list[dict[str, object]]:
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]").save_pretrained(folder)
-    found: list[dict[str, object]] = pipeline("text-classification", model=str(folder))("three one two")
-    return found
+    answer: list[dict[str, object]] = pipeline("text-classification", model=str(folder))("three one two")
+    return answer
 
 
 def test_no_handler_at_all(container: Container, handler: Make) -> None:

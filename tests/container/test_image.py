@@ -33,10 +33,10 @@ def test_the_entry_point_takes_signals_and_starts_the_container() -> None:
 
 
 def test_everything_that_is_copied_is_there_and_not_ignored() -> None:
-    kept = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
+    not_ignored = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     copied = [name for word, rest in dockerfile() if word == "COPY" for name in rest.split()[:-1]]
     assert copied
-    assert sorted(copied) == sorted(kept)
+    assert sorted(copied) == sorted(not_ignored)
     assert all((ROOT / name).exists() for name in copied)
 
 

@@ -69,13 +69,13 @@ def load_all(container: Container, folders: dict[str, Path]) -> None:
 def mappings(container: Container, folder: Path) -> dict[int, Counter[str]]:
     """What each process that has the folder's weights in memory has of them: the kernel's figures in kB, by process."""
     file = (folder / "model.safetensors").stat()
-    found: dict[int, Counter[str]] = {}
+    totals: dict[int, Counter[str]] = {}
     for pid in processes(container.process.pid):
         for area in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", Path(f"/proc/{pid}/smaps").read_text()):
             if area.partition("\n")[0].split()[4:5] == [str(file.st_ino)]:
                 figures = re.findall(r"^(\w+): +(\d+) kB", area, re.M)
-                found.setdefault(pid, Counter()).update({key: int(number) for key, number in figures})
-    return found
+                totals.setdefault(pid, Counter()).update({key: int(number) for key, number in figures})
+    return totals
 
 
 def test_embeddings_of_many_adapters_over_one_base(container: Container, tmp_path: Path) -> None:

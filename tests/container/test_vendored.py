@@ -15,11 +15,11 @@ first = sys.modules["transformers"]
 import torch
 from mme.container.workers import vendored
 sys.path.insert(0, sys.argv[1])
-found = vendored.bring_in(Path(sys.argv[1]))
+named = vendored.bring_in(Path(sys.argv[1]))
 import transformers
 from transformers.utils import is_timm_available
 assert sys.modules["torch"] is torch
-print(before, found, is_timm_available(), transformers is first)
+print(before, named, is_timm_available(), transformers is first)
 from transformers import BertConfig, BertModel
 BertModel(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9))
 """

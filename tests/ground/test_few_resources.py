@@ -25,9 +25,17 @@ def test_schemas_of_others_are_left_out_and_everything_else_stays_as_it_is() -> 
     region = entry(3, "aws_region", b"r")
     secret = entry(8, "aws_secret", b"s")
     function = entry(7, "arn_parse", b"f")
-    whole = [provider, bucket, entry(2, "aws_s3_bucket_acl", b"a"), entry(3, "aws_vpc", b"v"), region, secret, function]
-    assert few(b"".join(whole), {"aws_s3_bucket", "aws_region"}) == provider + bucket + region + function
-    assert few(b"".join(whole), {"aws_secret"}) == provider + secret + function
+    entries = [
+        provider,
+        bucket,
+        entry(2, "aws_s3_bucket_acl", b"a"),
+        entry(3, "aws_vpc", b"v"),
+        region,
+        secret,
+        function,
+    ]
+    assert few(b"".join(entries), {"aws_s3_bucket", "aws_region"}) == provider + bucket + region + function
+    assert few(b"".join(entries), {"aws_secret"}) == provider + secret + function
     assert few(b"", {"aws_s3_bucket"}) == b""
 
 

@@ -92,10 +92,10 @@ def test_the_common_folder_beside_comes_before_the_projects_own(tmp_path: Path) 
     shipped = ROOT / "model_code" / "common"
     assert origins(mine)["handler_common.py"] == shipped / "handler_common.py"
     write(tmp_path / "common", handler_common="import helper\n", helper="")
-    found = origins(mine)
-    assert found["handler_common.py"] == tmp_path / "common" / "handler_common.py"
-    assert found["handler_int8.py"] == shipped / "handler_int8.py"
-    assert "helper.py" in found
+    files = origins(mine)
+    assert files["handler_common.py"] == tmp_path / "common" / "handler_common.py"
+    assert files["handler_int8.py"] == shipped / "handler_int8.py"
+    assert "helper.py" in files
 
 
 def test_the_installed_package_brings_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,15 +43,15 @@ def statements(tree: ast.AST, typing_too: bool) -> Iterator[ast.Import | ast.Imp
 
 def imports(name: str, typing_too: bool = True) -> set[str]:
     """The names of the modules that a module imports, ours and others."""
-    found: set[str] = set()
+    names: set[str] = set()
     for node in statements(TREES[name], typing_too):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         else:
             assert node.level == 0, f"{name} imports relatively"
             module = node.module or ""
-            found |= {f"{module}.{a.name}" if f"{module}.{a.name}" in MODULES else module for a in node.names}
-    return found
+            names |= {f"{module}.{a.name}" if f"{module}.{a.name}" in MODULES else module for a in node.names}
+    return names
 
 
 def room(name: str) -> str:
@@ -91,7 +91,7 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
     index: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
-    found: list[list[str]] = []
+    components: list[list[str]] = []
     numbers = itertools.count()
 
     def visit(node: str) -> None:
@@ -108,12 +108,12 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
             while not part or part[-1] != node:
                 part.append(stack.pop())
             if len(part) > 1:
-                found.append(sorted(part))
+                components.append(sorted(part))
 
     for node in edges:
         if node not in index:
             visit(node)
-    return found
+    return components
 
 
 def test_no_module_is_in_a_circle_of_imports() -> None:

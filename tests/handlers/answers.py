@@ -36,11 +36,11 @@ def main() -> None:
 
 def join(handler: Any, model: Any, requests: list[list[str]]) -> list[str | None]:
     decoder = handler.decoder_fn(model)
-    found: dict[int, str] = {}
+    bodies: dict[int, str] = {}
 
     def step() -> None:
         for place, result in decoder.step():
-            found[place] = base64.b64encode(handler.output_fn(result, requests[place][2])).decode()
+            bodies[place] = base64.b64encode(handler.output_fn(result, requests[place][2])).decode()
 
     for place, (body, content_type, _) in enumerate(requests):
         try:
@@ -50,7 +50,7 @@ def join(handler: Any, model: Any, requests: list[list[str]]) -> list[str | None
         step()
     while len(decoder):
         step()
-    return [found.get(place) for place in range(len(requests))]
+    return [bodies.get(place) for place in range(len(requests))]
 
 
 if __name__ == "__main__":

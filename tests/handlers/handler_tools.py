@@ -68,8 +68,8 @@ def stored_int8(source: Path, folder: Path, kind: str, smooth: bool = True) -> P
     divisors = smoothing.divisors(matched.skeleton, tokenizer, matched.pieces) if smooth else {}
     pieces = []
     for piece in matched.pieces:
-        whole = piece.name not in layers
-        pieces += (piece,) if whole else tensors.int8(piece, layers[piece.name], divisors.get(piece.name))
+        as_stored = piece.name not in layers
+        pieces += (piece,) if as_stored else tensors.int8(piece, layers[piece.name], divisors.get(piece.name))
     linked(source, folder, ("model.safetensors",), quantize="int8")
     weights.write(folder / tensors.INT8, pieces)
     return folder
@@ -80,10 +80,10 @@ def request(handler: ModuleType, inputs: Any, **parameters: Any) -> Any:
 
 
 def vectors(embedding: ModuleType, model: Any, texts: list[str]) -> np.ndarray:
-    found: np.ndarray = embedding.predict_fn(request(embedding, texts), model)["embeddings"]
-    return found
+    embeddings: np.ndarray = embedding.predict_fn(request(embedding, texts), model)["embeddings"]
+    return embeddings
 
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    found: np.ndarray = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
-    return found
+    similarities: np.ndarray = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    return similarities

@@ -59,9 +59,9 @@ def texts(generation: ModuleType, model: Any, **parameters: Any) -> Any:
 
 
 def test_vectors_are_those_of_the_merged_model(embedding: ModuleType, embedder: Any, berts: tuple[Path, Path]) -> None:
-    apart, whole = (embedding.model_fn(str(folder)) for folder in berts)
+    apart, in_one = (embedding.model_fn(str(folder)) for folder in berts)
     together = vectors(embedding, apart, SENTENCES)
-    assert np.abs(together - vectors(embedding, whole, SENTENCES)).max() < 1e-5
+    assert np.abs(together - vectors(embedding, in_one, SENTENCES)).max() < 1e-5
     alone = np.concatenate([vectors(embedding, apart, [text]) for text in SENTENCES])
     assert np.abs(together - alone).max() < 1e-5
     assert np.abs(together - vectors(embedding, embedder, SENTENCES)).max() > 0.1, "the adapter does something"
@@ -92,8 +92,8 @@ def test_logits_are_those_of_the_merged_model_for_any_number_of_rows(
 def test_texts_are_those_of_the_merged_model(
     generation: ModuleType, generator: Any, gpt2s: tuple[Path, Path], parameters: dict[str, Any]
 ) -> None:
-    apart, whole = (generation.model_fn(str(folder)) for folder in gpt2s)
-    expected = texts(generation, whole, **parameters)
+    apart, in_one = (generation.model_fn(str(folder)) for folder in gpt2s)
+    expected = texts(generation, in_one, **parameters)
     assert texts(generation, apart, **parameters) == expected
     assert texts(generation, generator, **parameters) != expected
     decoder = generation.decoder_fn(apart)
@@ -239,6 +239,6 @@ def test_a_bfloat16_adapter_on_a_float32_base(embedding: ModuleType, berts: tupl
     }
     save_file(rounded, folder / "adapter" / "adapter_model.safetensors")
     (folder / "adapter" / "adapter_config.json").symlink_to(berts[0] / "adapter" / "adapter_config.json")
-    found, exact = (vectors(embedding, embedding.model_fn(str(at)), SENTENCES) for at in (folder, berts[1]))
-    assert cosines(found, exact).min() > 0.999
-    assert found.dtype == np.float32
+    adapted, exact = (vectors(embedding, embedding.model_fn(str(at)), SENTENCES) for at in (folder, berts[1]))
+    assert cosines(adapted, exact).min() > 0.999
+    assert adapted.dtype == np.float32

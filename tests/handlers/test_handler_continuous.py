@@ -39,20 +39,20 @@ def alone(generation: ModuleType, model: Any) -> list[Any]:
 def served(generation: ModuleType, model: Any, arrivals: dict[int, list[int]]) -> dict[int, Any]:
     """The results by number, of requests that arrive before these steps."""
     decoder = generation.decoder_fn(model)
-    found: dict[int, Any] = {}
+    results: dict[int, Any] = {}
     step = 0
-    while len(found) < len(ASKED):
+    while len(results) < len(ASKED):
         for number in arrivals.get(step, []):
             text, more = ASKED[number]
             decoder.add(number, request(generation, text, **more))
         for number, result in decoder.step():
-            assert number not in found
-            found[number] = result
+            assert number not in results
+            results[number] = result
         step += 1
         assert step < 500
     assert len(decoder) == 0
     assert decoder.step() == []
-    return found
+    return results
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -88,10 +88,10 @@ def test_rows_keep_within_the_budget(
     decoder = generation.decoder_fn(small)
     for number in range(12):
         decoder.add(number, request(generation, "It was", max_new_tokens=5 + number))
-    found = []
+    finished = []
     while len(decoder):
-        found += [number for number, _ in decoder.step()]
-    assert sorted(found) == list(range(12))
+        finished += [number for number, _ in decoder.step()]
+    assert sorted(finished) == list(range(12))
     assert max(rows for rows, _ in sizes) > 1
     assert max(rows * columns for rows, columns in sizes) <= 120
 
@@ -129,11 +129,11 @@ def test_a_request_that_is_dropped_is_never_answered(generation: ModuleType, gen
     decoder.add("never begun", request(generation, "She"))
     decoder.drop("never begun")
     decoder.drop("no such")
-    found = []
+    finished = []
     while len(decoder):
-        found += decoder.step()
+        finished += decoder.step()
     expected = generation.predict_fn(request(generation, "It was", max_new_tokens=12), generator)
-    assert found == [("stays", expected)]
+    assert finished == [("stays", expected)]
 
 
 def test_a_bad_request_is_refused_and_leaves_nothing(generation: ModuleType, generator: Any) -> None:

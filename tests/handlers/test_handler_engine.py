@@ -70,8 +70,8 @@ def family(name: str, bert: Path, folder: Path, kind: str = "Model", **changes: 
 def hidden(model: Any, ids: list[int]) -> np.ndarray:
     with torch.inference_mode():
         row = torch.tensor([ids])
-        found: np.ndarray = model(input_ids=row, attention_mask=torch.ones_like(row)).last_hidden_state[0].numpy()
-    return found
+        states: np.ndarray = model(input_ids=row, attention_mask=torch.ones_like(row)).last_hidden_state[0].numpy()
+    return states
 
 
 def transformers_own(folder: Path, tokenizer: Any, pooling: str, texts: list[str], limit: int) -> np.ndarray:
@@ -128,19 +128,19 @@ def test_the_body_of_a_model_with_a_head(
 def test_tokens_of_every_kind_stand_at_their_positions(bert: Path, tmp_path: Path, name: str) -> None:
     """The padding token as well, written in a text: RoBERTa's family and MPNet do not count it."""
     folder = family(name, bert, tmp_path / "m")
-    found = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
+    encoding = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
     model = AutoModel.from_pretrained(folder).eval()
     rows = [[1, 1, 1], [101, 1, 0, 2000, 1, 102], [0, 5], [7], [1, 0, 3, 3, 3, 3]]
-    got = np.split(found.run(rows), np.cumsum([len(row) for row in rows])[:-1])
+    got = np.split(encoding.run(rows), np.cumsum([len(row) for row in rows])[:-1])
     assert all(near(states, hidden(model, row)) for states, row in zip(got, rows, strict=True))
 
 
 def test_types_of_tokens_are_taken(bert: Path, tmp_path: Path) -> None:
     folder = family("Bert", bert, tmp_path / "m")
-    found = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
+    encoding = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
     model = AutoModel.from_pretrained(folder).eval()
     rows, types = [[101, 5, 102, 9, 102], [101, 8, 102]], [[0, 0, 0, 1, 1], [0, 0, 1]]
-    got = np.split(found.run(rows, types=types), [5])
+    got = np.split(encoding.run(rows, types=types), [5])
     for states, row, kinds in zip(got, rows, types, strict=True):
         with torch.inference_mode():
             want = model(input_ids=torch.tensor([row]), token_type_ids=torch.tensor([kinds])).last_hidden_state[0]
@@ -419,32 +419,32 @@ def test_int8_of_eight_bits_is_torchs(embedding: ModuleType, bert: Path, tmp_pat
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_packed_weights_answer_alike_and_are_given_back(bert: Path, tmp_path: Path, name: str) -> None:
     folder = family(name, bert, tmp_path / "model")
-    found = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
+    encoding = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
     if name == "Albert":  # its layers share weights, of which each would have a copy
-        assert found.bytes == 0
+        assert encoding.bytes == 0
         return
-    assert 0 < found.bytes < (folder / "model.safetensors").stat().st_size
+    assert 0 < encoding.bytes < (folder / "model.safetensors").stat().st_size
     rows = [[101, 7, 8, 9, 102], [101, 102], list(range(200, 290))]
-    before = found.run(rows)
-    found.begin()
-    assert found._session(1) is not found._one
-    assert near(found.run(rows), before)
-    found.end()
-    assert found._session(1) is found._one
-    assert near(found.run(rows), before)
+    before = encoding.run(rows)
+    encoding.begin()
+    assert encoding._session(1) is not encoding._one
+    assert near(encoding.run(rows), before)
+    encoding.end()
+    assert encoding._session(1) is encoding._one
+    assert near(encoding.run(rows), before)
 
 
 def test_packed_weights_that_answer_otherwise_are_refused(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = family("Bert", bert, tmp_path / "model")
-    found = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
+    encoding = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
     other = family("Bert", bert, tmp_path / "other", layer_norm_eps=0.3)
     unlike = engine.load(other, transformers.AutoConfig.from_pretrained(other))
     monkeypatch.setattr(engine, "_session", lambda *_, **__: unlike._one)
     with pytest.raises(engine.Unsupported, match="otherwise"):
-        found.begin()
-    assert found._session(1) is found._one
+        encoding.begin()
+    assert encoding._session(1) is encoding._one
 
 
 def test_int8_offers_nothing_since_it_is_packed(embedding: ModuleType, tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="th
 
 def run(source: str) -> str:
     environ = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "ORT_DISABLE_TELEMETRY": "1", "PYTHONPATH": str(COMMON)}
-    whole = "import os, sys, threading\nimport engine\nhere = os.getpid()\n" + source
-    done = subprocess.run([sys.executable, "-c", whole], capture_output=True, text=True, env=environ, timeout=300)
+    script = "import os, sys, threading\nimport engine\nhere = os.getpid()\n" + source
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environ, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -73,13 +73,13 @@ def saved(kind: str, folder: Path, seed: int, head: bool = False, **options: Any
 
 
 def compare(model: Any, folder: Path, lengths: list[int], seed: int, head: bool = False) -> None:
-    found = engine.load(folder, transformers.AutoConfig.from_pretrained(folder), head=head)
-    assert engine.differs(found, model, LONGEST) is None
+    encoding = engine.load(folder, transformers.AutoConfig.from_pretrained(folder), head=head)
+    assert engine.differs(encoding, model, LONGEST) is None
     numbers = np.random.default_rng(seed)
     rows = [numbers.integers(0, 50, length).tolist() for length in lengths]
     typed = model.config.type_vocab_size > 1
     types = [[place % 2 for place in range(len(row))] for row in rows] if typed else None
-    got = found.run(rows, types=types)
+    got = encoding.run(rows, types=types)
     parts = np.split(got, len(rows) if head else np.cumsum(lengths)[:-1])
     for place, (row, states) in enumerate(zip(rows, parts, strict=True)):
         own = {"token_type_ids": torch.tensor([types[place]])} if types else {}
@@ -142,8 +142,8 @@ def test_layers_that_use_a_weight_twice_have_two_copies_of_it_when_busy(tmp_path
     )
     offers = []
     for model, share in ((once, False), (shared, True)):
-        found = engine.load(tmp_path / str(share), model.config)
-        found.begin()
-        offers.append(found.bytes)
-        found.end()
+        encoding = engine.load(tmp_path / str(share), model.config)
+        encoding.begin()
+        offers.append(encoding.bytes)
+        encoding.end()
     assert offers[0] == offers[1] > 0

@@ -121,7 +121,7 @@ def test_requests_join_and_leave_as_with_torch(
 def test_logits_are_transformers_own_to_the_last_place_of_the_context(tmp_path: Path) -> None:
     folder = model(tmp_path / "m", n_positions=40)
     own = transformers.AutoModelForCausalLM.from_pretrained(folder).eval()
-    found = engine.load_decoder(folder, own.config)
+    decoding = engine.load_decoder(folder, own.config)
     ids = np.random.default_rng(3).integers(0, own.config.vocab_size, (3, 40))
     mask = np.ones_like(ids)
     mask[1, :9], mask[2, :25] = 0, 0
@@ -130,7 +130,7 @@ def test_logits_are_transformers_own_to_the_last_place_of_the_context(tmp_path: 
     at = 0
     for columns in (20, 1, 5, 1, 13):
         until = at + columns
-        got, cache = found.step(ids[:, at:until], mask[:, :until], positions[:, at:until], cache)
+        got, cache = decoding.step(ids[:, at:until], mask[:, :until], positions[:, at:until], cache)
         at = until
         with torch.inference_mode():
             want = own(

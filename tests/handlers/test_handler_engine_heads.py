@@ -76,23 +76,23 @@ def model(name: str, bert: Path, folder: Path, labels: int = 1, seed: int = 0, *
     kind, config = HEADS[name]
     torch.manual_seed(seed)
     made = getattr(transformers, f"{kind}Config")(**config | {"num_labels": labels} | changes)
-    whole = getattr(transformers, f"{kind}ForSequenceClassification")(made)
-    for parameter in whole.parameters():
+    classifier = getattr(transformers, f"{kind}ForSequenceClassification")(made)
+    for parameter in classifier.parameters():
         parameter.data.normal_(0, 0.2)
-    whole.save_pretrained(folder)
+    classifier.save_pretrained(folder)
     AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
     return folder
 
 
 def transformers_own(folder: Path) -> np.ndarray:
-    whole = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    classifier = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    typed = "token_type_ids" in tokenizer.model_input_names and getattr(whole.config, "type_vocab_size", 0) > 1
+    typed = "token_type_ids" in tokenizer.model_input_names and getattr(classifier.config, "type_vocab_size", 0) > 1
     rows = []
     for text in DOCUMENTS:
         encoded = tokenizer(QUERY, text, return_tensors="pt", return_token_type_ids=typed)
         with torch.inference_mode():
-            rows.append(whole(**encoded).logits[0].numpy())
+            rows.append(classifier(**encoded).logits[0].numpy())
     return np.stack(rows)
 
 

@@ -52,7 +52,7 @@ def test_a_decoder_does_too(generation: ModuleType, tmp_path: Path, slowness: fl
 
 
 @pytest.mark.parametrize("slowness", [5.0], indirect=True)
-def test_the_environment_can_insist(slowness: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_can_require_a_format(slowness: float, monkeypatch: pytest.MonkeyPatch) -> None:
     assert handler_format.computing("bfloat16", CPU)[0] == "float32"
     assert handler_format.computing("bfloat16", torch.device("cuda"))[0] == "bfloat16"
     monkeypatch.setenv("MME_FORMAT", "asked")

@@ -145,13 +145,15 @@ def test_a_small_budget_splits_a_batch_and_changes_nothing(
 
 
 def test_stop_texts_end_the_generation_and_are_left_out(generation: ModuleType, generator: Any) -> None:
-    whole = answer(generation, generator, "It was", max_new_tokens=60)[0]["generated_text"]
-    words = whole.split()
+    unstopped = answer(generation, generator, "It was", max_new_tokens=60)[0]["generated_text"]
+    words = unstopped.split()
     stop = f"{words[3][-2:]} {words[4][:2]}"  # begins in one token and ends in another
     for wanted in (stop, [stop, "no such text"], ["no such text", stop[0:2], stop]):
         result = answer(generation, generator, "It was", max_new_tokens=60, stop=wanted)[0]
-        first = min(whole.index(text) for text in ([wanted] if isinstance(wanted, str) else wanted) if text in whole)
-        assert result["generated_text"] == whole[:first]
+        first = min(
+            unstopped.index(text) for text in ([wanted] if isinstance(wanted, str) else wanted) if text in unstopped
+        )
+        assert result["generated_text"] == unstopped[:first]
         assert result["finish_reason"] == "stop_sequence"
         assert result["generated_tokens"] < 60
     beams = answer(generation, generator, "It was", max_new_tokens=60, stop=",", num_beams=2)[0]

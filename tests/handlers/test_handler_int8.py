@@ -193,9 +193,9 @@ def test_the_sums_of_whole_numbers_cannot_saturate(int8: ModuleType) -> None:
             -torch.eye(8) * scale,
             torch.zeros(3, 4),
         ):
-            whole, _ = int8.rows_to_int8(weight)
-            assert whole.dtype == torch.int8
-            assert whole.abs().max() <= int8.LARGEST
+            quantised, _ = int8.rows_to_int8(weight)
+            assert quantised.dtype == torch.int8
+            assert quantised.abs().max() <= int8.LARGEST
     layer = int8.Int8Linear(torch.randn(8, 64), None)
     assert (layer.zero, layer.reduce_range) == (128, False), "activations have all their bits"
 

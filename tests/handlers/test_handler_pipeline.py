@@ -57,15 +57,15 @@ def models(pipeline: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> di
         ),
         "feature-extraction": ("BertModel", {}),
     }
-    found = {}
+    loaded = {}
     for task, (kind, more) in kinds.items():
-        found[task] = pipeline.model_fn(str(settings(saved(folder / task, kind, **more), task=task)))
+        loaded[task] = pipeline.model_fn(str(settings(saved(folder / task, kind, **more), task=task)))
     vit = folder / "image-classification"
     _vit(vit)
-    found["image-classification"] = pipeline.model_fn(
+    loaded["image-classification"] = pipeline.model_fn(
         str(settings(vit, task="image-classification", max_pixels=10_000))
     )
-    return found
+    return loaded
 
 
 def _vit(folder: Path) -> None:
@@ -341,10 +341,10 @@ def test_resampling_keeps_a_tone(pipeline: ModuleType) -> None:
     import pipeline_media
 
     times = np.arange(44_100) / 44_100
-    found = pipeline_media.resample(np.sin(2 * np.pi * 440 * times).astype(np.float32), 44_100, 16_000)
+    resampled = pipeline_media.resample(np.sin(2 * np.pi * 440 * times).astype(np.float32), 44_100, 16_000)
     wanted = np.sin(2 * np.pi * 440 * np.arange(16_000) / 16_000)
-    assert len(found) == 16_000
-    assert np.abs(found - wanted)[200:-200].max() < 2e-3
+    assert len(resampled) == 16_000
+    assert np.abs(resampled - wanted)[200:-200].max() < 2e-3
 
 
 def test_l16_is_understood(pipeline: ModuleType) -> None:

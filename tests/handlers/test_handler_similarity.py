@@ -20,12 +20,12 @@ def ask(embedding: ModuleType, model: Any, body: Any) -> Any:
 
 def test_sentences_are_compared(embedding: ModuleType, embedder: Any) -> None:
     inputs = {"source_sentence": SOURCE, "sentences": OTHERS}
-    found = ask(embedding, embedder, {"inputs": inputs})
+    reply = ask(embedding, embedder, {"inputs": inputs})
     vectors = np.array(ask(embedding, embedder, {"inputs": [SOURCE, *OTHERS]})["embeddings"])
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert np.abs(np.array(found) - vectors[1:] @ vectors[0]).max() < 1e-5
-    assert found[2] == pytest.approx(1.0, abs=1e-5)
-    assert ask(embedding, embedder, inputs) == found, "without the word inputs, as the toolkit has it"
+    assert np.abs(np.array(reply) - vectors[1:] @ vectors[0]).max() < 1e-5
+    assert reply[2] == pytest.approx(1.0, abs=1e-5)
+    assert ask(embedding, embedder, inputs) == reply, "without the word inputs, as the toolkit has it"
 
 
 def test_in_company_it_is_the_same(embedding: ModuleType, embedder: Any) -> None:

@@ -45,9 +45,9 @@ def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """What ``condition`` answers once it is true."""
     deadline = time.monotonic() + seconds
     while True:
-        found = condition()
-        if found:
-            return found
+        value = condition()
+        if value:
+            return value
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.02)
 
@@ -114,14 +114,14 @@ class Cloud:
         if statements:
             policy = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
             self.iam.put_user_policy(UserName=name, PolicyName="inline", PolicyDocument=policy)
-        found: dict[str, str] = self.iam.create_access_key(UserName=name)["AccessKey"]
-        return found
+        key: dict[str, str] = self.iam.create_access_key(UserName=name)["AccessKey"]
+        return key
 
     def assume(self, role_arn: str, **more: Any) -> dict[str, str]:
         """Credentials of the role."""
         answer = self.client("sts").assume_role(RoleArn=role_arn, RoleSessionName="test", **more)
-        found: dict[str, str] = answer["Credentials"]
-        return found
+        credentials: dict[str, str] = answer["Credentials"]
+        return credentials
 
     def publish(self, target: str, data: bytes | None = None, **settings: Any) -> str:
         """Puts an archive below the model prefix; the target's name."""
@@ -160,13 +160,15 @@ class Cloud:
         return name
 
     def status(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = self.sagemaker.describe_endpoint(EndpointName=name)
-        return found
+        description: dict[str, Any] = self.sagemaker.describe_endpoint(EndpointName=name)
+        return description
 
     def settled(self, name: str) -> dict[str, Any]:
         """What DescribeEndpoint says once nothing is under way."""
-        found: dict[str, Any] = wait_for(lambda: (answer := self.status(name))["EndpointStatus"] not in BUSY and answer)
-        return found
+        description: dict[str, Any] = wait_for(
+            lambda: (answer := self.status(name))["EndpointStatus"] not in BUSY and answer
+        )
+        return description
 
     def gone(self, name: str) -> bool:
         try:
@@ -179,8 +181,8 @@ class Cloud:
         """The answer of the fake container, and the response's own fields beside it as ``response``."""
         named = {**more, **({} if target is None else {"TargetModel": target})}
         response = self.runtime.invoke_endpoint(EndpointName=endpoint, Body=body, **named)
-        found: dict[str, Any] = json.loads(response["Body"].read())
-        return {**found, "response": response}
+        result: dict[str, Any] = json.loads(response["Body"].read())
+        return {**result, "response": response}
 
     def close(self) -> None:
         for name in self._endpoints:

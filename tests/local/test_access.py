@@ -46,18 +46,18 @@ def test_an_endpoint_reads_with_its_roles_rights(cloud: Cloud) -> None:
     cloud.publish("team-b/m.tar.gz", times=2)
     endpoint = cloud.endpoint(cloud.config({"ModelName": cloud.model(role=role)}))
     assert cloud.invoke(endpoint, "team-a/m.tar.gz")["result"] == 2
-    found = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel="team-b/m.tar.gz", Body=b"1")
-    assert "has permissions to download the model" in found["Error"]["Message"]
+    refusal = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel="team-b/m.tar.gz", Body=b"1")
+    assert "has permissions to download the model" in refusal["Error"]["Message"]
 
 
 def test_a_role_that_sagemaker_may_not_assume(cloud: Cloud) -> None:
     container = {"Image": "x", "Mode": "MultiModel", "ModelDataUrl": f"s3://{cloud.bucket}/models/"}
     for role in ("arn:aws:iam::123456789012:role/nobody", cloud.role(trust=ROOT_TRUST)):
-        found = error_of(
+        refusal = error_of(
             cloud.sagemaker.create_model, ModelName=cloud.name, ExecutionRoleArn=role, PrimaryContainer=container
         )
-        assert found["Error"]["Code"] == "ValidationException"
-        assert f"Could not assume role {role}" in found["Error"]["Message"]
+        assert refusal["Error"]["Code"] == "ValidationException"
+        assert f"Could not assume role {role}" in refusal["Error"]["Message"]
 
 
 def test_an_invoke_policy_calls_only_its_targets(cloud: Cloud) -> None:
@@ -70,10 +70,10 @@ def test_an_invoke_policy_calls_only_its_targets(cloud: Cloud) -> None:
     runtime = cloud.client("sagemaker-runtime", cloud.assume(role))
     answer = runtime.invoke_endpoint(EndpointName=endpoint, TargetModel="team-a/m.tar.gz", Body=b"4")
     assert json.loads(answer["Body"].read())["result"] == 8
-    found = error_of(runtime.invoke_endpoint, EndpointName=endpoint, TargetModel="team-b/m.tar.gz", Body=b"4")
-    assert found["Error"]["Code"] == "AccessDeniedException"
-    assert found["ResponseMetadata"]["HTTPStatusCode"] == 403
-    assert "is not authorized to perform: sagemaker:InvokeEndpoint" in found["Error"]["Message"]
+    refusal = error_of(runtime.invoke_endpoint, EndpointName=endpoint, TargetModel="team-b/m.tar.gz", Body=b"4")
+    assert refusal["Error"]["Code"] == "AccessDeniedException"
+    assert refusal["ResponseMetadata"]["HTTPStatusCode"] == 403
+    assert "is not authorized to perform: sagemaker:InvokeEndpoint" in refusal["Error"]["Message"]
     assert code(runtime.invoke_endpoint, EndpointName=endpoint, Body=b"4") == "AccessDeniedException"
     assert (
         code(runtime.invoke_endpoint, EndpointName="other", TargetModel="team-a/x", Body=b"4")
@@ -274,7 +274,7 @@ def test_deleting_many_objects_is_judged_by_each(cloud: Cloud) -> None:
 
     assert code(s3.delete_objects, **delete(*keys)) == "AccessDenied"
     s3.delete_objects(**delete(*keys[:2]))
-    assert [found["Key"] for found in cloud.s3.list_objects_v2(Bucket=cloud.bucket)["Contents"]] == ["theirs/c & d"]
+    assert [item["Key"] for item in cloud.s3.list_objects_v2(Bucket=cloud.bucket)["Contents"]] == ["theirs/c & d"]
 
 
 def test_copying_needs_the_source_too(cloud: Cloud) -> None:

@@ -70,10 +70,10 @@ def test_percentiles_are_within_a_percent_or_two() -> None:
 
 @pytest.fixture
 def backend() -> CloudWatchBackend:
-    found: CloudWatchBackend = cloudwatch_backends[ACCOUNT][REGION]
-    found.alarms.clear()
-    found.metric_data.clear()
-    return found
+    cloudwatch: CloudWatchBackend = cloudwatch_backends[ACCOUNT][REGION]
+    cloudwatch.alarms.clear()
+    cloudwatch.metric_data.clear()
+    return cloudwatch
 
 
 def put(backend: CloudWatchBackend, now: float, *values: tuple[float, float], unit: str = "None") -> None:

@@ -24,9 +24,9 @@ def test_the_corrections_fit_the_moto_that_is_installed() -> None:
 
 
 def test_a_model_without_a_vpc_has_none(cloud: Cloud) -> None:
-    found = cloud.sagemaker.describe_model(ModelName=cloud.model())
-    assert "VpcConfig" not in found
-    assert found["EnableNetworkIsolation"] is False
+    description = cloud.sagemaker.describe_model(ModelName=cloud.model())
+    assert "VpcConfig" not in description
+    assert description["EnableNetworkIsolation"] is False
 
 
 def test_a_model_keeps_its_vpc_isolation_and_cache_setting(cloud: Cloud) -> None:
@@ -39,10 +39,10 @@ def test_a_model_keeps_its_vpc_isolation_and_cache_setting(cloud: Cloud) -> None
         EnableNetworkIsolation=True,
         PrimaryContainer={"Image": IMAGE, "Mode": "MultiModel", "MultiModelConfig": cache},
     )
-    found = cloud.sagemaker.describe_model(ModelName=cloud.name)
-    assert found["VpcConfig"] == vpc
-    assert found["EnableNetworkIsolation"] is True
-    assert found["PrimaryContainer"]["MultiModelConfig"] == cache
+    description = cloud.sagemaker.describe_model(ModelName=cloud.name)
+    assert description["VpcConfig"] == vpc
+    assert description["EnableNetworkIsolation"] is True
+    assert description["PrimaryContainer"]["MultiModelConfig"] == cache
 
 
 @pytest.mark.slow
@@ -79,13 +79,13 @@ def test_model_data_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_model_is_not_overwritten(cloud: Cloud) -> None:
     name = cloud.model()
-    found = error_of(
+    refusal = error_of(
         cloud.sagemaker.create_model,
         ModelName=name,
         ExecutionRoleArn=cloud.execution_role(),
         PrimaryContainer={"Image": IMAGE},
     )
-    assert "Cannot create already existing model" in found["Error"]["Message"]
+    assert "Cannot create already existing model" in refusal["Error"]["Message"]
 
 
 def test_models_are_listed_by_part_of_a_name_in_order_and_by_pages(cloud: Cloud) -> None:
@@ -127,8 +127,8 @@ def test_configurations_and_endpoints_are_listed_newest_first(cloud: Cloud) -> N
     assert listed(SortBy="Name", SortOrder="Ascending") == sorted(names)
     assert listed(CreationTimeAfter=datetime.now(timezone.utc) + timedelta(minutes=1)) == []
     endpoint = cloud.endpoint()
-    found = cloud.sagemaker.list_endpoints(NameContains=cloud.name.upper(), StatusEquals="InService")["Endpoints"]
-    assert [item["EndpointName"] for item in found] == [endpoint]
+    endpoints = cloud.sagemaker.list_endpoints(NameContains=cloud.name.upper(), StatusEquals="InService")["Endpoints"]
+    assert [item["EndpointName"] for item in endpoints] == [endpoint]
     assert cloud.sagemaker.list_endpoints(NameContains=cloud.name, StatusEquals="Failed")["Endpoints"] == []
 
 
@@ -155,14 +155,14 @@ def test_a_name_that_sagemaker_does_not_take(cloud: Cloud, name: str) -> None:
         (cloud.sagemaker.create_endpoint, {"EndpointName": name, "EndpointConfigName": "nothing"}),
     ]
     for call, named in calls:
-        found = error_of(call, **named)["Error"]
-        assert found["Code"] == "ValidationException"
-        assert name in found["Message"]
+        refusal = error_of(call, **named)["Error"]
+        assert refusal["Code"] == "ValidationException"
+        assert name in refusal["Message"]
 
 
 def test_a_model_needs_a_container(cloud: Cloud) -> None:
-    found = error_of(cloud.sagemaker.create_model, ModelName=cloud.name, ExecutionRoleArn=cloud.execution_role())
-    assert found["Error"]["Code"] == "ValidationException"
+    refusal = error_of(cloud.sagemaker.create_model, ModelName=cloud.name, ExecutionRoleArn=cloud.execution_role())
+    assert refusal["Error"]["Code"] == "ValidationException"
 
 
 @pytest.mark.parametrize("resource", ["endpoint/none", "model/none", "endpoint-config/none", "nonsense/none", "none"])
@@ -173,8 +173,8 @@ def test_tags_of_nothing(cloud: Cloud, resource: str) -> None:
         (cloud.sagemaker.add_tags, {"Tags": [{"Key": "a", "Value": "b"}]}),
         (cloud.sagemaker.delete_tags, {"TagKeys": ["a"]}),
     ):
-        found = error_of(call, ResourceArn=arn, **more)["Error"]
-        assert found["Code"] == "ValidationException", found
+        refusal = error_of(call, ResourceArn=arn, **more)["Error"]
+        assert refusal["Code"] == "ValidationException", refusal
 
 
 @pytest.mark.parametrize("kind", ["ml.m6i.large", "ml.g5.2xlarge", "ml.c7i.4xlarge", "ml.g6.xlarge"])
@@ -186,11 +186,11 @@ def test_todays_instance_types_are_known(cloud: Cloud, kind: str) -> None:
 
 def test_an_instance_type_that_does_not_exist(cloud: Cloud) -> None:
     variant = {"VariantName": "a", "ModelName": cloud.model(), "InstanceType": "ml.huge", "InitialInstanceCount": 1}
-    found = error_of(
+    refusal = error_of(
         cloud.sagemaker.create_endpoint_config, EndpointConfigName=cloud.name, ProductionVariants=[variant]
     )
-    assert found["Error"]["Code"] == "ValidationException"
-    assert "ml.huge" in found["Error"]["Message"]
+    assert refusal["Error"]["Code"] == "ValidationException"
+    assert "ml.huge" in refusal["Error"]["Message"]
 
 
 def test_a_configuration_keeps_everything_and_invents_nothing(cloud: Cloud) -> None:
@@ -205,17 +205,17 @@ def test_a_configuration_keeps_everything_and_invents_nothing(cloud: Cloud) -> N
         VpcConfig=vpc,
         EnableNetworkIsolation=True,
     )
-    found = cloud.sagemaker.describe_endpoint_config(EndpointConfigName=full)
-    assert found["ShadowProductionVariants"] == [shadow]
-    assert (found["VpcConfig"], found["EnableNetworkIsolation"]) == (vpc, True)
-    assert found["ProductionVariants"][0]["RoutingConfig"] == {"RoutingStrategy": "RANDOM"}
+    description = cloud.sagemaker.describe_endpoint_config(EndpointConfigName=full)
+    assert description["ShadowProductionVariants"] == [shadow]
+    assert (description["VpcConfig"], description["EnableNetworkIsolation"]) == (vpc, True)
+    assert description["ProductionVariants"][0]["RoutingConfig"] == {"RoutingStrategy": "RANDOM"}
 
 
 def test_a_configuration_is_not_overwritten(cloud: Cloud) -> None:
     config = cloud.config()
     variants = cloud.sagemaker.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"]
-    found = error_of(cloud.sagemaker.create_endpoint_config, EndpointConfigName=config, ProductionVariants=variants)
-    assert "Cannot create already existing endpoint configuration" in found["Error"]["Message"]
+    refusal = error_of(cloud.sagemaker.create_endpoint_config, EndpointConfigName=config, ProductionVariants=variants)
+    assert "Cannot create already existing endpoint configuration" in refusal["Error"]["Message"]
 
 
 def test_an_endpoint_tells_of_its_deployment_and_capture(cloud: Cloud) -> None:
@@ -286,8 +286,8 @@ def test_a_composite_alarm(cloud: Cloud) -> None:
     watch = cloud.client("cloudwatch")
     rule = 'ALARM("a") OR ALARM("b")'
     watch.put_composite_alarm(AlarmName=cloud.name, AlarmRule=rule, AlarmDescription="either")
-    found = watch.describe_alarms(AlarmNames=[cloud.name], AlarmTypes=["CompositeAlarm"])["CompositeAlarms"]
-    assert [(alarm["AlarmName"], alarm["AlarmRule"]) for alarm in found] == [(cloud.name, rule)]
+    alarms = watch.describe_alarms(AlarmNames=[cloud.name], AlarmTypes=["CompositeAlarm"])["CompositeAlarms"]
+    assert [(alarm["AlarmName"], alarm["AlarmRule"]) for alarm in alarms] == [(cloud.name, rule)]
     watch.delete_alarms(AlarmNames=[cloud.name])
 
 
@@ -398,24 +398,24 @@ def test_lifecycle_rules_come_back_as_they_were_put(cloud: Cloud) -> None:
         LifecycleConfiguration={"Rules": rules},
         TransitionDefaultMinimumObjectSize="varies_by_storage_class",
     )
-    found = cloud.s3.get_bucket_lifecycle_configuration(Bucket=cloud.bucket)
-    assert found["TransitionDefaultMinimumObjectSize"] == "varies_by_storage_class"
-    assert found["Rules"][0] == rules[0]
-    assert found["Rules"][1].pop("ID")
-    assert found["Rules"][1] == rules[1]
+    stored = cloud.s3.get_bucket_lifecycle_configuration(Bucket=cloud.bucket)
+    assert stored["TransitionDefaultMinimumObjectSize"] == "varies_by_storage_class"
+    assert stored["Rules"][0] == rules[0]
+    assert stored["Rules"][1].pop("ID")
+    assert stored["Rules"][1] == rules[1]
     cloud.s3.delete_bucket_lifecycle(Bucket=cloud.bucket)
-    found = error_of(cloud.s3.get_bucket_lifecycle_configuration, Bucket=cloud.bucket)
-    assert found["Error"]["Code"] == "NoSuchLifecycleConfiguration"
+    stored = error_of(cloud.s3.get_bucket_lifecycle_configuration, Bucket=cloud.bucket)
+    assert stored["Error"]["Code"] == "NoSuchLifecycleConfiguration"
 
 
 def test_a_delete_marker_can_be_deleted(cloud: Cloud) -> None:
     cloud.s3.put_bucket_versioning(Bucket=cloud.bucket, VersioningConfiguration={"Status": "Enabled"})
     cloud.s3.put_object(Bucket=cloud.bucket, Key="a", Body=b"x")
     cloud.s3.delete_object(Bucket=cloud.bucket, Key="a")
-    found = cloud.s3.list_object_versions(Bucket=cloud.bucket)
+    listing = cloud.s3.list_object_versions(Bucket=cloud.bucket)
     every = [
         {"Key": version["Key"], "VersionId": version["VersionId"]}
-        for version in found["Versions"] + found["DeleteMarkers"]
+        for version in listing["Versions"] + listing["DeleteMarkers"]
     ]
     cloud.s3.delete_objects(Bucket=cloud.bucket, Delete={"Objects": every})
     cloud.s3.delete_bucket(Bucket=cloud.bucket)
@@ -426,10 +426,10 @@ def test_a_delete_marker_can_be_deleted(cloud: Cloud) -> None:
 
 def test_an_action_that_moto_lacks_is_no_500(cloud: Cloud) -> None:
     """Clients retry a 500 for minutes."""
-    found = error_of(
+    refusal = error_of(
         cloud.sagemaker.create_monitoring_schedule,
         MonitoringScheduleName=cloud.name,
         MonitoringScheduleConfig={"MonitoringJobDefinitionName": "x", "MonitoringType": "DataQuality"},
     )
-    assert found["ResponseMetadata"]["HTTPStatusCode"] == 400
-    assert "The local AWS cannot do this" in found["Error"]["Message"]
+    assert refusal["ResponseMetadata"]["HTTPStatusCode"] == 400
+    assert "The local AWS cannot do this" in refusal["Error"]["Message"]

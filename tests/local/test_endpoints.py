@@ -14,14 +14,14 @@ from local_tools import Cloud, error_of, wait_for
 def containers(cloud: Cloud, endpoint: str) -> list[psutil.Process]:
     """The processes that run in a folder of the endpoint."""
     assert cloud.aws.pid is not None
-    found = []
+    pids = []
     for process in psutil.Process(cloud.aws.pid).children(recursive=True):
         try:
             if f"/{endpoint}-" in process.cwd():
-                found.append(process)
+                pids.append(process)
         except psutil.Error:
             continue
-    return found
+    return pids
 
 
 def test_from_creating_to_in_service_to_gone(cloud: Cloud) -> None:
@@ -51,9 +51,9 @@ def test_a_container_that_does_not_come_up_fails_the_endpoint(cloud: Cloud) -> N
 def test_names_are_not_taken_twice(cloud: Cloud) -> None:
     endpoint = cloud.endpoint()
     config = cloud.status(endpoint)["EndpointConfigName"]
-    found = error_of(cloud.sagemaker.create_endpoint, EndpointName=endpoint, EndpointConfigName=config)
-    assert found["Error"]["Code"] == "ValidationException"
-    assert "Cannot create already existing endpoint" in found["Error"]["Message"]
+    refusal = error_of(cloud.sagemaker.create_endpoint, EndpointName=endpoint, EndpointConfigName=config)
+    assert refusal["Error"]["Code"] == "ValidationException"
+    assert "Cannot create already existing endpoint" in refusal["Error"]["Message"]
 
 
 def test_an_update_moves_to_new_containers_and_ends_the_old(cloud: Cloud) -> None:
@@ -128,8 +128,8 @@ def test_a_request_that_is_under_way_is_answered_by_the_old_container(cloud: Clo
 def test_an_endpoint_that_failed_is_not_updated(cloud: Cloud) -> None:
     endpoint = cloud.endpoint(cloud.config({"ModelName": cloud.model({"FAKE_BROKEN": "1"})}), wait=False)
     assert cloud.settled(endpoint)["EndpointStatus"] == "Failed"
-    found = error_of(cloud.sagemaker.update_endpoint, EndpointName=endpoint, EndpointConfigName=cloud.config())
-    assert "with status Failed" in found["Error"]["Message"]
+    refusal = error_of(cloud.sagemaker.update_endpoint, EndpointName=endpoint, EndpointConfigName=cloud.config())
+    assert "with status Failed" in refusal["Error"]["Message"]
     assert cloud.status(endpoint)["EndpointStatus"] == "Failed"
 
 
@@ -172,33 +172,33 @@ def test_capacities_change_only_where_they_are_named(cloud: Cloud) -> None:
         )
         state = cloud.settled(endpoint)
         assert state["EndpointStatus"] == "InService"
-        found: dict[str, Any] = state["ProductionVariants"][0]
-        return found
+        variant: dict[str, Any] = state["ProductionVariants"][0]
+        return variant
 
     first = change(DesiredInstanceCount=4)
     assert (first["DesiredInstanceCount"], first["CurrentInstanceCount"], first["DesiredWeight"]) == (4, 4, 1.0)
     second = change(DesiredWeight=0.25)
     assert (second["DesiredInstanceCount"], second["DesiredWeight"]) == (4, 0.25)
-    found = error_of(
+    variant = error_of(
         cloud.sagemaker.update_endpoint_weights_and_capacities,
         EndpointName=endpoint,
         DesiredWeightsAndCapacities=[{"VariantName": "nobody", "DesiredWeight": 1}],
     )
-    assert found["Error"]["Code"] == "ValidationException"
+    assert variant["Error"]["Code"] == "ValidationException"
 
 
 @pytest.mark.parametrize("call", ["update_endpoint", "delete_endpoint", "describe_endpoint"])
 def test_an_endpoint_that_does_not_exist(cloud: Cloud, call: str) -> None:
     more = {"EndpointConfigName": cloud.config()} if call == "update_endpoint" else {}
-    found = error_of(getattr(cloud.sagemaker, call), EndpointName="nothing-here", **more)
-    assert found["Error"]["Code"] == "ValidationException"
-    assert "Could not find endpoint" in found["Error"]["Message"]
+    refusal = error_of(getattr(cloud.sagemaker, call), EndpointName="nothing-here", **more)
+    assert refusal["Error"]["Code"] == "ValidationException"
+    assert "Could not find endpoint" in refusal["Error"]["Message"]
 
 
 def test_an_update_to_a_configuration_that_does_not_exist(cloud: Cloud) -> None:
     endpoint = cloud.endpoint()
-    found = error_of(cloud.sagemaker.update_endpoint, EndpointName=endpoint, EndpointConfigName="none")
-    assert found["Error"]["Message"] == (
+    refusal = error_of(cloud.sagemaker.update_endpoint, EndpointName=endpoint, EndpointConfigName="none")
+    assert refusal["Error"]["Message"] == (
         'Could not find endpoint configuration "arn:aws:sagemaker:us-east-1:123456789012:endpoint-config/none".'
     )
     assert cloud.status(endpoint)["EndpointStatus"] == "InService"
@@ -209,8 +209,8 @@ def test_two_updates_at_once_are_refused(cloud: Cloud) -> None:
     slow = cloud.config({"ModelName": cloud.model({"FAKE_START_SECONDS": "1"})})
     cloud.sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=slow)
     assert cloud.status(endpoint)["EndpointStatus"] == "Updating"
-    found = error_of(cloud.sagemaker.update_endpoint, EndpointName=endpoint, EndpointConfigName=slow)
-    assert "Cannot update in-progress endpoint" in found["Error"]["Message"]
+    refusal = error_of(cloud.sagemaker.update_endpoint, EndpointName=endpoint, EndpointConfigName=slow)
+    assert "Cannot update in-progress endpoint" in refusal["Error"]["Message"]
     assert cloud.settled(endpoint)["EndpointConfigName"] == slow
 
 

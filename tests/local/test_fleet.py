@@ -156,8 +156,8 @@ def test_requests_pass_an_instance_that_is_being_started_again(
 def test_what_is_up_as_plain_values(hosting: Hosting, recorder: Recorder) -> None:
     up(hosting, recorder, spec("a", weight=3.0, config="one"), spec("b", config="one"))
     ask(hosting, variant="a")
-    found = json.loads(json.dumps([dataclasses.asdict(endpoint) for endpoint in hosting.state()]))
-    [endpoint] = found
+    state = json.loads(json.dumps([dataclasses.asdict(endpoint) for endpoint in hosting.state()]))
+    [endpoint] = state
     assert (endpoint["region"], endpoint["name"]) == ("us-east-1", "e")
     a, b = endpoint["variants"]
     assert (a["name"], a["config"], a["weight"], a["traffic"], a["instance_count"]) == ("a", "one", 3.0, 0.75, 1)

@@ -194,10 +194,10 @@ def test_a_connection_that_the_container_closed_meanwhile_is_no_failure(host: In
     host.invoke("quick", b"1", {})
     container = host._container
     assert container is not None
-    kept = container._idle.get_nowait()
-    kept.sock.shutdown(socket.SHUT_WR)  # the container reads its end and closes it
-    wait_for(lambda: select.select([kept.sock], [], [], 0)[0])
-    container._idle.put(kept)
+    idle = container._idle.get_nowait()
+    idle.sock.shutdown(socket.SHUT_WR)  # the container reads its end and closes it
+    wait_for(lambda: select.select([idle.sock], [], [], 0)[0])
+    container._idle.put(idle)
     assert b'"result": 2.0' in host.invoke("quick", b"1", {}).body
 
 
@@ -206,10 +206,10 @@ def test_a_container_gets_nothing_that_may_be_secret(monkeypatch: pytest.MonkeyP
     for name in ("AWS_SECRET_ACCESS_KEY", "HF_TOKEN", "GITHUB_TOKEN", "SSH_AUTH_SOCK", "DATABASE_URL"):
         monkeypatch.setenv(name, "secret")
     monkeypatch.setenv("LC_ALL", "C.UTF-8")
-    found = base_environment()
-    assert "secret" not in found.values()
-    assert found["LC_ALL"] == "C.UTF-8"
-    assert "PATH" in found
+    environment = base_environment()
+    assert "secret" not in environment.values()
+    assert environment["LC_ALL"] == "C.UTF-8"
+    assert "PATH" in environment
 
 
 def test_the_limits_are_sagemakers() -> None:

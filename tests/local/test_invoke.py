@@ -57,12 +57,14 @@ def test_bytes_pass_unchanged(cloud: Cloud) -> None:
 
 def test_the_container_gets_the_models_environment_and_no_credentials(cloud: Cloud) -> None:
     target = cloud.publish("m.tar.gz")
-    found = cloud.invoke(cloud.endpoint(TEST_COLOUR="blue", SAGEMAKER_MODEL_SERVER_WORKERS="2"), target)["environment"]
-    assert found["TEST_COLOUR"] == "blue"
-    assert found["SAGEMAKER_MODEL_SERVER_WORKERS"] == "2"
-    assert found["SAGEMAKER_MULTI_MODEL"] == "true"
+    environment = cloud.invoke(cloud.endpoint(TEST_COLOUR="blue", SAGEMAKER_MODEL_SERVER_WORKERS="2"), target)[
+        "environment"
+    ]
+    assert environment["TEST_COLOUR"] == "blue"
+    assert environment["SAGEMAKER_MODEL_SERVER_WORKERS"] == "2"
+    assert environment["SAGEMAKER_MULTI_MODEL"] == "true"
     ours = {"AWS_REGION", "AWS_DEFAULT_REGION", "AWS_EC2_METADATA_DISABLED"}  # as SageMaker sets the first two
-    assert {name for name in found if name.startswith("AWS_")} == ours
+    assert {name for name in environment if name.startswith("AWS_")} == ours
 
 
 def test_a_new_object_is_a_new_model_without_any_redeploy(cloud: Cloud) -> None:
@@ -87,25 +89,25 @@ def test_an_overwritten_object_is_not_noticed(cloud: Cloud) -> None:
 
 
 def test_an_unknown_endpoint(cloud: Cloud) -> None:
-    found = error_of(cloud.runtime.invoke_endpoint, EndpointName="nothing-here", TargetModel="m.tar.gz", Body=b"1")
-    assert found["Error"]["Code"] == "ValidationError"
-    assert found["Error"]["Message"] == "Endpoint nothing-here of account 123456789012 not found."
-    assert found["ResponseMetadata"]["HTTPStatusCode"] == 400
+    refusal = error_of(cloud.runtime.invoke_endpoint, EndpointName="nothing-here", TargetModel="m.tar.gz", Body=b"1")
+    assert refusal["Error"]["Code"] == "ValidationError"
+    assert refusal["Error"]["Message"] == "Endpoint nothing-here of account 123456789012 not found."
+    assert refusal["ResponseMetadata"]["HTTPStatusCode"] == 400
 
 
 def test_a_missing_target(cloud: Cloud) -> None:
-    found = error_of(cloud.runtime.invoke_endpoint, EndpointName=cloud.endpoint(), Body=b"1")
-    assert found["Error"]["Code"] == "ValidationError"
-    assert "is missing a target model header" in found["Error"]["Message"]
+    refusal = error_of(cloud.runtime.invoke_endpoint, EndpointName=cloud.endpoint(), Body=b"1")
+    assert refusal["Error"]["Code"] == "ValidationError"
+    assert "is missing a target model header" in refusal["Error"]["Message"]
 
 
 def test_a_target_that_is_no_object_and_the_same_target_once_it_is(cloud: Cloud) -> None:
     """A failed load leaves nothing behind: the next request tries again."""
     endpoint = cloud.endpoint()
-    found = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel="late.tar.gz", Body=b"1")
-    assert found["Error"]["Code"] == "ValidationError"
+    refusal = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel="late.tar.gz", Body=b"1")
+    assert refusal["Error"]["Code"] == "ValidationError"
     assert (
-        f"Failed to download model data(bucket: {cloud.bucket}, key: models/late.tar.gz)" in found["Error"]["Message"]
+        f"Failed to download model data(bucket: {cloud.bucket}, key: models/late.tar.gz)" in refusal["Error"]["Message"]
     )
     cloud.publish("late.tar.gz", times=2)
     assert cloud.invoke(endpoint, "late.tar.gz")["result"] == 2
@@ -115,17 +117,17 @@ def test_a_target_that_is_no_object_and_the_same_target_once_it_is(cloud: Cloud)
 def test_a_target_that_is_not_one(cloud: Cloud, target: str) -> None:
     endpoint = cloud.endpoint()
     request = {"EndpointName": endpoint, "TargetModel": target, "Body": b"1"}
-    found = error_of(cloud.runtime.invoke_endpoint, **request)
-    assert found["Error"]["Code"] == "ValidationError"
+    refusal = error_of(cloud.runtime.invoke_endpoint, **request)
+    assert refusal["Error"]["Code"] == "ValidationError"
 
 
 @pytest.mark.parametrize("asked", [{"TargetContainerHostname": "one"}, {"InferenceComponentName": "one"}])
 def test_what_is_for_other_kinds_of_endpoints(cloud: Cloud, asked: dict[str, str]) -> None:
     target = cloud.publish("m.tar.gz", times=2)
     request = {"EndpointName": cloud.endpoint(), "TargetModel": target, "Body": b"1", **asked}
-    found = error_of(cloud.runtime.invoke_endpoint, **request)
-    assert found["Error"]["Code"] == "ValidationError"
-    assert f"does not support {next(iter(asked))}" in found["Error"]["Message"]
+    refusal = error_of(cloud.runtime.invoke_endpoint, **request)
+    assert refusal["Error"]["Code"] == "ValidationError"
+    assert f"does not support {next(iter(asked))}" in refusal["Error"]["Message"]
 
 
 def _link() -> bytes:
@@ -144,40 +146,40 @@ def _link() -> bytes:
 )
 def test_an_object_that_is_not_a_good_archive(cloud: Cloud, data: bytes) -> None:
     target = cloud.publish("bad.tar.gz", data)
-    found = error_of(cloud.runtime.invoke_endpoint, EndpointName=cloud.endpoint(), TargetModel=target, Body=b"1")
-    assert found["Error"]["Code"] == "ValidationError"
-    assert "Failed to extract model data" in found["Error"]["Message"]
+    refusal = error_of(cloud.runtime.invoke_endpoint, EndpointName=cloud.endpoint(), TargetModel=target, Body=b"1")
+    assert refusal["Error"]["Code"] == "ValidationError"
+    assert "Failed to extract model data" in refusal["Error"]["Message"]
 
 
 @pytest.mark.parametrize(("status", "side"), [(400, "client"), (500, "server"), (507, "server")])
 def test_a_model_that_answers_an_error(cloud: Cloud, status: int, side: str) -> None:
     target = cloud.publish("m.tar.gz", status=status, message="the input is odd")
     endpoint = cloud.endpoint()
-    found = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel=target, Body=b"1")
-    assert found["Error"]["Code"] == "ModelError"
-    assert found["ResponseMetadata"]["HTTPStatusCode"] == 424
-    assert found["OriginalStatusCode"] == status
-    assert found["OriginalMessage"] == '{"message": "the input is odd"}'
-    assert found["LogStreamArn"] == f"arn:aws:logs:us-east-1:123456789012:log-group:/aws/sagemaker/Endpoints/{endpoint}"
-    assert f"Received {side} error ({status}) from primary" in found["Error"]["Message"]
+    error = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel=target, Body=b"1")
+    assert error["Error"]["Code"] == "ModelError"
+    assert error["ResponseMetadata"]["HTTPStatusCode"] == 424
+    assert error["OriginalStatusCode"] == status
+    assert error["OriginalMessage"] == '{"message": "the input is odd"}'
+    assert error["LogStreamArn"] == f"arn:aws:logs:us-east-1:123456789012:log-group:/aws/sagemaker/Endpoints/{endpoint}"
+    assert f"Received {side} error ({status}) from primary" in error["Error"]["Message"]
 
 
 def test_a_model_that_cannot_be_loaded(cloud: Cloud) -> None:
     target = cloud.publish("m.tar.gz", load_status=500, message="no such handler")
-    found = error_of(cloud.runtime.invoke_endpoint, EndpointName=cloud.endpoint(), TargetModel=target, Body=b"1")
-    assert (found["Error"]["Code"], found["OriginalStatusCode"]) == ("ModelError", 500)
-    assert "no such handler" in found["OriginalMessage"]
+    error = error_of(cloud.runtime.invoke_endpoint, EndpointName=cloud.endpoint(), TargetModel=target, Body=b"1")
+    assert (error["Error"]["Code"], error["OriginalStatusCode"]) == ("ModelError", 500)
+    assert "no such handler" in error["OriginalMessage"]
 
 
 def test_a_body_of_the_largest_size_passes_and_a_byte_more_does_not(cloud: Cloud) -> None:
     target = cloud.publish("m.tar.gz")
     endpoint = cloud.endpoint()
     assert cloud.invoke(endpoint, target, b"x" * MAX_BODY)["length"] == MAX_BODY
-    found = error_of(
+    refusal = error_of(
         cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel=target, Body=b"x" * (MAX_BODY + 1)
     )
-    assert found["ResponseMetadata"]["HTTPStatusCode"] == 413
-    assert "6291456" in str(found)
+    assert refusal["ResponseMetadata"]["HTTPStatusCode"] == 413
+    assert "6291456" in str(refusal)
 
 
 def test_an_endpoint_that_is_not_multi_model(cloud: Cloud) -> None:
@@ -188,25 +190,25 @@ def test_an_endpoint_that_is_not_multi_model(cloud: Cloud) -> None:
     state = cloud.settled(endpoint)
     assert state["EndpointStatus"] == "Failed"
     assert "MultiModel" in state["FailureReason"]
-    found = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel="m.tar.gz", Body=b"1")
-    assert found["Error"]["Code"] == "ValidationError"
-    assert "is not a multi-model endpoint and does not support target model header" in found["Error"]["Message"]
+    refusal = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel="m.tar.gz", Body=b"1")
+    assert refusal["Error"]["Code"] == "ValidationError"
+    assert "is not a multi-model endpoint and does not support target model header" in refusal["Error"]["Message"]
 
 
 def test_an_endpoint_whose_container_is_not_up(cloud: Cloud) -> None:
     endpoint = cloud.endpoint(cloud.config({"ModelName": cloud.model({"FAKE_BROKEN": "1"})}), wait=False)
     assert cloud.settled(endpoint)["EndpointStatus"] == "Failed"
-    found = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel="m.tar.gz", Body=b"1")
-    assert found["Error"]["Code"] == "ServiceUnavailable"
-    assert found["ResponseMetadata"]["HTTPStatusCode"] == 503
+    refusal = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel="m.tar.gz", Body=b"1")
+    assert refusal["Error"]["Code"] == "ServiceUnavailable"
+    assert refusal["ResponseMetadata"]["HTTPStatusCode"] == 503
 
 
 @pytest.mark.parametrize("call", ["invoke_endpoint_async", "invoke_endpoint_with_response_stream"])
 def test_neither_asynchronous_nor_streamed(cloud: Cloud, call: str) -> None:
     more: dict[str, Any] = {"InputLocation": f"s3://{cloud.bucket}/in"} if "async" in call else {"Body": b"1"}
-    found = error_of(getattr(cloud.runtime, call), EndpointName=cloud.endpoint(), **more)
-    assert found["Error"]["Code"] == "ValidationError"
-    assert "InvokeEndpoint only" in found["Error"]["Message"]
+    refusal = error_of(getattr(cloud.runtime, call), EndpointName=cloud.endpoint(), **more)
+    assert refusal["Error"]["Code"] == "ValidationError"
+    assert "InvokeEndpoint only" in refusal["Error"]["Message"]
 
 
 # -- variants
@@ -224,10 +226,10 @@ def test_traffic_goes_by_weight_and_to_the_variant_that_is_asked_for(cloud: Clou
     assert drawn == {"all": 20}
     asked = cloud.invoke(endpoint, target, TargetVariant="none")
     assert asked["response"]["InvokedProductionVariant"] == "none"
-    found = error_of(
+    refusal = error_of(
         cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel=target, Body=b"1", TargetVariant="third"
     )
-    assert found["Error"]["Code"] == "ValidationError"
+    assert refusal["Error"]["Code"] == "ValidationError"
 
     cloud.sagemaker.update_endpoint_weights_and_capacities(
         EndpointName=endpoint,
@@ -299,10 +301,10 @@ def test_a_model_in_use_is_not_unloaded(cloud: Cloud) -> None:
 
 def test_a_model_that_never_fits(cloud: Cloud) -> None:
     target = cloud.publish("huge.tar.gz", size=1000)
-    found = error_of(
+    error = error_of(
         cloud.runtime.invoke_endpoint, EndpointName=cloud.endpoint(FAKE_ROOM="100"), TargetModel=target, Body=b"1"
     )
-    assert (found["Error"]["Code"], found["OriginalStatusCode"]) == ("ModelError", 507)
+    assert (error["Error"]["Code"], error["OriginalStatusCode"]) == ("ModelError", 507)
 
 
 def test_many_models_through_little_room(cloud: Cloud) -> None:
@@ -315,9 +317,9 @@ def test_many_models_through_little_room(cloud: Cloud) -> None:
     def work(seed: int) -> None:
         for step in range(12):
             number = (seed * 5 + step * 3) % 8
-            found = cloud.invoke(endpoint, f"{number}.tar.gz", b"10")["result"]
-            if found != number * 10:
-                wrong.append((number, found))
+            result = cloud.invoke(endpoint, f"{number}.tar.gz", b"10")["result"]
+            if result != number * 10:
+                wrong.append((number, result))
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
@@ -351,8 +353,8 @@ def test_a_model_that_the_container_lost_is_loaded_again(cloud: Cloud) -> None:
     target = cloud.publish("m.tar.gz", times=2)
     endpoint = cloud.endpoint()
     assert cloud.invoke(endpoint, target)["loads"] == 1
-    found = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel=target, Body=b"forget")
-    assert found["OriginalStatusCode"] == 404  # it forgets every time it is asked to
+    error = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel=target, Body=b"forget")
+    assert error["OriginalStatusCode"] == 404  # it forgets every time it is asked to
     assert cloud.invoke(endpoint, target)["result"] == 2
 
 
@@ -360,8 +362,8 @@ def test_a_model_that_answers_404_itself_is_left_loaded(cloud: Cloud) -> None:
     target = cloud.publish("m.tar.gz", status=404, message="no such customer")
     endpoint = cloud.endpoint()
     for _ in range(2):
-        found = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel=target, Body=b"1")
-        assert (found["OriginalStatusCode"], found["OriginalMessage"]) == (404, '{"message": "no such customer"}')
+        error = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel=target, Body=b"1")
+        assert (error["OriginalStatusCode"], error["OriginalMessage"]) == (404, '{"message": "no such customer"}')
     cloud.publish("other.tar.gz")
     assert cloud.invoke(endpoint, "other.tar.gz")["loads"] == 2
 
@@ -372,8 +374,8 @@ def test_a_container_that_dies_is_replaced_and_its_models_load_again(cloud: Clou
     cloud.publish("deadly.tar.gz", die=when)
     endpoint = cloud.endpoint()
     first = cloud.invoke(endpoint, "good.tar.gz")
-    found = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel="deadly.tar.gz", Body=b"1")
-    assert (found["Error"]["Code"], found["OriginalStatusCode"]) == ("ModelError", 500)
+    error = error_of(cloud.runtime.invoke_endpoint, EndpointName=endpoint, TargetModel="deadly.tar.gz", Body=b"1")
+    assert (error["Error"]["Code"], error["OriginalStatusCode"]) == ("ModelError", 500)
     second = cloud.invoke(endpoint, "good.tar.gz")
     assert second["result"] == 2
     assert second["pid"] != first["pid"]

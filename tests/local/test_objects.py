@@ -89,14 +89,14 @@ def test_a_body_that_is_not_what_was_announced(tmp_path: Path, size: int, header
 
 
 def test_a_chunked_body_that_is_cut(tmp_path: Path) -> None:
-    whole = chunked(b"x" * 1000, 300)
-    for cut in (10, 500, len(whole) - 3):
+    chunks = chunked(b"x" * 1000, 300)
+    for cut in (10, 500, len(chunks) - 3):
         environ = request(
-            whole[:cut],
+            chunks[:cut],
             HTTP_X_AMZ_CONTENT_SHA256="STREAMING-UNSIGNED-PAYLOAD-TRAILER",
             HTTP_X_AMZ_DECODED_CONTENT_LENGTH="1000",
         )
-        if cut == len(whole) - 3:
+        if cut == len(chunks) - 3:
             continue  # only the last empty line is missing: all the data is there
         with pytest.raises(Refused):
             receive(environ, tmp_path)
@@ -201,8 +201,8 @@ def test_ranges(cloud: Cloud) -> None:
     def read(asked: str) -> bytes:
         answer = cloud.s3.get_object(Bucket=cloud.bucket, Key="x", Range=asked)
         assert answer["ResponseMetadata"]["HTTPStatusCode"] == 206
-        found: bytes = answer["Body"].read()
-        return found
+        content: bytes = answer["Body"].read()
+        return content
 
     assert read("bytes=0-9") == data[:10]
     assert read("bytes=100000-") == data[100000:]
@@ -217,8 +217,8 @@ def test_a_wrong_checksum_is_refused_and_a_right_one_kept(cloud: Cloud, size: in
     data = os.urandom(size)
     put = {"Bucket": cloud.bucket, "Key": "models/x", "Body": data}
     for algorithm, wrong in (("SHA256", sha256(b"other")), ("CRC32", "AAAAAA==")):
-        found = error_of(cloud.s3.put_object, **put, **{f"Checksum{algorithm}": wrong})
-        assert found["Error"]["Code"] == "BadDigest"
+        refusal = error_of(cloud.s3.put_object, **put, **{f"Checksum{algorithm}": wrong})
+        assert refusal["Error"]["Code"] == "BadDigest"
     assert error_of(cloud.s3.head_object, Bucket=cloud.bucket, Key="models/x")["Error"]["Code"] == "404"
     cloud.s3.put_object(**put, ChecksumSHA256=sha256(data))
     head = cloud.s3.head_object(Bucket=cloud.bucket, Key="models/x", ChecksumMode="ENABLED")
@@ -247,11 +247,11 @@ def test_the_checksum_of_an_object_in_parts(cloud: Cloud) -> None:
     assert head["ChecksumSHA256"] == f"{composite}-2"
     assert head["ETag"] == f'"{hashlib.md5(b"".join(hashlib.md5(p).digest() for p in parts)).hexdigest()}-2"'
 
-    whole = base64.b64encode(zlib.crc32(b"".join(parts)).to_bytes(4, "big")).decode()
+    of_content = base64.b64encode(zlib.crc32(b"".join(parts)).to_bytes(4, "big")).decode()
     full = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
-    multipart(cloud, parts, {"ChecksumCRC32": whole}, **full)
+    multipart(cloud, parts, {"ChecksumCRC32": of_content}, **full)
     head = cloud.s3.head_object(Bucket=cloud.bucket, Key="models/parts", ChecksumMode="ENABLED")
-    assert (head["ChecksumCRC32"], head["ChecksumType"]) == (whole, "FULL_OBJECT")
+    assert (head["ChecksumCRC32"], head["ChecksumType"]) == (of_content, "FULL_OBJECT")
     assert cloud.s3.get_object(Bucket=cloud.bucket, Key="models/parts")["Body"].read() == b"".join(parts)
 
     with pytest.raises(ClientError, match="BadDigest"):
@@ -286,9 +286,9 @@ def test_copies_stand_on_their_own(cloud: Cloud) -> None:
     cloud.s3.copy_object(Bucket=cloud.bucket, Key="b", CopySource=f"{cloud.bucket}/a")
     cloud.s3.put_object(Bucket=cloud.bucket, Key="a", Body=b"new")
     cloud.s3.delete_object(Bucket=cloud.bucket, Key="a")
-    found = cloud.s3.get_object(Bucket=cloud.bucket, Key="b")
-    assert found["Body"].read() == data
-    assert found["ETag"] == f'"{hashlib.md5(data).hexdigest()}"'
+    copied = cloud.s3.get_object(Bucket=cloud.bucket, Key="b")
+    assert copied["Body"].read() == data
+    assert copied["ETag"] == f'"{hashlib.md5(data).hexdigest()}"'
 
 
 def test_versions_of_an_object_are_kept_apart(cloud: Cloud) -> None:

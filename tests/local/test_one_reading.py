@@ -125,9 +125,9 @@ def test_a_condition_that_s3_does_not_know(cloud: Cloud, condition: str, way: st
         tag = cloud.s3.upload_part(**key, UploadId=upload, PartNumber=1, Body=b"other")["ETag"]
         call = cloud.s3.complete_multipart_upload
         more = {"UploadId": upload, "MultipartUpload": {"Parts": [{"PartNumber": 1, "ETag": tag}]}}
-    found = error_of(call, **key, **more, IfNoneMatch=condition)
-    assert found["Error"]["Code"] == "NotImplemented"
-    assert found["ResponseMetadata"]["HTTPStatusCode"] == 501
+    refusal = error_of(call, **key, **more, IfNoneMatch=condition)
+    assert refusal["Error"]["Code"] == "NotImplemented"
+    assert refusal["ResponseMetadata"]["HTTPStatusCode"] == 501
     assert cloud.s3.get_object(**key)["Body"].read() == b"content"
 
 

@@ -360,6 +360,6 @@ def test_a_killed_guard_takes_its_command_along() -> None:
 
 
 def test_the_environment_for_other_programs(local_aws: LocalAws) -> None:
-    found: dict[str, Any] = local_aws.client_env()
-    assert found["AWS_ENDPOINT_URL"] == local_aws.url
-    assert "AWS_PROFILE" not in found
+    environment: dict[str, Any] = local_aws.client_env()
+    assert environment["AWS_ENDPOINT_URL"] == local_aws.url
+    assert "AWS_PROFILE" not in environment

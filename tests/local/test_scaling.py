@@ -155,8 +155,8 @@ def test_a_metric_of_ones_own_scales_and_policies_can_be_suspended(cloud: Cloud,
     try:
 
         def ringing() -> list[Any]:
-            found = watch.describe_alarms(AlarmNamePrefix=f"TargetTracking-{named['ResourceId']}", StateValue="ALARM")
-            return list(found["MetricAlarms"])
+            alarms = watch.describe_alarms(AlarmNamePrefix=f"TargetTracking-{named['ResourceId']}", StateValue="ALARM")
+            return list(alarms["MetricAlarms"])
 
         wait_for(ringing)
         time.sleep(1.0)  # two minutes in which it would scale
@@ -193,8 +193,8 @@ def test_alarms_come_and_go_with_their_policy(cloud: Cloud, scaling: Any) -> Non
     watch = cloud.client("cloudwatch")
 
     def alarms() -> list[float]:
-        found = watch.describe_alarms(AlarmNamePrefix=f"TargetTracking-{named['ResourceId']}")["MetricAlarms"]
-        return sorted(alarm["Threshold"] for alarm in found)
+        of_policy = watch.describe_alarms(AlarmNamePrefix=f"TargetTracking-{named['ResourceId']}")["MetricAlarms"]
+        return sorted(alarm["Threshold"] for alarm in of_policy)
 
     track(scaling, named, TargetValue=10.0)
     assert alarms() == [9.0, 10.0]
@@ -212,7 +212,7 @@ def test_each_instance_reports_what_it_uses(cloud: Cloud) -> None:
 
     def datapoints(name: str, namespace: str = "/aws/sagemaker/Endpoints", **more: str) -> list[dict[str, float]]:
         dimensions = {"EndpointName": endpoint, "VariantName": "AllTraffic", **more}
-        found: list[dict[str, float]] = watch.get_metric_statistics(
+        points: list[dict[str, float]] = watch.get_metric_statistics(
             Namespace=namespace,
             MetricName=name,
             Dimensions=[{"Name": key, "Value": value} for key, value in dimensions.items()],
@@ -221,7 +221,7 @@ def test_each_instance_reports_what_it_uses(cloud: Cloud) -> None:
             Period=1,
             Statistics=["Sum", "SampleCount", "Maximum"],
         )["Datapoints"]
-        return found
+        return points
 
     with load.running():
         for name in ("CPUUtilization", "MemoryUtilization", "DiskUtilization"):
@@ -351,14 +351,14 @@ def test_an_update_that_takes_too_long_is_rolled_back(cloud: Cloud) -> None:
 
 def test_a_policy_that_cannot_be_followed_is_refused(cloud: Cloud) -> None:
     endpoint = cloud.endpoint()
-    found = error_of(
+    refusal = error_of(
         cloud.sagemaker.update_endpoint,
         EndpointName=endpoint,
         EndpointConfigName=cloud.config(),
         DeploymentConfig=canary(60),
     )
-    assert found["Error"]["Code"] == "ValidationException"
-    assert "1 of 1 instance(s)" in found["Error"]["Message"]
+    assert refusal["Error"]["Code"] == "ValidationException"
+    assert "1 of 1 instance(s)" in refusal["Error"]["Message"]
     assert cloud.status(endpoint)["EndpointStatus"] == "InService"
 
 
@@ -382,9 +382,11 @@ def test_instances_come_while_the_endpoint_is_updating(cloud: Cloud) -> None:
     [variant] = state["ProductionVariants"]
     assert state["EndpointStatus"] == "Updating"
     assert (variant["DesiredInstanceCount"], variant["CurrentInstanceCount"]) == (2, 1)
-    found = error_of(change, EndpointName=endpoint, DesiredWeightsAndCapacities=[wanted])
-    assert "Cannot update in-progress endpoint" in found["Error"]["Message"]
+    refusal = error_of(change, EndpointName=endpoint, DesiredWeightsAndCapacities=[wanted])
+    assert "Cannot update in-progress endpoint" in refusal["Error"]["Message"]
     [variant] = cloud.settled(endpoint)["ProductionVariants"]
     assert variant["CurrentInstanceCount"] == 2
-    found = error_of(change, EndpointName=endpoint, DesiredWeightsAndCapacities=[{**wanted, "DesiredInstanceCount": 0}])
-    assert found["Error"]["Code"] == "ValidationException"
+    refusal = error_of(
+        change, EndpointName=endpoint, DesiredWeightsAndCapacities=[{**wanted, "DesiredInstanceCount": 0}]
+    )
+    assert refusal["Error"]["Code"] == "ValidationException"

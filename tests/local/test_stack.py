@@ -46,18 +46,20 @@ def run(cloud: Cloud, tmp_path: Path) -> Iterator[Callable[..., int]]:
 def left(cloud: Cloud) -> list[Any]:
     """What carries the stack's name: anything left of it is a fault."""
     name = cloud.name
-    found: list[Any] = [e for e in cloud.sagemaker.list_endpoints()["Endpoints"] if name in e["EndpointName"]]
-    found += [c for c in cloud.sagemaker.list_endpoint_configs()["EndpointConfigs"] if name in c["EndpointConfigName"]]
-    found += [m for m in cloud.sagemaker.list_models()["Models"] if name in m["ModelName"]]
-    found += [b for b in cloud.s3.list_buckets()["Buckets"] if f"{name}-models" in b["Name"]]
-    found += [r for r in cloud.iam.list_roles()["Roles"] if name in r["RoleName"]]
-    found += cloud.client("logs").describe_log_groups(logGroupNamePrefix=f"/aws/sagemaker/Endpoints/{name}")[
+    remains: list[Any] = [e for e in cloud.sagemaker.list_endpoints()["Endpoints"] if name in e["EndpointName"]]
+    remains += [
+        c for c in cloud.sagemaker.list_endpoint_configs()["EndpointConfigs"] if name in c["EndpointConfigName"]
+    ]
+    remains += [m for m in cloud.sagemaker.list_models()["Models"] if name in m["ModelName"]]
+    remains += [b for b in cloud.s3.list_buckets()["Buckets"] if f"{name}-models" in b["Name"]]
+    remains += [r for r in cloud.iam.list_roles()["Roles"] if name in r["RoleName"]]
+    remains += cloud.client("logs").describe_log_groups(logGroupNamePrefix=f"/aws/sagemaker/Endpoints/{name}")[
         "logGroups"
     ]
     watch = cloud.client("cloudwatch").describe_alarms(AlarmNamePrefix=name)
-    found += watch["MetricAlarms"] + watch["CompositeAlarms"]
+    remains += watch["MetricAlarms"] + watch["CompositeAlarms"]
     scaling = cloud.client("application-autoscaling").describe_scalable_targets(ServiceNamespace="sagemaker")
-    return found + [t for t in scaling["ScalableTargets"] if name in t["ResourceId"]]
+    return remains + [t for t in scaling["ScalableTargets"] if name in t["ResourceId"]]
 
 
 @pytest.mark.slow

@@ -69,6 +69,6 @@ class Caller(Stack):
 
     def outputs(self) -> dict[str, Any]:
         """The module's own outputs."""
-        found = super().outputs()["all"]
-        assert isinstance(found, dict)
-        return found
+        outputs = super().outputs()["all"]
+        assert isinstance(outputs, dict)
+        return outputs

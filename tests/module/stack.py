@@ -118,22 +118,22 @@ class Stack:
 
     def left(self) -> list[str]:
         """Names of everything in the account that carries this stack's name."""
-        found = [item["EndpointName"] for item in self.client("sagemaker").list_endpoints()["Endpoints"]]
-        found += self.configurations() + self.models()
-        found += [item["Name"] for item in self.client("s3").list_buckets()["Buckets"]]
+        remains = [item["EndpointName"] for item in self.client("sagemaker").list_endpoints()["Endpoints"]]
+        remains += self.configurations() + self.models()
+        remains += [item["Name"] for item in self.client("s3").list_buckets()["Buckets"]]
         iam = self.client("iam")
-        found += [item["RoleName"] for item in iam.list_roles()["Roles"]]
-        found += [item["PolicyName"] for item in iam.list_policies(Scope="Local")["Policies"]]
+        remains += [item["RoleName"] for item in iam.list_roles()["Roles"]]
+        remains += [item["PolicyName"] for item in iam.list_policies(Scope="Local")["Policies"]]
         logs = self.client("logs")
-        found += [item["logGroupName"].rpartition("/")[2] for item in logs.describe_log_groups()["logGroups"]]
+        remains += [item["logGroupName"].rpartition("/")[2] for item in logs.describe_log_groups()["logGroups"]]
         cloudwatch = self.client("cloudwatch")
-        found += [item["AlarmName"] for item in cloudwatch.describe_alarms()["MetricAlarms"]]
-        found += [item["DashboardName"] for item in cloudwatch.list_dashboards()["DashboardEntries"]]
-        found += [item["TopicArn"].rpartition(":")[2] for item in self.client("sns").list_topics()["Topics"]]
-        found += [item["Name"] for item in self.client("events").list_rules()["Rules"]]
-        found += [item["repositoryName"] for item in self.client("ecr").describe_repositories()["repositories"]]
-        found += [item["ResourceId"].split("/")[1] for item in self.scalable_targets()]
-        return [name for name in found if name.startswith(self.name)]
+        remains += [item["AlarmName"] for item in cloudwatch.describe_alarms()["MetricAlarms"]]
+        remains += [item["DashboardName"] for item in cloudwatch.list_dashboards()["DashboardEntries"]]
+        remains += [item["TopicArn"].rpartition(":")[2] for item in self.client("sns").list_topics()["Topics"]]
+        remains += [item["Name"] for item in self.client("events").list_rules()["Rules"]]
+        remains += [item["repositoryName"] for item in self.client("ecr").describe_repositories()["repositories"]]
+        remains += [item["ResourceId"].split("/")[1] for item in self.scalable_targets()]
+        return [name for name in remains if name.startswith(self.name)]
 
     def configurations(self) -> list[str]:
         configs = self.client("sagemaker").list_endpoint_configs()["EndpointConfigs"]

@@ -41,8 +41,8 @@ def values_come_back_as_they_were(new: New) -> None:
 
     def weights() -> dict[str, float]:
         name = caller.endpoint()["EndpointConfigName"]
-        found = caller.client("sagemaker").describe_endpoint_config(EndpointConfigName=name)
-        return {v["VariantName"]: v["InitialVariantWeight"] for v in found["ProductionVariants"]}
+        description = caller.client("sagemaker").describe_endpoint_config(EndpointConfigName=name)
+        return {v["VariantName"]: v["InitialVariantWeight"] for v in description["ProductionVariants"]}
 
     try:
         caller.settle(
@@ -490,14 +490,14 @@ def what_would_lose_the_models_is_refused(new: New) -> None:
         caller.settle(role=role, model_prefix="v2/models/", bucket={"force_destroy": False})
         assert len([t for t in caller.client("sns").list_topics()["Topics"] if t["TopicArn"].endswith(":moved")]) == 1
         caller.publish(ARCHIVE, 2)
-        kept: dict[str, Any] = {"role": role, "bucket": {"force_destroy": False}}
-        words = caller.refuse(**kept, model_prefix="v3/models/")
+        unchanged: dict[str, Any] = {"role": role, "bucket": {"force_destroy": False}}
+        words = caller.refuse(**unchanged, model_prefix="v3/models/")
         assert "No archive lies below s3://moved-123456789012-us-east-1/v3/models/" in words
         words = caller.refuse(
-            role=role, bucket={**kept["bucket"], "name": "moved-elsewhere"}, model_prefix="v2/models/"
+            role=role, bucket={**unchanged["bucket"], "name": "moved-elsewhere"}, model_prefix="v2/models/"
         )
         assert "The bucket's name changes to moved-elsewhere." in words
-        words = caller.refuse(**{**kept, "role": {**role, "path": "/ml/"}}, model_prefix="v2/models/")
+        words = caller.refuse(**{**unchanged, "role": {**role, "path": "/ml/"}}, model_prefix="v2/models/")
         assert 'role.path changes while role.name stays "moved-role".' in words
         source = {"Bucket": caller.outputs()["bucket"], "Key": f"v2/models/{ARCHIVE}"}
         caller.client("s3").copy_object(Bucket=source["Bucket"], Key=f"v3/models/{ARCHIVE}", CopySource=source)

@@ -175,8 +175,8 @@ def test_what_a_provider_lacks_is_found(tmp_path: Path, source: str, said: list[
     (package / "iam").mkdir(parents=True)
     (package / "iam" / "__init__.py").write_text(BINDINGS)
     (tmp_path / "main.tf").write_text(f'resource "aws_thing" "this" {{\n  {source}\n}}\n')
-    found, seen = provider_attributes.problems(tmp_path, package)
-    assert found == said
+    lacking, seen = provider_attributes.problems(tmp_path, package)
+    assert lacking == said
     assert seen > 0 or "network" in source
     assert provider_attributes.version(package) == "9.9.9"
 

@@ -128,7 +128,7 @@ class Stack:
     def __call__(self, *words: str) -> Result:
         return self.corner("doctor", *words)
 
-    def found(self, *words: str) -> dict[tuple[str, str], str]:
+    def problems(self, *words: str) -> dict[tuple[str, str], str]:
         """What is not all right, by check and severity."""
         result = self(*words, "--json")
         plain = result.json
@@ -142,6 +142,6 @@ class Stack:
 
     def only(self, check: str, severity: str, *words: str) -> str:
         """What the one finding says that there is."""
-        found = self.found(*words)
-        assert set(found) == {(check, severity)}, found
-        return found[check, severity]
+        problems = self.problems(*words)
+        assert set(problems) == {(check, severity)}, problems
+        return problems[check, severity]

@@ -16,7 +16,7 @@ def test_a_stack_that_is_right_has_no_finding(stack: Stack) -> None:
     stack.push()
     stack.publish()
     endpoint = stack.endpoint()
-    assert stack.found("--endpoint", endpoint) == {}
+    assert stack.problems("--endpoint", endpoint) == {}
     shown = stack("--endpoint", endpoint, "--all")
     assert shown.code == 0
     for check in (
@@ -39,15 +39,15 @@ def test_it_can_be_asked_before_there_is_an_endpoint(stack: Stack) -> None:
     image, target = stack.push(), stack.publish()
     words = ["--bucket", stack.corner.bucket, "--image", image, "--type", "ml.m6i.large=2", "--role"]
     assert target
-    assert set(stack.found(*words, stack.role())) == {("endpoint", "unknown")}
-    assert ("role: read models", "error") in stack.found(*words, stack.role(without="s3:GetObject"))
+    assert set(stack.problems(*words, stack.role())) == {("endpoint", "unknown")}
+    assert ("role: read models", "error") in stack.problems(*words, stack.role(without="s3:GetObject"))
 
 
 def test_credentials(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIANOBODYHASTHISKEY")
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    found = stack.found("--endpoint", "e")
-    assert set(found) == {("credentials", "error"), ("everything else", "unknown")}
+    problems = stack.problems("--endpoint", "e")
+    assert set(problems) == {("credentials", "error"), ("everything else", "unknown")}
 
 
 def test_whoever_may_look_at_nothing_is_not_told_that_all_is_right(
@@ -59,9 +59,9 @@ def test_whoever_may_look_at_nothing_is_not_told_that_all_is_right(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", made["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", made["SecretAccessKey"])
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    found = stack.found("--endpoint", "e")
-    assert "Nothing could be looked at" in found["everything", "error"]
-    assert found["endpoint", "unknown"]
+    problems = stack.problems("--endpoint", "e")
+    assert "Nothing could be looked at" in problems["everything", "error"]
+    assert problems["endpoint", "unknown"]
 
 
 def test_no_credentials_at_all(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,11 +70,11 @@ def test_no_credentials_at_all(stack: Stack, monkeypatch: pytest.MonkeyPatch) ->
     for name in ("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"):
         monkeypatch.setenv(name, os.devnull)
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    assert ("credentials", "error") in stack.found("--endpoint", "e")
+    assert ("credentials", "error") in stack.problems("--endpoint", "e")
 
 
 def test_region(stack: Stack) -> None:
-    assert "nowhere-1" in stack.found("--endpoint", "e", "--region", "nowhere-1")["region", "error"]
+    assert "nowhere-1" in stack.problems("--endpoint", "e", "--region", "nowhere-1")["region", "error"]
 
 
 def test_no_region(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +86,8 @@ def test_no_region(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_endpoint_that_is_not_there(stack: Stack) -> None:
-    found = stack.found("--endpoint", f"{stack.corner.name}-none")
-    assert "There is no endpoint" in found["endpoint", "error"]
+    problems = stack.problems("--endpoint", f"{stack.corner.name}-none")
+    assert "There is no endpoint" in problems["endpoint", "error"]
 
 
 def test_an_endpoint_that_failed(stack: Stack) -> None:
@@ -105,8 +105,8 @@ def test_a_model_that_is_not_for_many_models(stack: Stack) -> None:
     model = stack.corner.model(role=stack.role(), Image=image, Mode="SingleModel")
     endpoint = stack.corner.endpoint(stack.corner.config({"ModelName": model}), wait=False)
     stack.corner.settled(endpoint)
-    found = stack.corner("doctor", "--endpoint", endpoint, "--json").json["findings"]
-    assert any("SingleModel" in item["what"] and item["severity"] == "error" for item in found)
+    findings = stack.corner("doctor", "--endpoint", endpoint, "--json").json["findings"]
+    assert any("SingleModel" in item["what"] and item["severity"] == "error" for item in findings)
 
 
 def test_a_model_that_was_deleted(stack: Stack) -> None:
@@ -117,7 +117,7 @@ def test_a_model_that_was_deleted(stack: Stack) -> None:
         EndpointConfigName=stack.corner.status(endpoint)["EndpointConfigName"]
     )
     stack.corner.sagemaker.delete_model(ModelName=config["ProductionVariants"][0]["ModelName"])
-    assert "is deleted" in stack.found("--endpoint", endpoint)["endpoint", "error"]
+    assert "is deleted" in stack.problems("--endpoint", endpoint)["endpoint", "error"]
 
 
 def test_a_quota_that_is_too_small(stack: Stack) -> None:
@@ -129,7 +129,7 @@ def test_a_quota_that_is_too_small(stack: Stack) -> None:
     stack.quotas = Quotas({"ml.m6i.large": 3})
     assert "blue/green" in stack.only("quota", "warning", "--endpoint", endpoint)
     stack.quotas = Quotas({"ml.m6i.large": 4})
-    assert stack.found("--endpoint", endpoint) == {}
+    assert stack.problems("--endpoint", endpoint) == {}
     scaling = stack.corner.client("application-autoscaling")
     scaling.register_scalable_target(
         ServiceNamespace="sagemaker",

@@ -35,13 +35,13 @@ def under(top: str, files: Mapping[str, bytes]) -> dict[str, bytes]:
 def test_an_archive_with_files_at_the_wrong_level(stack: Stack, files: dict[str, bytes], words: str) -> None:
     stack.push()
     stack.corner.publish("bert.tar.gz", tar_gz(files))
-    assert words in stack.found("--endpoint", stack.endpoint())["archive: files", "error"]
+    assert words in stack.problems("--endpoint", stack.endpoint())["archive: files", "error"]
 
 
 def test_an_archive_that_somebody_else_made_right_is_all_right(stack: Stack) -> None:
     stack.push()
     stack.corner.publish("bert.tar.gz", tar_gz(GOOD))
-    assert stack.found("--endpoint", stack.endpoint()) == {}
+    assert stack.problems("--endpoint", stack.endpoint()) == {}
 
 
 def test_a_large_archive_is_judged_by_its_beginning(stack: Stack) -> None:
@@ -51,7 +51,7 @@ def test_a_large_archive_is_judged_by_its_beginning(stack: Stack) -> None:
     )
     assert "as far as its beginning tells" in stack.only("archive: files", "warning", "--endpoint", stack.endpoint())
     stack.corner.publish("bert.tar.gz", tar_gz({"config.json": b"{}", "model.safetensors": os.urandom(3 << 20)}))
-    assert stack.found("--endpoint", stack.endpoint()) == {}
+    assert stack.problems("--endpoint", stack.endpoint()) == {}
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_a_large_archive_is_judged_by_its_beginning(stack: Stack) -> None:
 def test_an_archive_that_is_broken(stack: Stack, data: bytes) -> None:
     stack.push()
     stack.corner.publish("bert.tar.gz", data)
-    assert "bert.tar.gz" in stack.found("--endpoint", stack.endpoint())["archive", "error"]
+    assert "bert.tar.gz" in stack.problems("--endpoint", stack.endpoint())["archive", "error"]
 
 
 def test_a_bomb_is_not_unpacked() -> None:
@@ -91,28 +91,28 @@ def test_a_handler_that_needs_what_the_image_lacks(stack: Stack) -> None:
 def test_a_handler_that_can_do_without_is_all_right(stack: Stack) -> None:
     stack.push()
     stack.publish(code=b"try:\n    import catboost\nexcept ImportError:\n    catboost = None\n" + HANDLER)
-    assert stack.found("--endpoint", stack.endpoint()) == {}
+    assert stack.problems("--endpoint", stack.endpoint()) == {}
 
 
 def test_requirements_that_nobody_installs(stack: Stack) -> None:
     stack.push()
     wanted = b"# for people\ntransformers==4.51.3\nnltk>=3\n"
     stack.corner.publish("bert.tar.gz", tar_gz({**GOOD, "code/requirements.txt": wanted}))
-    found = stack.only("handler: libraries", "error", "--endpoint", stack.endpoint())
-    assert "nltk>=3" in found
-    assert "transformers" not in found
+    problem = stack.only("handler: libraries", "error", "--endpoint", stack.endpoint())
+    assert "nltk>=3" in problem
+    assert "transformers" not in problem
     stack.corner.publish("bert.tar.gz", tar_gz({**GOOD, "code/requirements.txt": wanted, "code/nltk/__init__.py": b""}))
-    assert stack.found("--endpoint", stack.endpoint()) == {}
+    assert stack.problems("--endpoint", stack.endpoint()) == {}
 
 
 def test_a_version_of_transformers_that_is_too_old_for_a_model(stack: Stack) -> None:
     image = stack.push(tag="2.6.0-transformers4.49.0-cpu")
     stack.publish(facts={"architecture": "Qwen3ForCausalLM"})
-    found = stack.only("transformers", "error", "--endpoint", stack.endpoint(image=image))
-    assert "4.51" in found
-    assert "4.49.0" in found
+    problem = stack.only("transformers", "error", "--endpoint", stack.endpoint(image=image))
+    assert "4.51" in problem
+    assert "4.49.0" in problem
     later = stack.push(tag="2.6.0-transformers4.51.3-cpu")
-    assert stack.found("--endpoint", stack.endpoint(image=later)) == {}
+    assert stack.problems("--endpoint", stack.endpoint(image=later)) == {}
     unnamed = stack.push(tag="mine")
     assert "does not say" in stack.only("transformers", "unknown", "--endpoint", stack.endpoint(image=unnamed))
 
@@ -137,7 +137,7 @@ def test_a_processor_without_what_a_format_needs(stack: Stack, facts: dict[str, 
     stack.quotas = Quotas({kind: 20})
     endpoint = stack.endpoint(InstanceType=kind)
     assert words in stack.only("processor", "warning", "--endpoint", endpoint)
-    assert stack.found("--endpoint", endpoint, "--ignore", "processor") == {}
+    assert stack.problems("--endpoint", endpoint, "--ignore", "processor") == {}
 
 
 def test_what_processors_can_do() -> None:
@@ -162,5 +162,5 @@ def test_more_archives_than_are_looked_into_is_said(stack: Stack) -> None:
     stack.push()
     for name in ("a", "b", "c"):
         stack.publish(name)
-    found = stack.only("archives", "unknown", "--endpoint", stack.endpoint(), "--archives", "2")
-    assert "2 of 3" in found
+    problem = stack.only("archives", "unknown", "--endpoint", stack.endpoint(), "--archives", "2")
+    assert "2 of 3" in problem

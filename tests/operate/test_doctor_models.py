@@ -8,24 +8,24 @@ from doctor_tools import Stack
 def test_a_bucket_that_is_not_there(stack: Stack) -> None:
     image = stack.push()
     words = ["--image", image, "--type", "ml.m6i.large", "--role", stack.role()]
-    found = stack.found("--bucket", f"none-{stack.corner.name}", *words)
-    assert "there is no bucket" in found["bucket", "error"]
+    problems = stack.problems("--bucket", f"none-{stack.corner.name}", *words)
+    assert "there is no bucket" in problems["bucket", "error"]
 
 
 def test_a_bucket_in_another_region(stack: Stack) -> None:
     name = f"{stack.corner.name}-far"
     stack.corner.s3.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": "eu-west-1"})
-    assert "eu-west-1" in stack.found("--bucket", name)["bucket", "error"]
+    assert "eu-west-1" in stack.problems("--bucket", name)["bucket", "error"]
 
 
 def test_models_are_published_where_the_endpoint_does_not_read(stack: Stack) -> None:
     stack.push()
     stack.publish()
     endpoint = stack.endpoint()
-    found = stack.only(
+    problem = stack.only(
         "prefix", "error", "--endpoint", endpoint, "--bucket", stack.corner.bucket, "--prefix", "other/models/"
     )
-    assert "published to" in found
+    assert "published to" in problem
 
 
 def test_model_data_that_is_no_folder(stack: Stack) -> None:
@@ -34,7 +34,7 @@ def test_model_data_that_is_no_folder(stack: Stack) -> None:
     for data, words in ((f"models/{target}", "no folder"), ("models", "does not end with a slash")):
         model = stack.corner.model(role=stack.role(), Image=image, ModelDataUrl=f"s3://{stack.corner.bucket}/{data}")
         endpoint = stack.corner.endpoint(stack.corner.config({"ModelName": model}))
-        assert words in stack.found("--endpoint", endpoint)["prefix", "error"]
+        assert words in stack.problems("--endpoint", endpoint)["prefix", "error"]
 
 
 def test_an_empty_prefix(stack: Stack) -> None:

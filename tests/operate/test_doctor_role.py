@@ -69,24 +69,24 @@ def test_a_role_without_a_right(stack: Stack, right: str, check: str, severity: 
 def test_a_role_that_reads_another_bucket(stack: Stack) -> None:
     stack.push()
     stack.publish()
-    found = stack.found("--endpoint", stack.endpoint(stack.role(bucket="another-bucket")))
-    assert ("role: read models", "error") in found
+    problems = stack.problems("--endpoint", stack.endpoint(stack.role(bucket="another-bucket")))
+    assert ("role: read models", "error") in problems
 
 
 def test_a_role_with_a_deny_or_a_boundary(stack: Stack) -> None:
     stack.push()
     stack.publish()
     deny = {"Effect": "Deny", "Action": "s3:Get*", "Resource": "*"}
-    assert "role: read models" in {check for check, _ in stack.found("--endpoint", stack.endpoint(stack.role(deny)))}
+    assert "role: read models" in {check for check, _ in stack.problems("--endpoint", stack.endpoint(stack.role(deny)))}
     document = json.dumps(
         {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "s3:*", "Resource": "*"}]}
     )
     boundary = stack.corner.iam.create_policy(PolicyName=stack.corner.name, PolicyDocument=document)["Policy"]["Arn"]
     role = stack.role()
     stack.corner.iam.put_role_permissions_boundary(RoleName=role.rpartition("/")[2], PermissionsBoundary=boundary)
-    found = stack.found("--endpoint", stack.endpoint(role))
-    assert ("role: pull image", "error") in found
-    assert ("role: read models", "error") not in found
+    problems = stack.problems("--endpoint", stack.endpoint(role))
+    assert ("role: pull image", "error") in problems
+    assert ("role: read models", "error") not in problems
 
 
 def test_a_bucket_whose_key_the_role_may_not_use(stack: Stack) -> None:
@@ -100,7 +100,7 @@ def test_a_bucket_whose_key_the_role_may_not_use(stack: Stack) -> None:
     assert "kms:Decrypt" in stack.only("role: decrypt models", "error", "--endpoint", stack.endpoint())
     may = {"Effect": "Allow", "Action": "kms:Decrypt", "Resource": key}
     condition = {"StringEquals": {"kms:ViaService": "s3.us-east-1.amazonaws.com"}}
-    assert stack.found("--endpoint", stack.endpoint(stack.role({**may, "Condition": condition}))) == {}
+    assert stack.problems("--endpoint", stack.endpoint(stack.role({**may, "Condition": condition}))) == {}
 
 
 def test_a_bucket_policy_that_forbids(stack: Stack) -> None:
@@ -121,7 +121,7 @@ def test_a_bucket_policy_that_forbids(stack: Stack) -> None:
         stack.corner.s3.put_bucket_policy(Bucket=stack.corner.bucket, Policy=document)
 
     put(tls)
-    assert stack.found("--endpoint", endpoint) == {}
+    assert stack.problems("--endpoint", endpoint) == {}
     config = stack.corner.status(endpoint)["EndpointConfigName"]
     model = stack.corner.sagemaker.describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"][0][
         "ModelName"
@@ -137,9 +137,9 @@ def test_a_role_that_is_not_there(stack: Stack) -> None:
     words = ["--bucket", stack.corner.bucket, "--image", image, "--type", "ml.m6i.large", "--role"]
     assert (
         "There is no role"
-        in stack.found(*words, f"arn:aws:iam::{ACCOUNT}:role/none-{stack.corner.name}")["role", "error"]
+        in stack.problems(*words, f"arn:aws:iam::{ACCOUNT}:role/none-{stack.corner.name}")["role", "error"]
     )
-    assert "not the ARN" in stack.found(*words, "my-role")["role", "error"]
+    assert "not the ARN" in stack.problems(*words, "my-role")["role", "error"]
 
 
 def test_rights_that_cannot_be_seen_are_no_pass(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,9 +156,9 @@ def test_rights_that_cannot_be_seen_are_no_pass(stack: Stack, monkeypatch: pytes
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys["AccessKeyId"])
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys["SecretAccessKey"])
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
-    found = stack.found("--endpoint", endpoint)
-    assert "neither simulating nor reading" in found["role: read models", "unknown"]
-    assert not [key for key in found if key[1] in ("error", "warning")]
+    problems = stack.problems("--endpoint", endpoint)
+    assert "neither simulating nor reading" in problems["role: read models", "unknown"]
+    assert not [key for key in problems if key[1] in ("error", "warning")]
     assert "could not be made" in stack("--endpoint", endpoint).err
 
 
@@ -179,9 +179,9 @@ def test_iam_is_asked_to_simulate_where_it_may(stack: Stack) -> None:
 
     role = rights.Role("arn:role", "role", ACCOUNT, {}, None, None)
     wanted = rights.needed("aws", ACCOUNT, "us-east-1", "e", "b", "models/", [], "arn:key")[:3]
-    found = rights.check_rights(Iam(), role, wanted)  # type: ignore[arg-type]
-    assert [item.severity for item in found] == ["ok", "warning", "error"]
-    assert all("by simulation" in item.what for item in found)
+    findings = rights.check_rights(Iam(), role, wanted)  # type: ignore[arg-type]
+    assert [item.severity for item in findings] == ["ok", "warning", "error"]
+    assert all("by simulation" in item.what for item in findings)
 
 
 def allow(action: Any, resource: Any = "*", **more: Any) -> dict[str, Any]:

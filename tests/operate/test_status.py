@@ -252,14 +252,14 @@ def test_figures_add_up_over_the_hours_and_are_none_where_nothing_was_reported(c
     put("ModelCacheHit", 0, 0.2)
     put("LoadedModelCount", 3, 0.9, "/aws/sagemaker/Endpoints")
     put("LoadedModelCount", 7, 0.1, "/aws/sagemaker/Endpoints")
-    found = metrics.read(cloudwatch, corner.name, ["one", "two"], end, 1)
-    one = found["one"]
+    figures = metrics.read(cloudwatch, corner.name, ["one", "two"], end, 1)
+    one = figures["one"]
     assert one.requests == 20
     assert one.load == metrics.Timing(2, 3.0, 4.0)
     assert one.hit_ratio == 0.5
     assert one.loaded == 7
     assert one.download is None
-    assert found["two"].hit_ratio is None
+    assert figures["two"].hit_ratio is None
     assert metrics.read(cloudwatch, corner.name, ["one"], end, 12)["one"].load == metrics.Timing(3, 22.0, 60.0)
 
 
@@ -281,10 +281,10 @@ def test_more_variants_than_one_call_takes_are_asked_in_several() -> None:
             return Paginator()
 
     names = [f"v{at}" for at in range(40)]
-    found = metrics.read(CloudWatch(), "e", names, datetime.now(timezone.utc), 1)  # type: ignore[arg-type]
+    figures = metrics.read(CloudWatch(), "e", names, datetime.now(timezone.utc), 1)  # type: ignore[arg-type]
     assert max(sizes) <= metrics.QUERIES
     assert len(sizes) > 1
-    assert [found[name].requests for name in names] == [3] * 40
+    assert [figures[name].requests for name in names] == [3] * 40
 
 
 def test_a_long_log_is_sampled_and_the_sample_stands_for_the_time_it_is_of() -> None:
@@ -304,15 +304,15 @@ def test_a_long_log_is_sampled_and_the_sample_stands_for_the_time_it_is_of() -> 
             ]
             return {"events": [item for item in page if item["timestamp"] <= last], "nextToken": "more"}
 
-    found = usage.read(Logs(), "e", end, 1, parts=4)
-    assert found.sampled
-    assert found.read == 400
-    assert "sampled" in found.source
-    bert, gpt = found.models
+    used = usage.read(Logs(), "e", end, 1, parts=4)
+    assert used.sampled
+    assert used.read == 400
+    assert "sampled" in used.source
+    bert, gpt = used.models
     assert (bert.target, gpt.target) == (BERT, GPT)
     assert bert.requests == pytest.approx(3600, rel=0.05)
     assert gpt.requests == pytest.approx(1800, rel=0.05)
-    assert usage.most_used(found.models, 5, lambda target: target != BERT) == [GPT]
+    assert usage.most_used(used.models, 5, lambda target: target != BERT) == [GPT]
 
 
 def test_pages_without_lines_are_passed_over_up_to_a_bound() -> None:
@@ -323,8 +323,8 @@ def test_pages_without_lines_are_passed_over_up_to_a_bound() -> None:
             calls.append(asked_for)
             return {"events": [], "nextToken": "more"}
 
-    found = usage.read(Logs(), "e", datetime.now(timezone.utc), 1, parts=2)
-    assert found.models == ()
+    used = usage.read(Logs(), "e", datetime.now(timezone.utc), 1, parts=2)
+    assert used.models == ()
     assert len(calls) == 2 * usage.PAGES
 
 
@@ -342,9 +342,9 @@ def test_a_name_that_means_a_version_which_is_gone_is_still_shown(corner: Corner
     channel = channels.read(s3, store, "bert@old")
     channels.change(s3, store, channel, {BERT: 1}, action="promote", author="a")
     corner.s3.delete_object(Bucket=corner.bucket, Key=f"models/{BERT}")
-    found = status.read_released(s3, store)
-    assert (found.models, found.versions) == (0, 0)
-    assert [item.name for item in found.meanings] == ["bert@old"]
+    released = status.read_released(s3, store)
+    assert (released.models, released.versions) == (0, 0)
+    assert [item.name for item in released.meanings] == ["bert@old"]
 
 
 def test_whoever_looks_again_reads_only_the_channels_that_have_changed(corner: Corner) -> None:

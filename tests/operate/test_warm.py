@@ -27,17 +27,17 @@ A, B, C = (f"{name}-0123456789ab.tar.gz" for name in ("a", "b", "c"))
 
 
 @pytest.fixture(scope="module")
-def telling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
+def logging_aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAws]:
     """A local AWS whose containers write the lines that ours writes."""
-    with LocalAws(tmp_path_factory.mktemp("telling") / "data", container=TELLING) as made:
+    with LocalAws(tmp_path_factory.mktemp("logging") / "data", container=TELLING) as made:
         yield made
 
 
 @pytest.fixture
-def told(
-    telling: LocalAws, aws_env: LocalAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def logging_corner(
+    logging_aws: LocalAws, aws_env: LocalAws, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Iterator[Corner]:
-    with corner_of(telling, monkeypatch, capsys) as made:
+    with corner_of(logging_aws, monkeypatch, capsys) as made:
         yield made
 
 
@@ -86,96 +86,100 @@ def publish(corner: Corner, folder: Path, name: str, sample: bytes | None, facts
     return made.target
 
 
-def test_a_model_is_asked_its_own_sample_else_one_for_its_task(told: Corner, tmp_path: Path) -> None:
-    with_sample = publish(told, tmp_path, "own", b'{"inputs": "mine"}')
-    for_task = publish(told, tmp_path, "task", None, {"task": "fill-mask"})
-    neither = publish(told, tmp_path, "none", None)
-    endpoint = told.endpoint()
+def test_a_model_is_asked_its_own_sample_else_one_for_its_task(logging_corner: Corner, tmp_path: Path) -> None:
+    with_sample = publish(logging_corner, tmp_path, "own", b'{"inputs": "mine"}')
+    for_task = publish(logging_corner, tmp_path, "task", None, {"task": "fill-mask"})
+    neither = publish(logging_corner, tmp_path, "none", None)
+    endpoint = logging_corner.endpoint()
     words = [word for target in (with_sample, for_task, neither) for word in ("--target", target)]
-    assert told("warm", "--endpoint", endpoint, *words).code == 0
-    bodies = {line.target: line.fields["body"] for line in invoked(told, endpoint)}
+    assert logging_corner("warm", "--endpoint", endpoint, *words).code == 0
+    bodies = {line.target: line.fields["body"] for line in invoked(logging_corner, endpoint)}
     assert bodies[with_sample] == '{"inputs": "mine"}'
     assert "[MASK]" in bodies[for_task]
     assert json.loads(bodies[neither]) == {"inputs": "A short text."}
     request = tmp_path / "request.json"
     request.write_text('{"inputs": "given"}')
-    assert told("warm", "--endpoint", endpoint, "--model", "none", "--file", str(request)).code == 0
-    assert invoked(told, endpoint)[-1].fields["body"] == '{"inputs": "given"}'
+    assert logging_corner("warm", "--endpoint", endpoint, "--model", "none", "--file", str(request)).code == 0
+    assert invoked(logging_corner, endpoint)[-1].fields["body"] == '{"inputs": "given"}'
 
 
 # ---- what becomes of it -------------------------------------------------------------------------------------------
 
 
-def test_a_warm_model_is_not_cold_and_the_log_says_so(told: Corner) -> None:
+def test_a_warm_model_is_not_cold_and_the_log_says_so(logging_corner: Corner) -> None:
     for target in (A, B, C):
-        told.publish(target)
-    assert told("promote", "--model", "b", "--bucket", told.bucket, "--keep-warm").code == 0
-    endpoint = told.endpoint()
-    result = told("warm", "--endpoint", endpoint, "--model", "a", "--kept", "--json")
+        logging_corner.publish(target)
+    assert logging_corner("promote", "--model", "b", "--bucket", logging_corner.bucket, "--keep-warm").code == 0
+    endpoint = logging_corner.endpoint()
+    result = logging_corner("warm", "--endpoint", endpoint, "--model", "a", "--kept", "--json")
     assert result.code == 0
     assert states(result) == {A: "warm", B: "warm"}
     assert all(item["reached"] == item["instances"] == 1 for item in result.json["models"])
     assert all(item["first_seconds"] >= 0 for item in result.json["models"])
     assert "2 of 2 are on every instance" in result.err
     for target in (A, B, C):
-        told.invoke(endpoint, target)
-    cold = {line.target: line.fields.get("cold") is True for line in invoked(told, endpoint)[-3:]}
+        logging_corner.invoke(endpoint, target)
+    cold = {line.target: line.fields.get("cold") is True for line in invoked(logging_corner, endpoint)[-3:]}
     assert cold == {A: False, B: False, C: True}
-    shown = told("warm", "--endpoint", endpoint, "--target", A)
+    shown = logging_corner("warm", "--endpoint", endpoint, "--target", A)
     assert "1 of 1 (log)" in shown.out
 
 
-def test_the_most_used_models_are_warmed(told: Corner) -> None:
+def test_the_most_used_models_are_warmed(logging_corner: Corner) -> None:
     for target in (A, B, C):
-        told.publish(target)
-    old = told.endpoint()
+        logging_corner.publish(target)
+    old = logging_corner.endpoint()
     for target, times in ((A, 1), (B, 5), (C, 3)):
         for _ in range(times):
-            told.invoke(old, target)
-    told.s3.delete_object(Bucket=told.bucket, Key=f"models/{C}")  # a version that is gone is no use
-    result = told("warm", "--endpoint", old, "--most-used", "2", "--hours", "1", "--json")
+            logging_corner.invoke(old, target)
+    logging_corner.s3.delete_object(Bucket=logging_corner.bucket, Key=f"models/{C}")  # a version that is gone is no use
+    result = logging_corner("warm", "--endpoint", old, "--most-used", "2", "--hours", "1", "--json")
     assert result.code == 0
     assert list(states(result)) == [B, A]
 
 
-def test_what_does_not_fit_is_said(told: Corner) -> None:
+def test_what_does_not_fit_is_said(logging_corner: Corner) -> None:
     for target in (A, B, C):
-        told.publish(target, size=40)  # of 100
-    endpoint = told.endpoint()
+        logging_corner.publish(target, size=40)  # of 100
+    endpoint = logging_corner.endpoint()
     words = [word for target in (A, B, C) for word in ("--target", target)]
-    result = told("warm", "--endpoint", endpoint, *words, "--json")
+    result = logging_corner("warm", "--endpoint", endpoint, *words, "--json")
     assert result.code == 9
     assert sorted(states(result).values()) == ["unloaded", "warm", "warm"]
     assert "not everything fits" in result.err
-    told.publish("d-0123456789ab.tar.gz", size=400)
-    alone = told("warm", "--endpoint", endpoint, "--model", "d", "--json")
+    logging_corner.publish("d-0123456789ab.tar.gz", size=400)
+    alone = logging_corner("warm", "--endpoint", endpoint, "--model", "d", "--json")
     assert alone.code == 9
     assert states(alone) == {"d-0123456789ab.tar.gz": "failed"}
     assert "no room left" in alone.json["models"][0]["message"]
 
 
-def test_a_model_that_refuses_the_request_is_asked_once(told: Corner) -> None:
+def test_a_model_that_refuses_the_request_is_asked_once(logging_corner: Corner) -> None:
     """Refusals count as errors, which alarms watch: it is loaded all the same."""
-    told.publish(A, status=400, message="I want something else")
-    endpoint = told.endpoint(told.config({"ModelName": told.model(), "InitialInstanceCount": 2}))
-    result = told("warm", "--endpoint", endpoint, "--model", "a", "--json")
+    logging_corner.publish(A, status=400, message="I want something else")
+    endpoint = logging_corner.endpoint(
+        logging_corner.config({"ModelName": logging_corner.model(), "InitialInstanceCount": 2})
+    )
+    result = logging_corner("warm", "--endpoint", endpoint, "--model", "a", "--json")
     assert result.code == 0
     (item,) = result.json["models"]
     assert (item["state"], item["requests"]) == ("refused", 1)
     assert "something else" in item["message"]
 
 
-def test_two_instances_are_both_reached_and_then_answer_warm(told: Corner) -> None:
+def test_two_instances_are_both_reached_and_then_answer_warm(logging_corner: Corner) -> None:
     for target in (A, B):
-        told.publish(target)
-    endpoint = told.endpoint(told.config({"ModelName": told.model(), "InitialInstanceCount": 2}))
-    result = told("warm", "--endpoint", endpoint, "--target", A, "--target", B, "--json")
+        logging_corner.publish(target)
+    endpoint = logging_corner.endpoint(
+        logging_corner.config({"ModelName": logging_corner.model(), "InitialInstanceCount": 2})
+    )
+    result = logging_corner("warm", "--endpoint", endpoint, "--target", A, "--target", B, "--json")
     assert states(result) == {A: "warm", B: "warm"}
     assert [item["reached"] for item in result.json["models"]] == [2, 2]
-    before = len(invoked(told, endpoint))
+    before = len(invoked(logging_corner, endpoint))
     for target in [A, B] * 10:
-        told.invoke(endpoint, target)
-    after = invoked(told, endpoint)
+        logging_corner.invoke(endpoint, target)
+    after = invoked(logging_corner, endpoint)
     assert len({line.instance for line in after}) == 2
     assert not any(line.fields.get("cold") for line in after[before:])
 
@@ -220,12 +224,12 @@ def test_instances_that_the_log_does_not_show_are_asked_for_again() -> None:
             return [{"events": events}]
 
     ask = warm.Ask(A, b"{}")
-    (found,) = warm.warm(Runtime(), Logs(), "e", "v", 2, [ask], confidence=0.99, sleep=lambda _: None)  # type: ignore[arg-type]
-    assert (found.state, found.reached) == ("warm", 2)
-    assert found.requests > warm.requests_for(2, 0.99)
+    (result,) = warm.warm(Runtime(), Logs(), "e", "v", 2, [ask], confidence=0.99, sleep=lambda _: None)  # type: ignore[arg-type]
+    assert (result.state, result.reached) == ("warm", 2)
+    assert result.requests > warm.requests_for(2, 0.99)
     seen.clear()
-    (found,) = warm.warm(Runtime(), Logs(), "e", "v", 3, [ask], confidence=0.5, sleep=lambda _: None)  # type: ignore[arg-type]
-    assert (found.state, found.reached) == ("perhaps", 1), "two of three were never seen"
+    (result,) = warm.warm(Runtime(), Logs(), "e", "v", 3, [ask], confidence=0.5, sleep=lambda _: None)  # type: ignore[arg-type]
+    assert (result.state, result.reached) == ("perhaps", 1), "two of three were never seen"
 
 
 def test_a_model_that_is_loading_for_long_is_asked_again() -> None:
@@ -243,15 +247,15 @@ def test_a_model_that_is_loading_for_long_is_asked_again() -> None:
             return answer
 
     paused: list[float] = []
-    (found,) = warm.warm(Runtime(), None, "e", "v", 1, [warm.Ask(A, b"")], sleep=paused.append)  # type: ignore[arg-type]
-    assert (found.state, found.requests, paused) == ("perhaps", 3, [1.0, 2.0])
+    (result,) = warm.warm(Runtime(), None, "e", "v", 1, [warm.Ask(A, b"")], sleep=paused.append)  # type: ignore[arg-type]
+    assert (result.state, result.requests, paused) == ("perhaps", 3, [1.0, 2.0])
 
 
 def test_the_log_tells_which_instances_have_a_model_now() -> None:
     def line(at: int, stream: str, event: str, **more: Any) -> lines.Line:
         return lines.parse(stream, 1_800_000_000_000 + at, json.dumps({"level": "info", "event": event, **more}))
 
-    found = warm.loads_after(
+    loads = warm.loads_after(
         [
             line(1, "v/1", "load", model="m", target=A),
             line(2, "v/1", "invoke", model="m", target=A, status=200),
@@ -261,8 +265,8 @@ def test_the_log_tells_which_instances_have_a_model_now() -> None:
             line(6, "v/2", "unload", model="unknown"),
         ]
     )
-    assert found.loaded == {A: {"v/2"}, B: {"v/1"}}
-    assert found.unloaded == {A: {"v/1"}}
+    assert loads.loaded == {A: {"v/2"}, B: {"v/1"}}
+    assert loads.unloaded == {A: {"v/1"}}
     again = warm.loads_after(
         [line(1, "v/1", "unload", model="m", target=A), line(2, "v/1", "load", model="m", target=A)]
     )
@@ -274,7 +278,7 @@ def test_the_log_tells_which_instances_have_a_model_now() -> None:
 
 
 class Traffic:
-    """Callers who ask for all models without a pause, through whatever endpoint they are told; who answered them, and
+    """Callers who ask for all models without a pause, through whatever endpoint they are given; who answered them, and
     how."""
 
     def __init__(self, corner: Corner, endpoint: str, targets: list[str]) -> None:
@@ -321,70 +325,70 @@ def cold_users(corner: Corner, *endpoints: str) -> int:
     )
 
 
-def test_without_warming_every_model_is_cold_once_after_an_update(told: Corner) -> None:
+def test_without_warming_every_model_is_cold_once_after_an_update(logging_corner: Corner) -> None:
     """What the two tests below do away with."""
     targets = [A, B, C]
     for target in targets:
-        told.publish(target)
-    endpoint = told.endpoint()
-    with Traffic(told, endpoint, targets) as traffic:
+        logging_corner.publish(target)
+    endpoint = logging_corner.endpoint()
+    with Traffic(logging_corner, endpoint, targets) as traffic:
         traffic.goes_on()
-        before = cold_users(told, endpoint)
-        told.sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=told.config())
-        assert told.settled(endpoint)["EndpointStatus"] == "InService"
+        before = cold_users(logging_corner, endpoint)
+        logging_corner.sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=logging_corner.config())
+        assert logging_corner.settled(endpoint)["EndpointStatus"] == "InService"
         traffic.goes_on()
     assert traffic.failed == []
-    assert cold_users(told, endpoint) - before == len(targets)
+    assert cold_users(logging_corner, endpoint) - before == len(targets)
 
 
-def test_an_update_through_a_second_endpoint_has_no_cold_request(told: Corner) -> None:
+def test_an_update_through_a_second_endpoint_has_no_cold_request(logging_corner: Corner) -> None:
     targets = [A, B, C]
     for target in targets:
-        told.publish(target)
-    old = told.endpoint()
-    with Traffic(told, old, targets) as traffic:
+        logging_corner.publish(target)
+    old = logging_corner.endpoint()
+    with Traffic(logging_corner, old, targets) as traffic:
         traffic.goes_on()
-        before = cold_users(told, old)
-        new = told.endpoint()  # the same bucket, another configuration
-        used = told("warm", "--endpoint", old, "--most-used", "10", "--hours", "1", "--dry-run")
+        before = cold_users(logging_corner, old)
+        new = logging_corner.endpoint()  # the same bucket, another configuration
+        used = logging_corner("warm", "--endpoint", old, "--most-used", "10", "--hours", "1", "--dry-run")
         assert all(target in used.err for target in targets)
-        would = told("warm", "--endpoint", old, "--target", A, "--dry-run", "--json").json
+        would = logging_corner("warm", "--endpoint", old, "--target", A, "--dry-run", "--json").json
         assert would["dry_run"] is True
         assert [(item["target"], item["requests"]) for item in would["models"]] == [(A, 1)]
         words = [word for target in targets for word in ("--target", target)]
-        assert states(told("warm", "--endpoint", new, *words, "--json")) == dict.fromkeys(targets, "warm")
+        assert states(logging_corner("warm", "--endpoint", new, *words, "--json")) == dict.fromkeys(targets, "warm")
         traffic.endpoint = new
         traffic.goes_on()
     assert traffic.failed == []
-    assert cold_users(told, old, new) - before == 0
+    assert cold_users(logging_corner, old, new) - before == 0
 
 
-def test_weights_that_go_over_to_a_warm_variant_make_no_cold_request(told: Corner) -> None:
+def test_weights_that_go_over_to_a_warm_variant_make_no_cold_request(logging_corner: Corner) -> None:
     targets = [A, B, C]
     for target in targets:
-        told.publish(target)
-    blue = {"VariantName": "blue", "ModelName": told.model(), "InitialVariantWeight": 1.0}
-    green = {"VariantName": "green", "ModelName": told.model(), "InitialVariantWeight": 0.0}
-    endpoint = told.endpoint(told.config(blue, green))
-    with Traffic(told, endpoint, targets) as traffic:
+        logging_corner.publish(target)
+    blue = {"VariantName": "blue", "ModelName": logging_corner.model(), "InitialVariantWeight": 1.0}
+    green = {"VariantName": "green", "ModelName": logging_corner.model(), "InitialVariantWeight": 0.0}
+    endpoint = logging_corner.endpoint(logging_corner.config(blue, green))
+    with Traffic(logging_corner, endpoint, targets) as traffic:
         traffic.goes_on()
-        before = cold_users(told, endpoint)
+        before = cold_users(logging_corner, endpoint)
         words = [word for target in targets for word in ("--target", target)]
-        result = told("warm", "--endpoint", endpoint, "--variant", "green", *words, "--json")
+        result = logging_corner("warm", "--endpoint", endpoint, "--variant", "green", *words, "--json")
         assert states(result) == dict.fromkeys(targets, "warm")
         assert {item["variant"] for item in result.json["models"]} == {"green"}
-        told.sagemaker.update_endpoint_weights_and_capacities(
+        logging_corner.sagemaker.update_endpoint_weights_and_capacities(
             EndpointName=endpoint,
             DesiredWeightsAndCapacities=[
                 {"VariantName": "blue", "DesiredWeight": 0.0},
                 {"VariantName": "green", "DesiredWeight": 1.0},
             ],
         )
-        assert told.settled(endpoint)["EndpointStatus"] == "InService"
+        assert logging_corner.settled(endpoint)["EndpointStatus"] == "InService"
         traffic.goes_on()
     assert traffic.failed == []
-    assert cold_users(told, endpoint) - before == 0
-    assert invoked(told, endpoint)[-1].variant == "green"
+    assert cold_users(logging_corner, endpoint) - before == 0
+    assert invoked(logging_corner, endpoint)[-1].variant == "green"
 
 
 # ---- channels that are kept warm ----------------------------------------------------------------------------------
@@ -420,12 +424,12 @@ def test_two_who_change_a_channel_at_once_do_not_lose_either(corner: Corner) -> 
     with pytest.raises(ReleaseError, match="no channel"):
         channels.keep_warm(s3, store, channels.read(s3, store, "a"), True)
     channel = channels.change(s3, store, channels.read(s3, store, "a"), {A: 1}, action="promote", author="me")
-    kept = channels.keep_warm(s3, store, channel, True)
-    assert channels.read(s3, store, "a") == kept
+    changed = channels.keep_warm(s3, store, channel, True)
+    assert channels.read(s3, store, "a") == changed
     corner.publish("a-ba9876543210.tar.gz")
     with pytest.raises(ConflictError):
         channels.change(s3, store, channel, {"a-ba9876543210.tar.gz": 1}, action="promote", author="other")
-    assert channels.keep_warm(s3, store, kept, True) is kept
+    assert channels.keep_warm(s3, store, changed, True) is changed
 
 
 # ---- bad input ----------------------------------------------------------------------------------------------------
@@ -462,18 +466,20 @@ def test_what_is_not_there_is_said(corner: Corner, tmp_path: Path) -> None:
     assert "names no model" in corner("warm", *where, "--most-used", "3").err
 
 
-def test_every_instance_of_a_variant_is_reached(told: Corner) -> None:
+def test_every_instance_of_a_variant_is_reached(logging_corner: Corner) -> None:
     """Two containers with caches of their own; the log says which of them have answered."""
     for target in (A, B):
-        told.publish(target)
-    endpoint = told.endpoint(told.config({"ModelName": told.model(), "InitialInstanceCount": 2}))
-    result = told("warm", "--endpoint", endpoint, "--target", A, "--target", B, "--json")
+        logging_corner.publish(target)
+    endpoint = logging_corner.endpoint(
+        logging_corner.config({"ModelName": logging_corner.model(), "InitialInstanceCount": 2})
+    )
+    result = logging_corner("warm", "--endpoint", endpoint, "--target", A, "--target", B, "--json")
     assert result.code == 0
     assert [(item["state"], item["reached"], item["instances"]) for item in result.json["models"]] == [
         ("warm", 2, 2)
     ] * 2
-    with Traffic(told, endpoint, [A, B]) as traffic:
+    with Traffic(logging_corner, endpoint, [A, B]) as traffic:
         traffic.goes_on()
     assert traffic.failed == []
-    assert len({line.instance for line in invoked(told, endpoint)}) == 2
-    assert cold_users(told, endpoint) == 0
+    assert len({line.instance for line in invoked(logging_corner, endpoint)}) == 2
+    assert cold_users(logging_corner, endpoint) == 0

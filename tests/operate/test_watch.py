@@ -95,8 +95,8 @@ class Watching:
 
     def next(self) -> dict[str, Any]:
         """What the next line says."""
-        found: dict[str, Any] = json.loads(self._lines.get(timeout=300))
-        return found
+        event: dict[str, Any] = json.loads(self._lines.get(timeout=300))
+        return event
 
     def end(self) -> tuple[int, str]:
         self.process.send_signal(signal.SIGINT)

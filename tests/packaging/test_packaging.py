@@ -132,18 +132,18 @@ def test_whatever_matters_builds_again(spec: ModelSpec, tmp_path: Path, settled:
 def test_a_damaged_archive_is_built_again(spec: ModelSpec, tmp_path: Path, settled: None, damage: str) -> None:
     first = PackagingJob(spec, tmp_path / "dist").package().archive
     assert first.path
-    whole = first.path.read_bytes()
+    content = first.path.read_bytes()
     if damage == "gone":
         first.path.unlink()
     elif damage == "cut":
-        first.path.write_bytes(whole[:-100])
+        first.path.write_bytes(content[:-100])
     elif damage == "edited":
-        first.path.write_bytes(whole[:5000] + b"x" + whole[5001:])
+        first.path.write_bytes(content[:5000] + b"x" + content[5001:])
     else:
         (tmp_path / "dist/bert.json").write_text("{")
     again = PackagingJob(spec, tmp_path / "dist").package()
     assert again.fresh
-    assert first.path.read_bytes() == whole
+    assert first.path.read_bytes() == content
 
 
 def test_force(spec: ModelSpec, tmp_path: Path, settled: None) -> None:

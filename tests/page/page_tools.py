@@ -44,7 +44,7 @@ def ask(
     answer = connection.getresponse()
     data = answer.read()
     connection.close()
-    found = {name.lower(): value for name, value in answer.getheaders()}
-    if found.get("content-encoding") == "gzip":
+    answer_headers = {name.lower(): value for name, value in answer.getheaders()}
+    if answer_headers.get("content-encoding") == "gzip":
         data = gzip.decompress(data)
-    return Reply(answer.status, found, data)
+    return Reply(answer.status, answer_headers, data)

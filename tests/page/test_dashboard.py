@@ -22,8 +22,8 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def environment(**more: str) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MME_"))}
-    return {**kept, **more}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MME_"))}
+    return {**inherited, **more}
 
 
 @contextmanager
@@ -69,14 +69,14 @@ def test_it_shows_an_endpoint_read_only_to_whoever_has_the_address(
     with task("dashboard", "--endpoint", endpoint, "--open", "--json", env=env) as started:
         assert started.stdout is not None
         said = "".join(iter(lambda: started.stdout.readline(), "}\n"))  # type: ignore[union-attr]
-        found = json.loads(said + "}")
-        assert (found["endpoint"], found["region"]) == (endpoint, env["AWS_REGION"])
-        parts = urlsplit(found["url"])
+        shown = json.loads(said + "}")
+        assert (shown["endpoint"], shown["region"]) == (endpoint, env["AWS_REGION"])
+        parts = urlsplit(shown["url"])
         assert parts.hostname == "127.0.0.1"
         base, token = f"http://{parts.netloc}/", parse_qs(parts.query)["token"][0]
         assert len(token) >= 20
         wait_for((tmp_path / "opened").exists)
-        assert (tmp_path / "opened").read_text().strip() == found["url"]
+        assert (tmp_path / "opened").read_text().strip() == shown["url"]
 
         ours = {**OURS, "X-Mme-Page": token}
         assert ask(base, "", headers={}).status == 200

@@ -195,8 +195,8 @@ def test_state_says_what_runs_and_what_is_loaded(cloud: Cloud, local_aws: LocalA
     assert state["unknown"] == {}
 
     def figures() -> bool:
-        found = ask(local_aws.page, "api/state", endpoint=endpoint).json["endpoint"]["variants"][0]["figures"]
-        return found["requests"] == 1 and found["load"]["count"] == 1 and found["loaded"] == 1
+        seen = ask(local_aws.page, "api/state", endpoint=endpoint).json["endpoint"]["variants"][0]["figures"]
+        return seen["requests"] == 1 and seen["load"]["count"] == 1 and seen["loaded"] == 1
 
     wait_for(figures)  # they are kept for some seconds
     series = ask(local_aws.page, "api/series", endpoint=endpoint).json
@@ -214,12 +214,12 @@ def test_models_are_those_of_the_bucket_with_what_their_names_mean(cloud: Cloud,
     channel = channels.read(cloud.s3, store, "bert")
     channels.change(cloud.s3, store, channel, {"bert-00000000000a.tar.gz": 100.0}, author="me", action="promote")
     reply = ask(local_aws.page, "api/models", endpoint=endpoint)
-    found = reply.json
-    assert (found["bucket"], found["prefix"], found["versions"]) == (cloud.bucket, "models/", 2)
-    (model,) = found["models"]
+    listing = reply.json
+    assert (listing["bucket"], listing["prefix"], listing["versions"]) == (cloud.bucket, "models/", 2)
+    (model,) = listing["models"]
     assert model["name"] == "bert"
     assert sorted(version[0] for version in model["versions"]) == ["00000000000a", "00000000000b"]
-    (named,) = found["channels"]
+    (named,) = listing["channels"]
     assert (named["name"], named["targets"]) == ("bert", {"bert-00000000000a.tar.gz": 100.0})
     again = ask(
         local_aws.page, "api/models", endpoint=endpoint, headers={**OURS, "If-None-Match": reply.headers["etag"]}
@@ -309,8 +309,8 @@ def test_the_log_comes_once_however_often_it_is_asked_for(cloud: Cloud, local_aw
     events = [{"timestamp": now, "message": text} for text in ("same", "same", hostile, ours, "x" * 10_000)]
     logs.put_log_events(logGroupName=group, logStreamName=stream, logEvents=events)
 
-    def mine(found: dict[str, object]) -> list[dict[str, object]]:
-        return [line for line in found["lines"] if line["stream"] == stream]  # type: ignore[attr-defined, index]
+    def mine(log: dict[str, object]) -> list[dict[str, object]]:
+        return [line for line in log["lines"] if line["stream"] == stream]  # type: ignore[attr-defined, index]
 
     first = ask(local_aws.page, "api/log", endpoint=endpoint).json
     lines = mine(first)

@@ -332,7 +332,7 @@ def test_the_charts_show_their_scales_whole(cloud: Cloud, local_aws: LocalAws, t
     """The longest numbers that a scale has lie within the picture, in whatever letters this machine has."""
     look(tab, local_aws, cloud.endpoint())
     expect(tab.locator(".chart").first).to_be_visible()
-    found = tab.evaluate(
+    cut_off = tab.evaluate(
         """async () => {
             const { chart } = await import("./charts.js");
             const { bytes, time } = await import("./dom.js");
@@ -350,7 +350,7 @@ def test_the_charts_show_their_scales_whole(cloud: Cloud, local_aws: LocalAws, t
             return outside;
         }"""
     )
-    assert found == []
+    assert cut_off == []
 
 
 @pytest.mark.parametrize("width", [360, 1200])
@@ -373,7 +373,7 @@ def test_what_is_read_aloud_has_names(cloud: Cloud, local_aws: LocalAws, tab: An
             expect(tab.locator("#detail tbody tr")).to_have_count(1)
         if section == "plan":
             expect(tab.locator("#plan-shown img")).to_have_count(2)
-        found = tab.evaluate(
+        report = tab.evaluate(
             """() => {
                 const seen = (node) => node.checkVisibility();
                 const every = (what) => [...document.querySelectorAll(what)].filter(seen);
@@ -386,7 +386,7 @@ def test_what_is_read_aloud_has_names(cloud: Cloud, local_aws: LocalAws, tab: An
                 };
             }"""
         )
-        assert found == {"skipped": [], "unnamed": 0, "unreached": 0, "wider": False}, section
+        assert report == {"skipped": [], "unnamed": 0, "unreached": 0, "wider": False}, section
 
 
 def test_two_thousand_models_are_paged_searched_and_not_sent_again(cloud: Cloud, local_aws: LocalAws, tab: Any) -> None:
@@ -461,12 +461,12 @@ CONTRAST = """() => {
     ['--quiet', '--card'], ['--quiet', '--soft'], ['--accent', '--card'], ['--on-accent', '--accent'],
     ['--good', '--good-bg'], ['--good', '--card'], ['--warn', '--warn-bg'], ['--warn', '--card'],
     ['--bad', '--bad-bg']];
-  const found = pairs.map(([a, b]) => {
+  const ratios = pairs.map(([a, b]) => {
     const [high, low] = [light(a), light(b)].sort((x, y) => y - x);
     return [a, b, (high + 0.05) / (low + 0.05)];
   }).filter(([, , ratio]) => ratio < 4.5);
   probe.remove();
-  return found;
+  return ratios;
 }"""
 
 

@@ -50,17 +50,17 @@ def test_a_channel_is_an_object_beside_the_models(s3: Any) -> None:
 def test_what_was_set_is_read_back_in_shares_of_a_hundred(s3: Any) -> None:
     now = datetime(2026, 1, 2, 3, 4, 5, 678, tzinfo=timezone.utc)
     changed = change(s3, {A: 1, B: 3, C: 0}, notes="größer →", now=now)
-    found = channels.read(s3, STORE, "bert")
-    assert found == changed
-    assert dict(found.split) == {B: 75.0, A: 25.0}
-    assert found.revision == 1
-    assert found.history[0].time == now.replace(microsecond=0)
-    assert (found.history[0].author, found.history[0].notes) == ("ada", "größer →")
+    channel = channels.read(s3, STORE, "bert")
+    assert channel == changed
+    assert dict(channel.split) == {B: 75.0, A: 25.0}
+    assert channel.revision == 1
+    assert channel.history[0].time == now.replace(microsecond=0)
+    assert (channel.history[0].author, channel.history[0].notes) == ("ada", "größer →")
 
 
 def test_a_channel_that_is_not_there_is_empty(s3: Any) -> None:
-    found = channels.read(s3, STORE, "bert")
-    assert (found.revision, dict(found.split), found.etag) == (0, {}, None)
+    channel = channels.read(s3, STORE, "bert")
+    assert (channel.revision, dict(channel.split), channel.etag) == (0, {}, None)
     assert channels.read_all(s3, STORE) == []
 
 
@@ -68,9 +68,9 @@ def test_history_is_newest_first_and_bounded(s3: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(channels, "HISTORY", 3)
     for split in ({A: 1}, {B: 1}, {C: 1}, {A: 1, B: 1}):
         change(s3, split)
-    found = channels.read(s3, STORE, "bert")
-    assert [item.number for item in found.history] == [4, 3, 2]
-    assert dict(found.history[2].split) == {B: 100.0}
+    channel = channels.read(s3, STORE, "bert")
+    assert [item.number for item in channel.history] == [4, 3, 2]
+    assert dict(channel.history[2].split) == {B: 100.0}
 
 
 def test_of_two_changes_at_once_one_is_told(s3: Any) -> None:
@@ -101,8 +101,8 @@ def test_a_change_whose_answer_was_lost_is_known_as_ones_own(s3: Any) -> None:
         losing_the_answer(s3)
         changed = change(s3, {target: 1})
         assert (changed.revision, dict(changed.split)) == (number, {target: 100.0})
-        found = channels.read(s3, STORE, "bert")
-        assert (found, found.etag) == (changed, changed.etag)
+        channel = channels.read(s3, STORE, "bert")
+        assert (channel, channel.etag) == (changed, changed.etag)
     change(s3, {C: 1})
     assert channels.read(s3, STORE, "bert").revision == 3
 
@@ -165,7 +165,7 @@ def test_a_channel_that_was_removed_meanwhile_is_a_conflict(s3: Any) -> None:
         channels.change(s3, STORE, mine, {B: 1}, action="promote", author="ada")
 
 
-def test_a_pipeline_can_insist_on_the_revision_it_saw(s3: Any) -> None:
+def test_a_pipeline_can_require_the_revision_it_saw(s3: Any) -> None:
     channel = change(s3, {A: 1})
     channels.expect(channel, 1)
     with pytest.raises(ConflictError, match="at revision 1, not 0"):

@@ -44,7 +44,7 @@ def record_of(s3: Any) -> releases.Record:
     return record
 
 
-def test_a_run_that_insists_goes_on_only_with_an_upload_of_its_own_author_and_notes(s3: Any, tmp_path: Path) -> None:
+def test_a_run_with_notes_of_its_own_goes_on_only_with_such_an_upload(s3: Any, tmp_path: Path) -> None:
     for author, notes, status in [("ada", "new", "resumed"), ("ada", "newer", "uploaded"), ("bob", "new", "uploaded")]:
         with pytest.raises(Killed):
             publish(stop_at_part(s3, 3, Killed()), BIG, tmp_path, notes="new")
@@ -56,7 +56,7 @@ def test_a_run_that_insists_goes_on_only_with_an_upload_of_its_own_author_and_no
         releases.delete(s3, STORE, TARGET)
 
 
-def test_a_run_that_does_not_insist_goes_on_with_whatever_is_there(s3: Any, tmp_path: Path) -> None:
+def test_a_run_without_notes_goes_on_with_whatever_is_there(s3: Any, tmp_path: Path) -> None:
     with pytest.raises(Killed):
         publish(stop_at_part(s3, 3, Killed()), BIG, tmp_path, author="bob", notes="new")
     assert publish(s3, BIG, tmp_path).status == "resumed"

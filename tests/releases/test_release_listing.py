@@ -29,8 +29,8 @@ def test_listing_finds_versions_and_nothing_else(s3: Any) -> None:
         "",
     ):
         release(s3, target)
-    found = {(version.name, version.digest) for version in releases.list_versions(s3, STORE)}
-    assert found == {
+    listed = {(version.name, version.digest) for version in releases.list_versions(s3, STORE)}
+    assert listed == {
         ("bert", "000000000001"),
         ("bert-large", "000000000002"),
         ("team-a/bert", "000000000003"),
@@ -43,11 +43,11 @@ def test_listing_goes_through_all_pages_newest_first(s3: Any) -> None:
     for number in range(23):
         release(s3, f"bert-{number:012x}.tar.gz", size=number % 3 + 1)
     s3.meta.events.register("provide-client-params.s3.ListObjectsV2", lambda params, **_: {**params, "MaxKeys": 5})
-    found = releases.list_versions(s3, STORE)
-    assert len(found) == 23
-    assert found == sorted(found, key=lambda version: (version.time, version.target), reverse=True)
-    assert found[0].time.utcoffset() == timedelta(0)
-    assert sum(version.size for version in found) == sum(number % 3 + 1 for number in range(23))
+    versions = releases.list_versions(s3, STORE)
+    assert len(versions) == 23
+    assert versions == sorted(versions, key=lambda version: (version.time, version.target), reverse=True)
+    assert versions[0].time.utcoffset() == timedelta(0)
+    assert sum(version.size for version in versions) == sum(number % 3 + 1 for number in range(23))
 
 
 def version(name: str, digest: str, age: int = 0) -> Version:

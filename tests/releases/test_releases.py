@@ -108,9 +108,9 @@ def test_s3_holding_something_else_is_noticed(s3: Any, tmp_path: Path) -> None:
     watched = Watched(s3)
 
     def flip(**_: Any) -> None:
-        kept = {"mme-digest": DIGEST}
+        metadata = {"mme-digest": DIGEST}
         s3.put_object(
-            Bucket=STORE.bucket, Key=f"models/{TARGET}", Body=b"smalL", Metadata=kept, ChecksumAlgorithm="CRC32"
+            Bucket=STORE.bucket, Key=f"models/{TARGET}", Body=b"smalL", Metadata=metadata, ChecksumAlgorithm="CRC32"
         )
 
     watched.before["head_object"] = flip

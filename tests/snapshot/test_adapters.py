@@ -137,8 +137,8 @@ def test_the_manifest_and_inspect_tell_of_it(bert: Path, tmp_path: Path) -> None
     )
     merged = PackagingJob(spec(bert, source, handler=handler, adapter_merge=True), tmp_path / "dist").package().archive
     assert "folder:sentiment, merged" in inspection.text(merged.manifest, with_files=False)
-    told = inspection.adapter_text({"adapter": "hub:me/it", "adapter_revision": COMMIT})
-    assert told == f"hub:me/it at {COMMIT}, merged"
+    text = inspection.adapter_text({"adapter": "hub:me/it", "adapter_revision": COMMIT})
+    assert text == f"hub:me/it at {COMMIT}, merged"
 
 
 def test_what_has_not_changed_is_known_and_what_has_is_not(

@@ -68,13 +68,13 @@ def test_weights_in_another_format_beside_a_configuration(tmp_path: Path, name: 
     assert way_out
 
 
-@pytest.mark.parametrize("whole", [False, True])
-def test_an_adapter_is_named_with_its_base(tmp_path: Path, whole: bool) -> None:
+@pytest.mark.parametrize("with_config", [False, True])
+def test_an_adapter_is_named_with_its_base(tmp_path: Path, with_config: bool) -> None:
     folder = tmp_path / "m"
     folder.mkdir()
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
     (folder / "adapter_model.safetensors").write_bytes(b"x")
-    if whole:
+    if with_config:
         (folder / "config.json").write_text("{}")
     message, way_out = refused(folder)
     assert "LoRA adapter" in message
@@ -169,10 +169,10 @@ def test_a_folders_own_handler_is_used(tmp_path: Path, rest: str) -> None:
     folder = tiny_models.bert(tmp_path / "m")
     tiny_models.handler(folder / "code")
     (tmp_path / "models.toml").write_text(f'[models.m]\nsource = "folder:m"\n{rest}')
-    [found] = reader.load(tmp_path / "models.toml").models
-    assert found.handler == folder / "code"
-    assert found.task == ("fill-mask" if rest else None)
-    facts = retrieve.snapshot(ModelSpec("m", found.source, handler=found.handler), tmp_path / "s").facts
+    [model] = reader.load(tmp_path / "models.toml").models
+    assert model.handler == folder / "code"
+    assert model.task == ("fill-mask" if rest else None)
+    facts = retrieve.snapshot(ModelSpec("m", model.source, handler=model.handler), tmp_path / "s").facts
     assert "left_out" not in facts
 
 
@@ -180,8 +180,8 @@ def test_the_handler_of_the_table_wins_and_that_is_told(tmp_path: Path) -> None:
     folder = tiny_models.bert(tmp_path / "m")
     tiny_models.handler(folder / "code")
     (tmp_path / "models.toml").write_text('[models.m]\nsource = "folder:m"\nhandler = "embedding"\n')
-    [found] = reader.load(tmp_path / "models.toml").models
-    assert found.handler is not None
-    assert found.handler.name == "embedding"
-    names = retrieve.snapshot(found, tmp_path / "s").facts["left_out"]
+    [model] = reader.load(tmp_path / "models.toml").models
+    assert model.handler is not None
+    assert model.handler.name == "embedding"
+    names = retrieve.snapshot(model, tmp_path / "s").facts["left_out"]
     assert "its own code/inference.py is left out: the handler of its table is used" in extra.words(names)

@@ -87,8 +87,8 @@ def test_two_snapshots_are_the_same_bytes(bert: Path, model: Path, tmp_path: Pat
 
 def test_the_task_chooses_the_class(tmp_path: Path) -> None:
     folder = tiny_models.gpt2(tmp_path / "gpt2")
-    whole = retrieve.snapshot(spec(folder, "text-generation"), tmp_path / "a")
-    assert whole.facts["architecture"] == "GPT2LMHeadModel"
+    generator = retrieve.snapshot(spec(folder, "text-generation"), tmp_path / "a")
+    assert generator.facts["architecture"] == "GPT2LMHeadModel"
     assert retrieve.snapshot(spec(folder, None), tmp_path / "b").facts["architecture"] == "GPT2LMHeadModel"
     body = retrieve.snapshot(spec(folder, "feature-extraction"), tmp_path / "c")
     assert body.facts["architecture"] == "GPT2Model"
@@ -134,9 +134,9 @@ def test_a_checkpoint_in_shards(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not (tmp_path / "sharded" / "model.safetensors").exists()
     joined = retrieve.snapshot(spec(tmp_path / "sharded"), tmp_path / "joined").path
     monkeypatch.setattr(retrieve, "MAX_SHARD", 15_000)
-    kept = retrieve.snapshot(spec(tmp_path / "sharded"), tmp_path / "kept").path
-    assert len(list(kept.glob("*.safetensors"))) > 1
-    states = [AutoModel.from_pretrained(path).state_dict() for path in (folder, joined, kept)]
+    sharded = retrieve.snapshot(spec(tmp_path / "sharded"), tmp_path / "kept").path
+    assert len(list(sharded.glob("*.safetensors"))) > 1
+    states = [AutoModel.from_pretrained(path).state_dict() for path in (folder, joined, sharded)]
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name])
         assert torch.equal(tensor, states[2][name])
@@ -331,7 +331,7 @@ from mme.errors import SourceError
 from mme.snapshot import sources
 try:
     located = sources.locate(Source("hub", sys.argv[1]), sys.argv[2], allow_pickle="pickle" in sys.argv)
-    print(json.dumps({"files": [found.path for found in located.files], "licence": located.licence}))
+    print(json.dumps({"files": [file.path for file in located.files], "licence": located.licence}))
 except SourceError as error:
     print(json.dumps({"error": error.message, "hint": error.hint}))
 """
@@ -346,8 +346,8 @@ def locate(home: Path, url: str, repository: str = "owner/bert", commit: str = C
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == "", "nothing but the task writes on the terminal"
-    found: dict[str, str] = json.loads(done.stdout)
-    return found
+    located: dict[str, str] = json.loads(done.stdout)
+    return located
 
 
 def test_from_the_hub_only_what_is_needed(hub: hub_server.Hub, model: Path, tmp_path: Path) -> None:
@@ -356,14 +356,14 @@ def test_from_the_hub_only_what_is_needed(hub: hub_server.Hub, model: Path, tmp_
     for name in ("pytorch_model.bin", "tf_model.h5", "onnx/model.onnx", "rust_model.ot", "code.py"):
         (model / name).write_bytes(b"x" * 9000)
     hub.add("owner/bert", COMMIT, model)
-    found = locate(tmp_path, hub.url)
+    located = locate(tmp_path, hub.url)
     wanted = {"README.md", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"}
-    assert set(found["files"]) == wanted
-    assert found["licence"] == "mit"
+    assert set(located["files"]) == wanted
+    assert located["licence"] == "mit"
     asked = {line.rsplit("/", 1)[-1].rsplit("@", 1)[-1] for line in hub.requests if line.startswith("GET")}
     assert asked & {path.name for path in model.rglob("*")} == wanted
     hub.requests.clear()
-    assert locate(tmp_path, hub.url) == found
+    assert locate(tmp_path, hub.url) == located
     assert not any("/blob/" in line for line in hub.requests), "what the cache has is not downloaded again"
 
 
@@ -371,9 +371,9 @@ def test_a_commit_in_the_cache_needs_no_hub(hub: hub_server.Hub, model: Path, tm
     """Though the Hub has more of it than was downloaded. A cache that lacks something needed does not do."""
     (model / "pytorch_model.bin").write_bytes(b"x" * 9000)
     hub.add("owner/bert", COMMIT, model)
-    found = locate(tmp_path, hub.url)
+    located = locate(tmp_path, hub.url)
     hub.broken = True
-    assert locate(tmp_path, hub.url) == found
+    assert locate(tmp_path, hub.url) == located
     (cached,) = (tmp_path / "hf").rglob("snapshots/*/vocab.txt")
     cached.unlink()
     assert "the cache on this machine does not have it" in locate(tmp_path, hub.url)["error"]

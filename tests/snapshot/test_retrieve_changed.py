@@ -27,10 +27,10 @@ def spec(folder: Path, task: str = "text-generation", **more: object) -> ModelSp
 
 @pytest.mark.parametrize(("dtype", "stored"), [("bfloat16", "BF16"), ("float16", "F16")])
 def test_half_the_size_and_what_it_costs(gpt2: Path, tmp_path: Path, dtype: str, stored: str) -> None:
-    whole = retrieve.snapshot(spec(gpt2), tmp_path / "whole")
+    full = retrieve.snapshot(spec(gpt2), tmp_path / "whole")
     half = retrieve.snapshot(spec(gpt2, dtype=dtype), tmp_path / "half")
     assert {tensor.dtype for tensor in weights.read_header(half.path / "model.safetensors")} == {stored}
-    sizes = [(taken.path / "model.safetensors").stat().st_size for taken in (whole, half)]
+    sizes = [(taken.path / "model.safetensors").stat().st_size for taken in (full, half)]
     assert sizes[1] < 0.7 * sizes[0]
     assert json.loads((half.path / "config.json").read_text())["torch_dtype"] == dtype
     measured = half.facts["accuracy"]
@@ -39,7 +39,7 @@ def test_half_the_size_and_what_it_costs(gpt2: Path, tmp_path: Path, dtype: str,
     assert (measured["measure"], measured["bounded"], measured["bound"]) == ("choices", "mean", 0.05)
     assert 0 <= measured["same_choice"] <= 1
     assert "against float32" in (accuracy_text(measured) or "")
-    assert "accuracy" not in whole.facts
+    assert "accuracy" not in full.facts
 
 
 def test_the_measure_is_that_of_the_outputs(gpt2: Path, tmp_path: Path) -> None:

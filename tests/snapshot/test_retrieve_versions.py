@@ -121,10 +121,10 @@ def test_older_versions_read_the_same(
     snapshots: list[tuple[str, str, bool]], today: tuple[str, list[dict[str, object]]], version: str
 ) -> None:
     now, expected = today
-    then, found = ask(snapshots, older(version))
+    then, answers = ask(snapshots, older(version))
     assert now.startswith("5.")
     assert then == version
-    for question, new, old in zip(snapshots, expected, found, strict=True):
+    for question, new, old in zip(snapshots, expected, answers, strict=True):
         name = Path(question[0]).name
         assert new["missing"] == old["missing"] == [], name
         for key in ("ids", "text", "special", "chat", "dtype"):

@@ -84,8 +84,8 @@ def test_some_are_left_out(path: Path, tmp_path: Path) -> None:
 
 
 def header(**entry: object) -> bytes:
-    whole = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **entry}
-    text = json.dumps({"x": whole}).encode()
+    tensor = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4], **entry}
+    text = json.dumps({"x": tensor}).encode()
     return len(text).to_bytes(8, "little") + text
 
 

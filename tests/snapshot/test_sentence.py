@@ -23,8 +23,8 @@ NEW = "sentence_transformers.sentence_transformer.modules"
 
 def spec(folder: Path, handler: str | None = "embedding", **more: Any) -> ModelSpec:
     task = {"embedding": "feature-extraction", "reranking": "text-ranking"}.get(handler or "", "feature-extraction")
-    found = HANDLERS / handler if handler else None
-    return ModelSpec("m", Source("folder", "m", folder), handler=found, task=task, **more)
+    handler_folder = HANDLERS / handler if handler else None
+    return ModelSpec("m", Source("folder", "m", folder), handler=handler_folder, task=task, **more)
 
 
 def built(folder: Path, *modules: tuple[str, str], first: str = "") -> Path:
@@ -149,16 +149,18 @@ def test_a_model_of_another_type_is_named(tmp_path: Path, kind: str, handler: st
 
 def test_weights_of_a_module_that_are_a_pickle(tmp_path: Path) -> None:
     folder = built(tmp_path / "m", POOLING, DENSE)
-    whole = load_file(folder / "2_Dense" / "model.safetensors")
+    tensors = load_file(folder / "2_Dense" / "model.safetensors")
     (folder / "2_Dense" / "model.safetensors").unlink()
     with pytest.raises(SourceError, match="2_Dense has no weights"):
         retrieve.snapshot(spec(folder), tmp_path / "s")
-    torch.save(whole, folder / "2_Dense" / "pytorch_model.bin")
+    torch.save(tensors, folder / "2_Dense" / "pytorch_model.bin")
     with pytest.raises(SourceError, match=r"2_Dense has its weights only as a pickle") as caught:
         retrieve.snapshot(spec(folder), tmp_path / "s")
     assert "allow_pickle = true" in (caught.value.hint or "")
     taken = retrieve.snapshot(spec(folder, allow_pickle=True), tmp_path / "s")
-    assert torch.equal(load_file(taken.path / "2_Dense" / "model.safetensors")["linear.weight"], whole["linear.weight"])
+    assert torch.equal(
+        load_file(taken.path / "2_Dense" / "model.safetensors")["linear.weight"], tensors["linear.weight"]
+    )
     assert not list(taken.path.rglob("*.bin"))
 
 

@@ -64,11 +64,11 @@ def made(folder: Path, name: str, settings: dict[str, Any], kind: Any) -> checkp
 def seen(folder: Path, kind: Any, layers: dict[str, bool]) -> dict[str, Any]:
     """The largest size of each input of the layers, with the model loaded and run in float64."""
     model = kind.from_pretrained(folder).double().eval()
-    found: dict[str, Any] = {}
+    largest: dict[str, Any] = {}
 
     def note(name: str, values: Any) -> None:
         peaks = values.flatten(0, -2).abs().amax(dim=0)
-        found[name] = torch.maximum(found[name], peaks) if name in found else peaks
+        largest[name] = torch.maximum(largest[name], peaks) if name in largest else peaks
 
     for name, module in model.named_modules():
         if f"{name}.weight" in layers:
@@ -76,7 +76,7 @@ def seen(folder: Path, kind: Any, layers: dict[str, bool]) -> dict[str, Any]:
     ids = tokenizer()(smoothing.TEXT, return_tensors="pt", truncation=True, max_length=256)["input_ids"]
     with torch.no_grad():
         model(input_ids=ids)
-    return found
+    return largest
 
 
 @pytest.mark.parametrize("name", [*ENCODERS, *DECODERS])
@@ -140,18 +140,18 @@ def test_weights_are_read_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Monk
         def __del__(self) -> None:
             alive.discard(id(self))
 
-    def whole(piece: Any) -> Any:
+    def counted(piece: Any) -> Any:
         nonlocal most
         tensor = read(piece).as_subclass(Held)
         alive.add(id(tensor))
         most = max(most, len(alive))
         return tensor
 
-    monkeypatch.setattr(tensors, "read_tensor", whole)
+    monkeypatch.setattr(tensors, "read_tensor", counted)
     monkeypatch.setattr(transformers.PreTrainedModel, "from_pretrained", None)
-    found = smoothing.divisors(matched.skeleton, tokenizer(), matched.pieces)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name].as_subclass(torch.Tensor), expected[name]) for name in found)
+    divisors = smoothing.divisors(matched.skeleton, tokenizer(), matched.pieces)
+    assert divisors.keys() == expected.keys()
+    assert all(torch.equal(divisors[name].as_subclass(torch.Tensor), expected[name]) for name in divisors)
     assert 0 < most <= 4
 
 

@@ -66,8 +66,8 @@ def test_archives_of_all_kinds_behind_one_endpoint(
             return text
 
         assert invoke("notebook/bert.tar.gz", {"inputs": "The house is quiet."}).startswith("tensor([[")
-        told = invoke("notebook/gpt2.tar.gz", {"inputs": "It was", "parameters": {"max_new_tokens": 8}})
-        text = ast.literal_eval(told)[0]["generated_text"]
+        reply = invoke("notebook/gpt2.tar.gz", {"inputs": "It was", "parameters": {"max_new_tokens": 8}})
+        text = ast.literal_eval(reply)[0]["generated_text"]
         own = json.loads(invoke("gpt2.tar.gz", {"inputs": "It was", "parameters": {"max_new_tokens": 8}}))
         assert text == "It was" + own[0]["generated_text"], "the same weights, the same words"
         vectors = json.loads(invoke("bert.tar.gz", ["The house is quiet.", "Rain."]))["embeddings"]

@@ -45,14 +45,14 @@ def working_tree() -> set[str]:
 
 def ours(folder: Path) -> list[psutil.Process]:
     """Every process that was started with the demo's folder on its command line or as its working folder."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if any(str(folder) in word for word in process.cmdline()) or process.cwd().startswith(str(folder)):
-                found.append(process)
+                processes.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return processes
 
 
 @pytest.fixture

@@ -47,20 +47,20 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def needed(name: str, extras: frozenset[str]) -> set[str]:
     """The distributions that pip would install for ``name[extras]`` besides itself, by their own declarations."""
-    found: dict[str, frozenset[str]] = {}
+    packages: dict[str, frozenset[str]] = {}
     todo = [(name, extras)]
     while todo:
         current, wanted = todo.pop()
         key = re.sub(r"[-_.]+", "-", current).lower()
-        if key in found and wanted <= found[key]:
+        if key in packages and wanted <= packages[key]:
             continue
-        found[key] = found.get(key, frozenset()) | wanted
+        packages[key] = packages.get(key, frozenset()) | wanted
         for line in importlib.metadata.requires(current) or []:
             requirement = Requirement(line)
             marker = requirement.marker
-            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *found[key])):
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *packages[key])):
                 todo.append((requirement.name, frozenset(requirement.extras)))
-    return set(found) - {name}
+    return set(packages) - {name}
 
 
 def environment(folder: Path, wheel: Path, *extras: str) -> Path:

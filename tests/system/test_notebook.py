@@ -89,11 +89,11 @@ def test_every_cell_runs_against_the_local_aws(tmp_path: Path, monkeypatch: pyte
     assert "Apply complete!" in words
     assert "Destroy complete!" in words
     assert pictures(notebook) == pictures(read())
-    kept = re.search(r"\{'[0-9a-f]{12}': (\d+), '[0-9a-f]{12}': (\d+)\}", words)
-    assert kept is not None
+    shares = re.search(r"\{'[0-9a-f]{12}': (\d+), '[0-9a-f]{12}': (\d+)\}", words)
+    assert shares is not None
     # 200 callers, 80 to 20; the split goes by a hash of their keys and of the digests.
-    assert sum(map(int, kept.groups())) == 200
-    assert 15 <= min(map(int, kept.groups())) <= 70
+    assert sum(map(int, shares.groups())) == 200
+    assert 15 <= min(map(int, shares.groups())) <= 70
     assert HERE.findall(words) == []
     assert not (clone / ".local" / "notebook").exists()
 

@@ -116,6 +116,6 @@ def test_no_change_is_lost_between_pipelines(project: Project) -> None:
 
     with ThreadPoolExecutor(6) as pool:
         succeeded = [author for done in pool.map(pipeline, range(6)) for author in done]
-    found = channels.read(project.s3, project.store, "bert")
-    assert sorted(item.author for item in found.history) == sorted(succeeded)
-    assert found.revision == len(succeeded) >= 8
+    merged = channels.read(project.s3, project.store, "bert")
+    assert sorted(item.author for item in merged.history) == sorted(succeeded)
+    assert merged.revision == len(succeeded) >= 8

@@ -126,7 +126,7 @@ def test_clean_removes_old_archives_that_are_published(project: Project) -> None
 
 def test_prune_keeps_the_newest_and_what_is_in_use(project: Project) -> None:
     every = project.release("bert", b"1", b"2", b"3", b"4")
-    kept = project.release("gpt2", b"1")
+    used = project.release("gpt2", b"1")
     project("promote", "--model", "bert@stable", "--version", every[0])
     data = f"s3://{project.bucket}/models/{every[1]}"
     role = project.iam.create_role(RoleName=project.bucket, AssumeRolePolicyDocument="{}")["Role"]["Arn"]
@@ -146,7 +146,7 @@ def test_prune_keeps_the_newest_and_what_is_in_use(project: Project) -> None:
     shown = project("prune", "--keep", "1", "--dry-run")
     assert shown.code == 0
     assert every[2] in shown.out
-    assert not any(target in shown.out for target in (every[0], every[1], every[3], *kept))
+    assert not any(target in shown.out for target in (every[0], every[1], every[3], *used))
     assert "Would remove 1 of 5 versions" in shown.err
     assert f"Stays although it is old: {every[0]}, in use by bert@stable" in shown.err
     assert f"Stays although it is old: {every[1]}, in use by {project.bucket}" in shown.err
@@ -156,11 +156,11 @@ def test_prune_keeps_the_newest_and_what_is_in_use(project: Project) -> None:
         every[0]: ["bert@stable"],
         every[1]: [project.bucket],
     }
-    assert targets(project) == {*every, *kept}
+    assert targets(project) == {*every, *used}
     done = project("prune", "--keep", "1", "--yes", "--json")
     assert done.json["removed"] is True
     assert [item["target"] for item in done.json["versions"]] == [every[2]]
-    assert targets(project) == {every[0], every[1], every[3], *kept}
+    assert targets(project) == {every[0], every[1], every[3], *used}
     assert "nothing to remove" in project("prune", "--keep", "1", "--yes").err
 
 

@@ -82,15 +82,15 @@ async def fed(pieces: list[bytes], server: Server | None = None) -> tuple[Server
 
 def statuses(wire: Wire) -> list[int]:
     """Of the answers on the wire, which must be nothing but whole answers."""
-    found = []
+    codes = []
     rest = bytes(wire.sent)
     while rest:
         head, end, rest = rest.partition(b"\r\n\r\n")
         assert end, "half an answer"
         rows = head.decode("latin-1").split("\r\n")
         assert rows[0].startswith("HTTP/1.1 ")
-        found.append(int(rows[0].split()[1]))
+        codes.append(int(rows[0].split()[1]))
         length = next((int(row.split(":")[1]) for row in rows if row.lower().startswith("content-length")), 0)
         assert len(rest) >= length
         rest = rest[length:]
-    return [status for status in found if status != 100]
+    return [status for status in codes if status != 100]

@@ -46,8 +46,8 @@ CODINGS = {
 @pytest.mark.parametrize("coding", CODINGS)
 def test_a_coding_is_understood_or_refused(coding: bytes, upgrade: bytes) -> None:
     """Whoever sends gzip in chunks does not mean the bytes that the chunks hold."""
-    found, requests, _ = answered(POST + upgrade + b"Transfer-Encoding: " + coding + b"\r\n\r\n" + BODY)
-    assert found == [CODINGS[coding]]
+    codes, requests, _ = answered(POST + upgrade + b"Transfer-Encoding: " + coding + b"\r\n\r\n" + BODY)
+    assert codes == [CODINGS[coding]]
     assert requests == ([("POST", "/m", b"ab")] if CODINGS[coding] == 200 else [])
 
 
@@ -116,5 +116,5 @@ def test_two_of_what_a_request_has_one_of_are_refused(name: bytes) -> None:
 
 def test_what_comes_behind_the_last_request_is_nobodys() -> None:
     """A connection that is to be closed begins no further request: its answer could not be sent."""
-    found, requests, wire = answered(b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n" + NEXT)
-    assert (found, [method for method, _, _ in requests], wire.closed) == ([200], ["CONNECT"], True)
+    codes, requests, wire = answered(b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n" + NEXT)
+    assert (codes, [method for method, _, _ in requests], wire.closed) == ([200], ["CONNECT"], True)

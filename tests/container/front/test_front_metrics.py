@@ -44,25 +44,25 @@ class Fleet:
 
 def series(text: bytes) -> dict[str, float]:
     """``name{label="value"}`` -> value, of text that Prometheus's own parser reads; each once."""
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for family in text_string_to_metric_families(text.decode()):
         for sample in family.samples:
             labels = ",".join(f'{key}="{value}"' for key, value in sorted(sample.labels.items()))
             key = f"{sample.name}{{{labels}}}"
-            assert key not in found, f"{key} twice"
-            found[key] = sample.value
-    return found
+            assert key not in values, f"{key} twice"
+            values[key] = sample.value
+    return values
 
 
 def answers(text: bytes) -> dict[str, float]:
     """Answers by target."""
-    found: dict[str, float] = {}
+    counts: dict[str, float] = {}
     for family in text_string_to_metric_families(text.decode()):
         for sample in family.samples:
             if sample.name == "mme_model_answers_total":
                 target = sample.labels["target"]
-                found[target] = found.get(target, 0) + sample.value
-    return found
+                counts[target] = counts.get(target, 0) + sample.value
+    return counts
 
 
 def test_two_thousand_models_have_as_many_series_as_fifty_one() -> None:
@@ -154,8 +154,8 @@ def test_what_a_handler_says_of_its_engine_is_a_label_whatever_it_is() -> None:
     async def work() -> None:
         fleet = Fleet(1)
         worker(fleet.models["m0"]).notes = {"engine": 'a\n"\\ \ud800', "reason": "x" * 10}
-        found = series(Exposition(fleet, 1).render())
-        assert [row for row in found if row.startswith("mme_model_engine") and "reason" in row]
+        rows = series(Exposition(fleet, 1).render())
+        assert [row for row in rows if row.startswith("mme_model_engine") and "reason" in row]
 
     asyncio.run(work())
 

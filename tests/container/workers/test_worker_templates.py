@@ -47,9 +47,9 @@ def test_a_configuration_is_made_once_for_models_that_have_the_same(tmp_path: Pa
 @pytest.mark.parametrize(("path", "same"), [("config.json", False), ("config.4.0.0.json", False), ("other.json", True)])
 def test_a_configuration_depends_on_its_files_alone(tmp_path: Path, path: str, same: bool) -> None:
     def key() -> str:
-        found = recipes.recipe("config", "AutoConfig", (str(tmp_path),), {})
-        assert found is not None
-        return found.key
+        recipe = recipes.recipe("config", "AutoConfig", (str(tmp_path),), {})
+        assert recipe is not None
+        return recipe.key
 
     BertConfig().save_pretrained(tmp_path)
     before = key()
