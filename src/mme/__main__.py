@@ -11,7 +11,7 @@ from mme.tasks.command import print_error
 
 
 class Command(Program):  # type: ignore[misc]
-    """Invoke's program, which has a document for a script that asks for one, also where a flag is unknown."""
+    """Invoke's program. With --json, a mistake on the command line (an unknown flag) is printed as JSON too."""
 
     def parse_tasks(self) -> None:
         try:

@@ -1,7 +1,7 @@
-"""AWS clients as the toolchain wants them, and AWS's errors in words that say what to do.
+"""AWS clients, configured for the toolchain, and AWS's errors as messages that say what to do.
 
-Only boto3 is spoken here. Where the calls go (AWS, or a server on this machine through ``AWS_ENDPOINT_URL``) is
-boto3's own business.
+All calls go through boto3, which also decides where they go: to AWS, or to a server on this machine
+(``AWS_ENDPOINT_URL``).
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def s3_client(region: str | None, session: boto3.Session | None = None) -> S3Cli
     """An S3 client for ``region`` (None: as boto3 is configured); of boto3's default session unless one is given."""
     with explained("prepare an S3 client"):
         client: S3Client = _client("s3", region, session)
-    # boto3 turns a body of bytes into a stream, which waits for the server's leave and goes out 16 KiB at a time.
-    # Without this handler it goes out at once; a boto3 that has no such handler is fine too.
+    # boto3 turns a body of bytes into a stream, which waits for the server's 100 Continue and goes out 16 KiB at a
+    # time. Without this handler it goes out at once; a boto3 that has no such handler is fine too.
     to_stream = getattr(handlers, "convert_body_to_file_like_object", None)
     if to_stream is not None:
         for operation in ("PutObject", "UploadPart"):
@@ -91,7 +91,8 @@ def runtime_client(
 ) -> SageMakerRuntimeClient:
     """A client for predictions, patient enough for the slowest answer that SageMaker allows.
 
-    Without ``retries`` it asks once: for who asks again by rules of its own. ``connections`` are kept open.
+    Without ``retries`` a call is tried once, for callers that retry by rules of their own. ``connections`` are kept
+    open.
     """
     attempts = ATTEMPTS if retries else 1
     with explained("prepare a SageMaker runtime client", error=EndpointError):
@@ -166,7 +167,7 @@ def is_missing(s3: S3Client, bucket: str, key: str, error: boto.ClientError) -> 
 
 
 def concerns_all(error: MmeError) -> bool:
-    """Whether what is wrong would be wrong for every other call too: the sign-in, the bucket, the connection."""
+    """Whether every other call would fail for the same reason: the sign-in, the bucket or the connection."""
     cause = error.__cause__
     if isinstance(cause, boto.ClientError):
         return concerns_every_call(cause)

@@ -1,4 +1,4 @@
-"""Several tasks in one command: what ``package`` and ``upload`` have in common is said once, and streaming is one job.
+"""Several tasks in one command: flags that ``package`` and ``upload`` share are given once, and streaming is one job.
 
 Invoke runs its tasks one after the other, and none knows of the next. This executor does. The command ``mme`` uses it;
 for ``invoke``, an ``invoke.yaml`` beside ``tasks.py`` names it:
@@ -30,7 +30,7 @@ SHARED: dict[str, Any] = {
 """The flags that both tasks have and that mean the same, with what they are when they are not given."""
 
 ON_DISK = ("force", "check", "dry_run")
-"""With these, ``package`` is about what lies on the disk, and runs for itself."""
+"""With these flags ``package`` works on archives on disk, and runs as a task of its own."""
 
 
 class Executor(Sequential):  # type: ignore[misc]

@@ -47,7 +47,7 @@ Split = Mapping[str, float]  # target -> weight
 class Revision:
     """One state of a channel: its split, and who set it when (UTC), by what action and why.
 
-    ``id`` is random, and the same for nobody else's revision; "" for those that earlier versions of mme wrote.
+    ``id`` is random and belongs to one revision alone; "" for those that earlier versions of mme wrote.
     """
 
     number: int
@@ -61,7 +61,7 @@ class Revision:
 
 @dataclass(frozen=True)
 class Channel:
-    """A channel as it was read. ``etag`` is the state that a change will replace; None: it is not there yet.
+    """A channel as it was read. ``etag`` is that of the state that a change will replace; None if there is none yet.
 
     ``keep_warm``: its versions are wanted in memory before anybody asks for them (`invoke warm --kept`).
     """
@@ -88,7 +88,7 @@ class Channel:
 
 
 def model_of(channel: str) -> str:
-    """The model of a channel's name. Raises UsageError when the name is none."""
+    """The model of a channel's name. Raises UsageError when it is not such a name."""
     match = _CHANNEL.fullmatch(channel)
     if not match:
         raise UsageError(

@@ -29,7 +29,7 @@ class FolderFile:
 
 
 def is_stray(name: str) -> bool:
-    """Whether a file or folder of this name is nobody's model or code."""
+    """Whether a file or folder of this name is left out, since it is never part of a model or of its code."""
     return name.startswith(".") or _STRAY.match(name) is not None
 
 

@@ -69,7 +69,7 @@ class Gone(Exception):
 
 
 class Damaged(Exception):
-    """What was read is not what was to be sent. Nothing is visible."""
+    """The bytes that were read are not those of the archive. Nothing has become visible in the bucket."""
 
 
 class Upload:
@@ -130,7 +130,7 @@ class Upload:
         if not self.buffer:
             self.buffer = bytearray(self.first)
         while view:
-            # A full part waits for the byte after it: an archive of one part is one write, not an upload in parts.
+            # A full part is held back until more follows: an archive of one part is one write, not an upload in parts.
             if self.filled == self.limit:
                 self._part(bytes(memoryview(self.buffer)[: self.filled]))
                 self.filled = 0

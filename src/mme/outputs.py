@@ -61,8 +61,8 @@ def written(way: tuple[str, ...]) -> str:
 def endpoint(outputs: Mapping[str, object], at: Place) -> Mapping[str, object]:
     """What the outputs say of one endpoint: some or all of ``FIELDS``.
 
-    Raises UsageError when they describe several endpoints and ``at`` does not say which, or when there is nothing of
-    the kind where it says. Empty when there are no outputs at all, which is a root that was never applied.
+    Raises UsageError when they describe several endpoints and ``at`` does not say which, or when there is no such
+    output. Empty when there are no outputs at all, which is a root that was never applied.
     """
     if not outputs:
         return {}

@@ -20,7 +20,7 @@ DEFAULT_PREFIX = "models/"
 
 @dataclass(frozen=True)
 class Flags:
-    """What the command line said; None for what it did not say."""
+    """What the command line said; None for a flag that was not given."""
 
     bucket: str | None = None
     prefix: str | None = None

@@ -45,7 +45,7 @@ def command() -> list[str]:
 
 @functools.cache
 def _version(program: str) -> tuple[int, ...] | None:
-    # Asking for the version is no reason to call home, nor to leave a folder in the user's.
+    # Asking for the version must neither call home nor leave a folder in the user's home.
     env = {**_without_missing_config(os.environ), "CHECKPOINT_DISABLE": "1"}
     answer = subprocess.run([program, "version", "-json"], capture_output=True, text=True, env=env)
     try:

@@ -64,7 +64,7 @@ def content_digest(content: Sequence[File]) -> str:
 
 
 def load_manifest(data: bytes) -> Mapping[str, Any] | None:
-    """The manifest in ``data``; None when it is none, or holds what no manifest of ours does."""
+    """The manifest in ``data``; None when it is not a manifest of this format."""
     try:
         manifest = json.loads(data)
         if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:

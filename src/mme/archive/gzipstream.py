@@ -149,7 +149,7 @@ class GzipStream:
             view = view[size:]
 
     def room(self, how: str) -> memoryview:
-        """A piece of buffer to fill, never empty. Say with ``advance`` how much of it was."""
+        """A piece of the buffer to fill, never empty. ``advance`` is then called with the number of bytes filled."""
         if how != self._how or self._filled == CHUNK:
             self.flush()
             self._how = how

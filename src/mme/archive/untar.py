@@ -130,7 +130,7 @@ def members(stream: Stream, max_bytes: int = MAX_BYTES) -> Iterator[Member]:
 
 
 class _Names:
-    """The names that an archive has used, and how many: bounded before one is kept."""
+    """The names that an archive has used. Their number and length are checked before a name is stored."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -281,9 +281,9 @@ class _Inflated:
 
 
 def reading(path: Path, max_bytes: int = MAX_BYTES) -> Iterator[Member]:
-    """The members of the archive at ``path``; what is wrong with the file is said with its name. See ``members``."""
+    """The members of the archive at ``path``; errors name the file. See ``members``."""
     try:
-        # What is claimed is judged by what the file can hold at all, before anybody makes room for it.
+        # A claimed size is compared with what a file of this length can hold, before space is set aside for it.
         most = min(max_bytes, path.stat().st_size * MAX_RATIO)
         with _Inflated(path) as stream:
             for member in members(stream, most):
@@ -325,7 +325,7 @@ def extract(
 ) -> None:
     """Unpack the archive at ``path`` into the folder ``dest``, which must be empty or not exist.
 
-    ``dest`` appears whole or not at all. Files get mode 0644, folders 0755. ``progress`` is called with the bytes
+    ``dest`` appears complete or not at all. Files get mode 0644, folders 0755. ``progress`` is called with the bytes
     written since its last call, and may raise to give up. Raises ArchiveError for an archive that is broken or hostile
     or holds more than ``max_bytes``, NoRoom for one that does not fit on the disk.
     """
@@ -339,7 +339,7 @@ def extract(
         _extract(path, partial, max_bytes, progress)
         partial.chmod(0o755)
         partial.rename(dest)
-    except UnicodeEncodeError as error:  # the locale says that file names are ASCII, say
+    except UnicodeEncodeError as error:  # for example: the locale says that file names are ASCII
         raise ArchiveError(
             f"{path} holds a name that cannot be written here: {error.object!a}.",
             f"File names are {sys.getfilesystemencoding()} here; set a UTF-8 locale, as in LC_ALL=C.UTF-8.",

@@ -95,7 +95,7 @@ def build(
 ) -> Archive:
     """Pack ``snapshot`` and the handler of ``spec`` into ``out``/NAME-DIGEST12.tar.gz, in one pass.
 
-    The final name appears only when the file is whole; killed at any point, this leaves at most a hidden
+    The final name appears only when the file is complete; killed at any point, this leaves at most a hidden
     partial file, which the next build removes. ``facts`` are added to the manifest. Raises ArchiveError when
     the disk is full or cannot be written to, and when a file changes while it is read.
     """
@@ -114,7 +114,7 @@ def build(
         partial = folder / f".{Path(spec.name).name}-{os.getpid()}-{os.urandom(4).hex()}.partial"
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)  # tells ``clean`` that somebody is at work here
+            fcntl.flock(descriptor, fcntl.LOCK_EX)  # tells ``clean`` that a build is under way here
             size, crc32, content = _write(items, file_sink(descriptor), compression, progress, manifest)
             os.fchmod(descriptor, 0o644)
             path = out / target(spec.name, made["digest"])
@@ -219,7 +219,7 @@ def _header(path: str, size: int) -> bytes:
 
 def _check_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
-    if free < needed * 0.5:  # it may compress; what certainly does not fit is said before the work
+    if free < needed * 0.5:  # it may compress; what certainly does not fit is refused before any work is done
         raise ArchiveError(
             f"The disk of {folder} has {free / 1e6:,.0f} MB free, and the model has {needed / 1e6:,.0f} MB.",
             "Free some space, or name another folder with --out.",

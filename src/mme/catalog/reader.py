@@ -128,7 +128,7 @@ class _Reader:
         return Catalog(self.path, tuple(spec for spec in specs if spec is not None))
 
     def attempt(self, read: Callable[P, T], *given: P.args, **named: P.kwargs) -> T | None:
-        """What ``read`` returns; None after a mistake, which is noted, so that the rest is read all the same."""
+        """What ``read`` returns. A mistake is recorded and gives None, so that the rest is still checked."""
         try:
             return read(*given, **named)
         except CatalogError as error:
@@ -265,7 +265,7 @@ class _Reader:
         return Source(kind, location)
 
     def folder(self, here: tuple[str, ...], written: str) -> Path:
-        """The folder that is written there, as seen from the catalogue; nothing says that it exists."""
+        """The folder that a path in the catalogue means, relative to the catalogue. It need not exist."""
         try:
             folder = (self.path.parent / Path(written).expanduser()).absolute()
             (folder / "code" / "inference.py").is_file()  # fails for what cannot be a path

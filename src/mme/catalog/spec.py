@@ -17,7 +17,7 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*(?:/[A-Za-z0-9][\w.-]*)?")
 PYTHON = re.compile(r"3\.\d{1,2}")
 PACKAGE = re.compile(r"[A-Za-z_]\w*(?:/[\w.-]+)*")
 
-# A TargetModel has at most 1,024 characters. The digest, the suffix and a bucket prefix want their share.
+# A TargetModel has at most 1,024 characters. The digest, the suffix and a bucket prefix need some of them.
 MAX_NAME = 200
 
 KINDS = ("hub", "folder", "package")
@@ -118,8 +118,8 @@ HANDLER_TASKS = {"embedding": "feature-extraction", "generation": "text-generati
 # A handler with this file computes in int8 where its settings say so, and reads weights that are stored so.
 INT8_HANDLER = "handler_int8.py"
 
-# The handlers of ours that packaging lays into an archive for which the catalogue names none: this one for every task
-# but those that follow.
+# The handlers that packaging adds to an archive for which the catalogue names none: this one for every task but those
+# that follow.
 PIPELINE_HANDLER = "pipeline"
 DEFAULT_HANDLERS = {"text-generation": "generation"}
 

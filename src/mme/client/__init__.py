@@ -1,6 +1,7 @@
 """A model's name and inputs in, answers out: ``Endpoint("my-endpoint").model("bert").predict(["a text"])``.
 
-``errors`` has what it raises, ``hooks`` and ``telemetry`` what watches it, ``sagemaker`` SDK v3's ``MultiDataModel``.
+``errors`` has the exceptions, ``hooks`` and ``telemetry`` observe requests, ``sagemaker`` is ``MultiDataModel`` for SDK
+v3.
 """
 
 from mme.client.batch import RequestTooLarge as RequestTooLarge

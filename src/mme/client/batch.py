@@ -1,4 +1,4 @@
-"""A list of inputs as requests that an endpoint takes, and their answers as the one answer to the list."""
+"""Cuts a list of inputs into requests that an endpoint accepts, and joins their answers to one answer for the list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy
 
 MAX_ITEMS = 32
-"""Inputs in one request: what each of the handlers of this project takes, and the least of their limits."""
+"""Inputs in one request, at most: the smallest of the limits of this project's handlers."""
 
 _PARSING = threading.Lock()
 """For numpy.load, which parses an array's header as Python: in CPython 3.11 threads that do so at once can fail with
@@ -41,7 +41,7 @@ class RequestTooLarge(UsageError):
 
 @dataclass(frozen=True)
 class Request:
-    """One request: its body, and which inputs of the list are in it; None for what is no list."""
+    """One request: its body, and which inputs of the list are in it (None when the input is not a list)."""
 
     body: bytes
     inputs: range | None
@@ -185,14 +185,15 @@ def _dumps(value: Any, index: int | None = None) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """numpy's numbers and arrays inside a list, as JSON has them."""
+    """numpy's numbers and arrays inside a list, as values that JSON has."""
     if hasattr(value, "__array__") and hasattr(value, "tolist"):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} is no JSON value")
 
 
 def _array(inputs: Any) -> numpy.ndarray[Any, Any] | None:
-    """``inputs`` as an array if it is one, of numpy or of who speaks its protocol (a tensor on the CPU)."""
+    """``inputs`` as a numpy array if it is one, or converts to one by numpy's protocol (a tensor on the CPU); else
+    None."""
     if not hasattr(inputs, "__array__") or isinstance(inputs, Mapping):
         return None
     import numpy
@@ -248,9 +249,9 @@ def _load(body: bytes) -> numpy.ndarray[Any, Any]:
 def join(target: str, parts: Sequence[tuple[range, Any]]) -> Any:
     """The answers to the parts of a list as the answer to the list.
 
-    Arrays are laid one after the other, and so are lists with one answer for each input. Of objects, each value that
-    is such a list in every part is; what is the same in every part stays. Raises AnswerError for anything else: then
-    an answer cannot be said to belong to an input.
+    Arrays are laid one after the other, and so are lists with one answer for each input. Objects are joined value by
+    value: lists with one answer for each input are joined, and values that are equal in every part are taken once.
+    Raises AnswerError for anything else, since then no answer can be assigned to an input.
     """
     if len(parts) == 1:
         return parts[0][1]

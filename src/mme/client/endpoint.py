@@ -1,4 +1,4 @@
-"""Predictions: a target model and an input, to what the model answered."""
+"""Predictions: a target model and an input in, the model's answer out."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def _read_array(body: bytes) -> Any:
 def archives_in_use(sagemaker: SageMakerClient) -> dict[str, list[str]]:
     """For each archive that a live endpoint names itself (``s3://`` URI): the endpoints.
 
-    A multi-model endpoint names a prefix, not archives: which of them its clients ask for, no call tells.
+    A multi-model endpoint names a prefix, not archives: no call of AWS says which of them its clients ask for.
     """
     users: dict[str, list[str]] = {}
     with explained("see what the live endpoints use", error=EndpointError):

@@ -1,7 +1,7 @@
 """A hook around each request, for traces, metrics and logs. ``mme.client.telemetry`` has one for OpenTelemetry.
 
 A hook is called with a ``Call`` and gives a context manager; the request, its repetitions included, is made within it.
-On the way out the ``Call`` says what came of it:
+When the block ends, the ``Call`` holds the outcome:
 
     @contextlib.contextmanager
     def on_request(call):
@@ -29,7 +29,7 @@ _log = logging.getLogger("mme.client")
 
 @dataclass
 class Call:
-    """One request. What stands below ``inputs`` is known once it has ended."""
+    """One request. The fields below ``inputs`` are set once it has ended."""
 
     endpoint: str
     model: str  # the name that was asked for, or the target where an exact one was

@@ -1,8 +1,7 @@
 """``Endpoint("…").model("bert").predict([...])``: the client that most programs want.
 
-What a name means is looked up in the bucket (``mme.client.resolve``), what is asked is cut into requests
-(``mme.client.batch``), and each request is made, and made again where that is worth it, by
-``mme.client.endpoint.predict``.
+``mme.client.resolve`` looks up in the bucket what a name means, ``mme.client.batch`` cuts inputs into requests, and
+``mme.client.endpoint.predict`` sends each request and repeats it where that can help.
 """
 
 from __future__ import annotations
@@ -212,7 +211,7 @@ class Model:
 
         Whoever stops waiting (a time-out, a cancelled task) does not stop the request.
         """
-        import asyncio  # what does not await need not load it
+        import asyncio  # only programs that await load it
 
         return await asyncio.wrap_future(self.endpoint.submit("await", functools.partial(self.predict, inputs, **more)))
 
@@ -277,7 +276,7 @@ class Model:
                     answers.append((inputs, future.result()))
                 except MmeError as error:
                     failures.append(Failure(inputs, error))
-                    if not isinstance(error, (ModelError, AnswerError)):  # the next request would meet the same
+                    if not isinstance(error, (ModelError, AnswerError)):  # the next request would fail alike
                         not_tried += [inputs for _, inputs in reversed(left)]
                         left.clear()
         if not failures:

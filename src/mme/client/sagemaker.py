@@ -4,9 +4,9 @@ SDK v3 has no class for multi-model endpoints. A notebook that was written for v
 
     from mme.client.sagemaker import MultiDataModel      # was: from sagemaker.multidatamodel import MultiDataModel
 
-Where it does otherwise than v2, it is on the safe side: ``add_model`` never overwrites, ``deploy`` takes back what it
-made when it fails before the endpoint is there, and arguments that it has no use for are errors. Needs
-``sagemaker-core`` (``pip install 'mme[sagemaker]'``, or ``sagemaker`` 3).
+Where it differs from v2, it is stricter: ``add_model`` never overwrites, ``deploy`` deletes what it made when it fails
+before the endpoint exists, and arguments that it does not use are errors. Needs ``sagemaker-core`` (``pip install
+'mme[sagemaker]'``, or ``sagemaker`` 3).
 """
 
 from __future__ import annotations

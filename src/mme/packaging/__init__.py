@@ -1,1 +1,1 @@
-"""One model's whole way into an archive: unchanged or retrieved, packed, verified and recorded."""
+"""Packages one model: recognised as unchanged, or retrieved, packed, verified and recorded."""

@@ -17,12 +17,12 @@ from typing import Any
 from mme.runner.errors import ContainerError
 from mme.runner.process import Reply
 
-OF_EACH = 8  # how many times the sample, and how many longer requests, are asked at the same time
+OF_EACH = 8  # how many copies of the sample, and as many longer requests, are sent at the same time
 LONGER = 4  # how many times as long
 MOST_CHARACTERS = 2000  # of a text that is made longer
 
-# How far two numbers may lie apart, as a part of the largest number in the answer, and be the same: sums in another
-# order move float32 by a millionth, and some handlers round what they answer.
+# Two numbers are the same if they differ by less than this share of the largest number in the answer: sums in another
+# order move float32 by a millionth, and some handlers round their answers.
 FINE, COARSE = 1e-3, 0.05
 FEWER_BITS = re.compile(rb"float16|\.half\(|\.bfloat16\(|autocast|int8|quanti[sz]|load_in_")
 
@@ -30,15 +30,15 @@ Ask = Callable[[bytes], Reply]
 
 
 def batches(model: Path) -> bool:
-    """Whether the handler of the unpacked archive answers several requests in one call, and nothing else watches it:
-    the handlers that import ``handler_exact`` ask their model when it loads."""
+    """Whether the handler of the unpacked archive answers several requests in one call without a check of its own:
+    handlers that import ``handler_exact`` compare batches with single requests when they load."""
     scripts = _scripts(model)
     return any(b"batch_fn" in text for text in scripts.values()) and "handler_exact.py" not in scripts
 
 
 def doubt(ask: Ask, sample: bytes, alone: Reply, model: Path) -> str | None:
-    """What is odd about the sample's answers among others', ``alone`` being its answer by itself; None where nothing
-    is, and where that cannot be said: of a handler that draws random numbers or tells the time, or takes too long."""
+    """How the sample's answers in a batch differ from ``alone``, its answer by itself. None if they do not, or if that
+    cannot be decided: the handler draws random numbers, tells the time or takes too long."""
     right = _value(alone)
     longer = _longer(sample)
     if right is None:
@@ -53,7 +53,7 @@ def doubt(ask: Ask, sample: bytes, alone: Reply, model: Path) -> str | None:
         if not others or 2 * len(others) < len(answers):
             return None
         if any(_differ(ask(sample), right, tolerance) for _ in range(OF_EACH)):
-            return None  # it answers differently by itself, too
+            return None  # its answers differ without a batch, too
     except ContainerError:
         return None
     what = others[0].body[:100].decode("utf-8", "replace")
@@ -101,7 +101,7 @@ def _differ(reply: Reply, right: Any, tolerance: float) -> bool:
 
 
 def _leaves(value: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Every value that is neither a list nor an object, with where it stands."""
+    """Every value that is neither a list nor an object, with its place."""
     if isinstance(value, dict):
         yield from itertools.chain.from_iterable(_leaves(value[key], (*where, key)) for key in sorted(value))
     elif isinstance(value, list):
@@ -111,7 +111,7 @@ def _leaves(value: Any, where: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any
 
 
 def _longer(sample: bytes) -> bytes:
-    """The sample with longer texts, so far as it has some: what has no space in it is a name, or an image."""
+    """The sample with its texts made longer. Strings without a space stay: they are names or images."""
 
     def stretch(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What a model's table leaves to packaging: the handler for its task, and the task among that handler's settings."""
+"""Defaults for what a model's table leaves out: the handler for its task, and the task among the handler's settings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mme.errors import HandlerError
 
 
 def completed(spec: ModelSpec) -> ModelSpec:
-    """``spec`` with what its archive holds. One that is complete comes back as it is.
+    """``spec`` with these defaults filled in. A complete one is returned unchanged.
 
     The default pipeline of a container is a matter of its version of transformers, and some tasks have none; so a
     model for which the catalogue names a task and no handler travels with ours.

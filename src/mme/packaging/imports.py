@@ -1,4 +1,4 @@
-"""What a handler imports, and what the images have: whoever packages may have more installed than a container."""
+"""Compares what a handler imports with what the images have: this machine may have more installed than a container."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 
 from mme.packaging.vendor import IMAGE
 
-# Distributions that are imported under other names, and those that the images have beside what every image has.
+# Distributions whose import name differs, and those that only some images have.
 _IMPORTED_AS = {
     "pyyaml": "yaml",
     "huggingface-hub": "huggingface_hub",

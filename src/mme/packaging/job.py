@@ -1,4 +1,4 @@
-"""One model's whole way into OUT: recognised as unchanged, or retrieved, packed, verified and recorded.
+"""Packages one model into OUT: recognised as unchanged, or retrieved, packed, verified and recorded.
 
 What is known of a model's last archive is in OUT/NAME.json (see ``mme.packaging.records``). Its ``key`` covers
 everything that the archive depends on, so that an unchanged model costs neither weights read nor libraries imported.
@@ -44,7 +44,7 @@ def silent(title: str, total: int) -> Iterator[Callable[[int], object]]:
 
 @dataclass(frozen=True)
 class Packaged:
-    """What became of a model: ``fresh`` is False when the archive of an earlier run still holds."""
+    """What became of a model: ``fresh`` is False when the archive of an earlier run is still right."""
 
     archive: Archive
     fresh: bool
@@ -84,7 +84,7 @@ class _Parts:
 
 
 class PackagingJob:
-    """One model to be packaged into ``out``. What it finds out of the handler and the source, it finds out once.
+    """One model to be packaged into ``out``. The handler and the source are examined once.
 
     ``compression`` is used where the catalogue names none. Every method raises MmeError.
     """
@@ -135,7 +135,7 @@ class PackagingJob:
             seen = self._verify_previous(previous, verifier, stage)
             return Packaged(previous.archive, False, seen, time.monotonic() - start)
         if verifier is not None:
-            verifier.start(self.spec.trust_remote_code)  # it gets ready meanwhile
+            verifier.start(self.spec.trust_remote_code)  # the container starts meanwhile
         with workspace(self.out) as work:
             parts = self._gather(work, stage)
             made = self._pack(parts, stage)
@@ -145,11 +145,11 @@ class PackagingJob:
 
     @contextlib.contextmanager
     def prepared(self, verifier: Verifier | None = None, *, stage: Stage = silent) -> Iterator[Streamed]:
-        """The archive retrieved, hashed and verified, but not packed: its bytes are made while they are sent.
+        """The archive as a stream: retrieved, hashed and verified, but packed only while it is sent.
 
         When the block ends without an error, the model is recorded in ``out`` as done; see ``known_digest``.
         """
-        _ = self.key  # what the source is before it is read
+        _ = self.key  # the source's state before it is read
         if verifier is not None:
             verifier.start(self.spec.trust_remote_code)
         with workspace(self.out) as work:
@@ -163,7 +163,7 @@ class PackagingJob:
             )
             seen = self._verify(verifier, parts, stage, lambda verifier: verifier.verify_plan(planned))
             yield Streamed(planned, self.compression, seen)
-            if not (self.out / planned.target).exists():  # else what is recorded of the archive on disk stays right
+            if not (self.out / planned.target).exists():  # else the record of the archive on disk is still right
                 made = Archive(None, planned.name, planned.digest, 0, planned.files, planned.manifest)
                 self._record(made, seen is not None)
 
@@ -196,7 +196,7 @@ class PackagingJob:
         return unchanged.previous_archive(self.out, self.spec, self.key)
 
     def _verify_previous(self, previous: Previous, verifier: Verifier | None, stage: Stage) -> Verified | None:
-        """Run the handler on an earlier run's archive if nobody has yet, and record what was found out."""
+        """Run the handler on an earlier run's archive if that was not done yet, and record the result."""
         if verifier is None or previous.verified:
             if self.sources.fresh:
                 self._record(previous.archive, previous.verified)
@@ -209,7 +209,7 @@ class PackagingJob:
     def _gather(self, work: Path, stage: Stage) -> _Parts:
         """Retrieve the snapshot, and the libraries that the handler requires, into ``work``."""
         spec = self.spec
-        _ = self.sources  # looked at before anything is read, so that a change meanwhile is seen
+        _ = self.sources  # its state before anything is read, so that a change meanwhile is noticed
         libraries: vendor.Vendored | None = None
         if spec.handler is not None and (spec.handler / handler.REQUIREMENTS).is_file():
             with stage("fetching its handler's libraries", 0):

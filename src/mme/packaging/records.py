@@ -59,7 +59,7 @@ class Latest:
 
 
 def latest(out: Path, name: str) -> Latest | None:
-    """What was noted of the archive of ``name`` that was built last in ``out``; None when it is not there.
+    """The record of the archive of ``name`` that was built last in ``out``; None when that archive is not there.
 
     Nothing of the archive is read, and nothing compared: ``built`` does that.
     """
@@ -96,7 +96,7 @@ def built(out: Path, name: str) -> Archive | None:
 def superseded(out: Path) -> dict[str, int]:
     """The archives in ``out`` that are not the last build of their model, with their sizes in bytes, by path.
 
-    An archive of a model of which nothing is recorded is left out: nothing says that it is old.
+    An archive of a model without a record is left out: it may be the newest.
     """
     sizes: dict[str, int] = {}
     for path in sorted(out.rglob("*.tar.gz")):

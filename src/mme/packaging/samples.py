@@ -1,4 +1,4 @@
-"""A request for each task, which tries a finished archive whose handler brings none of its own."""
+"""A sample request for each task, to verify archives whose handlers bring none."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _request(task: str, model: Path) -> dict[str, Any]:
 
 
 def _mask(model: Path) -> str:
-    """What this model's tokenizer calls the mask."""
+    """The mask token of this model's tokenizer."""
     for name in ("special_tokens_map.json", "tokenizer_config.json"):
         if (model / name).is_file():
             mask = read_json(model / name).get("mask_token")
@@ -97,7 +97,7 @@ def _about_an_image(model: Path, picture: str) -> Any:
 
 
 def _image_token(model: Path) -> str:
-    """What stands in a text where the image belongs; nothing for a model that needs no such place."""
+    """The placeholder in a text where the image belongs; "" for a model that needs none."""
     config = read_json(model / "config.json")
     number = config.get("image_token_id", config.get("image_token_index"))
     if number is None or not (model / "tokenizer.json").is_file():

@@ -22,7 +22,7 @@ from mme.folder import FolderFile
 from mme.packaging import records
 from mme.snapshot.sources import Located, locate
 
-# Raise this when the same input would now give another archive.
+# Increase this when the same input would now give another archive.
 RECIPE = 3
 LIBRARIES = ("safetensors", "tokenizers", "torch", "transformers", "peft")
 
@@ -32,7 +32,8 @@ RACY_NS = 2_000_000_000
 
 
 def look(spec: ModelSpec, out: Path) -> Sources:
-    """Find out what the model's source is now; reads it only where ``out`` does not tell that it is unchanged."""
+    """Identify the model's source as it is now. Reads it only where the record in ``out`` does not show that it is
+    unchanged."""
     return Sources(spec, records.recorded(out, spec.name) or {})
 
 
@@ -50,7 +51,7 @@ class Sources:
 
     @property
     def fresh(self) -> bool:
-        """Whether something was found out that is not noted yet."""
+        """Whether there is something new to record."""
         return self.digests != self._before
 
     def still(self) -> None:

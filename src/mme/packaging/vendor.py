@@ -2,7 +2,7 @@
 
 A container in multi-model mode never installs a requirements.txt, and one without a network could not. So wheels
 are chosen for the container's Python and platform, not for this machine's, and unpacked as they are: the result
-depends on the wheels alone. What every image has (torch, transformers and what they need) is left to the image.
+depends on the wheels alone. Libraries that every image has (torch, transformers and what they need) are not packed.
 Every library must be pinned, so that the same handler gives the same archive next month.
 """
 
@@ -98,7 +98,7 @@ def vendor(requirements: Path, into: Path, python: str, platform: str) -> Vendor
             if pinned is None:
                 unpinned[requirement.name] = version
             elif not requirement.allows(version):
-                waiting.append(requirement)  # says above what does not go together
+                waiting.append(requirement)  # reports versions that do not go together
             waiting += needs
             if not unpinned:
                 compiled |= _unpack(requirements, wheel, into)

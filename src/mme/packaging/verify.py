@@ -1,7 +1,7 @@
 """archive -> the handler run once on it, as the container on the endpoint would run it.
 
 One container for all models of a run, started as a process on a free port of this machine, and spoken to by
-SageMaker's contract alone. It sees no credentials, and is told to look nothing up on the Hub.
+SageMaker's contract alone. It gets no credentials, and its environment forbids downloads from the Hub.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STOP_S = 30.0
 
 JSON_HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
 
-# What a container under verification gets besides what every local container gets.
+# Environment of a container under verification, beside what every local container gets.
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -46,7 +46,7 @@ ENVIRONMENT = {
 class Verified:
     """What was seen: milliseconds to load and to answer, and the start of the answer (None when nothing was asked).
 
-    ``doubt`` says what is odd about it, if anything is.
+    ``doubt`` says what looks wrong about it, or is None.
     """
 
     load_ms: float
@@ -83,7 +83,7 @@ class Verifier:
         return self._verify(archive, lambda model: extract(path, model))
 
     def verify_plan(self, planned: Plan) -> Verified:
-        """The same for an archive that is not made yet: its files are laid out as it would be unpacked."""
+        """The same for an archive that is not made yet: its files are put in a folder as unpacking would."""
         archive = Archive(None, planned.name, planned.digest, 0, planned.files, planned.manifest)
         return self._verify(archive, lambda model: write_files(planned, model))
 
@@ -137,8 +137,8 @@ class Verifier:
         """Start the container and do not wait: it gets ready while the archive is made. Raises VerifyError.
 
         With ``trust_remote_code`` it runs the code that comes with a model, as an endpoint does whose environment says
-        HF_TRUST_REMOTE_CODE=true. A container that was started otherwise is replaced. Returns it with the folder that
-        is its own.
+        HF_TRUST_REMOTE_CODE=true. A container that was started with the other setting is replaced. Returns the
+        container and its folder.
         """
         if self._trusting != trust_remote_code:
             self.stop()
@@ -184,7 +184,7 @@ class Verifier:
 
     @contextlib.contextmanager
     def _said(self, archive: Archive, what: str) -> Iterator[None]:
-        """Errors of the connection to the container as those of the archive that was tried."""
+        """Turns errors of the connection to the container into errors of the archive under test."""
         try:
             yield
         except ContainerTimeout:
@@ -208,7 +208,8 @@ class Verifier:
 
 
 def _borrowed(code: Path) -> str | None:
-    """What to say of a handler that answers here only because this machine has what it imports; None for no such."""
+    """A warning for a handler that works here only because this machine has a library that containers lack; else
+    None."""
     if not code.is_dir():
         return None
     present = {entry.name.partition(".")[0] for entry in code.iterdir()}
@@ -225,7 +226,7 @@ def _borrowed(code: Path) -> str | None:
 
 
 def _sample(archive: Archive, model: Path) -> bytes | None:
-    """What to ask: the handler's own sample, else one for the task; None where nothing says what the handler takes."""
+    """The request to send: the handler's own sample, else one for the task; None when neither is known."""
     sample = model / "code" / SAMPLE
     if sample.is_file():
         return sample.read_bytes()
@@ -236,7 +237,7 @@ def _sample(archive: Archive, model: Path) -> bytes | None:
 
 
 def _doubt(content_type: str, body: bytes) -> str | None:
-    """What is odd about an answer that a container would pass on all the same."""
+    """What looks wrong about an answer that a container would pass on nevertheless; None if nothing does."""
     if not body:
         return "the answer is empty; see output_fn of its handler"
     if not content_type.startswith("application/json"):

@@ -17,7 +17,7 @@ from mme.errors import ArchiveError
 
 @contextlib.contextmanager
 def workspace(out: Path) -> Iterator[Path]:
-    """A folder in ``out`` that is gone afterwards. What a killed run left behind goes first."""
+    """A folder in ``out`` that is removed afterwards. Folders that killed runs left behind are removed first."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         for stale in out.glob(".work-*"):

@@ -1,1 +1,1 @@
-"""A container as a process, and its contract as a caller sees it. Nobody else starts or speaks to one."""
+"""Starts a container as a process and calls it by SageMaker's contract. Nothing else in the project does."""

@@ -1,8 +1,8 @@
-"""What of this process's environment a container gets: what programs need to run, and nothing that may be secret.
+"""The part of this process's environment that a container gets: what programs need to run, and nothing secret.
 
-On SageMaker a container gets the model's Environment alone, so what a handler really needs belongs there. Handlers are
-other people's programs: the environment is passed by a list of what is allowed, and the home folder, where credentials
-and tokens lie, is one of the container's own.
+On SageMaker a container gets the model's Environment alone, so variables that a handler needs belong there. Handlers
+are other people's programs: variables are passed by an allow-list, and the container gets a home folder of its own,
+because credentials and tokens lie in the user's.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def base_environment() -> dict[str, str]:
 def container_environment(scratch: Path) -> dict[str, str]:
     """``base_environment`` with every place that programs write to by themselves below ``scratch``, a folder."""
     passed = base_environment()
-    if site.ENABLE_USER_SITE:  # libraries installed there are found by the home folder
+    if site.ENABLE_USER_SITE:  # libraries in the user's site-packages are found through the home folder
         passed.setdefault("PYTHONUSERBASE", site.getuserbase())
     return {
         **passed,

@@ -1,4 +1,4 @@
-"""What can go wrong between a container and its caller."""
+"""Errors between a container and its caller."""
 
 from __future__ import annotations
 

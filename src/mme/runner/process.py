@@ -1,6 +1,6 @@
 """One container of one endpoint variant: a process on this machine that keeps SageMaker's multi-model contract.
 
-Starts the process behind ``guard.py``, waits until it is healthy, and speaks HTTP to it. Knows nothing of models.
+Starts the process under ``guard.py``, waits until it is healthy, and sends it HTTP requests.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ _ENDING_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class Finished:
-    """A program that has ended: its exit code, 128 and the signal's number where one ended it, and what it said."""
+    """A program that has ended: its exit code (128 plus the number of the signal that ended it), and its standard
+    error."""
 
     returncode: int
     stderr: str
@@ -167,7 +168,7 @@ class Container:
             pause = min(pause * 1.5, 0.25)
 
     def epitaph(self) -> str:
-        """What is known about a container that has ended."""
+        """The error for a container that has ended."""
         self._reader.join(timeout=1.0)
         code = self.process.poll()
         return f"The container ended with exit code {code}.{self._last_words()}"
@@ -217,8 +218,8 @@ class Container:
             raise ContainerTimeout(f"The container did not answer within {timeout:.0f} s.") from problem
         except (OSError, http.client.HTTPException) as problem:
             connection.close()
-            # Most likely the process is ending. Whoever is told so must not meet it again: for a moment some of its
-            # connections are still open.
+            # Most likely the process is ending. The caller's next request must not reach it, and for a moment some of
+            # its connections are still open.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_ENDING_SECONDS)
             raise ContainerError(f"The container broke off: {problem or type(problem).__name__}") from problem
@@ -229,13 +230,13 @@ class Container:
         return reply
 
     def _connection(self, timeout: float) -> http.client.HTTPConnection:
-        """An open connection: a kept one that the container has not closed meanwhile, else a new one."""
+        """An open connection: an idle one that the container has not closed meanwhile, else a new one."""
         with contextlib.suppress(queue.Empty):
             while True:
                 idle = self._idle.get_nowait()
                 with selectors.DefaultSelector() as selector:
                     selector.register(idle.sock, selectors.EVENT_READ)
-                    closed = bool(selector.select(0))  # nothing is due, so what can be read is its end
+                    closed = bool(selector.select(0))  # no answer is due, so readable means closed
                 if not closed:
                     idle.sock.settimeout(timeout)
                     return idle

@@ -1,7 +1,7 @@
 """The stock serving stack on this machine: the real multi-model-server with the Hugging Face inference toolkit.
 
-It lives in a virtual environment of its own (``make stock``), because it wants other versions of almost everything.
-``command`` prepares a folder and says what to run; starting, waiting and stopping are ``container.py``'s, whose guard
+It has a virtual environment of its own (``make stock``), because it needs other versions of almost everything.
+``command`` prepares a folder and returns the command line; ``process.py`` starts, awaits and stops it, and the guard
 also ends the Python workers, which the server itself would leave behind.
 """
 
@@ -47,7 +47,7 @@ def command(port: int, work_dir: Path) -> tuple[list[str], dict[str, str]]:
             for name, value in {
                 "inference_address": f"http://127.0.0.1:{port}",
                 "management_address": f"http://127.0.0.1:{port}",
-                # From here on as the toolkit writes it in multi-model mode.
+                # The rest is what the toolkit itself writes in multi-model mode.
                 "enable_envvars_config": "true",
                 "model_store": "/",
                 "default_service_handler": HANDLER,
@@ -119,7 +119,7 @@ def find_java() -> str:
     if java is None:
         raise StockMissing(f"There is no java on PATH. {advice}.")
     try:
-        # macOS has a java that only says that there is none.
+        # macOS has a placeholder called java, which only says that Java is not installed.
         done = subprocess.run([java, "-version"], capture_output=True, timeout=60, check=False)
     except (OSError, subprocess.TimeoutExpired) as problem:
         raise StockMissing(f"{java} cannot be run: {problem}. {advice}, or correct JAVA_HOME.") from None

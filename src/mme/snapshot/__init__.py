@@ -1,1 +1,1 @@
-"""A source becomes a pinned folder that every container reads."""
+"""Turns a source into a snapshot: a folder that every supported version of transformers reads alike."""

@@ -1,10 +1,10 @@
-"""How far a model's answers move when its weights take fewer bits: measured on real sentences, and bounded.
+"""How far a model's answers move when its weights are stored in fewer bits: measured on real sentences, and bounded.
 
-What is compared is what will be served: the answers of the model's own handler, with the model as the archive will hold
-it, against those of the same handler in float32 on the original weights. Of a model whose handler is a stranger's, or
-that has none, the outputs are compared.
+The answers that will be served are compared: those of the model's handler, with the model as the archive will hold it,
+against those of the same handler in float32 on the original weights. Where the handler is not one of this project's
+kinds, or there is none, the model's outputs are compared.
 
-Two models are loaded for it, one after the other, in a process of their own, so that no memory stays taken:
+Two models are loaded, one after the other, in a separate process, so that their memory is given back:
 
     python -m mme.snapshot.accuracy REQUEST.json ANSWER.json
 """
@@ -52,7 +52,7 @@ MOST_TOKENS = 64  # of a text, where a model's outputs for each token are compar
 VECTORS, OUTPUTS, CHOICES = "vectors", "outputs", "choices"
 BOUNDED = {VECTORS: "worst", OUTPUTS: "worst", CHOICES: "mean"}
 DEFAULT_BOUND = {VECTORS: 0.01, OUTPUTS: 0.01, CHOICES: 0.05}
-# What float32 itself loses where the same is computed in another order. int8 loses much more.
+# What float32 itself loses when sums are taken in another order. int8 loses much more.
 ROUNDING = {VECTORS: 1e-11, OUTPUTS: 1e-11, CHOICES: 1e-5}
 WORDS = {VECTORS: "1 - cosine of the vectors", OUTPUTS: "1 - cosine of the outputs", CHOICES: "probability that moved"}
 
@@ -151,7 +151,7 @@ def measure(
         "TRANSFORMERS_OFFLINE": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "CUDA_VISIBLE_DEVICES": "",  # the same figures wherever it is packaged; and int8 is for the CPU alone
-        "MME_FORMAT": "asked",  # what it costs where it is computed in, whatever this machine is fast at
+        "MME_FORMAT": "asked",  # the cost where the format is computed in, even if this machine would choose another
         **({"HF_TRUST_REMOTE_CODE": "true"} if trust else {}),
     }
     words = [sys.executable, "-m", __spec__.name, str(work / "request.json"), str(work / "answer.json")]
@@ -182,7 +182,7 @@ def measure(
 
 
 def _linked(side: Side, folder: Path) -> Path:
-    """A folder as the handler finds it, with links to the model's files."""
+    """A folder as a handler gets it, with links to the model's files."""
     (folder / "code").mkdir(parents=True)
     for item in side.folder.iterdir():
         (folder / item.name).symlink_to(item.resolve())
@@ -200,7 +200,7 @@ def main(request: Path, answer: Path) -> None:
     try:
         with libraries.quiet():
             exact = outputs(Path(before), asked["handler"], asked["kind"], asked["trust"])
-            gc.collect()  # the first model goes before the second comes
+            gc.collect()  # the first model is freed before the second is loaded
             said = asdict(compare(exact, outputs(Path(after), asked["handler"], asked["kind"], asked["trust"])))
     except Exception as error:
         said = {"error": libraries.first_line(error)}
@@ -226,8 +226,8 @@ class Difference:
 
 
 def outputs(folder: Path, handler: bool, kind: str, trust: bool) -> Outputs:
-    """What the model in ``folder`` says to each of the texts: through the handler that can be imported, or as
-    transformers loads it. It is loaded, and gone afterwards."""
+    """The answers of the model in ``folder`` to each of the texts: through the handler that can be imported, or as
+    transformers loads it. The model is loaded here and freed afterwards."""
     import torch
 
     if not handler:
@@ -305,7 +305,7 @@ def _inputs(model: Any, tokenizer: Any | None) -> Iterator[dict[str, Any]]:
 
 
 def compare(before: Outputs, after: Outputs) -> Difference:
-    """A number that is none (NaN) anywhere is as bad as can be."""
+    """NaN anywhere counts as the largest difference."""
     import torch
 
     errors, same = [], []

@@ -29,7 +29,7 @@ PREFIX = "base_model.model."
 # pass it over where PEFT is not installed, and load it by itself where it is.
 FOLDER = "adapter"
 
-# Kinds of adapter to which a sum of two products does not do justice.
+# Kinds of adapter that are more than the product of two matrices.
 UNSUPPORTED = (
     "alora_invocation_tokens",
     "arrow_config",
@@ -47,8 +47,8 @@ UNSUPPORTED = (
 # Ways to begin the training that change the base too, so that what is saved does not fit the base as it is.
 REBASED = ("corda", "loftq", "lora_ga", "olora", "pissa")
 
-# What of an adapter's configuration its result depends on, and PEFT needs to read it. The rest are notes on how it was
-# trained, paths of that machine among them.
+# The keys of an adapter's configuration that its result depends on and that PEFT needs. The others record how it was
+# trained, with paths of that machine among them.
 KEPT = (
     "alpha_pattern",
     "fan_in_fan_out",
@@ -63,7 +63,7 @@ KEPT = (
 # What two tokenizers are compared by, besides their tokens.
 SAMPLES = ("The house is quiet; is nobody at home?", "  12.5% of Über\u00fcberg \u65e5\u672c \U0001f642\n\tx=1", "")
 
-# The rest of what PEFT writes: how the adapter was trained, which its tensors have in them.
+# The other keys that PEFT writes: how the adapter was trained, which no answer depends on.
 NOTES = (
     "auto_mapping",
     "base_model_name_or_path",
@@ -156,7 +156,7 @@ def read(model: Any, folder: Path, what: str) -> Adapter:
 def merge(model: Any, folder: Path, what: str) -> int:
     """Add the adapter in ``folder`` to ``model``, in place; return how many weights it changed.
 
-    Raises SourceError when it is of another kind, for another model, or cannot be told from it once it is merged.
+    Raises SourceError when it is of another kind, for another model, or shares a weight with a layer that must stay as it is.
     """
     import torch
 
@@ -180,7 +180,7 @@ class Changes:
 def changes(model: Any, folder: Path, what: str) -> Changes:
     """What merging the adapter in ``folder`` does to ``model``, which may be one without weights (torch's meta device).
 
-    Raises SourceError when it is of another kind, for another model, or cannot be told from it once it is merged.
+    Raises SourceError when it is of another kind, for another model, or shares a weight with a layer that must stay as it is.
     """
     import torch
 
@@ -236,7 +236,7 @@ def check_tokenizer(tokenizer: Any | None, folder: Path, what: str) -> None:
 
 
 def only_lora(folder: Path, what: str) -> bool:
-    """Whether the adapter in ``folder`` has nothing but its own parts: no layer of the model's. Raises SourceError."""
+    """Whether the adapter in ``folder`` replaces no layer of the model. Raises SourceError."""
     _config(folder, what)
     return all(".lora_" in tensor.name for tensor in weights.read_header(folder / WEIGHTS))
 

@@ -1,10 +1,10 @@
 """A checkpoint's tensors, matched to the class that is to load them without loading them.
 
-The class is built without memory for its weights, which tells the names and shapes that it wants. Where the
-checkpoint's tensors are these, under the same names or with the prefix by which a body is told from a whole, they can
-go from file to file one after the other, and what is in memory is never more than one of them. Where they are not
-(layouts that transformers converts on loading, number formats of several kinds, code of the model's own), ``match``
-says None, and transformers has to load the model.
+The class is built without memory for its weights, which gives the names and shapes that it needs. Where the checkpoint
+has these tensors, under the same names or with the prefix of a base model inside a model with a head, they can go from
+file to file one after the other, with one of them in memory at a time. Where they are not (layouts that transformers
+converts on loading, number formats of several kinds, code of the model's own), ``match`` returns None, and transformers
+has to load the model.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def match(path: Path, kind: Any, pickled: bool) -> Matched | None:
 
 
 def _has_float_buffers(built: Skeleton) -> bool:
-    """Whether some of the tensors with fractions are none of its parameters, which may keep a format of their own."""
+    """Whether the model has floating-point tensors that are not parameters: these may keep a format of their own."""
     buffers = {id(buffer) for buffer in built.model.buffers()}
     return any(id(held) in buffers and held.is_floating_point() for held in built.tensors.values())
 
@@ -144,7 +144,7 @@ def _name(stored: str, built: Skeleton) -> str | None:
 
 
 def checkpoint(path: Path, pickled: bool) -> tuple[Piece, ...] | None:
-    """All tensors of the checkpoint in ``path``; None when they cannot be told without loading it."""
+    """All tensors of the checkpoint in ``path``; None when it has to be loaded to know them."""
     index, single = (
         (path / "pytorch_model.bin.index.json", path / "pytorch_model.bin")
         if pickled

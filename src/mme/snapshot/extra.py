@@ -57,7 +57,8 @@ def write(spec: ModelSpec, files: Sequence[FolderFile], into: Path) -> None:
 
 
 def left_out(spec: ModelSpec, files: Sequence[FolderFile], into: Path) -> Mapping[str, Any]:
-    """For the manifest: the files of the source that the archive does not have, but for what nobody means."""
+    """For the manifest: the files of the source that the archive leaves out, except those that are never part of a
+    model."""
     handler = spec.handler.resolve() if spec.handler is not None else None
     missing = [
         item.path

@@ -1,4 +1,4 @@
-"""What a source is when it is not a model of transformers: named for what it is, with the way out."""
+"""Recognises sources that are not models of transformers: the error names what they are and what to do."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ NAMES = {
 }
 MLFLOW = "MLmodel"
 ADAPTER = "adapter_config.json"
-# Names that are nobody's label map or word list: what training, editors and model pages leave beside a model.
+# Names that are never a label map or a word list: files that training, editors and model pages leave beside a model.
 JUNK_SUFFIXES = (
     *(".bin", ".ckpt", ".engine", ".gguf", ".h5", ".md", ".mlmodel", ".msgpack", ".onnx", ".onnx_data", ".ot"),
     *(".pt", ".pth", ".safetensors", ".tflite", ".gif", ".jpeg", ".jpg", ".png", ".svg", ".webp", ".pdf", ".ipynb"),
@@ -73,7 +73,7 @@ JUNK_NAMES = frozenset(
 JUNK_FOLDERS = ("checkpoint-", "coreml", "eval", "logs", "onnx", "openvino", "runs", "wandb", "original")
 
 
-# Beside a layer's weight: what its numbers are to be multiplied with, and the like, by those who store fewer bits.
+# Tensors that quantised checkpoints have beside a layer's weight: scales, zero points and the like.
 QUANTIZED = re.compile(
     r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale|weight_scale_inv|weight_zero_point|input_scale|SCB"
     r"|weight\.(absmax|quant_map|nested_absmax|quant_state\.\w+))$"
@@ -82,8 +82,8 @@ WHOLE_NUMBERS = frozenset(["I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64",
 
 
 def check_numbers(what: str, folder: Path, config: Mapping[str, Any]) -> None:
-    """Raise SourceError where the safetensors in ``folder`` are of fewer bits, and the configuration does not say how
-    they are to be read: transformers would take them for the weights themselves."""
+    """Raise SourceError where the safetensors in ``folder`` are quantised and the configuration does not say how to
+    read them: transformers would take them for the weights themselves."""
     if config.get("quantization_config"):
         return
     for name in [weights.WHOLE] if (folder / weights.WHOLE).is_file() else weights.shards(folder / weights.INDEX):
@@ -99,7 +99,7 @@ def check_numbers(what: str, folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_fetched(what: str, files: Sequence[FolderFile]) -> None:
-    """Raise SourceError where a file that matters is only the pointer that git leaves where LFS did not run."""
+    """Raise SourceError where a file of the model is only a git-lfs pointer."""
     safe = any(item.path.endswith(".safetensors") for item in files)
     for item in files:
         weights = item.path.endswith(".safetensors") or (item.path.endswith(".bin") and not safe)
@@ -191,7 +191,7 @@ def _base(config: FolderFile) -> str:
 
 
 def is_junk(path: str) -> bool:
-    """Whether a file beside a model is one of those that are always there and never meant."""
+    """Whether a file beside a model is one of those that are often there and never part of it."""
     parts = PurePosixPath(path)
     return (
         parts.name in JUNK_NAMES

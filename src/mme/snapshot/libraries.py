@@ -1,4 +1,4 @@
-"""How the Hugging Face libraries are used: quietly, and with their errors cut down to a line."""
+"""Keeps the Hugging Face libraries quiet and shortens their errors to a line."""
 
 from __future__ import annotations
 

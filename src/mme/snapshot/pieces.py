@@ -19,12 +19,12 @@ FAST = "tokenizer.json"
 MOST_UNKNOWN = 0.02  # of the model's pieces: what tokenizers drop or rename on purpose
 INSTALL = "pip install 'mme[package]' brings versions that go together."
 
-# Tasks whose input is not a text, or not alone: their models may do without a tokenizer.
+# Tasks whose input is not a text, or not only one: their models may have no tokenizer.
 NO_TEXT = ("image-", "audio-", "video-", "object-", "mask-", "depth-", "keypoint-", "automatic-", "document-")
 
 
 def load(spec: ModelSpec, source: Path) -> Any | None:
-    """The tokenizer in ``source``; None when there is none and the task does without. Raises SourceError."""
+    """The tokenizer in ``source``; None when there is none and the task needs none. Raises SourceError."""
     from transformers import AutoTokenizer
 
     what = f"{spec.name} ({spec.source})"

@@ -236,7 +236,7 @@ def _complete(folder: Path) -> None:
         return
     vocabulary: dict[str, int] = model["vocab"]
     if model.get("type") == "WordPiece":
-        if sorted(vocabulary.values()) == list(range(len(vocabulary))):  # a line number is all that a line can say
+        if sorted(vocabulary.values()) == list(range(len(vocabulary))):  # a token's id is its line number
             words = sorted(vocabulary, key=vocabulary.__getitem__)
             (folder / "vocab.txt").write_text("".join(f"{word}\n" for word in words), encoding="utf-8")
     elif model.get("type") == "BPE" and not model.get("byte_fallback"):

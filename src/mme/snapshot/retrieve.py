@@ -37,7 +37,7 @@ from mme.snapshot.checkpoint import Skeleton, linear_layers, match
 from mme.snapshot.sources import LICENCES, PICKLES, Located, locate
 from mme.snapshot.weights import Piece
 
-# Tasks whose models do not read what a request holds as it is.
+# Tasks whose inputs need a processor or feature extractor.
 PREPARED = (
     *("image-", "audio-", "video-", "object-", "mask-", "depth-", "keypoint-", "visual-", "automatic-"),
     *("zero-shot-image-classification", "zero-shot-object-detection", "zero-shot-audio-classification"),
@@ -68,8 +68,8 @@ def snapshot(
     Memory: that of the largest tensor, and a little. Where transformers has to load the model (see
     ``mme.snapshot.checkpoint``), all weights; and where accuracy is measured all weights too, in a process of its own.
     ``libraries_folder`` has what the handler imports. Raises SourceError for a source that is not a model, is broken,
-    holds pickles without leave, needs code of its own without leave, would leave weights to chance, or loses more
-    accuracy than it may.
+    holds pickles or needs code of its own without permission, lacks weights (they would be random), or loses more
+    accuracy than max_error allows.
     """
     located = located or locate(
         spec.source, spec.revision, allow_pickle=spec.allow_pickle, code=spec.trust_remote_code, more=spec.files
@@ -170,7 +170,7 @@ def _check_processor(spec: ModelSpec, located: Located) -> None:
 def load_model(
     spec: ModelSpec, path: Path, config: Mapping[str, Any], pickled: bool, dtype: Any
 ) -> tuple[Any, set[str]]:
-    """The model, and the names of weights that the source lacks and its use can do without.
+    """The model, and the names of weights that the source lacks and its task does not need.
 
     ``dtype`` is torch's, or "auto" for that of the source.
     """
@@ -179,7 +179,7 @@ def load_model(
 
     torch.manual_seed(0)
     version = tuple(int(part) for part in transformers.__version__.split(".")[:2])
-    # The source's own number format, unless told otherwise: transformers 4 would make all of it float32.
+    # The source's own number format unless another is asked for: transformers 4 would make all of it float32.
     kind = {"dtype" if version >= (4, 56) else "torch_dtype": dtype}
     model, report = classes.model_class(spec, config).from_pretrained(
         path,
@@ -250,7 +250,8 @@ def _merged(piece: Piece, built: Skeleton, changes: adapters.Changes) -> Piece:
 def _loaded(
     spec: ModelSpec, source: Path, scratch: Path, config: Mapping[str, Any], pickled: bool, adapter: Located | None
 ) -> _Checkpoint:
-    """The same by way of transformers, which takes as much memory as the weights, and twice their place on the disk."""
+    """The same by loading it with transformers, which takes as much memory as the weights and twice their size on
+    disk."""
     model, absent = load_model(spec, source, config, pickled, "auto")
     what = f"The adapter {spec.adapter} of {spec.name}"
     facts: dict[str, Any] = {}
@@ -415,7 +416,7 @@ def _measured(
 
 
 def library_versions() -> dict[str, str]:
-    """The versions that made a snapshot what it is."""
+    """The versions of the libraries that made a snapshot."""
     return {name: importlib.metadata.version(name) for name in ("safetensors", "tokenizers", "torch", "transformers")}
 
 

@@ -7,9 +7,9 @@ multiplied by s, and the products stay the same,
 
     s = max|x| ** STRENGTH / max|w| ** (1 - STRENGTH)
 
-with the maximum over the tokens of a few sentences, and over the weights of all layers that read this input. Inputs of
-other kinds have their sizes from the text at hand rather than from the model, and smoothing them by what some
-sentences showed did more harm than good: they are left as they are.
+with the maximum over the tokens of a few sentences, and over the weights of all layers that read this input. The sizes
+of other inputs depend on the text rather than on the model; smoothing them by a few sentences did more harm than good,
+so they are left as they are.
 
 The same on every processor: the model runs in float64, and s keeps four bits of its fraction, so that what two
 processors may differ in, the last of 53 bits, is gone. Its weights are read one after the other as they are needed, so
@@ -50,7 +50,7 @@ def divisors(built: Skeleton, tokenizer: Any, pieces: Sequence[Piece]) -> dict[s
     of the layer's weight. Layers whose inputs do not come out of a normalisation are left out.
 
     ``pieces`` are the model's tensors. Empty where the model cannot be run this way: it does not read text, or its code
-    does what is not known here.
+    does something unsupported here.
     """
     layers = linear_layers(built)
     held = {piece.name: piece for piece in pieces}
@@ -99,7 +99,7 @@ def _run(
     import torch
 
     exact = _exact_mode()
-    normalised: list[Tensor] = []  # kept, so that no other tensor comes to lie in the same place
+    normalised: list[Tensor] = []  # held, so that no other tensor gets the same id
     readers: dict[int, list[str]] = {}
     left = set(layers)
 

@@ -113,7 +113,8 @@ def _download(repository: str, revision: str, allow_pickle: bool, code: bool, mo
 
 
 def _from_cache(repository: str, revision: str, allow_pickle: bool, more: Sequence[str]) -> Path:
-    """What the cache on this machine holds of a commit, which never changes: as good as the Hub, if it is whole.
+    """The commit's files in the cache on this machine, if all are there. A commit never changes, so they need no look
+    at the Hub.
 
     The cache may know of more files than were downloaded, so it is asked for those that ``needed`` would choose.
     """

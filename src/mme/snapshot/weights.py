@@ -1,4 +1,4 @@
-"""safetensors files as bytes: whether they are whole, and one canonical form of what they say.
+"""safetensors files as bytes: whether they are complete, and one canonical form of their content.
 
 Different versions of transformers write the same tensors in different order and with different headers. The
 canonical form depends on the tensors alone, so that a version's digest does not depend on who wrote the file.
@@ -56,7 +56,7 @@ class Tensor:
 
 
 def read_header(path: Path) -> tuple[Tensor, ...]:
-    """The tensors of the safetensors file at ``path``, as they lie in it.
+    """The tensors of the safetensors file at ``path``, in the file's order.
 
     Raises SourceError when the file is cut short, is not safetensors, or has holes or overlaps.
     """
