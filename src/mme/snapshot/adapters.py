@@ -156,7 +156,7 @@ def read(model: Any, folder: Path, what: str) -> Adapter:
 def merge(model: Any, folder: Path, what: str) -> int:
     """Add the adapter in ``folder`` to ``model``, in place; return how many weights it changed.
 
-    Raises SourceError when it is of another kind, for another model, or shares a weight with a layer that must stay as it is.
+    Raises SourceError when it is of another kind, is for another model, or changes a weight that another layer shares.
     """
     import torch
 
@@ -180,7 +180,7 @@ class Changes:
 def changes(model: Any, folder: Path, what: str) -> Changes:
     """What merging the adapter in ``folder`` does to ``model``, which may be one without weights (torch's meta device).
 
-    Raises SourceError when it is of another kind, for another model, or shares a weight with a layer that must stay as it is.
+    Raises SourceError when it is of another kind, is for another model, or changes a weight that another layer shares.
     """
     import torch
 
