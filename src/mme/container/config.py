@@ -45,7 +45,7 @@ class Settings:
     access_log: bool
     metrics_models: int
     busy_answers: float
-    notes: tuple[str, ...] = ()  # what of the environment is not taken as it stands, for the log
+    notes: tuple[str, ...] = ()  # warnings about settings that are not used as they are written, for the log
 
 
 class SettingsError(ValueError):
@@ -81,7 +81,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
         return environ.get(name, "").strip() or default
 
     def within(name: str, default: float, low: float, high: float, factor: float = 1) -> float:
-        """A number that the stock server takes whatever its size: what is out of our bounds is put into them."""
+        """A number for which the stock server has no bounds: a value outside ours is moved to the nearest bound."""
         value = number(name, default / factor, -math.inf, math.inf) * factor
         if not low <= value <= high:
             notes.append(f"{name}={environ[name]} is taken as {min(max(value, low), high) / factor:g}")
@@ -136,7 +136,7 @@ def read(environ: Mapping[str, str] = os.environ) -> Settings:
 
 DAY = 86400.0
 
-# Why a setting of the stock servers does nothing, where that is worth a word.
+# Why a setting of the stock servers does nothing, where that needs a reason.
 UNUSED = dict.fromkeys(
     ("MMS_DEFAULT_WORKERS_PER_MODEL", "TS_DEFAULT_WORKERS_PER_MODEL", "SAGEMAKER_MODEL_SERVER_WORKERS"),
     ": a model has one process, which answers several requests in one pass",
@@ -150,13 +150,13 @@ TAKEN = tuple(
 
 
 def _foreign(environ: Mapping[str, str]) -> list[str]:
-    """The settings of the stock servers that are set and that this one has no use for."""
+    """The settings of the stock servers that are set and that this server does not use."""
     theirs = [name for name in environ if name.startswith(("MMS_", "TS_")) or name in UNUSED]
     return sorted(name for name in theirs if name not in TAKEN and environ[name].strip())
 
 
 def default_connections() -> int:
-    """Half of the files that may be open, of which models need the rest; 10,000 at the most."""
+    """Half of the files that may be open (models need the other half), at most 10,000."""
     import resource
 
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # the front raises its own limit to this (system.py)

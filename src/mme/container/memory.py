@@ -99,7 +99,8 @@ def private(pid: int | str = "self") -> int:
         return 0
     rows = _kilobytes(text)
     own = rows["Private_Dirty"] + rows.get("Private_Hugetlb", 0) + rows.get("Swap", 0)
-    # More is dirty than is anonymous: pages of a mapped file that was written lately, or that lies in memory (tmpfs).
+    # Dirty pages need not be anonymous: a mapped file that was written lately, or that lies in memory (tmpfs), has some
+    # too.
     if rows["Private_Dirty"] + rows.get("Shared_Dirty", 0) > rows.get("Anonymous", 0):
         own -= _of_files(_read(f"/proc/{pid}/smaps") or "")
     return max(0, own) * 1024

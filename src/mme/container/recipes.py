@@ -1,4 +1,4 @@
-"""What a tokenizer or a configuration is made of, so that equal ones can be shared between models."""
+"""Digests of what a tokenizer or a configuration is made of, so that equal ones can be shared between models."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _REFUSED = {
     "trust_remote_code",
 }
 _TOKENIZER_FILES = ("tokenizer", "vocab.", "merges.", "special_tokens_map", "added_tokens", "chat_template")
-# What every archive of ours has to say of itself, and an adapter beside its base (docs/handlers.md), which a handler
-# reads: from_pretrained looks at neither.
+# The manifest of our archives, and the folder of an adapter beside its base (docs/handlers.md), which a handler reads:
+# from_pretrained looks at neither.
 _UNREAD = {"mme-manifest.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
-# What a classifier's head says of itself: fine-tuned models differ in it and have one tokenizer all the same.
+# Fields that describe a classifier's head: fine-tuned models differ in them and have the same tokenizer nevertheless.
 _NOT_FOR_TOKENIZERS = {"architectures", "dtype", "id2label", "label2id", "num_labels", "problem_type", "torch_dtype"}
 
 
@@ -91,7 +91,7 @@ def _key(kind: str, factory: str, options: dict[str, Any], content: str) -> str:
 
 
 def _content(kind: str, path: str) -> str | None:
-    """A digest of all that can matter to a recipe's result. None where there is no telling."""
+    """A digest of all that can matter to a recipe's result; None where that cannot be known."""
     try:
         return code_key(read_regular(path, MAX_READ)) if kind == "code" else _digest(path, kind)
     except (OSError, ValueError, RecursionError, struct.error):
@@ -99,12 +99,12 @@ def _content(kind: str, path: str) -> str | None:
 
 
 def code_key(source: bytes) -> str:
-    """What compiled source is kept under."""
+    """The key of compiled source."""
     return hashlib.blake2b(source, digest_size=16).hexdigest()
 
 
 def _digest(folder: str, kind: str) -> str | None:
-    """A digest of all that can matter to the result but the weights' values. None where there is no telling."""
+    """A digest of all that can matter to the result but the weights' values; None where that cannot be known."""
     total = hashlib.blake2b(digest_size=16)
     size = 0
     for root, folders, names in os.walk(folder):

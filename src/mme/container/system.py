@@ -1,4 +1,4 @@
-"""The few things that need the operating system by name. Each does nothing where the system lacks it."""
+"""Calls that only some operating systems have. Each does nothing where the system lacks it."""
 
 from __future__ import annotations
 

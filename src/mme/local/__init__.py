@@ -25,10 +25,10 @@ __all__ = ["LocalAws"]
 class LocalAws:
     """The local AWS, up from entering the ``with`` block until leaving it.
 
-    ``container`` is ``ours``, ``stock`` or a command line; up to ``max_instances`` run for one variant. AWS's
-    minute, of metrics, alarms, cool-downs and the waits of an update, lasts ``minute`` seconds. With ``echo``, its
-    progress goes to this process's stderr.
-    Raises UsageError when it cannot start: the port is taken, the folder is in use, a package is missing.
+    ``container`` is ``ours``, ``stock`` or a command line; up to ``max_instances`` run for one variant. One minute of
+    AWS's time (metrics, alarms, cool-downs, the waits of an update) lasts ``minute`` seconds. With ``echo``, its
+    progress goes to this process's stderr. Raises UsageError when it cannot start: the port is taken, the folder is in
+    use, a package is missing.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class LocalAws:
 
     @property
     def env(self) -> dict[str, str]:
-        """What an AWS client needs in its environment to speak to this AWS."""
+        """The environment variables with which an AWS client calls this AWS."""
         return dict(self._env)
 
     @property
@@ -94,7 +94,7 @@ class LocalAws:
         """Starts it and returns when it answers. Raises UsageError."""
         self._process = subprocess.Popen(
             self._command,
-            stdin=subprocess.PIPE,  # held open: its end tells the server that we are gone
+            stdin=subprocess.PIPE,  # held open: when it closes, the server knows that this process is gone
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -147,6 +147,6 @@ class LocalAws:
                     stream.close()
 
     def client_env(self) -> dict[str, str]:
-        """This process's environment with AWS turned to this AWS, for starting other programs."""
+        """This process's environment with these variables set, for starting other programs."""
         others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return {**others, **self._env, "AWS_EC2_METADATA_DISABLED": "true"}

@@ -23,7 +23,7 @@ _LOCAL_HOSTS = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
 class App:
-    """The WSGI application: guards the door, then moto or the runtime."""
+    """The WSGI application: checks each request, then hands it to moto or to the runtime."""
 
     def __init__(
         self, settings: Settings, objects_folder: Path, moto: Any, runtime: Any, access: Any, page: Any = None
@@ -68,14 +68,14 @@ class App:
         upload = requests.signed_service(environ) in ("s3", None) and receive.is_upload(environ)
         try:
             if not upload:
-                requests.receive_body(environ)  # so that nobody waits below for a client that is slow to send
+                requests.receive_body(environ)  # so that a client that is slow to send does not block the lock below
             with self._one_at_a_time:
                 refused = self._access.gate(environ, region)
             if refused is not None:
                 drop(environ)
                 answer = refused(start_response)
                 return answer
-            requests.pin(environ)  # moto reads the same service in it that was judged
+            requests.pin(environ)  # moto must read the same service in it that was authorized
             if _unknown_condition(environ):
                 drop(environ)
                 words = "A header you provided implies functionality that is not implemented"
@@ -86,7 +86,7 @@ class App:
             answer = self._ask_moto(environ, start_response)
         except NotImplementedError as problem:
             return unknown_operation(environ, start_response, "UnknownOperationException", str(problem))
-        except Exception as problem:  # a fault of ours or of moto's: say it to the client, and keep serving
+        except Exception as problem:  # a fault of ours or of moto's: report it to the client, and go on serving
             traceback.print_exc()
             words = f"{type(problem).__name__}: {problem}"
             # Not a 500: it would fail again in the same way, and clients retry a 500 for minutes.
@@ -98,7 +98,7 @@ class App:
             return self._repeats.ask(self._moto, environ, start_response)
 
     def _upload(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """The content of an object goes to a file here; moto sees a request without a body."""
+        """Receives the content of an object into a file; moto gets a request without a body."""
         try:
             received = receive.receive(environ, self._objects)
         except receive.Refused as problem:

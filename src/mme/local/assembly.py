@@ -37,7 +37,7 @@ class Built:
     app: App
     hosting: Hosting
     ticker: Ticker
-    """Not started yet."""
+    """Made, but not started."""
 
     def close(self) -> None:
         """Ends every container."""

@@ -1,7 +1,7 @@
-"""When a request was signed: presigned URLs that are over, and clocks that differ by more than AWS bears.
+"""Checks when a request was signed: refuses expired presigned URLs and clocks that differ by more than AWS allows.
 
-The signature itself is not checked, but its times are: S3 bears 15 minutes between the two clocks, the other services 5
-(AWS's reference of Signature Version 4), and a presigned URL ends when it says.
+The signature itself is not checked, but its times are: S3 allows 15 minutes between the two clocks, the other services
+5 (AWS's reference of Signature Version 4), and a presigned URL expires at its own time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ Refusal = Callable[[Callable[..., Any]], Iterable[bytes]]
 
 
 def out_of_time(environ: Mapping[str, Any], now: datetime) -> Refusal | None:
-    """What answers a request that was signed for another time than ``now`` (aware); None for any other."""
+    """The refusal of a request that was signed for another time than ``now`` (with a time zone); None if the time is
+    right."""
     service = signed_service(environ)
     if service is None:
         return None

@@ -1,4 +1,4 @@
-"""The page of the local AWS: its clients point at this server itself, and hosting tells what no call of AWS tells."""
+"""The page of the local AWS: its clients call this server, and hosting adds what no call of AWS returns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mme.page.app import Page
 from mme.page.sources import LOCAL, Clients, Place, Sources
 
 _MEMORY_SECONDS = 3.0
-"""For which a container's memory is kept: the kernel walks over all its pages to count it."""
+"""Seconds for which a container's memory figure is reused: to count it, the kernel walks over all its pages."""
 
 
 def page(settings: Settings, hosting: Hosting, url: str) -> Page:
@@ -45,7 +45,7 @@ def _clients(settings: Settings, url: str) -> Clients:
 
 
 class Inside:
-    """What is in the containers of an endpoint now, as ``mme.page.sources.Instances`` has it."""
+    """The models in an endpoint's containers now, in the form of ``mme.page.sources.Instances``."""
 
     def __init__(self, region: str, hosting: Hosting) -> None:
         self._region = region

@@ -1,4 +1,4 @@
-"""A container's processes, all below it among them, and how much memory they have."""
+"""A container's processes, descendants included, and how much memory they have."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def tree(pid: int) -> list[Process]:
 
 
 def memory(pid: int) -> int | None:
-    """Bytes of memory of the process and its descendants, what they share counted once (PSS); None where the system
-    does not tell (it is Linux that does)."""
+    """Bytes of memory of the process and its descendants, what they share counted once (PSS); None on systems other
+    than Linux."""
     import psutil
 
     parts: list[int] = []

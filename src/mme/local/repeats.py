@@ -1,4 +1,4 @@
-"""A request that a client sends again because it never saw the answer gets that answer, and is not carried out twice.
+"""Answers a repeated request with the answer of the first one: a client that lost the answer sends the request again.
 
 An AWS SDK that loses a connection cannot tell whether its request was carried out, and sends it again with the same
 ``amz-sdk-invocation-id``. Carried out twice, CreateModel says "Cannot create already existing model", and its caller
@@ -70,7 +70,8 @@ class Repeats:
 
 
 def _key(environ: dict[str, Any]) -> tuple[str, str, str] | None:
-    """Who sends it, the number that a client's SDK gives it, and what it is; None for what may be done twice."""
+    """The sender, the SDK's id of the request, and the request itself; None for requests that may be carried out
+    twice."""
     number = str(environ.get("HTTP_AMZ_SDK_INVOCATION_ID", ""))
     if not number or environ.get("REQUEST_METHOD") != "POST" or signed_service(environ) in ("s3", None):
         return None

@@ -35,7 +35,7 @@ def _credential(environ: Mapping[str, Any]) -> list[str]:
 
 
 def pin(environ: dict[str, Any]) -> None:
-    """Write the signature so that whoever reads the request after us reads the same key, region and service in it."""
+    """Rewrite the signature so that moto reads the same key, region and service in it."""
     scope = _credential(environ)
     if scope:
         environ["HTTP_AUTHORIZATION"] = (
@@ -65,7 +65,7 @@ _MAX_PEEK = 4 << 20
 
 
 def peek(environ: dict[str, Any]) -> bytes:
-    """The request's body, left in place for whoever handles the request."""
+    """The request's body, which the request's handler can read again."""
     length = content_length(environ) or 0
     body = environ["wsgi.input"].read(min(length, _MAX_PEEK)) if length else b""
     rest = environ["wsgi.input"]
@@ -74,9 +74,9 @@ def peek(environ: dict[str, Any]) -> bytes:
 
 
 def receive_body(environ: dict[str, Any]) -> None:
-    """Read the request's body to its end, and leave it in place for whoever handles the request.
+    """Read the request's body to its end; the request's handler can read it again.
 
-    What is larger than a request for anything but an object's content should be goes to a temporary file.
+    Bodies above the size of requests other than an object's content go to a temporary file.
     """
     stream, ends = environ["wsgi.input"], bool(environ.get("wsgi.input_terminated"))  # where it came in chunks
     left = 1 << 62 if ends else content_length(environ) or 0

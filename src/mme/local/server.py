@@ -108,7 +108,7 @@ def _assembly() -> ModuleType:
 
 
 def _stop_at_eof(stop: threading.Event) -> None:
-    """Sets ``stop`` when whoever holds the other end of standard input closes it or ends."""
+    """Sets ``stop`` when standard input is closed, which also happens when its other end's process dies."""
     while True:
         try:
             if not os.read(sys.stdin.fileno(), 4096):

@@ -1,7 +1,7 @@
-"""Released archives, looked into from afar: files at the wrong level, libraries that no image has, versions too old.
+"""Checks released archives in the bucket: files at the wrong level, libraries that no image has, versions too old.
 
-An archive is not fetched whole: our own carry a manifest at their end, and for others the beginning tells what is
-where.
+Archives are not fetched in full: our own have a manifest at their end, and for others the beginning lists the first
+files.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ FIRST_IN: dict[str, tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen of an archive. ``names``: its files; ``whole``: whether these are all. ``code``: files of the
-    handler."""
+    """What was seen of an archive. ``names``: its files; ``whole``: whether these are all of them. ``code``: files of
+    the handler."""
 
     target: str
     manifest: Mapping[str, Any] | None
@@ -136,7 +136,7 @@ def _beginning(head: bytes, complete: bool) -> tuple[tuple[str, ...], dict[str, 
             if member.path.startswith("code/") and member.size <= MOST_CODE and member.path.endswith(_READ):
                 code[member.path] = b"".join(member.read())
     except ArchiveError as problem:
-        # The beginning of something longer ends in the middle; only what was to be whole is broken then.
+        # The beginning of a longer archive ends in the middle; only a complete one counts as broken then.
         return tuple(names), code, False, None if names and not complete else problem.message.rstrip(".")
     return tuple(names), code, True, None
 

@@ -1,4 +1,4 @@
-"""What lies in the bucket, beside what is released in it: for those who look for what is wrong."""
+"""Lists what the bucket holds, beside released versions, for doctor's checks."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def keys(s3: S3Client, store: releases.Store) -> tuple[Keys, list[str], list[str
                 contents = s3.list_objects_v2(Bucket=store.bucket).get("Contents", [])
                 elsewhere = [f"s3://{store.bucket}/{item['Key']}" for item in contents if item["Key"].endswith(SUFFIX)]
             except ClientError:
-                pass  # whoever may list below the prefix alone gets no guess
+                pass  # without the right to list the whole bucket there is no guess
     archives.sort(reverse=True)
     return {key[len(store.prefix) :]: (key, size) for _, key, size in archives}, others, elsewhere
 
 
 def worth(every: Sequence[channels.Channel], released: Keys) -> list[str]:
-    """The archives that somebody may ask for: what channels mean, the newest of each model, and those without a
+    """The archives that clients may ask for: what channels mean, the newest of each model, and those without a
     version."""
     newest: dict[str, str] = {}
     for target in released:

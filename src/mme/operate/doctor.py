@@ -1,4 +1,4 @@
-"""What is wrong with an endpoint, or would be: found before SageMaker fails minutes later.
+"""Checks an endpoint, or the plan for one, for what would make SageMaker fail minutes later.
 
 It can be asked before there is an endpoint: role, image and instance types are then given. Each check ends in at least
 one finding; one that could not be made says so, which is not a pass.
@@ -32,7 +32,7 @@ MOST_ARCHIVES = 200
 
 @dataclass(frozen=True)
 class Clients:
-    """What is asked. ``fetch`` gets what is at a URL (an image's configuration) and raises OSError."""
+    """The clients. ``fetch`` gets what is at a URL (an image's configuration) and raises OSError."""
 
     sts: Any
     sagemaker: SageMakerClient
@@ -46,7 +46,8 @@ class Clients:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is looked at. What is not given is taken from the endpoint; ``types`` are instance types with counts."""
+    """What to check. Values that are not given are taken from the endpoint; ``types`` are instance types with
+    counts."""
 
     endpoint: str | None = None
     store: releases.Store | None = None
@@ -69,8 +70,7 @@ class _Seen:
 
 
 def run(clients: Clients, subject: Subject) -> list[Finding]:
-    """Every finding, in the order of the checks. What is wrong with the sign-in ends it: nothing else can be asked
-    then."""
+    """Every finding, in the order of the checks. If the sign-in fails, nothing else is checked."""
     seen = _Seen(region=str(clients.sagemaker.meta.region_name or ""))
     results = list(_account(clients, seen))
     if any(finding.severity == "error" for finding in results):
@@ -441,7 +441,7 @@ def summary(results: Sequence[Finding]) -> str:
 
 
 def without(results: Sequence[Finding], ignored: Sequence[str]) -> list[Finding]:
-    """The findings, with those of the checks named as accepted told as such: they are wrong no more."""
+    """The findings; those of the accepted checks are marked as such and no longer count as wrong."""
     return [
         replace(item, severity="ok", what=f"accepted: {item.what}") if item.wrong and item.check in ignored else item
         for item in results

@@ -1,4 +1,4 @@
-"""What a check found: how bad it is, what is wrong, and what to do about it."""
+"""The result of a check: how bad it is, what is wrong, and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ORDER: tuple[Severity, ...] = ("error", "warning", "unknown", "ok")
 
 @dataclass(frozen=True)
 class Finding:
-    """What the check ``check`` says.
+    """The result of the check ``check``.
 
     ``severity``: "error", it does not work; "warning", it works, but not as it should; "unknown", the check could not
     be made, which is not a pass; "ok". ``fix`` says what to do, ``command`` what to type, where there is something to

@@ -1,7 +1,7 @@
 """The metrics that SageMaker gives CloudWatch of an endpoint, added up over some hours.
 
 What they mean is in AWS's developer guide, "CloudWatch metrics for multi-model endpoint deployments". None of them is
-per model. Times come in microseconds, and leave here in seconds.
+per model. CloudWatch has times in microseconds; these functions return seconds.
 """
 
 from __future__ import annotations

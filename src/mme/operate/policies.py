@@ -1,8 +1,8 @@
-"""Policies of IAM, read: what a principal may do, as far as its documents alone tell.
+"""Reads IAM policies: what a principal may do, as far as its policy documents alone say.
 
 Used where IAM's own simulation is not permitted. It follows the evaluation logic in AWS's IAM user guide ("Policy
-evaluation logic") for identity policies and a permissions boundary. Session policies and an organisation's policies it
-does not see.
+evaluation logic") for identity policies and a permissions boundary. Session policies and an organisation's policies are
+not considered.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def statements(policy: Document) -> list[Mapping[str, Any]]:
 
 
 def several(value: Any) -> list[str]:
-    """What stands alone or in a list, as a list."""
+    """A value or a list of values, as a list."""
     return [str(item) for item in (value if isinstance(value, list) else [] if value is None else [value])]
 
 
@@ -59,7 +59,7 @@ def judge(policies: Iterable[Document], action: str, resource: str, context: Map
 
 
 def both(one: Verdict, other: Verdict) -> Verdict:
-    """What two sets of policies say that both have to allow."""
+    """The verdict of two sets of policies that both have to allow."""
     if "denied" in (one, other):
         return "denied"
     return "perhaps" if "perhaps" in (one, other) else "allowed"
@@ -83,7 +83,7 @@ def matches(pattern: str, text: str, *, any_case: bool = False) -> bool:
 
 
 def conditions_hold(conditions: Any, context: Mapping[str, str]) -> bool | None:
-    """Whether all conditions of a statement hold; None where that cannot be told from ``context``."""
+    """Whether all conditions of a statement hold; None where ``context`` lacks a key for that."""
     if not conditions:
         return True
     if not isinstance(conditions, dict):

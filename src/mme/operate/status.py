@@ -1,7 +1,7 @@
 """What an endpoint is doing now: what SageMaker, CloudWatch, its log and the bucket say, asked all at once.
 
-A source that cannot be read (a permission is missing, say) does not hide the others: ``unknown`` says what was not
-read and why.
+A source that cannot be read (for lack of a permission, for example) does not hide the others: ``unknown`` says what was
+not read and why.
 """
 
 from __future__ import annotations

@@ -3,10 +3,10 @@
 Nothing in SageMaker addresses one instance. A request goes to an instance that SageMaker chooses, so requests are
 repeated until every instance has been reached with a stated probability. If each request went to any of n instances
 alike, all of them are reached by k requests with a probability of at least 1 - n (1 - 1/n)^k (the union bound on the
-coupon collector's problem). SageMaker prefers instances that have the model loaded, so that is a hope and no promise;
-requests are sent at the same time, for it goes on to others under load. Where our container serves, its log says which
-instances have answered and what was unloaded since: that is knowledge, and further requests are sent until the log
-shows all instances.
+coupon collector's problem). SageMaker prefers instances that have the model loaded, so this probability is no
+guarantee; requests are sent at the same time, since under load SageMaker takes other instances too. Where our container
+serves, its log shows which instances have answered and what was unloaded since, and further requests are sent until the
+log shows all instances.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ State = Literal["warm", "perhaps", "unloaded", "refused", "failed"]
 
 @dataclass(frozen=True)
 class Ask:
-    """What a target model is asked: the request, its type, and where it comes from, in words."""
+    """The request for a target model: its body, its type, and where it comes from, in words."""
 
     target: str
     body: bytes
@@ -136,7 +136,7 @@ def _ask(seen: archives.Seen) -> Ask:
 
 @dataclass
 class _Tried:
-    """What the requests for one target have come to."""
+    """The outcome of the requests for one target."""
 
     ask: Ask
     requests: int = 0

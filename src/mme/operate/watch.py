@@ -1,9 +1,9 @@
-"""A handler on the local endpoint as it is edited: packed anew on each save, asked its sample, and only then what a
-name means.
+"""Watches a handler's files: each save is packed, published to the local endpoint and asked its sample; if it answers,
+the channel is set to it.
 
 The weights are packaged once. A save packs the handler's files beside them again, publishes that as a version like any
 other, and asks it the handler's sample; when it has answered, a channel means it. Until then, and after any error, the
-channel means the version before.
+channel means the previous version.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Place:
 
 @dataclass
 class Made:
-    """The versions that watching has published, oldest first: what is left behind is not to grow without end."""
+    """The versions that watching has published, oldest first; old ones are removed."""
 
     targets: list[str] = field(default_factory=list)
 
@@ -126,7 +126,7 @@ def stamps(folder: Path) -> Stamps:
     """The handler's files as they are now, those that it imports from ``common`` among them."""
     try:
         paths = [item.origin for item in handler_files.collect(folder)]
-    except (MmeError, OSError):  # half saved, or gone for a moment: what is in the folder still tells of a change
+    except (MmeError, OSError):  # half saved, or gone for a moment: the files in the folder show a change all the same
         paths = [path for path in folder.rglob("*") if not path.name.startswith(".")]
     seen: dict[Path, tuple[int, int, int]] = {}
     for path in paths:
@@ -139,7 +139,8 @@ def stamps(folder: Path) -> Stamps:
 
 
 def changes(folder: Path, before: Stamps, sleep: Callable[[float], None] = time.sleep) -> Iterator[Stamps | None]:
-    """What the handler's files are each time that they have changed and come to rest; None while nothing happens."""
+    """Yields the state of the handler's files each time that they have changed and settled; None while nothing
+    happens."""
     while True:
         now = stamps(folder)
         if now == before:
@@ -190,7 +191,7 @@ def renew(base: Base, place: Place, made: Made, saved: float | None = None) -> A
 
 
 def _sample(base: Base) -> bytes:
-    """What the new version is asked. Raises HandlerError where there is nothing to ask."""
+    """The request for the new version. Raises HandlerError where there is none."""
     folder = base.spec.handler
     if folder is not None and (folder / handler.SAMPLE).is_file():
         return (folder / handler.SAMPLE).read_bytes()

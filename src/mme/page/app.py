@@ -1,9 +1,9 @@
 """The page as a WSGI application: its files, and what it shows as JSON.
 
-Who may ask: a browser that has this page open, on this machine. A page from elsewhere is refused by what it cannot
-change: the name that it reaches this server by (Host; so also where a name of its own points to 127.0.0.1), where it
-comes from (Origin, Sec-Fetch-Site), and a header of our own, which a browser sends to another origin only after asking,
-and nobody here says yes. Whatever is shown is text of others, and goes out as JSON.
+Only a browser on this machine that has this page open is answered. Another site's page is refused by what it cannot
+forge: the name by which it reaches this server (Host; so also where a name of its own points to 127.0.0.1), its origin
+(Origin, Sec-Fetch-Site), and a header of our own, which a browser sends to another origin only after a preflight
+request, which is refused here. All data is untrusted text, and is sent as JSON.
 """
 
 from __future__ import annotations

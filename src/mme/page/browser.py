@@ -12,8 +12,8 @@ import webbrowser
 def show(url: str) -> bool:
     """Opens the address in a browser with a window of its own; does not wait for it. False: there is none.
 
-    A browser that draws in the terminal is none: it would take the terminal away from the server. ``BROWSER`` names
-    another one, as webbrowser has it.
+    A browser that draws in the terminal does not count: it would take the terminal away from the server. ``BROWSER``
+    names another one, as webbrowser has it.
     """
     windows = sys.platform in ("darwin", "win32") or any(map(os.environ.get, ("DISPLAY", "WAYLAND_DISPLAY")))
     if not windows and not os.environ.get("BROWSER"):

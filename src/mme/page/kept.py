@@ -1,4 +1,4 @@
-"""Answers that are kept for some seconds, and made once for all who ask."""
+"""A cache of answers for some seconds; each is made once for all callers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class _Entry:
 
 
 class Kept:
-    """Who asks for an answer that is being made waits for it. At most MOST are kept."""
+    """Callers that ask for an answer that is being made wait for it. At most MOST are stored."""
 
     MOST = 500
 
@@ -29,7 +29,7 @@ class Kept:
 
     def get(self, key: Any, seconds: float, make: Callable[[], T]) -> T:
         """The answer for the key, made anew where the last one is older than ``seconds``. Raises what ``make`` does,
-        and then keeps nothing."""
+        and then stores nothing."""
         with self._lock:
             if key not in self._entries and len(self._entries) >= self.MOST:
                 self._entries.pop(next(iter(self._entries)))

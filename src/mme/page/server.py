@@ -36,8 +36,8 @@ class _Server(ThreadingMixIn, WSGIServer):
 def serve(sources: Sources, port: int, ready: Callable[[str], None]) -> None:
     """Serves the page until interrupted. Calls ``ready`` with its address once it answers.
 
-    The address carries a token, without which nothing is told: other users of this machine reach the port, too, and the
-    page reads with this user's rights. Raises UsageError when the port cannot be used.
+    The address carries a token, without which every request is refused: other users of this machine reach the port,
+    too, and the page reads with this user's rights. Raises UsageError when the port cannot be used.
     """
     token = secrets.token_urlsafe(24)
     try:

@@ -1,7 +1,7 @@
 """What the page shows, as plain JSON values: from SageMaker, CloudWatch, its logs and the bucket, through boto3.
 
-Many browsers may poll at once: each answer is kept for some seconds and made once for all of them. A source that cannot
-be read does not hide the others; ``unknown`` says what was not read and why.
+Many browsers may poll at once: each answer is cached for some seconds and made once for all of them. A source that
+cannot be read does not hide the others; ``unknown`` says what was not read and why.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 VERSIONS_SHOWN = 20
-"""Of one model; how many more there are is said."""
+"""Versions shown of one model, at most; the number of the others is shown."""
 LINES_AT_ONCE = 1_000
 LINE_LENGTH = 4_000
 LOG_MINUTES = 15
 ENDPOINTS_SHOWN = 500
 
 Instances = Callable[[str], "Sequence[Mapping[str, Any]] | None"]
-"""What only the local AWS knows of an endpoint, by its name; None where nothing is known. One mapping an instance:
-``variant``, ``config`` and ``traffic`` (its variant's share, 0 to 1), ``instance`` (its id), ``state``, ``memory`` and
-``disk`` (bytes; None where unknown), and ``models``: a list of (target, state, requests under way, seconds since it was
-last used)."""
+"""What only the local AWS knows of an endpoint, by the endpoint's name; None where nothing is known. One mapping an
+instance: ``variant``, ``config`` and ``traffic`` (its variant's share, 0 to 1), ``instance`` (its id), ``state``,
+``memory`` and ``disk`` (bytes; None where unknown), and ``models``: a list of (target, state, requests under way,
+seconds since it was last used)."""
 
 
 @dataclass(frozen=True)
 class Clients(status.Clients):
-    """What a status asks, and ``runtime``, which is asked for predictions; without it no model can be tried."""
+    """The clients of a status, and ``runtime`` for predictions; without it no model can be tried."""
 
     runtime: SageMakerRuntimeClient | None = None
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds for which an answer is kept: facts of the endpoint, figures and alarms, the list of what is released;
+    """Seconds for which an answer is cached: facts of the endpoint, figures and alarms, the list of what is released;
     and ``poll``, how often a browser asks."""
 
     facts: float
@@ -398,7 +398,7 @@ def _shown(facts: Facts) -> dict[str, Any]:
 
 
 def _moment(milliseconds: int) -> datetime:
-    """The time; the beginning of time for a number that is none."""
+    """The time; 1970 for an invalid number."""
     try:
         return datetime.fromtimestamp(milliseconds / 1000, timezone.utc)
     except (ValueError, OverflowError, OSError):

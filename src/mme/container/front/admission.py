@@ -1,12 +1,12 @@
-"""What may be in memory: a load is promised its memory before it begins, or refused with 507.
+"""Memory admission: a load is promised its memory before it begins, or refused with 507.
 
-The policy: a model needs what its process was measured to take, before that what its files let expect. It is admitted
-if that is available now and if everything that is loaded, at its estimate, fits the limit less a reserve. Where it does
-not fit, models that have more than they need give that back (see busy.py), then idle ones are parked, the longest idle
-first. Where that is not enough, a wake-up waits as long as anything is being computed (for that will end), and a LOAD
-gets 507, so that the platform unloads something. Where memory runs short later, the same is given back, idle models are
-parked, then the process that takes most is ended, before the kernel ends one of its choice. GPUs are treated alike,
-each by itself (see cards.py).
+The policy: a model needs what its process was measured to take, or before that an estimate from its files. It is
+admitted if that is available now and if everything that is loaded, at its estimate, fits the limit less a reserve.
+Where it does not fit, models that have more than they need give that back (see busy.py), then idle ones are parked, the
+longest idle first. Where that is not enough, a wake-up waits as long as anything is being computed (for that will end),
+and a LOAD gets 507, so that the platform unloads something. Where memory runs short later, the same is given back, idle
+models are parked, then the process that takes most is ended, before the kernel ends one of its choice. GPUs are treated
+alike, each by itself (see cards.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PARK_AT_ONCE = 4  # so that a burst of wake-ups does not wait for one ending eac
 
 
 class Effects(Protocol):
-    """What admission needs of the rest."""
+    """What admission needs of the other owners."""
 
     def workers(self) -> Iterable[WorkerLink]:
         """Every process that runs."""
@@ -114,7 +114,7 @@ class Admission:
         return await self._cards.place(model, wait)
 
     def guard(self) -> None:
-        """When memory is about to end, end a worker of ours before the kernel ends one of its choice."""
+        """When memory runs out, end a worker of our choice before the kernel ends one of its choice."""
         self._cards.guard()
         workers = list(self._effects.workers())
         if not workers:

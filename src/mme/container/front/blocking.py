@@ -1,4 +1,4 @@
-"""What may block (files of a model, which may lie on a network, or not be files at all) runs in threads of its own.
+"""Runs calls that may block in threads of their own: a model's files may lie on a network, or not be files at all.
 
 asyncio's own executor will not do: its few threads are shared by all, and the interpreter waits for each of them before
 it ends. Here each call has a thread, nobody waits for one that is stuck, and the container ends without them.
@@ -25,7 +25,7 @@ class Blocking:
         self._running = 0
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Call the function in a thread and wait for it. Whoever is cancelled leaves the thread behind.
+        """Call the function in a thread and wait for it. A cancelled caller leaves the thread running.
 
         Raises 503 where too many threads are stuck already.
         """

@@ -1,10 +1,11 @@
-"""Who has memory beyond its need, to be faster with it.
+"""Extra memory for busy models, which makes them faster.
 
-The policy: a model whose handler offers that (``busy_fn``, docs/handlers.md) has it while the model is busy: from an
-average of ``MME_BUSY_ANSWERS`` answers a second over the last seconds on, where admission has room for it twice over,
-down to a sixth of that. One model at a time begins, since that takes a core's work for a moment; its requests go on
-meanwhile. The memory is given back before anything is refused, parked or ended for want of memory, by those that answer
-least first, and who has given it back for that does not get it again for a minute.
+The policy: a model whose handler offers it (``busy_fn``, docs/handlers.md) gets the memory once it has answered
+``MME_BUSY_ANSWERS`` requests a second on average over the last seconds, if admission has twice that memory free, and
+loses it when the average falls to a sixth of that. One model at a time begins, since beginning keeps a core busy for a
+moment; the model's requests go on meanwhile. The memory is given back before anything is refused, parked or ended for
+lack of memory, by the models with the fewest answers first, and a model that gave it back for this reason does not get
+it again for a minute.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ AGAIN_AFTER = 60.0  # seconds
 
 
 class Effects(Protocol):
-    """What this needs of the rest."""
+    """What this needs of the other owners."""
 
     def workers(self) -> Iterable[WorkerLink]:
         """Every process that runs."""
@@ -88,7 +89,8 @@ class Busy:
                 return
 
     def give_back(self, size: int) -> list[asyncio.Future[None]]:
-        """Have about ``size`` bytes given back, where so many are held: a future for each process that is about to."""
+        """Have about ``size`` bytes given back, as far as models hold them; a future for each process that gives some
+        back."""
         futures: list[asyncio.Future[None]] = []
         for worker in sorted(self._effects.workers(), key=lambda worker: worker.extra.rate):
             extra = worker.extra
@@ -102,7 +104,7 @@ class Busy:
         return futures
 
     def said(self, worker: WorkerLink, frame: Frame) -> None:
-        """The worker has changed what it has, or could not."""
+        """The worker has taken the memory or given it back, or failed to."""
         extra: Extra = worker.extra
         taken = max(0, int(frame.meta["extra"]))
         if taken and extra.beginning and extra.returning is None:

@@ -26,7 +26,7 @@ LOOK_EVERY = 4  # calls of `guard`
 
 
 class Effects(Protocol):
-    """What this needs of the rest."""
+    """What this needs of the other owners."""
 
     def workers(self) -> Iterable[WorkerLink]:
         """Every process that runs."""
@@ -39,7 +39,7 @@ class Effects(Protocol):
 
 
 class Cards:
-    """Owns what of the GPUs' memory is promised to loads in progress."""
+    """Owns how much of the GPUs' memory is promised to loads in progress."""
 
     def __init__(self, settings: Settings, totals: Totals, effects: Effects, gpus: Gpus | None) -> None:
         self._settings = settings
@@ -62,7 +62,7 @@ class Cards:
     async def place(self, model: Model, wait: bool) -> str | None:
         """Promise the model memory of a GPU until :meth:`keep`, and return its name. None where there is no GPU. Raises
         507 where none has room (see the module); with ``wait``, only once no work is in hand that will end."""
-        self._promised.pop(model, None)  # it is forked once more
+        self._promised.pop(model, None)  # its process is forked again
         need = _size(model)
         while True:
             self._freed.clear()

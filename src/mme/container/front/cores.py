@@ -43,7 +43,7 @@ class Seen:
 
 
 def look(pids: Collection[int]) -> Seen | None:
-    """None where the system does not tell."""
+    """None where the system has no such figures."""
     try:
         threads = {pid: _of_threads(pid) for pid in pids}
         idle = stolen = 0.0
@@ -70,7 +70,7 @@ def _of_threads(pid: int) -> tuple[float, float] | None:
 
 
 class Cores:
-    """Owns the number: ``threads``. ``clock`` gives seconds."""
+    """Owns ``threads``, the number of threads for a model that computes alone. ``clock`` gives seconds."""
 
     def __init__(
         self, cores: int, clock: Callable[[], float], look: Callable[[Collection[int]], Seen | None] = look

@@ -1,4 +1,4 @@
-"""What the front counts. Plain numbers that the event loop alone touches; exposition.py writes them down."""
+"""The front's counters: plain numbers that only the event loop changes; exposition.py writes them out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 # Few bounds: each is a series that somebody stores, for each stage of a request.
 SECONDS = (0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0)
 SIZES = (1.0, 4.0, 16.0, 64.0)
-MAX_STATUSES = 12  # handlers may set any of 400; what comes after so many different ones is counted together
+MAX_STATUSES = 12  # handlers may set any of 400; after this many different ones, the others are counted together
 OTHER = "other"
 
 

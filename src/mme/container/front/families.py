@@ -10,7 +10,7 @@ MAX_SHARED = 128
 
 
 class Parent(Protocol):
-    """What makes things before the fork, and lets go of them."""
+    """The parent, as far as it makes things before the fork and releases them."""
 
     def share(self, recipe: dict[str, Any]) -> None: ...
 
@@ -44,7 +44,7 @@ class Families:
         """A model has been loaded from the folder ``path`` with these recipes."""
         keys = {recipe["key"] for recipe in recipes}
         for key in [key for key, members in self._members.items() if number in members and key not in keys]:
-            self._remove(number, key)  # it did otherwise than expected
+            self._remove(number, key)  # it asked for something else than expected
         for recipe in recipes:
             self._recipes.setdefault(recipe["key"], (recipe, path))
             self._add(number, recipe)
@@ -56,7 +56,7 @@ class Families:
         self.checked = [*self.checked, key][-MAX_SHARED:]
 
     def _add(self, number: int, recipe: dict[str, Any]) -> None:
-        """The second of a family makes its recipe worth carrying out."""
+        """A recipe is carried out once a second model has it."""
         key = recipe["key"]
         members = self._members.setdefault(key, set())
         members.add(number)
@@ -66,7 +66,7 @@ class Families:
             self._parent.share(recipe)
 
     def left(self, number: int) -> None:
-        """A model has been unloaded. What nobody else has in common with it is let go of."""
+        """A model has been unloaded. What no two models share any more is released."""
         for key in [key for key, members in self._members.items() if number in members]:
             self._remove(number, key)
 

@@ -1,14 +1,15 @@
-"""What a request's head says of how it is to be read: refused where it would be read otherwise than it was meant.
+"""Checks a request's head for anything that could make its body be read differently than the client meant, and refuses
+it.
 
-Most of it the parser does: lengths that are none or that contradict each other, line ends, folded lines, names and
-values with characters that they may not have. Here is what it lets pass.
+The parser itself refuses invalid or contradictory lengths, wrong line ends, folded lines, and forbidden characters in
+names and values. These are the checks that it leaves out.
 """
 
 from __future__ import annotations
 
 from mme.container.errors import ServingError, bad_request
 
-# Headers of which a request has one; which of two would count depends on who reads them (RFC 9110, 5.3).
+# Headers that a request may have once: servers differ in which of two they use (RFC 9110, 5.3).
 ONCE = frozenset(["host", "content-type", "x-amzn-sagemaker-target-model", "x-amzn-sagemaker-inference-id"])
 
 

@@ -1,6 +1,6 @@
 """The GPUs of this machine and their memory, through NVIDIA's management library (nvidia-ml-py).
 
-It never makes a CUDA context: the front has no business with one, and the parent must not have one when it forks.
+It never makes a CUDA context: the front needs none, and the parent must not have one when it forks.
 Where there is no such library or no GPU, there are simply none.
 """
 

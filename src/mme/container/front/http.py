@@ -3,7 +3,7 @@
 It knows nothing of models. Requests on one connection are answered in order; a connection that closes while its request
 is worked on cancels that request.
 
-Nothing that arrives is trusted to end, or to be small:
+Whatever arrives is bounded in size and time:
 
 - a head (and a trailer) is counted as it arrives, and refused with 431 above MAX_HEAD bytes;
 - a body is counted as it arrives, against ``max_body`` (413) and against the budget of all bodies (503);
@@ -79,7 +79,7 @@ class Request:
 
 
 class Server(Protocol):
-    """What a connection needs of the rest."""
+    """What a connection needs of the server."""
 
     limits: Limits
     budget: Budget
@@ -140,7 +140,7 @@ class Connection(asyncio.Protocol):
         connections, most = self._server.connections, self._server.limits.max_connections
         crowded = len(connections) >= most and not self._make_place()
         connections.add(self)
-        if len(connections) > most + SPARE_CONNECTIONS:  # so many refusals that none more can be read in
+        if len(connections) > most + SPARE_CONNECTIONS:  # too many refusals are open to send another one
             self._abort()
         elif crowded:
             self._refuse(503, "ServiceUnavailableException", f"{most} connections are open; try again later")
@@ -220,7 +220,7 @@ class Connection(asyncio.Protocol):
         return self._current is None and not (self._waiting or self._rest or self._queued or self._unsent)
 
     def give_way(self, now: float) -> bool:
-        """Somebody needs room. True if this one, which has been slow, has given some."""
+        """Another connection needs room. True if this one, which has been slow, has freed some."""
         if now - self._last < SLOW_SECONDS or self._transport is None:
             return False
         if self._unsent:

@@ -1,8 +1,8 @@
 """All state of the front, and the contract's calls on it.
 
 Four owners have a piece each: the scheduler (who computes), admission (what may be in memory), requests (what is to be
-answered) and processes (what runs). They do not know each other's insides; the hub hands each what it needs of the
-others. Everything runs on the front's event loop, so that nothing needs a lock.
+answered) and processes (what runs). None reads another's state; the hub hands each what it needs of the others.
+Everything runs on the front's event loop, so that nothing needs a lock.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Hub:
 
     @property
     def threads(self) -> int:
-        """How many a model that computes alone may have."""
+        """How many threads a model that computes alone may have."""
         return self._cores.threads
 
     @property
@@ -217,7 +217,7 @@ class Hub:
         await self._processes.close()
 
     def _forget(self, model: Model) -> None:
-        """The model is gone by itself: the next request for it gets 404, and the platform loads it again."""
+        """The model's process ended by itself: the next request for it gets 404, and the platform loads it again."""
         if self.models.get(model.name) is model and model.state is not State.UNLOADING:
             del self.models[model.name]
             self._processes.let_go(model)

@@ -78,7 +78,7 @@ def _render(fields: dict[str, Any]) -> bytes:
 
 
 def _plain(value: object) -> str:
-    """What JSON does not know, as text, whatever its class does."""
+    """A value that JSON cannot hold, as text; its own methods may fail."""
     try:
         return str(value)
     except BaseException:

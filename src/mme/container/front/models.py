@@ -93,8 +93,8 @@ class Extra:
 class WorkerLink(asyncio.Protocol):
     """A model's process, and the front's end of the socket to it.
 
-    ``received`` is called with each frame that it sends, ``lost`` when its socket has closed, ``broke`` with what is
-    wrong when it sends what no worker sends: the handler has the same socket, and may write anything to it.
+    ``received`` is called with each frame that it sends, ``lost`` when its socket has closed, and ``broke`` with the
+    reason when a frame is invalid: the handler's code has the same socket, and may write anything to it.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class WorkerLink(asyncio.Protocol):
         self.exited: asyncio.Future[None] = loop.create_future()
         self.was_ready = False
         self.gpu: str | None = None  # which one it may use
-        self.doomed: str | None = None  # why the front ends it, once it does
+        self.doomed: str | None = None  # why the front ends it; set when it does
         self.sent: dict[int, Invocation] = {}
         self.started: set[int] = set()  # the batch that is computed now
         self.batch = 0

@@ -43,7 +43,7 @@ ENVIRONMENT = {
 
 
 class Listener(Protocol):
-    """Who is told what the parent says."""
+    """Receives what the parent reports."""
 
     def worker_forked(self, worker: WorkerLink) -> None:
         """A worker's process runs."""

@@ -130,7 +130,7 @@ class Processes:
                 await asyncio.wait([task])
             model.task = None
             if task.done() and not task.cancelled():
-                task.exception()  # looked at, even where the caller has left
+                task.exception()  # retrieved, even where the caller has left
         if task.cancelled():
             if late:
                 seconds = self._settings.load_timeout
@@ -169,7 +169,7 @@ class Processes:
             await asyncio.shield(worker.ready)
         except BaseException as raised:
             undo = self.background(self._undo(worker, forking))
-            while not undo.done():  # whoever cancels again and again does not get less cleaning up
+            while not undo.done():  # further cancellations must not cut the clean-up short
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.shield(undo)
             if worker.doomed == "parted" and not isinstance(raised, asyncio.CancelledError):
@@ -332,7 +332,7 @@ class Processes:
             self.parent.kill(worker.pid)
 
     def _broke(self, worker: WorkerLink, error: Exception) -> None:
-        """What it sent cannot be understood, or is too large."""
+        """It sent an invalid frame, or one that is too large."""
         self._log("error", "worker's answer refused", model=worker.model.name, pid=worker.pid, message=repr(error))
         if not worker.ready.done():
             worker.ready.set_exception(errors.internal(f"The process of model {worker.model.name} sent no sense"))
@@ -407,7 +407,8 @@ class Processes:
 
 
 def _target(folder: str) -> str:
-    """The target model's name, which is the name of its archive: as that says itself. Empty for other archives."""
+    """The target model's name, which is its archive's name, from the archive's manifest. Empty where there is no
+    manifest."""
     try:
         manifest = json.loads(read_regular(Path(folder, MANIFEST), MAX_MANIFEST))
         name, digest = manifest["name"], manifest["digest"]

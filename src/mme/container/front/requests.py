@@ -27,7 +27,7 @@ ABANDON_SECONDS = 1.0  # how long work goes on that nobody waits for any more
 
 
 class Effects(Protocol):
-    """What requests need of the rest."""
+    """What requests need of the other owners."""
 
     def want(self, worker: WorkerLink) -> None:
         """The worker has been sent requests, and wants to compute."""
@@ -141,7 +141,7 @@ class Requests:
         self.look_if_drained(model)
 
     def fail(self, invocation: Invocation, error: ServingError) -> None:
-        """Answer a request with an error, wherever it stands."""
+        """Answer a request with an error, whether it is queued or with a worker."""
         if not self._close(invocation):
             return
         self._drop(invocation)

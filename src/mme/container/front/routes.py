@@ -41,7 +41,7 @@ class _MethodError(ServingError):
 
 
 class Front:
-    """Takes each HTTP request to what answers it."""
+    """Calls the function that answers each HTTP request."""
 
     def __init__(self, settings: Settings, log: Log) -> None:
         self.settings = settings

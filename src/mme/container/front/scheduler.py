@@ -1,4 +1,4 @@
-"""Who computes: as many models at a time as there are cores, each with its share of the threads; and one more while
+"""Which models compute: as many at a time as there are cores, each with its share of the threads; and one more while
 others wait.
 
 The policy, with one core and models A, B and C that ask in this order::
@@ -8,9 +8,9 @@ The policy, with one core and models A, B and C that ask in this order::
     A gives it back         B computes; A, if it has more to do, waits behind C
     B keeps it (PATIENCE)   B is not waited for: C computes beside it, and the system divides the core
 
-With several cores one more model than there are has leave to compute while others wait. A core would be idle from the
-end of one model's work until the front has said so to the next, and be so for a sixth of the time of short answers; the
-system gives it to the one more instead.
+With several cores, one model more than there are cores may compute while others wait. Otherwise a core is idle from the
+end of one model's work until the front's message reaches the next model, which is a sixth of the time of short answers;
+so the system gives the core to the additional model.
 
 So requests of one model are answered in batches while it is its turn, a slow model starves nobody, and nobody is
 interrupted inside a batch. Whoever computes alone has all threads; two that compute have half each. Where other work
@@ -43,10 +43,10 @@ class Grant:
 
 
 class Effects(Protocol[W_in]):
-    """What the scheduler needs of the rest."""
+    """What the scheduler needs of the other owners."""
 
     def wants_core(self, worker: W_in) -> bool:
-        """Whether there still is something to compute for it."""
+        """Whether it still has something to compute."""
 
     def grant(self, worker: W_in, threads: int) -> None:
         """Let it compute with so many threads, or go on with so many."""
@@ -85,7 +85,7 @@ class Scheduler(Generic[W]):
             self._share()
 
     def alone(self) -> set[W]:
-        """Who has been one of fewer than there are cores to compute, since this was asked last."""
+        """The workers that have computed while cores were free, since the last call."""
         alone, self._computed = self._computed, set()
         self._note_alone()
         return alone

@@ -1,4 +1,4 @@
-"""Who is parsed next, where clients send more than fits one turn of the event loop."""
+"""Which connection is parsed next, where clients send more than fits one turn of the event loop."""
 
 from __future__ import annotations
 

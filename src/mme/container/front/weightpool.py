@@ -4,11 +4,11 @@ A hundred versions that differ only in a head or a handler come as a hundred arc
 platform extracts each into a folder of its own. Before such a model is loaded, its file is replaced by a hard link to
 the same file of a model that is loaded already: nothing is copied, and whichever folder goes first, the other keeps it.
 
-What is shared cannot be written. Neither owner nor mode would see to that, since a handler mostly runs as the owner, or
-as root. So each shared file is held with a read lease (fcntl(2), F_SETLEASE): whoever opens it for writing, maps it for
-writing or cuts it is stopped by the kernel until the lease is given up. Before it is, the processes of all models with
-this file are ended (the one that wanted to write among them), and each gets a file of its own. Then they come back and
-do their work once more; the write now reaches the writer's own file. A lease is had only while nobody has the file open
+A shared file cannot be written. Owner and mode do not prevent it, since a handler mostly runs as the owner, or as root.
+So each shared file is held with a read lease (fcntl(2), F_SETLEASE): whoever opens it for writing, maps it for writing
+or cuts it is stopped by the kernel until the lease is given up. Before it is, the processes of all models with this
+file are ended (the one that wanted to write among them), and each gets a file of its own. Then they come back and do
+their work once more; the write now reaches the writer's own file. A lease is had only while nobody has the file open
 for writing. Where none is to be had (another system than Linux, some network file systems), nothing is shared.
 """
 
@@ -89,7 +89,7 @@ class WeightPool:
                 self._known[mark][number] = path
             for other_number, other in others[:1]:
                 saved = self._join(number, path, other_number, other)
-        if path.lstat().st_nlink > 1:  # as an earlier container left it, perhaps: nobody else holds it then
+        if path.lstat().st_nlink > 1:  # perhaps an earlier container left it so, and nothing else holds it
             self._guard(number, path)
         return saved
 

@@ -27,7 +27,7 @@ def media_type(header: str | None) -> str:
     return (header or "").split(";")[0].strip().lower() or JSON
 
 
-# What a handler's answer is called where the client takes any type of a kind.
+# The content type of a handler's answer where the client accepts any type of a kind (text/*).
 _ANY = {"*/*": JSON, "application/*": JSON, "text/*": CSV, "image/*": "image/png"}
 _CHARSETS = ("ascii", "cp1252", "iso-8859-1", "iso-8859-15", "latin-1", "latin1", "us-ascii", "utf-16", "utf-8", "utf8")
 
@@ -114,7 +114,7 @@ def encode(value: Any, accept: str) -> bytes:
 
 
 def negotiated(value: Any, accept: str) -> tuple[bytes, str]:
-    """The same, and which type it is."""
+    """The same, and its content type."""
     first: ServingError | None = None
     for kind in acceptable(accept):
         try:
@@ -153,7 +153,7 @@ def _encode(value: Any, kind: str) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know: numpy and torch values, dates, images."""
+    """Values that JSON cannot hold: numpy's and torch's, dates, images."""
     if hasattr(value, "tolist"):
         return value.tolist()
     if hasattr(value, "isoformat"):

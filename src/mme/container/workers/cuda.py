@@ -1,5 +1,5 @@
-"""What a model's process has to know of CUDA: which errors say that the GPU's memory is full, which leave the process
-without the use of its GPU, and how to give back what torch holds of its memory. CUDA need not be there."""
+"""CUDA in a model's process: which errors mean that the GPU's memory is full, which leave CUDA unusable in the process,
+and how to give back memory that torch holds. CUDA need not be installed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""scikit-learn, which transformers imports where it is installed, imported only by whoever uses it.
+"""Delays the import of scikit-learn, which transformers imports where it is installed, until it is used.
 
 ``transformers.generation`` takes one function of it, ``sklearn.metrics.roc_curve``, for the threshold that assisted
 generation adapts as it goes. That import brings pandas and scipy with it: three quarters of a second of each start and

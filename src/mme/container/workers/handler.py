@@ -37,7 +37,7 @@ FUNCTIONS = (
 )
 
 
-# The second of a pair that is a body with its content type, and not just two texts.
+# The second of a pair that is a body and its content type, and not just two texts.
 MEDIA_TYPE = re.compile(
     r"(application|audio|font|image|message|model|multipart|text|video|x-[\w-]+)/[\w.+-]+ *(;|$)", re.I
 )
@@ -206,8 +206,8 @@ STANDINS = str(Path(__file__).with_name("standins"))
 
 
 def _enter(model_dir: str, shipped: Shipped) -> list[str]:
-    """Be where the stock server runs a handler: in the model's folder, which is on its path behind code/. Returns the
-    names of the modules that are imported already."""
+    """Run the handler where the stock server does: in the model's folder, with code/ and then that folder on the path.
+    Returns the names of the modules that are imported already."""
     os.chdir(model_dir)
     sys.path[:0] = [f"{model_dir}/code", model_dir]
     sys.path.append(STANDINS)  # last, so that the real packages are preferred wherever they are
@@ -240,7 +240,7 @@ def _bind(function: Callable[..., Any] | None, needs: int, context: Context) -> 
 
 
 def _words(said: object) -> str:
-    """What an exception says. Its ``__str__`` is the handler's own code and may fail itself."""
+    """An exception's message. Its ``__str__`` is the handler's own code and may fail itself."""
     try:
         return str(said)
     except Exception:
@@ -253,7 +253,7 @@ def ruins_process(error: BaseException) -> bool:
 
 
 def client_error(error: BaseException) -> ServingError:
-    """What the client is told about an exception of the handler's."""
+    """The error that the client gets for an exception of the handler's."""
     name = type(error).__name__
     text = _words(error) or name
     if isinstance(error, ServingError):

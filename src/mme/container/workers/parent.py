@@ -1,7 +1,7 @@
 """The parent of all workers: torch and transformers imported once, then one fork per model.
 
-It has a single thread and computes nothing after it is warm, because a fork of a process with threads is a copy
-with locks that nobody will ever open. It speaks to the front in lines of JSON over a Unix socket:
+It has a single thread and computes nothing after it is warm, because a fork of a process with threads may copy locks
+that are never released. It speaks to the front in lines of JSON over a Unix socket:
 
 - ``{"op": "fork", "id", …}`` with a socket attached is answered by ``{"op": "forked", "id", "pid"}`` or
   ``{"op": "failed", "id", …}``
@@ -54,7 +54,7 @@ def warm(modules: Sequence[str]) -> None:
     began = False
     for module in modules:
         _import(module)
-        if not began and system.has_open("/dev/nvidia-uvm"):  # which asking for the GPUs does not open
+        if not began and system.has_open("/dev/nvidia-uvm"):  # asking for the GPUs does not begin it
             began = True
             sys.stderr.write(
                 f"MME_PRELOAD: {module} began to use CUDA while it was imported, so no model can use a GPU: a process "
@@ -78,7 +78,7 @@ def _import(module: str) -> None:
                 getattr(imported, name)
         try:
             templates.exercise()
-        except Exception as error:  # no room for temporary files, say: models then make for themselves what it makes
+        except Exception as error:  # for example no room for temporary files: models then make these things themselves
             sys.stderr.write(f"The tiny models that warm up transformers could not be run: {error!r}\n")
     elif module == "onnxruntime":
         _warm_onnxruntime(imported)
@@ -263,8 +263,7 @@ def _kill_group(pid: int) -> None:
 
 
 def make_ready(modules: Sequence[str]) -> templates.Templates:
-    """Import what models need and prepare for the forks. Returns what models have in common, of which there is none
-    yet."""
+    """Import what models need and prepare for the forks. Returns the store of what models share, which is empty."""
     warm(modules)
     families = templates.Templates()
     families.shipped.keep(shipped.roots())

@@ -1,4 +1,4 @@
-"""A model's life, gone through in the parent before it forks, with a tiny model and the handler for embeddings.
+"""Loads, asks and unloads a tiny model with the embedding handler in the parent before it forks.
 
 What Python and the libraries do once and keep (specialise code, fill caches, compile patterns, import modules late)
 writes to pages that the processes share with the parent. Done here, it is done for all of them.
@@ -23,7 +23,7 @@ ROUNDS = 4  # Python specialises code that has run some times
 WORDS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "house", "was", "quiet")
 TEXTS = ("the house", "The house was quiet.", "quiet", "the house")
 HEADERS = {"Content-Type": "application/json", "Accept": "application/json"}
-CHECKED = "MME_ENGINE_CHECKED"  # what the model's handler need not compare with transformers
+CHECKED = "MME_ENGINE_CHECKED"  # keys that the model's handler need not compare with transformers
 
 
 class Failed(Exception):
@@ -31,7 +31,7 @@ class Failed(Exception):
 
 
 def rehearse(families: Templates, roots: tuple[Path, ...]) -> None:
-    """Load and ask the tiny model a few times. Afterwards this process is as before, but for what it has learned.
+    """Load and ask the tiny model a few times. Afterwards this process is as before, except for what is cached now.
     Raises Failed, OSError, or whatever making the model does."""
     import torch
 
@@ -70,8 +70,8 @@ def _live(families: Templates, folder: str, checked: str) -> str:
 
 
 class _Front(socket.socket):
-    """The worker's end of a socket, at which what it sends is answered at once, as the front would: with a request
-    after the other, and then the end."""
+    """Stands in for the worker's socket: what the worker sends is answered at once, as the front would, with one
+    request after the other and then the end."""
 
     def __init__(self, ours: socket.socket, theirs: socket.socket) -> None:
         super().__init__(fileno=theirs.detach())

@@ -1,4 +1,4 @@
-"""What the parent does about its memory before it forks.
+"""Arranges the parent's memory before it forks.
 
 A page that a process shares with its parent becomes the process's own once it writes there. After all that the parent
 has imported, its heaps are full of small holes, each in a page with things that stay: a process that puts something

@@ -57,7 +57,7 @@ class Shipped:
             if any(_is_left_out(name) for name in HEAVY & frozenset().union(*needs.values())):
                 continue
             if any(name in sys.modules for name in sources):
-                continue  # somebody else's
+                continue  # not a module of this project
             modules = _import(folder, root / COMMON, sources, imported)
             imported |= {name: module for name, module in modules.items() if name in common}
             for name, module in modules.items():
@@ -69,14 +69,14 @@ class Shipped:
         return name in self._names
 
     def let_go(self) -> None:
-        """Undo what :meth:`adopt` has done."""
+        """Undo :meth:`adopt`."""
         for (name, _), kept in self._kept.items():
             if sys.modules.get(name) is kept.module:
                 del sys.modules[name]
 
     def adopt(self, model_dir: str) -> list[str]:
-        """In a model's process: have found what is equal to the modules in the model's ``code/``. Returns their names.
-        To be called once the model's folders are on the path."""
+        """In a model's process: put the modules that are equal to those in the model's ``code/`` into ``sys.modules``,
+        and return their names. To be called once the model's folders are on the path."""
         code = f"{model_dir}/code"
         in_code = _importable(code)
         beside = in_code.keys() | _importable(model_dir).keys()
@@ -143,7 +143,7 @@ def _imported(source: bytes) -> frozenset[str]:
 
 
 def _is_left_out(name: str) -> bool:
-    """Whether to import our handlers would bring in this library, or fail for want of it; the last goes without."""
+    """Whether importing our handlers would import this library, or fail without it (onnxruntime is optional)."""
     if name in sys.modules:
         return False
     return name != "onnxruntime" or importlib.machinery.PathFinder.find_spec(name) is not None

@@ -34,14 +34,14 @@ from mme.container.workers.shipped import Shipped
 
 
 class Templates:
-    """What the parent has made, as a worker finds it after the fork, and what the worker itself makes."""
+    """What the parent has made, as a worker has it after the fork, and what the worker itself makes."""
 
     def __init__(self) -> None:
         self.templates: dict[str, Template] = {}
         self.code: dict[str, CodeType] = {}
         self.shipped = Shipped()
         self.noted: list[Recipe] = []
-        self.used: list[str] = []  # kinds of what was found finished
+        self.used: list[str] = []  # kinds of recipes whose results the parent had made
         self.root = ""  # the model's folder: in a worker alone
         self._inside = False
         self._unused: dict[str, Template] = {}
@@ -65,7 +65,7 @@ class Templates:
                     base.from_pretrained = classmethod(self._wrapped(kind, original.__func__))
 
     def make(self, plan: dict[str, Any]) -> str | None:
-        """Carry out a recipe and keep what comes of it. Returns why not, where it could not be done."""
+        """Carry out a recipe and store the result. Returns the reason where that is not possible, else None."""
         self._inside = True
         try:
             if plan["kind"] == "code":
@@ -90,8 +90,8 @@ class Templates:
         self.used.clear()
 
     def close(self) -> None:
-        """In a worker: from here on nothing is found. What other families' models would find stays as it is, in pages
-        shared with the parent: to free it would be to write to them, and so to copy them."""
+        """In a worker: from here on no result is taken. The results for other families stay where they are, in pages
+        shared with the parent: freeing them would write to these pages, and so copy them."""
         self._unused, self.templates = self.templates, {}
         self.root = ""
 
@@ -177,7 +177,7 @@ class Place:
 
 
 class NotShareable(Exception):
-    """The result of a recipe depends on the weights' values in more ways than by being them."""
+    """The result of a recipe depends on the weights' values beyond containing them."""
 
 
 def carry_out(plan: dict[str, Any]) -> Template:
@@ -249,7 +249,7 @@ def _map(places: list[Place], folder: str) -> None:
 
 
 def _rename(result: Any, old: str, new: str) -> None:
-    """The folder's name stands in a few places, where handlers may look for it."""
+    """Set the folder's name in the few places where handlers may look for it."""
     holders = [vars(result), getattr(result, "init_kwargs", None)]
     config = getattr(result, "config", None)
     holders.append(vars(config) if config is not None else None)

@@ -1,9 +1,9 @@
-"""Libraries that a model brings in its ``code/``, made known to a transformers that was imported before them.
+"""Makes libraries in a model's ``code/`` known to transformers, which was imported before they were on the path.
 
-transformers looks once for the libraries that it can do with (Pillow, sentencepiece, timm and others), and puts
-stand-ins in the place of whatever needs one that is missing. The parent imports it before a model's folder is known, so
-without this no model could bring such a library: ``import PIL`` would work in its handler, and transformers would say
-that Pillow is not installed.
+transformers looks once for its optional libraries (Pillow, sentencepiece, timm and others), and puts stand-ins in the
+place of whatever needs one that is missing. The parent imports it before a model's folder is known, so without this no
+model could bring such a library: ``import PIL`` would work in its handler, and transformers would say that Pillow is
+not installed.
 """
 
 from __future__ import annotations

@@ -39,14 +39,14 @@ COMPANY_SECONDS = 0.005
 # message wakes the front. They are held for at most so many bytes and seconds.
 HELD_BYTES = 64 * 1024
 HELD_SECONDS = 0.002
-# Of refusals (ValueError and the like: a client's mistake, or the handler's) so many are logged with their traceback:
-# a handler's author sees where. More would let clients fill the log.
+# This many refusals (ValueError and the like: a client's mistake, or the handler's) are logged with their traceback, so
+# that a handler's author sees where. With more, clients could fill the log.
 REFUSALS_SHOWN = 20
 
 
 @dataclass
 class Pending:
-    """A request that waits in the worker. ``data`` is what input_fn made of it, once it has."""
+    """A request that waits in the worker. ``data`` is what input_fn returned, once it has run."""
 
     id: int
     headers: dict[str, str]
@@ -88,9 +88,9 @@ class Worker:
         self._steps: Steps | None = None
         self._joined: dict[int, Pending] = {}  # in work, a step at a time
         self._reported: list[int] = []  # the requests in work that the front knows of
-        self._foreseen: int | None = None  # the request of which the front knows that it is next
+        self._foreseen: int | None = None  # the request that the front knows to be next
         self._sending = threading.Lock()
-        self._held: list[bytes] = []  # what is to be sent
+        self._held: list[bytes] = []  # messages to be sent
         self._held_since = 0.0
         self._more: More | None = None
         self._ruined = False  # an error has left this process without the use of its GPU
@@ -114,7 +114,7 @@ class Worker:
         self._only_here()
         self._templates.close()
         system.trim_heap()
-        used = os.times()  # what the handler started has worked for it, too
+        used = os.times()  # the memory of processes that the handler started counts too
         meta = {
             "seconds": time.monotonic() - began,
             "cpu": time.process_time() + used.children_user + used.children_system,
@@ -163,7 +163,7 @@ class Worker:
             self._flush()
 
     def _hold(self, kind: Kind, number: int, meta: dict[str, Any], body: bytes) -> None:
-        """Send it with the next message, unless what is held is much, or old."""
+        """Send it with the next message, unless too much is held, or for too long."""
         with self._sending:
             now = time.monotonic()
             if not self._held:
@@ -236,7 +236,7 @@ class Worker:
         self._send(Kind.MEMORY, meta={"private": memory.private()})
 
     def _report_extra(self, private: int, extra: int, error: str) -> None:
-        with contextlib.suppress(OSError):  # the front is gone, which the other thread finds out
+        with contextlib.suppress(OSError):  # the front is gone; the other thread notices
             self._send(Kind.MEMORY, meta={"private": private, "extra": extra, "error": error})
 
     def _set_threads(self, count: int) -> None:
@@ -318,7 +318,7 @@ class Worker:
         self._joined[entry.id] = entry
 
     def _tell(self) -> None:
-        """Tell the front what is in work, where that is not what it knows."""
+        """Tell the front which requests are in work, if that has changed."""
         ids = list(self._joined)
         if ids != self._reported:
             self._reported = ids
@@ -365,7 +365,7 @@ class Worker:
             self._only_here()
             if len(batch) == 1:
                 return [error]
-        # Something in the batch spoiled it: let each request stand for itself.
+        # One request made the batch fail: answer each by itself.
         return [self._one(lambda data: handler.batch([data])[0], entry.data) for entry in batch]
 
     def _one(self, function: Any, data: Any) -> Any:
@@ -453,7 +453,7 @@ class More:
                 self._thread.start()
 
     def _change(self) -> None:
-        """Change until it is as it is wanted; what is wanted may change meanwhile."""
+        """Take or give back memory until the state is the wanted one, which may change meanwhile."""
         while True:
             extra, error = 0, ""
             before = memory.private()

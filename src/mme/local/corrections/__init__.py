@@ -1,1 +1,1 @@
-"""Where moto is wrong for this job, put right."""
+"""Corrections of moto where its behaviour differs from AWS's."""

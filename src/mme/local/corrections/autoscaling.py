@@ -58,7 +58,7 @@ def autoscaling_alarms() -> None:
 
 
 def _metric(policy: Any) -> dict[str, Any] | None:
-    """What a policy tracks, as an alarm names it; None where the local AWS has no such metric."""
+    """The metric that a policy tracks, as an alarm names it; None where the local AWS has no such metric."""
     config = policy.target_tracking_scaling_policy_configuration
     custom = config.get("CustomizedMetricSpecification")
     if custom:

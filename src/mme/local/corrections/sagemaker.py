@@ -1,4 +1,4 @@
-"""Where moto is wrong for this job, it is put right here, and nowhere else.
+"""Corrections of moto's SageMaker.
 
 Written against moto 5.2.5; each correction says what moto does there, and has a test in
 tests/local/test_corrections.py. ``apply`` replaces methods of moto's classes in this process, so it is called once, in

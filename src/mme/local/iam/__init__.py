@@ -1,1 +1,1 @@
-"""Who may do what in the local AWS."""
+"""Authorization in the local AWS: identities, policies and what they allow."""

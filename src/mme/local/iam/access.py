@@ -1,4 +1,4 @@
-"""Who may do what: holds every request to the IAM policies that moto keeps.
+"""Authorizes every request by the IAM policies that moto stores.
 
 The keys in the export lines are the account's root, which may do everything (and may assume every role, so that a test
 can act as it). Keys made by IAM or STS are held to their user's or role's policies, permissions boundary and session
@@ -26,7 +26,7 @@ _ALWAYS = ("sts:GetCallerIdentity", "sts:GetSessionToken")
 
 
 class Access:
-    """The judge. Each method returns None if allowed, else the reason, as AWS words it."""
+    """Authorizes requests. Each method returns None if allowed, else the reason, as AWS words it."""
 
     def __init__(self, directory: Directory, account: str, partition: str, *, enforced: bool) -> None:
         self._directory = directory
@@ -34,7 +34,7 @@ class Access:
         self._partition = partition
         self.enforced = enforced
 
-    # -- the judgement
+    # -- authorization
 
     def refuse(
         self,
@@ -139,7 +139,7 @@ class Access:
     # -- requests that go to moto
 
     def gate(self, environ: dict[str, Any], region: str) -> Callable[[Callable[..., Any]], Iterable[bytes]] | None:
-        """None when the request may pass, else what answers it."""
+        """None when the request is allowed, else the response that refuses it."""
         if not self.enforced:
             return None
         service = signed_service(environ)
@@ -204,7 +204,7 @@ class Access:
         return self.refuse(who, action, resource, context, region, document)
 
     def _refuse_missing(self, who: Principal, bucket: str, key: str, region: str) -> str | None:
-        """Who may not list a bucket does not learn that an object is missing: S3 says 403 then, not 404."""
+        """Callers that may not list a bucket do not learn that an object is missing: S3 answers 403 then, not 404."""
         if (
             _object(self._account, self._partition, bucket, key) is not None
             or _bucket(self._account, self._partition, bucket) is None

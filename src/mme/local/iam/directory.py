@@ -1,4 +1,4 @@
-"""Who an access key belongs to, and which policies that principal has."""
+"""The principal that an access key belongs to, and its policies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Document = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Principal:
-    """Who asks, and which policies come with them."""
+    """A principal and its policies."""
 
     arn: str
     account: str
@@ -45,7 +45,7 @@ class Directory:
         return iam_backends[self._account][self._partition]
 
     def by_key(self, access_key: str) -> Principal:
-        """Whom the key belongs to. Raises UnknownKey."""
+        """The principal that the key belongs to. Raises UnknownKey."""
         if access_key == self._root_key:
             return self.root()
         from moto.sts.models import sts_backends
@@ -68,7 +68,7 @@ class Directory:
         return Principal(arn, self._account, root=True, names=frozenset({arn, self._account}))
 
     def role(self, arn: str, session: str = "SageMaker") -> Principal | None:
-        """The principal that somebody is who assumed the role; None when there is no such role."""
+        """The principal of a session of the role; None when there is no such role."""
         role = next((r for r in list(self._iam.roles.values()) if r.arn == arn), None)
         if role is None:
             return None

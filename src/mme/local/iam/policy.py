@@ -33,7 +33,8 @@ class Request:
 
 
 def judge(documents: Iterable[Mapping[str, Any]], request: Request) -> Verdict:
-    """What the policies together say: an explicit Deny wins, then an Allow. Conditions that cannot be read deny."""
+    """The verdict of all policies together: an explicit Deny wins, then an Allow. Conditions that cannot be read
+    deny."""
     verdict: Verdict = "none"
     for document in documents:
         for statement in _list(document.get("Statement")):
@@ -68,7 +69,7 @@ def _applies(statement: Mapping[str, Any], request: Request) -> bool:
             try:
                 met = _condition(operator, key, [str(w) for w in _words(wanted)], request.context)
             except (KeyError, ValueError):
-                # An operator or a value that is not understood: the side of caution is that a Deny applies.
+                # An operator or a value that is not understood: to be safe, a Deny applies.
                 met = deny
             if not met:
                 return False

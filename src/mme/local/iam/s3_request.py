@@ -1,4 +1,4 @@
-"""What an S3 request asks for, in IAM's words: actions, resources, condition keys."""
+"""The IAM actions, resources and condition keys of an S3 request."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Blob:
         self.digests: Mapping[str, bytes] = {}
         """By the name of the algorithm, as far as they are known."""
         self.taken = False
-        """Whether an object owns the file already; the next one to hold these bytes needs a file of its own."""
+        """Whether an object owns the file already; the next object with these bytes needs a file of its own."""
 
     @property
     def path(self) -> Path:
@@ -54,7 +54,7 @@ class Blob:
         return b"".join(OpenBlob(self.path, self.offset, self.size))
 
     def view(self) -> OpenBlob:
-        """The whole of it, opened for reading."""
+        """All of it, opened for reading."""
         return OpenBlob(self.path, self.offset, self.size)
 
     def copy_to(self, target: BinaryIO) -> None:
@@ -140,7 +140,7 @@ class OpenBlob(Blob):
 
 @dataclass(frozen=True)
 class Received:
-    """A request body that arrived whole and as its sender meant it."""
+    """A request body that arrived complete and with the right checksums."""
 
     value: Blob | bytes
     md5: str
@@ -154,7 +154,7 @@ class Received:
 def own(value: Blob, folder: Path) -> Blob:
     """The Blob for an object to keep: itself when nobody owns its file, else one with the same bytes.
 
-    Where the whole file is meant, that is a second name of the same file: what is in it never changes.
+    For all of a file that is a hard link to it, since its content never changes.
     """
     if not value.taken:
         value.taken = True

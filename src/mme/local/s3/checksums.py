@@ -32,9 +32,10 @@ class _Crc:
 
 
 def hasher(algorithm: str) -> Hash | None:
-    """What computes S3's checksum ``algorithm`` (crc32, crc32c, crc64nvme, sha1, sha256); None when nothing here can.
+    """A hash object for S3's checksum ``algorithm`` (crc32, crc32c, crc64nvme, sha1, sha256); None where it is not
+    available.
 
-    CRC32C and CRC64NVME need the package awscrt; without it such a checksum is kept as it was sent.
+    CRC32C and CRC64NVME need the package awscrt; without it such a checksum is stored as it was sent.
     """
     name = algorithm.lower()
     if name == "sha256":
@@ -55,7 +56,8 @@ def hasher(algorithm: str) -> Hash | None:
 
 
 def digest(value: Blob | bytes, algorithm: str) -> bytes | None:
-    """The checksum ``algorithm`` of the bytes, which are read only if it is not known; None when nothing here can."""
+    """The checksum ``algorithm`` of the bytes, which are read only if it is not known; None where the algorithm is not
+    available."""
     if isinstance(value, Blob) and algorithm.lower() in value.digests:
         return value.digests[algorithm.lower()]
     checksum = hasher(algorithm)
@@ -66,7 +68,7 @@ def digest(value: Blob | bytes, algorithm: str) -> bytes | None:
 
 
 def digest_of_all(parts: list[Blob | bytes], algorithm: str) -> bytes | None:
-    """The checksum ``algorithm`` of all parts in a row; None when nothing here can."""
+    """The checksum ``algorithm`` of all parts in a row; None where the algorithm is not available."""
     if algorithm.lower() == "crc32":
         from isal import isal_zlib
 

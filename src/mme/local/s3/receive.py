@@ -1,7 +1,7 @@
 """The bytes of S3 objects: received in pieces into files, checked against what the sender said, and read in pieces.
 
-moto holds a whole request, and a whole object, in memory. Archives have hundreds of megabytes, so their bytes go past
-moto: it is given a ``Blob``, which stands for them.
+moto holds each request and each object in memory. Archives have hundreds of megabytes, so their bytes bypass moto,
+which gets a ``Blob`` in their place.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ def _cut() -> Refused:
 
 
 def without_body(environ: Mapping[str, Any], received: Received) -> dict[str, Any]:
-    """The request as moto is to see it: its body was received already."""
+    """The request for moto, without its body, which was received already."""
     import io
 
     slim = {

@@ -1,4 +1,4 @@
-"""CloudWatch's alarms, judged on the metrics that are really there: moto keeps them and never looks.
+"""Evaluates CloudWatch's alarms on the metrics that are there: moto stores alarms and never evaluates them.
 
 An alarm is judged on whole periods that have passed. Its words and its treatment of missing data are those of
 https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/alarms-and-missing-data.html.

@@ -1,4 +1,4 @@
-"""What SageMaker tells CloudWatch about an endpoint: metrics, and the containers' output as logs."""
+"""SageMaker's metrics of an endpoint, and its containers' output as logs, in CloudWatch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mme.local.sagemaker.minutes import Minutes
 
 _MACHINE = ("LoadedModelCount", "CPUUtilization", "MemoryUtilization", "DiskUtilization")
 _LINES = 10_000
-"""Log lines kept per container; moto keeps them in memory."""
+"""Log lines per container at most; moto holds them in memory."""
 _RECORDS = 100_000
-"""Metrics' records kept for a region, one a minute and metric: some days of an endpoint that has traffic."""
+"""Records of metrics per region at most, one a minute and metric: some days of an endpoint that has traffic."""
 _STEP = math.log(1.02)
 """Values are counted in steps of two percent, for percentiles: few numbers, however many requests."""
 
@@ -110,7 +110,8 @@ class CloudWatch:
 
 
 class Endpoint:
-    """A ``spec.Observer``. What happens is counted twice: of the variant, and of it under one configuration."""
+    """A ``spec.Observer``. Each event is counted twice: for the variant, and for the variant under one
+    configuration."""
 
     def __init__(self, cloudwatch: CloudWatch, region: str, name: str, config: str) -> None:
         self._cloudwatch = cloudwatch

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 
 class RollbackFailed(Exception):
-    """An update that could not be rolled back: old and new instances serve side by side."""
+    """The update could not be rolled back: old and new instances serve side by side."""
 
 
 class BadPolicy(Exception):
@@ -104,7 +104,7 @@ def _batch(size: Mapping[str, Any] | None, instances: int, name: str, *, least: 
 
 
 class Actions(Protocol):
-    """What the steps do. Each waits until it is done, and may raise."""
+    """The effects of the steps. Each method returns when it is done, and may raise."""
 
     def begin(self, share: float) -> None:
         """Brings this part of the new instances up; nothing of them is left when it raises."""
@@ -129,7 +129,7 @@ class Actions(Protocol):
 
 
 def roll_out(policy: Policy, act: Actions, rolling_back: Callable[[Exception], None]) -> None:
-    """Follows the policy to its end, or back to where it began: then it raises what went wrong.
+    """Carries out the policy's steps. On an error it rolls back, then raises that error.
 
     ``rolling_back`` is called before the way back begins; where that fails, it raises RollbackFailed. Where not even
     the first new instances come up, there is no way back to go.

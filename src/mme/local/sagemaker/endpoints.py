@@ -1,4 +1,4 @@
-"""The life of an endpoint as DescribeEndpoint tells it, from Creating by InService and Updating until it is gone.
+"""The states of an endpoint as DescribeEndpoint shows them: Creating, InService, Updating, Deleting and their failures.
 
 Sits between moto, which keeps the records, and ``Hosting``, which runs the containers. An endpoint is InService only
 while its containers are healthy.
@@ -23,7 +23,7 @@ BUSY = ("Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting")
 _PENDING = frozenset(
     ("VariantName", "DeployedImages", "CurrentWeight", "DesiredWeight", "CurrentInstanceCount", "DesiredInstanceCount")
 )
-"""What PendingDeploymentSummary has of a variant."""
+"""The fields of a variant in PendingDeploymentSummary."""
 _LOOK_SECONDS = 0.2
 """How often the alarms are looked at while an update is watched."""
 
@@ -33,11 +33,11 @@ class EndpointRefused(Exception):
 
 
 class RolledBack(Exception):
-    """An update that went back to where it began; the message is its FailureReason."""
+    """The update was rolled back; the message is its FailureReason."""
 
 
 class Endpoints:
-    """Starts, moves and ends what moto's endpoint records describe."""
+    """Starts, updates and ends the endpoints that moto's records describe."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How an endpoint gets at its archives: read from moto's S3 in this process, with the rights of the execution role."""
+"""Reads an endpoint's archives from moto's S3 in this process, with the permissions of the execution role."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ class Fleet:
             return list(self._serving)
 
     def scale_to(self, count: int) -> None:
-        """Returns when so many instances are in service; those that go finish what they are at.
+        """Returns when this many instances are in service. Instances that are removed finish their requests first.
 
         Raises ContainerError when a container does not come up: then those that served before go on.
         """
@@ -102,7 +102,7 @@ class Fleet:
             self._going.remove(instance)
 
     def retire(self) -> None:
-        """Ends every container once it has finished what it is at; returns when they are gone."""
+        """Ends every container once it has finished its requests; returns when they are gone."""
         self.scale_to(0)
         self.stop()
 
@@ -163,7 +163,7 @@ def at_once(work: Sequence[Callable[[], None]]) -> list[ContainerError]:
             one()
         except ContainerError as problem:
             problems.append(problem)
-        except Exception as problem:  # a full disk, say: whatever it is, the endpoint must not hang on it
+        except Exception as problem:  # for example a full disk: whatever it is, the endpoint must not wait for ever
             problems.append(ContainerError(f"The container cannot be started: {problem}"))
 
     threads = [threading.Thread(target=run, args=(one,), daemon=True) for one in work]

@@ -56,7 +56,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class Chosen:
-    """Who answers a request."""
+    """The variant and the instance that answer a request."""
 
     fleet: Fleet
     instance: Instance
@@ -90,7 +90,7 @@ class Hosting:
 
         Raises ContainerError when a container does not come up: then the new ones are gone and the old ones serve.
         """
-        self.abandon(endpoint)  # what an update left that could not be rolled back
+        self.abandon(endpoint)  # left by an update that could not be rolled back
         with self._lock:
             if endpoint.deleted:
                 raise ContainerError("The endpoint was deleted.")
@@ -179,7 +179,8 @@ class Hosting:
 
     @contextlib.contextmanager
     def chosen(self, region: str, name: str, variant: str | None) -> Iterator[Chosen | None]:
-        """Who answers a request: the named variant, else one drawn by weight, and an instance of it. None: nobody.
+        """The instance that answers a request: of the named variant, else of one drawn by weight. None where there is
+        none.
 
         The instance is not taken out of service before the block ends, unless the endpoint is deleted.
         """

@@ -1,8 +1,8 @@
 """One instance of a variant: a container, and which models are loaded in it.
 
 What SageMaker does between a request and its container: models are loaded when they are first asked for, unloaded when
-room is short, loaded again when the container lost them; a container that dies is started again. Plain values come in
-(``VariantSpec``); where the archives come from is a function that the caller passes in.
+memory or disk is short, loaded again when the container lost them; a container that dies is started again. It gets
+plain values (``VariantSpec``), and a function that fetches archives.
 """
 
 from __future__ import annotations
@@ -374,7 +374,7 @@ class Instance:
         home = self._folder / "models" / model.name
         observe = self._observer.metric
         observe(self.spec.name, "ModelLoadingWaitTime", (time.monotonic() - began) * 1e6, "Microseconds")
-        # What was downloaded once is kept until the endpoint goes: SageMaker, too, caches an archive by its key.
+        # A downloaded archive stays until the endpoint is deleted: SageMaker, too, caches an archive by its key.
         downloading = None
         if not (home / "model").is_dir():
             downloading = time.monotonic()
@@ -428,7 +428,8 @@ class Instance:
             return bool(unused)
 
     def _download(self, model: _Model, home: Path, deadline: float) -> None:
-        """Brings the archive and unpacks it. Where the disk is full, what is not loaded goes, then idle models."""
+        """Fetches the archive and unpacks it. Where the disk is full, archives that are not loaded are removed, then
+        idle models."""
         from mme.archive.untar import FULL, NoRoom
 
         while True:

@@ -1,4 +1,4 @@
-"""How long AWS's minute lasts here: what AWS counts in minutes and seconds may go faster, so that it can be tried."""
+"""How long a minute of AWS's time lasts here: it can be shortened, so that scaling and alarms can be tried quickly."""
 
 from __future__ import annotations
 

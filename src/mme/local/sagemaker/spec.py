@@ -1,4 +1,4 @@
-"""What a variant is given by its endpoint: plain values and the functions that it calls."""
+"""What an endpoint gives a variant: plain values, and the functions that it calls."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class VariantSpec:
     weight: float = 1.0
     startup_seconds: float = 600.0
     volume_bytes: int = 30 << 30
-    """How much room extracted archives may take before those that are not loaded go."""
+    """Bytes that extracted archives may take before those that are not loaded are removed."""
     config: str = ""
     """The endpoint configuration that it belongs to."""
     instances: int = 1
@@ -41,7 +41,7 @@ class VariantSpec:
 
 
 class Observer(Protocol):
-    """Who wants to know what happens: metrics and logs."""
+    """Receives metrics and log lines."""
 
     def metric(self, variant: str, name: str, value: float, unit: str) -> None:
         """Counts a value of something that happens, such as a request."""

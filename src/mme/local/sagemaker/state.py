@@ -1,4 +1,4 @@
-"""What is up, as plain values, for whoever shows it."""
+"""The state of endpoints as plain values, for display."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of the machine a container uses, with all that it started."""
+"""Processor and memory use of a container and all its processes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Usage:
     def __init__(self) -> None:
         self._at = time.monotonic()
         self._seconds: dict[tuple[int, float], float] = {}
-        """Processor seconds of each process at the last measurement; a number is given to another process in time."""
+        """Processor seconds of each process at the last measurement; process ids are reused."""
 
     def measure(self, pid: int) -> tuple[float, float]:
         """Processor time since the last measurement, 100 for each core, and resident memory in percent of all."""
