@@ -122,15 +122,30 @@ def read_all(s3: S3Client, store: Store, model: str = "", known: dict[str, Chann
     ``known`` is what an earlier call read, by name: a channel whose object has not changed since is not read again. It
     then holds what there is now.
     """
+    return read_these(s3, store, listed(s3, store, model), known)
+
+
+def listed(s3: S3Client, store: Store, model: str = "") -> dict[str, str]:
+    """The ETag of every channel beside the model prefix, or of every one of ``model``, by name; none is read."""
     folder = f"{store.root}channels/"
     with explained(f"list the channels of {store.uri()}", bucket=store.bucket):
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=folder + model)
         tags = {item["Key"]: item["ETag"] for page in pages for item in page.get("Contents", [])}
     names = {key[len(folder) : -len(".json")]: tag for key, tag in tags.items() if key.endswith(".json")}
-    wanted = [name for name in sorted(names) if (match := _CHANNEL.fullmatch(name)) and model in ("", match["model"])]
+    return {
+        name: names[name]
+        for name in sorted(names)
+        if (match := _CHANNEL.fullmatch(name)) and model in ("", match["model"])
+    }
+
+
+def read_these(
+    s3: S3Client, store: Store, names: Mapping[str, str], known: dict[str, Channel] | None = None
+) -> list[Channel]:
+    """The channels of these names, in this order; ``names`` and ``known`` as ``listed`` and ``read_all`` have them."""
     before = {name: channel for name, channel in (known or {}).items() if channel.etag == names.get(name)}
     with ThreadPoolExecutor(CONNECTIONS) as pool:
-        every = list(pool.map(lambda name: before.get(name) or read(s3, store, name), wanted))
+        every = list(pool.map(lambda name: before.get(name) or read(s3, store, name), names))
     if known is not None:
         known.clear()
         known.update((channel.name, channel) for channel in every)

@@ -122,12 +122,15 @@ class Handler(BaseHTTPRequestHandler):
             "content_type": self.headers.get("Content-Type"),
             "accept": self.headers.get("Accept"),
             "custom": self.headers.get("X-Amzn-SageMaker-Custom-Attributes"),
+            "session": self.headers.get("X-Amzn-SageMaker-Session-Id"),
             "environment": {k: v for k, v in os.environ.items() if k.startswith(("SAGEMAKER_", "TEST_", "AWS_"))},
             "loads": LOADS[0],
         }
         if "times" in model:
             answer["result"] = float(body) * model["times"]
         headers = {"X_Amzn_SageMaker_Custom_Attributes": "said=yes"} if answer["custom"] else {}
+        if answer["session"] == "NEW_SESSION":
+            headers["X-Amzn-SageMaker-New-Session-Id"] = "session-1; Expires=2030-01-01T00:00:00Z"
         if answer["accept"] == "application/octet-stream":
             self._answer(200, body, Content_Type="application/octet-stream", **headers)
         else:

@@ -160,6 +160,53 @@ def test_a_name_that_sagemaker_does_not_take(cloud: Cloud, name: str) -> None:
         assert name in refusal["Message"]
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"VolumeSizeInGB": 513}, "'513' at 'productionVariants.1.member.volumeSizeInGB'"),
+        ({"ModelDataDownloadTimeoutInSeconds": 3601}, "'3601' at 'productionVariants.1.member.modelData"),
+        ({"VariantName": "under_score"}, "'under_score' at 'productionVariants.1.member.variantName'"),
+        (
+            {"RoutingConfig": {"RoutingStrategy": "NEAREST"}},
+            "'NEAREST' at 'productionVariants.1.member.routing",
+        ),
+        ({"ModelName": "a" * 64}, "Member must have length less than or equal to 63"),
+    ],
+)
+def test_a_variant_that_the_api_does_not_describe(cloud: Cloud, changed: dict[str, Any], said: str) -> None:
+    variant = {"VariantName": "a", "ModelName": cloud.model(), "InstanceType": "ml.m5.large"}
+    found = error_of(
+        cloud.sagemaker.create_endpoint_config,
+        EndpointConfigName=cloud.name,
+        ProductionVariants=[{**variant, "InitialInstanceCount": 1, **changed}],
+    )["Error"]
+    assert found["Code"] == "ValidationException"
+    assert found["Message"].startswith("1 validation error detected: Value '")
+    assert said in found["Message"]
+
+
+def test_every_fault_of_a_request_is_named(cloud: Cloud) -> None:
+    words = error_of(cloud.sagemaker.list_endpoints, StatusEquals="Asleep", SortBy="Size")["Error"]["Message"]
+    assert words.startswith("2 validation errors detected: ")
+    assert "'Asleep' at 'statusEquals'" in words
+    assert "'Size' at 'sortBy'" in words
+
+
+def test_variants_that_sagemaker_does_not_take(cloud: Cloud) -> None:
+    variant = {"VariantName": "a", "ModelName": cloud.model()}
+    on_instances = {**variant, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    serverless = {**variant, "ServerlessConfig": {"MemorySizeInMB": 2048, "MaxConcurrency": 1}}
+    for variants, said in (
+        ([on_instances] * 2, "non-unique"),
+        ([serverless], "does not support multi-model endpoints"),
+    ):
+        found = error_of(
+            cloud.sagemaker.create_endpoint_config, EndpointConfigName=cloud.name, ProductionVariants=variants
+        )["Error"]
+        assert found["Code"] == "ValidationException"
+        assert said in found["Message"]
+
+
 def test_a_model_needs_a_container(cloud: Cloud) -> None:
     refusal = error_of(cloud.sagemaker.create_model, ModelName=cloud.name, ExecutionRoleArn=cloud.execution_role())
     assert refusal["Error"]["Code"] == "ValidationException"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import threading
 from collections import Counter
@@ -121,13 +122,49 @@ def test_a_target_that_is_not_one(cloud: Cloud, target: str) -> None:
     assert refusal["Error"]["Code"] == "ValidationError"
 
 
-@pytest.mark.parametrize("asked", [{"TargetContainerHostname": "one"}, {"InferenceComponentName": "one"}])
+@pytest.mark.parametrize(
+    "asked",
+    [{"TargetContainerHostname": "one"}, {"InferenceComponentName": "one"}, {"EnableExplanations": "`true`"}],
+)
 def test_what_is_for_other_kinds_of_endpoints(cloud: Cloud, asked: dict[str, str]) -> None:
     target = cloud.publish("m.tar.gz", times=2)
     request = {"EndpointName": cloud.endpoint(), "TargetModel": target, "Body": b"1", **asked}
     refusal = error_of(cloud.runtime.invoke_endpoint, **request)
     assert refusal["Error"]["Code"] == "ValidationError"
     assert f"does not support {next(iter(asked))}" in refusal["Error"]["Message"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "where"),
+    [
+        ({"CustomAttributes": "x" * 1025}, "customAttributes"),
+        ({"InferenceId": "x" * 65}, "inferenceId"),
+        ({"ContentType": "text/" + "x" * 1020}, "contentType"),
+        ({"Accept": "text/" + "x" * 1020}, "accept"),
+        ({"TargetVariant": "under_score"}, "targetVariant"),
+        ({"SessionId": "two words"}, "sessionId"),
+        ({"EndpointName": "under_score"}, "endpointName"),
+    ],
+)
+def test_what_sagemaker_refuses_before_it_looks(cloud: Cloud, asked: dict[str, str], where: str) -> None:
+    """boto3 sends all of this; SageMaker refuses it by its own description of the call."""
+    request = {"EndpointName": "there-is-none", "TargetModel": "m.tar.gz", "Body": b"1", **asked}
+    found = error_of(cloud.runtime.invoke_endpoint, **request)
+    assert found["Error"]["Code"] == "ValidationError"
+    assert found["ResponseMetadata"]["HTTPStatusCode"] == 400
+    assert "1 validation error detected: " in found["Error"]["Message"]
+    assert f"at '{where}' failed to satisfy constraint: Member must " in found["Error"]["Message"]
+
+
+def test_a_session_reaches_the_container_and_its_answer_the_client(cloud: Cloud) -> None:
+    target = cloud.publish("m.tar.gz", times=2)
+    request = {"EndpointName": cloud.endpoint(), "TargetModel": target, "Body": b"1"}
+    answer = cloud.runtime.invoke_endpoint(**request, SessionId="NEW_SESSION")
+    assert answer["NewSessionId"] == "session-1; Expires=2030-01-01T00:00:00Z"
+    assert json.loads(answer["Body"].read())["session"] == "NEW_SESSION"
+    answer = cloud.runtime.invoke_endpoint(**request, SessionId="session-1")
+    assert "NewSessionId" not in answer
+    assert json.loads(answer["Body"].read())["session"] == "session-1"
 
 
 def _link() -> bytes:

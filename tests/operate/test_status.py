@@ -347,6 +347,36 @@ def test_a_name_that_means_a_version_which_is_gone_is_still_shown(corner: Corner
     assert [item.name for item in released.meanings] == ["bert@old"]
 
 
+def test_a_screen_reads_only_the_channels_that_it_shows(corner: Corner) -> None:
+    """Those of what is used most, and so many as there are rows; how many names there are takes no reading."""
+    used = "zebra-0123456789ab.tar.gz"
+    for target in (BERT, used):
+        corner.publish(target)
+    store, s3 = releases.Store(corner.bucket), aws.s3_client(None)
+    for name in ("bert@a", "bert@b", "bert@c", "zebra@a", "zebra@b"):
+        target = used if name.startswith("zebra") else BERT
+        channels.change(s3, store, channels.read(s3, store, name), {target: 1}, action="promote", author="a")
+    # released last, so that its names come first
+    later = "bert-ffffffffffff.tar.gz"
+    corner.publish(later)
+    read: list[str] = []
+    s3.meta.events.register("provide-client-params.s3.GetObject", lambda params, **_: read.append(params["Key"]))
+    every = status.read_released(s3, store)
+    assert len(read) == 5
+    read.clear()
+    newest = [version.name for version in every.newest]
+    first = status.shown_first(
+        {item.name: item.model for item in every.meanings},
+        [item.name for item in every.meanings if item.channel],
+        newest,
+    )[:2]
+    found = status.read_released(s3, store, rows=2, most_used=lambda: [used, "no-version-of-ours"])
+    assert sorted(read) == sorted({f"channels/{name}.json" for name in [*first, "zebra@a", "zebra@b"]})
+    assert found.names_of(used) == every.names_of(used) == ("zebra", "zebra@a", "zebra@b")
+    assert (found.names, found.channels) == (every.names, every.channels) == (7, 5)
+    assert (found.models, found.versions) == (2, 3)
+
+
 def test_whoever_looks_again_reads_only_the_channels_that_have_changed(corner: Corner) -> None:
     corner.publish(BERT)
     store, s3 = releases.Store(corner.bucket), aws.s3_client(None)

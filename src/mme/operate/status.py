@@ -93,7 +93,8 @@ class Meaning:
 
 @dataclass(frozen=True)
 class Released:
-    """What lies in the bucket. ``newest``: the newest version of each model, the latest release first."""
+    """What lies in the bucket. ``newest``: the newest version of each model, the latest release first. ``meanings`` is
+    by name, of all ``names``, ``channels`` of which are channels, or of those that were asked for."""
 
     bucket: str
     prefix: str
@@ -102,6 +103,8 @@ class Released:
     size: int
     newest: tuple[releases.Version, ...]
     meanings: tuple[Meaning, ...]
+    names: int
+    channels: int
 
     def names_of(self, target: str) -> tuple[str, ...]:
         """The names that mean this target, by themselves or among others."""
@@ -141,10 +144,12 @@ def read(
     hours: float = 1.0,
     now: datetime | None = None,
     known: dict[str, channels.Channel] | None = None,
+    rows: int | None = None,
 ) -> Status:
     """All of it. Without a ``store``, the bucket that the endpoint itself reads models from. ``known`` is for who reads
-    again: see ``channels.read_all``. Raises EndpointError where there is no such endpoint or SageMaker cannot be
-    asked."""
+    again: see ``channels.read_all``. With ``rows``, no channels are read but those that as many rows show: the names of
+    the models that were released last, and of those that are used most. Raises EndpointError where there is no such
+    endpoint or SageMaker cannot be asked."""
     at = now or datetime.now(timezone.utc)
     facts = endpoint_facts.read(clients.sagemaker, endpoint)
     if store is None:
@@ -162,7 +167,13 @@ def read(
     with ThreadPoolExecutor(5) as pool:
         figures = pool.submit(ask, "metrics", partial(metrics.read, clients.cloudwatch, endpoint, names, at, hours))
         used = pool.submit(ask, "most used models", partial(usage.read, clients.logs, endpoint, at, hours))
-        released = pool.submit(ask, "releases", partial(read_released, clients.s3, store, known)) if store else None
+
+        def most_used() -> list[str]:
+            found = used.result()
+            return [use.target for use in found.models[:rows]] if found else []
+
+        reading = partial(read_released, clients.s3, store, known, rows, most_used) if store else None
+        released = pool.submit(ask, "releases", reading) if reading else None
         scaling = ask("autoscaling", partial(read_scaling, clients.autoscaling, endpoint, names))
         owned = [name for item in scaling or () for policy in item.policies for name in policy.alarms]
         alarms = ask("alarms", partial(read_alarms, clients.cloudwatch, endpoint, owned, facts.rollback_alarms))
@@ -285,19 +296,35 @@ def _utc(time: datetime | None) -> datetime | None:
     return time.astimezone(timezone.utc) if time else None
 
 
-def read_released(s3: S3Client, store: releases.Store, known: dict[str, channels.Channel] | None = None) -> Released:
-    """What is released, and what each name means. Raises ReleaseError."""
+def read_released(
+    s3: S3Client,
+    store: releases.Store,
+    known: dict[str, channels.Channel] | None = None,
+    rows: int | None = None,
+    most_used: Callable[[], Sequence[str]] = list,
+) -> Released:
+    """What is released, and what each name means; with ``rows``, what so many names mean, those that ``shown_first``
+    begins with, and those of the targets that ``most_used`` answers. Raises ReleaseError."""
     with ThreadPoolExecutor(1) as pool:
-        reading = pool.submit(channels.read_all, s3, store, known=known)
+        listing = pool.submit(channels.listed, s3, store)
         versions = releases.list_versions(s3, store)
-        every = reading.result()
+        tags = listing.result()
     newest: dict[str, releases.Version] = {}
     for version in versions:
         newest.setdefault(version.name, version)
-    own = {channel.name for channel in every}
+    models = {name: channels.model_of(name) for name in tags}
+    models.update((name, name) for name in newest)
+    wanted = set(models)
+    if rows is not None:
+        parsed = filter(None, map(releases.parse_target, most_used()))
+        used = {name for name, _ in parsed}
+        wanted = set(shown_first(models, tags, newest)[:rows]) | {name for name in models if models[name] in used}
+    every = channels.read_these(s3, store, {name: tag for name, tag in tags.items() if name in wanted}, known)
     meanings = [Meaning(item.name, item.model, True, item.revision, item.split) for item in every]
     meanings += [
-        Meaning(name, name, False, 0, {version.target: 100.0}) for name, version in newest.items() if name not in own
+        Meaning(name, name, False, 0, {version.target: 100.0})
+        for name, version in newest.items()
+        if name in wanted and name not in tags
     ]
     return Released(
         store.bucket,
@@ -307,7 +334,17 @@ def read_released(s3: S3Client, store: releases.Store, known: dict[str, channels
         sum(version.size for version in versions),
         tuple(newest.values()),
         tuple(sorted(meanings, key=lambda item: item.name)),
+        len(models),
+        len(tags),
     )
+
+
+def shown_first(models: Mapping[str, str], channel: Iterable[str], newest: Iterable[str]) -> list[str]:
+    """Names in the order in which people look for them: channels first, then models whose newest version is meant, each
+    by the latest release. ``models``: the model of each name; ``channel``: the names of channels; ``newest``: models,
+    the latest release first."""
+    place, of_channels = {model: number for number, model in enumerate(newest)}, set(channel)
+    return sorted(sorted(models), key=lambda name: (name not in of_channels, place.get(models[name], len(place))))
 
 
 def as_json(status: Status) -> dict[str, Any]:

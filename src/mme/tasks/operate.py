@@ -122,7 +122,7 @@ def status(
         aws.client("application-autoscaling", settings.region),
     )
     if not watch:
-        now = endpoint_status.read(clients, name, store, hours=window)
+        now = endpoint_status.read(clients, name, store, hours=window, rows=None if json else most)
         if json:
             print_json(endpoint_status.as_json(now))
         else:
@@ -131,7 +131,7 @@ def status(
     known: dict[str, channels.Channel] = {}
     with until_interrupted():
         while True:
-            now = endpoint_status.read(clients, name, store, hours=window, known=known)
+            now = endpoint_status.read(clients, name, store, hours=window, known=known, rows=None if json else most)
             if json:
                 print(jsonlib.dumps(endpoint_status.as_json(now), ensure_ascii=False), flush=True)
             else:

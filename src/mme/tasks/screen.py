@@ -11,7 +11,7 @@ from mme.operate.facts import Variant
 from mme.operate.findings import ORDER, Finding
 from mme.operate.lines import Line
 from mme.operate.metrics import Figures, Timing
-from mme.operate.status import Released, Scaling, Status
+from mme.operate.status import Released, Scaling, Status, shown_first
 from mme.operate.warm import Warmed
 
 if TYPE_CHECKING:
@@ -146,21 +146,23 @@ def _released(released: Released, rows: int) -> list[str]:
     ]
     if not released.meanings:
         return shown
-    channels = [item for item in released.meanings if item.channel]
-    newest = {version.name: place for place, version in enumerate(released.newest)}
-    ordered = sorted(released.meanings, key=lambda item: (not item.channel, newest.get(item.model, len(newest))))
+    meanings = {item.name: item for item in released.meanings}
+    models = {item.name: item.model for item in released.meanings}
+    channels = [item.name for item in released.meanings if item.channel]
+    ordered = shown_first(models, channels, [version.name for version in released.newest])
     table = [
         (
-            item.name,
-            console.shares(item.targets),
-            f"channel, revision {item.revision}" if item.channel else "newest version",
+            name,
+            console.shares(meanings[name].targets),
+            f"channel, revision {meanings[name].revision}" if meanings[name].channel else "newest version",
         )
-        for item in ordered[:rows]
+        for name in ordered[:rows]
     ]
     shown.append(console.table(("name", "means", "by"), table))
-    if len(ordered) > rows:
+    if released.names > len(table):
         shown.append(
-            f"and {len(ordered) - rows:,} other names ({len(channels):,} channels in all; --rows, invoke channels)"
+            f"and {released.names - len(table):,} other names "
+            f"({released.channels:,} channels in all; --rows, invoke channels)"
         )
     return shown
 

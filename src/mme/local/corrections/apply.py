@@ -19,6 +19,7 @@ from mme.local.corrections.sagemaker import (
     endpoint_lifecycle,
     lists,
     models,
+    requests,
     sagemaker_tags,
 )
 from mme.local.sagemaker.endpoints import Endpoints
@@ -38,6 +39,7 @@ def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folde
     endpoint_configurations()
     endpoint_lifecycle(endpoints)
     sagemaker_tags()
+    requests()  # the last of SageMaker's: it goes around the others
     autoscaling_tags()
     autoscaling_alarms()
     autoscaling_activities()

@@ -162,10 +162,13 @@ class Endpoints:
     def delete(self, backend: Any, endpoint: Any) -> None:
         """Ends the containers beside, and takes the record away once they are gone."""
         with self._lock:
-            if endpoint.endpoint_status == "Deleting":
+            before = endpoint.endpoint_status
+            if before == "Deleting":
                 return
             endpoint.endpoint_status = "Deleting"
             endpoint.last_modified_time = _now()
+        if before in BUSY:
+            log(f"{endpoint.endpoint_name}: deleted while {before}: SageMaker would refuse it until that has ended")
         self._in_background(self._take_down, backend, endpoint)
 
     @staticmethod

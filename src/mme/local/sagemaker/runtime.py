@@ -6,6 +6,7 @@ same exception for it.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import uuid
@@ -15,6 +16,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from mme.local.requests import signed_service
+from mme.local.sagemaker import constraints
 from mme.local.sagemaker.errors import BadTarget, InvokeFailed, ModelFailed, NotReady, Unavailable
 from mme.local.sagemaker.hosting import Chosen, Hosting
 from mme.local.settings import partition_of
@@ -23,11 +25,7 @@ MAX_BODY = 6_291_456
 """Bytes. SageMaker refuses a larger request before any container sees it."""
 
 _PATH = re.compile(r"^/endpoints/([^/]+)/(invocations|invocations-response-stream|async-invocations)$")
-_NOT_FOR_MANY_MODELS = {
-    "TargetContainerHostname": "HTTP_X_AMZN_SAGEMAKER_TARGET_CONTAINER_HOSTNAME",
-    "InferenceComponentName": "HTTP_X_AMZN_SAGEMAKER_INFERENCE_COMPONENT",
-}
-_TARGET = re.compile(r"\A\S[ -~]*\Z")
+_NOT_FOR_MANY_MODELS = ("TargetContainerHostname", "InferenceComponentName", "EnableExplanations")
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,8 @@ class Runtime:
         if match is None:
             return _error(404, "UnknownOperationException", {})
         name, operation = unquote(match[1]), match[2]
-        target = environ.get("HTTP_X_AMZN_SAGEMAKER_TARGET_MODEL")
+        asked = {"EndpointName": name, **_parameters(environ)}
+        target = asked.get("TargetModel")
         body = _read(environ)
 
         denied = self._authorize(environ, region, name, target)
@@ -102,6 +101,9 @@ class Runtime:
                 (("Content-Type", "application/json"),),
                 json.dumps({"message": f"HTTP content length exceeded {MAX_BODY} bytes."}).encode(),
             )
+        words = constraints.problem(_input_shape(), {**asked, "Body": body}) if operation == "invocations" else None
+        if words is not None:
+            return _invalid(None, words)
         endpoint = self._find(region, name)
         if endpoint is None or endpoint.status == "Deleting":
             return _invalid(None, f"Endpoint {name} of account {self._account} not found.")
@@ -120,17 +122,9 @@ class Runtime:
             )
         if target is None:
             return _invalid("TARGET_MODEL_HEADER_MISSING", f"Request {uuid.uuid4()} is missing a target model header.")
-        for parameter, header in _NOT_FOR_MANY_MODELS.items():
-            if environ.get(header):
+        for parameter in _NOT_FOR_MANY_MODELS:
+            if asked.get(parameter):
                 return _invalid(None, f"Endpoint {name} is a multi-model endpoint and does not support {parameter}.")
-        if len(target) > 1024 or not _TARGET.match(target):
-            shown = target if len(target) <= 80 else f"{target[:80]}…"
-            return _invalid(
-                None,
-                f"1 validation error detected: Value '{shown}' at 'targetModel' failed to satisfy constraint: "
-                r"Member must have length less than or equal to 1024 and satisfy regular expression pattern: "
-                r"\A\S[\p{Print}]*\z",
-            )
         return self._invoke(environ, region, name, target, body)
 
     def _invoke(self, environ: Mapping[str, Any], region: str, name: str, target: str, body: bytes) -> Answer:
@@ -159,9 +153,9 @@ class Runtime:
                 ("Content-Type", reply.headers.get("content-type", "application/octet-stream")),
                 ("x-Amzn-Invoked-Production-Variant", variant),
             ]
-            custom = reply.headers.get("x-amzn-sagemaker-custom-attributes")
-            if custom is not None:
-                headers.append(("X-Amzn-SageMaker-Custom-Attributes", custom))
+            for header in _ANSWERED:
+                if reply.headers.get(header.lower()) is not None:
+                    headers.append((header, reply.headers[header.lower()]))
             answer = Answer(200, tuple(headers), reply.body)
         chosen.fleet.answered(counted, by_model)
         return answer
@@ -194,17 +188,38 @@ class Runtime:
         )
 
 
+@functools.cache
+def _input_shape() -> Any:
+    """What InvokeEndpoint takes, as botocore has it."""
+    from moto.core.utils import get_service_model
+
+    return get_service_model("sagemaker-runtime").operation_model("InvokeEndpoint").input_shape
+
+
+def _parameters(environ: Mapping[str, Any]) -> dict[str, str]:
+    """The parameters of InvokeEndpoint that come as headers."""
+    found = {}
+    for parameter, shape in _input_shape().members.items():
+        header = str(shape.serialization.get("name", "")).upper().replace("-", "_")
+        value = environ.get(header if header == "CONTENT_TYPE" else f"HTTP_{header}")
+        if shape.serialization.get("location") == "header" and value:
+            found[parameter] = str(value)
+    return found
+
+
+_PASSED_ON = ("ContentType", "Accept", "CustomAttributes", "InferenceId", "SessionId")
+_ANSWERED = (
+    "X-Amzn-SageMaker-Custom-Attributes",
+    "X-Amzn-SageMaker-New-Session-Id",
+    "X-Amzn-SageMaker-Closed-Session-Id",
+)
+"""What a container may say besides its answer."""
+
+
 def _container_headers(environ: Mapping[str, Any], target: str) -> dict[str, str]:
-    headers = {"X-Amzn-SageMaker-Target-Model": target}
-    for key, header in (
-        ("CONTENT_TYPE", "Content-Type"),
-        ("HTTP_ACCEPT", "Accept"),
-        ("HTTP_X_AMZN_SAGEMAKER_CUSTOM_ATTRIBUTES", "X-Amzn-SageMaker-Custom-Attributes"),
-        ("HTTP_X_AMZN_SAGEMAKER_INFERENCE_ID", "X-Amzn-SageMaker-Inference-Id"),
-    ):
-        if environ.get(key):
-            headers[header] = environ[key]
-    return headers
+    asked, members = _parameters(environ), _input_shape().members
+    passed = {members[name].serialization["name"]: asked[name] for name in _PASSED_ON if name in asked}
+    return {"X-Amzn-SageMaker-Target-Model": target, **passed}
 
 
 def _read(environ: Mapping[str, Any]) -> bytes | None:
