@@ -23,6 +23,7 @@ import engine_encoders
 import engine_inputs
 import numpy as np
 from engine_graph import Stored, Unsupported, stored_tensors
+from engine_heads import NONE, SPANS, TEXTS
 
 # From release 1.30 or so, importing the library starts a thread that reports its use to its maker.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -156,7 +157,7 @@ class Encoding(Engine):
 
     def run(self, rows: list[list[int]], threads: int = 1, types: list[list[int]] | None = None) -> np.ndarray:
         """The last hidden states of all tokens of all texts, one after the other: (tokens, width) float32; where the
-        graph has a head, its numbers for each text: (texts, labels). At most `threads` threads compute."""
+        graph has a head, its numbers for each text or token. At most `threads` threads compute."""
         feed = engine_inputs.inputs(self.graph, rows, types)
         return self.compute(feed, len(feed["ids"]), threads)[0]
 
@@ -244,12 +245,12 @@ def load(
     folder: Path,
     config: Any,
     weights: str = WEIGHTS,
-    head: bool = False,
+    head: str = NONE,
     int8: bool = False,
     adapter: engine_builder.Adapter = engine_builder.NO_ADAPTER,
 ) -> Encoding:
     """The engine of the model in this folder, with transformers' configuration of it and its weights in the file
-    `weights`; with the `head` that classifies texts, or up to the last hidden states. With `int8`, linear layers
+    `weights`; with this `head` (engine_heads.py). With `int8`, linear layers
     compute in int8 also where their weights are float32. What the `adapter` adds to layers is float32. Raises
     Unsupported, with the reason, where it is better left to torch. The answers are still to be compared (`differs`)."""
     _wanted()
@@ -314,6 +315,11 @@ def compared(compare: Callable[[], str | None]) -> str | None:
     return result
 
 
+def typed(tokenizer: Any, config: Any) -> bool:
+    """Whether the two texts of a pair are told from each other by the types of their tokens."""
+    return "token_type_ids" in tokenizer.model_input_names and getattr(config, "type_vocab_size", 0) > 1
+
+
 def differs(
     engine: Encoding,
     model: Any,
@@ -344,7 +350,7 @@ def differs(
         if not ours <= INT8_ERROR * torchs + TOLERANCE:
             return f"its int8 is {ours:.2g} from float32, and torch's {torchs:.2g}"
         return None
-    ends = np.cumsum([1 if engine.graph.head else len(row) for row in rows])[:-1]
+    ends = np.cumsum([1 if engine.graph.head == TEXTS else len(row) for row in rows])[:-1]
     for states, own in zip(np.split(got, ends), np.split(want, ends), strict=True):
         apart, bound = float(np.abs(states - own).max()), TOLERANCE * max(1.0, float(np.abs(own).max()))
         if not apart <= bound:  # so that NaN does not pass
@@ -352,7 +358,7 @@ def differs(
     return None
 
 
-def _answers(model: Any, rows: list[list[int]], types: list[list[int]] | None, head: bool) -> np.ndarray:
+def _answers(model: Any, rows: list[list[int]], types: list[list[int]] | None, head: str) -> np.ndarray:
     """What transformers' `model` answers to each row alone, in the order of `Encoding.run`."""
     import torch
 
@@ -362,7 +368,11 @@ def _answers(model: Any, rows: list[list[int]], types: list[list[int]] | None, h
         arguments = {"token_type_ids": torch.tensor([types[place]])} if types else {}
         with torch.inference_mode():
             answer = model(input_ids=ids, attention_mask=torch.ones_like(ids), **arguments)
-        answers.append((answer.logits if head else answer.last_hidden_state[0]).float().numpy())
+        if head == SPANS:
+            numbers = torch.stack([answer.start_logits[0], answer.end_logits[0]], 1)
+        else:
+            numbers = answer.last_hidden_state[0] if head == NONE else answer.logits.flatten(0, -2)
+        answers.append(numbers.float().numpy())
     return np.concatenate(answers)
 
 

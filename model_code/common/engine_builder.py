@@ -82,7 +82,7 @@ class Encoder:
     graph: bytes
     structure: bytes  # all of the graph but the weights' values
     int8: bool  # whether linear layers compute in int8
-    width: int  # numbers of a token's vector, or of a text where there is a head
+    width: int  # numbers in a row of what it answers
     vocabulary: int
     inputs: frozenset[str]
     first_position: int = 0
@@ -91,7 +91,8 @@ class Encoder:
     relative: Relative | None = None
     rotations: tuple[Rotation, ...] = ()  # the inputs cosines0, sines0, cosines1, ...
     window: int = 0  # how far a token sees in most layers
-    head: bool = False  # whether it answers a row for each text, of a classifier
+    head: str = engine_heads.NONE  # what it answers
+    positions: int | None = None  # how many tokens of a text it has a position for; None: any number
     packed_bytes: int = 0  # what a copy of the linear layers' weights takes, in the order that suits the processor
 
 
@@ -99,7 +100,7 @@ class Builder:
     """The pieces that encoders are made of. Values (names) of tokens are (tokens, width) unless said otherwise."""
 
     def __init__(
-        self, config: Any, tensors: dict[str, Stored], folder: Path, head: bool, int8: bool, adapter: Adapter
+        self, config: Any, tensors: dict[str, Stored], folder: Path, head: str, int8: bool, adapter: Adapter
     ) -> None:
         """`int8`: linear layers compute in int8 also where their weights are float32."""
         self._adapter = dict(adapter)
@@ -420,12 +421,14 @@ class Builder:
 
     def finished(self, x: str, width: int, vocabulary: int, **facts: Any) -> Encoder:
         if self._head:
-            labels = int(self.config.num_labels)
-            x, width = engine_heads.classified(self, x, width, labels), labels
+            x, width = engine_heads.headed(self, self._head, x, width)
         for change in sorted(self._adapter.keys() - self._adapted):
             if not self._is_beside(change):
                 raise Unsupported(f"its adapter changes {change}")
-        self.graph.output(x, "hidden", FLOAT, ["texts" if self._head else "tokens", width])
+        rows = "texts" if self._head == engine_heads.TEXTS else "tokens"
+        self.graph.output(x, "hidden", FLOAT, [rows, width])
+        if "positions" in self._inputs:
+            facts["positions"] = self.config.max_position_embeddings - facts.get("first_position", 0)
         graph, int8 = self.graph, bool(self._in_int8)
         facts |= {"packed_bytes": self._packed_bytes(), "head": self._head}
         return Encoder(graph.serialized(), graph.structure(), int8, width, vocabulary, frozenset(self._inputs), **facts)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import engine_deberta
+import engine_heads
 from engine_builder import BERT, NO_ADAPTER, Adapter, Builder, Encoder, Names, Rotation
 from engine_graph import FLOAT, INT64, Stored, Unsupported
 
@@ -14,12 +15,12 @@ def encoder(
     config: Any,
     tensors: dict[str, Stored],
     folder: Path,
-    head: bool = False,
+    head: str = engine_heads.NONE,
     int8: bool = False,
     adapter: Adapter = NO_ADAPTER,
 ) -> Encoder:
     """The graph of the model with this configuration (transformers') and these weights, whose files lie in `folder`;
-    with the `head` that classifies texts, or else up to the last hidden states. With `int8`, linear layers compute in
+    with this `head` (engine_heads.py). With `int8`, linear layers compute in
     int8 also where their weights are float32; what the `adapter` adds is float32. Raises Unsupported."""
     kind = getattr(config, "model_type", "")
     if kind not in BUILDERS:

@@ -1,10 +1,31 @@
-"""The heads of encoders that classify texts, or pairs of them, as parts of the graph: what transformers'
-`...ForSequenceClassification` computes after the body. One row of numbers for each text."""
+"""The heads of encoders as parts of the graph: what transformers' `...ForSequenceClassification`,
+`...ForTokenClassification` and `...ForQuestionAnswering` compute after the body."""
 
 from collections.abc import Callable
 from typing import Any
 
 from engine_graph import FLOAT, Unsupported
+
+# What a graph answers: the last hidden states; or what its head makes of them.
+NONE = ""  # (tokens, width)
+TEXTS = "texts"  # (texts, labels)
+TOKENS = "tokens"  # (tokens, labels)
+SPANS = "spans"  # (tokens, 2): whether an answer starts there, and whether it ends there
+
+
+def headed(build: Any, head: str, x: str, width: int) -> tuple[str, int]:
+    """What this head makes of the last hidden states (tokens, width), and how many numbers a row has. `build` is that
+    of engine_builder.py."""
+    labels = int(build.config.num_labels)
+    if head == TEXTS:
+        return classified(build, x, width, labels), labels
+    if head == SPANS and labels != 2:
+        raise Unsupported(f"it has {labels} numbers for a token, not those of a start and an end")
+    build.from_root()
+    name = "qa_outputs" if head == SPANS else "classifier"
+    if build.config.model_type == "modernbert":
+        x, name = _modernbert_layer(build, x, width), "classifier"
+    return str(build.dense(x, name, width, labels)), labels
 
 
 def classified(build: Any, x: str, width: int, labels: int) -> str:
@@ -55,7 +76,12 @@ def _modernbert(build: Any, x: str, width: int) -> str:
     else:
         raise Unsupported(f"its classifier_pooling is {config.classifier_pooling}")
     build.from_root()
-    inside = build.dense(pooled, "head.dense", width, width, config.classifier_bias)
+    return _modernbert_layer(build, pooled, width)
+
+
+def _modernbert_layer(build: Any, x: str, width: int) -> str:
+    config = build.config
+    inside = build.dense(x, "head.dense", width, width, config.classifier_bias)
     return str(build.norm(build.activation(inside, config.classifier_activation), "head.norm", width, config.norm_eps))
 
 

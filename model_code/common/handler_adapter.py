@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch.nn.functional import embedding, linear
@@ -93,6 +94,14 @@ def changes(folder: Path) -> dict[str, Change]:
         a, b = tensors.pop(start + first), tensors.pop(start + second)
         read[match[1]] = Change(a, b, _scale(config, match[1], len(a)))
     return read
+
+
+def matrices(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The same as `changes`, as the engine takes them: the second matrix is already scaled."""
+    return {
+        name: (change.a.float().numpy(), change.scale * change.b.float().numpy())
+        for name, change in changes(folder).items()
+    }
 
 
 def adapt(model: Any, folder: Path) -> int:

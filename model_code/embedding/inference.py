@@ -170,14 +170,9 @@ def _engine(
         where, int8 = folder / sentence.path, bool(settings["quantize"])
         stored = int8 and (where / handler_int8.STORED).is_file()
         weights = handler_int8.STORED if stored else engine.WEIGHTS
-        return engine.load(where, config, weights, int8=int8, adapter=_adapter(folder)), ""
+        return engine.load(where, config, weights, int8=int8, adapter=handler_adapter.matrices(folder)), ""
     except engine.Unsupported as error:
         return None, str(error)
-
-
-def _adapter(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    read = handler_adapter.changes(folder)
-    return {name: (change.a.float().numpy(), change.scale * change.b.float().numpy()) for name, change in read.items()}
 
 
 def _model(folder: Path, sentence: Sentence, config: Any, settings: dict[str, Any], device: torch.device) -> Any:

@@ -22,11 +22,13 @@ from typing import Any
 
 import handler_adapter
 import numpy as np
+import pipeline_engine
 import pipeline_media
 import pipeline_own
 import pipeline_requests
 import torch
 import transformers
+from engine import Encoding
 from handler_common import (
     DTYPES,
     JSON,
@@ -56,6 +58,9 @@ SETTINGS: dict[str, Any] = {
     "max_audio_seconds": 1800,
 }
 LENGTHS = ("max_new_tokens", "max_length", "min_new_tokens", "min_length")
+# Tasks whose texts, or labels, can share a pass, and how many of them are in work at once.
+SHARED = ("text-classification", "zero-shot-classification", "token-classification")
+BATCH = 32
 LANGUAGES = "_build_translation_inputs"  # what tokenizers of many languages have
 PNG = "image/png"
 WAV = ("audio/wav", "audio/x-wav", "audio/wave")
@@ -73,6 +78,7 @@ class Served:
     settings: dict[str, Any]
     limits: Limits
     reads: int | None  # tokens; None where the model does not say
+    engine: Encoding | None = None  # what computes in the model's place
 
 
 # --- The four functions that the toolkit calls -----------------------------------------------------------------------
@@ -87,20 +93,38 @@ def model_fn(model_dir: str, context: Any = None) -> Served:
     if name == "mask-generation" and importlib.util.find_spec("torchvision") is None:
         raise ValueError(f"{name} needs the library torchvision, which this container lacks.")
     device = device_of(context)
-    model = _load(folder, task, settings["dtype"])
-    model.to(device).eval().requires_grad_(False)
-    handler_adapter.adapt(model, folder)
+    auto, config = _class(folder, task)
+
+    def load() -> Any:
+        model = load_whole(auto, folder, loading_options(settings["dtype"]))
+        model.to(device).eval().requires_grad_(False)
+        handler_adapter.adapt(model, folder)
+        return model
+
+    between = _parts(folder, task)
+    tokenizer = between.get(TOKENIZER)
+    stands_in, reason = pipeline_engine.load(
+        name, folder, _kind(auto, config), config, tokenizer, settings["dtype"], device, load
+    )
+    model = stands_in or load()
+    encoding = stands_in.encoding if stands_in else None
+    if hasattr(context, "note"):  # mme.container's
+        context.note(
+            engine="onnxruntime" if encoding else "torch",
+            format=settings["dtype"],
+            reason=reason,
+            key=encoding.key if encoding else "",
+        )
     names = getattr(model.config, "id2label", None)
     if names and not getattr(model.config, "label2id", None):  # transformers 5 does not make one of the other
         model.config.label2id = {label: number for number, label in names.items()}
-    parts = pipeline_own.Parts(written, model, **_parts(folder, task))
-    reads = _readable_tokens(model)
-    tokenizer = parts.tokenizer
+    parts = pipeline_own.Parts(written, model, **between)
+    reads = encoding.graph.positions if encoding else _readable_tokens(model)
     if tokenizer is not None and reads is not None and tokenizer.model_max_length > reads:
         tokenizer.model_max_length = reads
-    call = pipeline_own.OWN[name](parts) if task.own else _pipeline(name, parts, device)
+    call = pipeline_own.OWN[name](parts) if task.own else _pipeline(name, parts, device, encoding is not None)
     limits = Limits(settings["max_inputs"], settings["max_pixels"], settings["max_audio_seconds"])
-    return Served(name, task, call, parts, defaults, settings, limits, reads)
+    return Served(name, task, call, parts, defaults, settings, limits, reads, encoding)
 
 
 def input_fn(data: Any, content_type: str | None) -> Request:
@@ -130,6 +154,11 @@ def predict_fn(data: Request, model: Served) -> Any:
         if type(error).__name__ == "PipelineException":  # what fill-mask raises for a text without a mask
             raise ValueError(str(error)) from None
         raise
+
+
+def busy_fn(model: Served) -> Encoding | None:
+    """What can be had for more memory while the model is busy: packed weights."""
+    return model.engine
 
 
 def output_fn(prediction: Any, accept: str | None) -> Any:
@@ -203,21 +232,30 @@ def _check_pandas(name: str) -> None:
         raise ValueError(f"{name} needs pandas 2: what transformers does with a table fails with {pandas.__version__}.")
 
 
-def _load(folder: Path, task: Task, dtype: str) -> Any:
-    options = loading_options(dtype)
-    loader = {key: value for key, value in options.items() if "dtype" not in key}
-    config = transformers.AutoConfig.from_pretrained(str(folder), **loader)
+def _class(folder: Path, task: Task) -> tuple[Any, Any]:
+    """The Auto class that loads the model, and the model's configuration."""
+    config = transformers.AutoConfig.from_pretrained(str(folder), **loading_options())
     # Some versions lack some of them.
     classes = [cls for name in task.classes if (cls := getattr(transformers, name, None)) is not None]
     kinds = [cls for cls in classes if type(config) in getattr(cls, "_model_mapping", {})]
     named = [cls for cls in kinds if _names(cls, config) & set(config.architectures or ())]
-    chosen = (named or kinds or classes)[0]
-    return load_whole(chosen, folder, options)
+    return (named or kinds or classes)[0], config
 
 
-def _names(kind: Any, config: Any) -> set[str]:
-    mapped = kind._model_mapping[type(config)]
-    return {part.__name__ for part in (mapped if isinstance(mapped, (tuple, list)) else (mapped,))}
+def _names(auto: Any, config: Any) -> set[str]:
+    return {kind.__name__ for kind in _mapped(auto, config)}
+
+
+def _mapped(auto: Any, config: Any) -> list[type]:
+    mapped = auto._model_mapping[type(config)]
+    return list(mapped) if isinstance(mapped, (tuple, list)) else [mapped]
+
+
+def _kind(auto: Any, config: Any) -> type | None:
+    """The class of which the Auto class makes the model, where that is one of transformers' own."""
+    if type(config) not in getattr(auto, "_model_mapping", {}):
+        return None
+    return _mapped(auto, config)[0]
 
 
 def _of_languages(folder: Path, tokenizer: Any) -> Any:
@@ -267,12 +305,15 @@ def _parts(folder: Path, task: Task) -> dict[str, Any]:
     return parts
 
 
-def _pipeline(name: str, parts: pipeline_own.Parts, device: torch.device) -> Callable[..., Any]:
+def _pipeline(name: str, parts: pipeline_own.Parts, device: torch.device, unpadded: bool) -> Callable[..., Any]:
+    """With a model that computes texts `unpadded`, several share a pass."""
     given = {
         key: value
         for key in ("tokenizer", "image_processor", "feature_extractor", "processor")
         if (value := getattr(parts, key)) is not None
     }
+    if unpadded and name in SHARED and parts.tokenizer.pad_token_id is not None:
+        given["batch_size"] = BATCH
     call: Callable[..., Any] = transformers.pipeline(name, model=parts.model, device=device, **given)
     return call
 

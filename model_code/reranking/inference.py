@@ -149,7 +149,7 @@ def model_fn(model_dir: str, context: Any = None) -> Reranker:
         return model
 
     if encoding is not None and not engine.checked(encoding):
-        unequal = engine.compared(lambda: engine.differs(encoding, load(), limit, _typed(tokenizer, config)))
+        unequal = engine.compared(lambda: engine.differs(encoding, load(), limit, engine.typed(tokenizer, config)))
         encoding, reason = (encoding, "") if unequal is None else (None, unequal)
     model = None
     if encoding is None:
@@ -194,14 +194,9 @@ def _engine(
     if settings["dtype"] != "float32":
         return None, f"it computes in {settings['dtype']}"
     try:
-        return engine.load(folder, config, head=True), ""
+        return engine.load(folder, config, head=engine.TEXTS), ""
     except engine.Unsupported as error:
         return None, str(error)
-
-
-def _typed(tokenizer: Any, config: Any) -> bool:
-    """Whether the two texts of a pair are told from each other by the types of their tokens."""
-    return "token_type_ids" in tokenizer.model_input_names and getattr(config, "type_vocab_size", 0) > 1
 
 
 def _way(model: Reranker) -> str:
@@ -407,7 +402,7 @@ def _tokenized(pairs: list[tuple[str, str]], model: Reranker, prompt: str, most:
 def _scores(rows: list[Row], model: Reranker) -> torch.Tensor:
     """The model's numbers for each row, before any activation: float32 of (rows, labels)."""
     if model.engine is not None:
-        types = [row.types or [0] * len(row) for row in rows] if _typed(model.tokenizer, model.config) else None
+        types = [row.types or [0] * len(row) for row in rows] if engine.typed(model.tokenizer, model.config) else None
         return torch.from_numpy(model.engine.run([row.ids for row in rows], torch.get_num_threads(), types))
     inputs, _ = handler_exact.padded(
         [row.ids for row in rows], [row.types for row in rows], model.tokenizer, model.arguments, model.device

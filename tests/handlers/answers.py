@@ -3,7 +3,7 @@
 python answers.py HANDLER_FOLDER MODEL_FOLDER < [[BODY, CONTENT_TYPE, ACCEPT], ...] > {"version": ..., "answers": [...]}
 
 Where the handler has a decoder_fn, "joined" has the answers of the same requests, each of which joined the others one
-token later; an error stands as null.
+token later; an error stands as null. "by_engine" is whether ONNX Runtime computed them.
 """
 
 import base64
@@ -31,7 +31,8 @@ def main() -> None:
         except ValueError as error:
             answers.append({"error": str(error)})
     joined = join(inference, model, requests) if hasattr(inference, "decoder_fn") else None
-    json.dump({"version": transformers.__version__, "answers": answers, "joined": joined}, out)
+    by_engine = getattr(model, "engine", None) is not None
+    json.dump({"version": transformers.__version__, "answers": answers, "joined": joined, "by_engine": by_engine}, out)
 
 
 def join(handler: Any, model: Any, requests: list[list[str]]) -> list[str | None]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from handler_tools import Context, load
+from small_encoders import HEADS, SMALL, model
 from transformers import AutoTokenizer
 
 load("embedding")
@@ -19,45 +20,6 @@ import engine  # noqa: E402
 
 pytest.importorskip("onnxruntime")
 
-SMALL: dict[str, Any] = {
-    "vocab_size": 30522,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 160,
-}
-SPECIAL = {"pad_token_id": 0, "cls_token_id": 101, "bos_token_id": 101, "sep_token_id": 102, "eos_token_id": 102}
-HEADS: dict[str, tuple[str, dict[str, Any]]] = {
-    "Bert": ("Bert", SMALL),
-    "Roberta": ("Roberta", SMALL | {"pad_token_id": 1, "type_vocab_size": 1}),
-    "XLMRoberta": ("XLMRoberta", SMALL | {"pad_token_id": 1, "type_vocab_size": 1}),
-    "Camembert": ("Camembert", SMALL | {"pad_token_id": 1}),
-    "Electra": ("Electra", SMALL | {"embedding_size": 8}),
-    "DistilBert": (
-        "DistilBert",
-        {"vocab_size": 30522, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 160},
-    ),
-    "MPNet": ("MPNet", SMALL | {"pad_token_id": 1}),
-    "Albert": ("Albert", SMALL | {"embedding_size": 8}),
-    "ModernBert, first token": (
-        "ModernBert",
-        SMALL | SPECIAL | {"local_attention": 12, "classifier_pooling": "cls", "classifier_bias": True},
-    ),
-    "ModernBert, mean": (
-        "ModernBert",
-        SMALL | SPECIAL | {"local_attention": 12, "classifier_pooling": "mean", "classifier_activation": "silu"},
-    ),
-}
-DISENTANGLED = {"relative_attention": True, "pos_att_type": ["p2c", "c2p"]}
-HEADS |= {
-    "DebertaV2": ("DebertaV2", SMALL | DISENTANGLED | {"type_vocab_size": 2, "position_buckets": 12}),
-    "DebertaV2 with a convolution": (
-        "DebertaV2",
-        SMALL | DISENTANGLED | {"conv_kernel_size": 3, "pooler_hidden_act": "tanh", "position_biased_input": False},
-    ),
-    "Deberta": ("Deberta", SMALL | DISENTANGLED),
-}
 DOCUMENTS = ["rain", "the house is quiet " * 9, "word " * 40, "rain", "nobody is at home and the gate stands open", "a"]
 QUERY = "is anybody at home ?"
 
@@ -70,18 +32,6 @@ def reranking() -> ModuleType:
 @pytest.fixture(autouse=True)
 def wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MME_ENGINE", raising=False)
-
-
-def model(name: str, bert: Path, folder: Path, labels: int = 1, seed: int = 0, **changes: Any) -> Path:
-    kind, config = HEADS[name]
-    torch.manual_seed(seed)
-    made = getattr(transformers, f"{kind}Config")(**config | {"num_labels": labels} | changes)
-    classifier = getattr(transformers, f"{kind}ForSequenceClassification")(made)
-    for parameter in classifier.parameters():
-        parameter.data.normal_(0, 0.2)
-    classifier.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
-    return folder
 
 
 def transformers_own(folder: Path) -> np.ndarray:

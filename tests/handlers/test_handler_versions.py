@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pipelines
 import pytest
 from between_workers import installed
 from handler_tools import ROOT, TINY_GPT2, linked, load, request, stored_int8
@@ -62,12 +63,16 @@ def warm(version: str) -> WarmPython:
     return WarmPython(sys.executable, ["torch", "transformers.pipelines"], environment(version))
 
 
-def on(version: str, kind: str, model: Path, requests: list[list[str]]) -> list[dict[str, str]]:
+def on(
+    version: str, kind: str, model: Path, requests: list[list[str]], by_engine: bool = False
+) -> list[dict[str, str]]:
     words = [str(Path(__file__).with_name("answers.py")), str(ROOT / "model_code" / kind), str(model)]
-    done = warm(version).run(words, environment(version), json.dumps(requests))
+    surroundings = environment(version) | ({"MME_ENGINE": ""} if by_engine else {})
+    done = warm(version).run(words, surroundings, json.dumps(requests))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert result["version"] == version, "it ran on the version that it should run on"
+    assert result["by_engine"] == by_engine
     answers: list[dict[str, str]] = result["answers"]
     if result["joined"] is not None:
         assert result["joined"] == [answer.get("body") for answer in answers], "whoever joins changes no text"
@@ -146,3 +151,21 @@ def test_texts_are_the_same_on_every_version(version: str, generation: ModuleTyp
             assert got == {"error": expected}
         else:
             assert json.loads(base64.b64decode(got["body"])) == json.loads(expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", pipelines.AUTO)
+def test_pipelines_by_the_engine_answer_as_those_by_torch_on_every_version(
+    version: str, task: str, bert: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime")
+    folder = pipelines.saved(task, "Bert", bert, tmp_path / "model")
+    asked = [
+        [json.dumps({"inputs": inputs, "parameters": parameters}), "application/json", "application/json"]
+        for inputs, parameters in pipelines.ASKED[task]
+    ]
+    got, want = (
+        [json.loads(base64.b64decode(answer["body"])) for answer in on(version, "pipeline", folder, asked, by_engine)]
+        for by_engine in (True, False)
+    )
+    assert pipelines.near(got, want)

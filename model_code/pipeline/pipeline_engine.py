@@ -1,0 +1,132 @@
+"""ONNX Runtime (`engine.py`) in the place of a pipeline's model. What a pipeline does before and after the forward pass
+stays transformers' own."""
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import engine
+import engine_heads
+import handler_adapter
+import numpy as np
+import torch
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+
+HEADS = {
+    "text-classification": engine_heads.TEXTS,
+    "zero-shot-classification": engine_heads.TEXTS,
+    "token-classification": engine_heads.TOKENS,
+    "question-answering": engine_heads.SPANS,
+    "feature-extraction": engine_heads.NONE,
+}
+MOST = 1 << 20  # tokens that a model without a table of positions is compared with: any number
+
+
+class Forward(torch.nn.Module):
+    """A model as far as a pipeline looks at it, computed by the engine. Texts of a batch are computed without their
+    padding, each as if it were alone."""
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(self, config: Any, encoding: engine.Encoding) -> None:
+        super().__init__()
+        self.config = config
+        self.encoding = encoding
+
+    def can_generate(self) -> bool:
+        return False
+
+    def answer(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **_: Any,
+    ) -> Any:
+        ids = input_ids.numpy()
+        real = np.ones(ids.shape, bool) if attention_mask is None else attention_mask.numpy().astype(bool)
+        rows = [own[mask].tolist() for own, mask in zip(ids, real, strict=True)]
+        types = None
+        if token_type_ids is not None:
+            types = [own[mask].tolist() for own, mask in zip(token_type_ids.numpy(), real, strict=True)]
+        answers = self._answers(rows, types)
+        if self.encoding.graph.head == engine_heads.TEXTS:
+            return SequenceClassifierOutput(logits=torch.from_numpy(np.stack(answers)))
+        spread = np.zeros((*ids.shape, self.encoding.width), np.float32)  # 0 where there is padding
+        spread[real] = np.concatenate(answers)
+        if self.encoding.graph.head == engine_heads.SPANS:
+            starts, ends = torch.from_numpy(spread).unbind(-1)
+            return QuestionAnsweringModelOutput(start_logits=starts, end_logits=ends)
+        if self.encoding.graph.head == engine_heads.TOKENS:
+            return TokenClassifierOutput(logits=torch.from_numpy(spread))
+        return BaseModelOutput(last_hidden_state=torch.from_numpy(spread))
+
+    def _answers(self, rows: list[list[int]], types: list[list[int]] | None) -> list[np.ndarray]:
+        """What the graph answers to each text: a row, or one for each of its tokens."""
+        answers: list[Any] = [None] * len(rows)
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
+        for batch in engine.batches(order, rows, engine.PASS_TOKENS):
+            own = [types[row] for row in batch] if types is not None else None
+            got = self.encoding.run([rows[row] for row in batch], torch.get_num_threads(), own)
+            if self.encoding.graph.head != engine_heads.TEXTS:
+                parts = np.split(got, np.cumsum([len(rows[row]) for row in batch])[:-1])
+            else:
+                parts = list(got)
+            for row, part in zip(batch, parts, strict=True):
+                answers[row] = part
+        return answers
+
+
+def stand_in(kind: type, config: Any, encoding: engine.Encoding) -> Forward:
+    """What a pipeline takes for a model of this class of transformers: with its name, and taking what it takes."""
+    signature = inspect.signature(kind.forward)  # type: ignore[attr-defined]
+
+    def forward(self: Forward, **inputs: Any) -> Any:
+        signature.bind(self, **inputs)
+        return self.answer(**inputs)
+
+    forward.__signature__ = signature  # type: ignore[attr-defined]
+    made: Forward = type(kind.__name__, (Forward,), {"forward": forward})(config, encoding)
+    return made
+
+
+def load(
+    name: str,
+    folder: Path,
+    kind: type | None,
+    config: Any,
+    tokenizer: Any,
+    dtype: str,
+    device: torch.device,
+    model: Callable[[], Any],
+) -> tuple[Forward | None, str]:
+    """What computes the task `name` in the place of a model of the class `kind`; or None, and why. `model` loads
+    transformers' own, which the answers are compared with unless they are known to be equal."""
+    if name not in HEADS:
+        return None, f"no graph is known for {name}"
+    if device.type != "cpu":
+        return None, "it is on a GPU"
+    if dtype != "float32":
+        return None, f"it computes in {dtype}"
+    if kind is None:
+        return None, "its class is not one of transformers' own"
+    if name == "token-classification" and tokenizer.padding_side != "right":
+        return None, "its tokenizer puts padding first, and positions are counted from there"
+    try:
+        encoding = engine.load(folder, config, head=HEADS[name], adapter=handler_adapter.matrices(folder))
+    except engine.Unsupported as error:
+        return None, str(error)
+    if not engine.checked(encoding):
+        most = encoding.graph.positions or MOST
+        typed = engine.typed(tokenizer, config)
+        unequal = engine.compared(lambda: engine.differs(encoding, model(), most, typed))
+        if unequal is not None:
+            return None, unequal
+    return stand_in(kind, config, encoding), ""
