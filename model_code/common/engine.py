@@ -1,8 +1,8 @@
 """A model's forward pass by ONNX Runtime, where that library is there; nothing here needs it to be.
 
 The graph is made when the model loads, in a few milliseconds (`engine_encoders.py`), and its weights stay in the
-model's own safetensors files, mapped (`engine_graph.py`). A graph is used only once it has answered as transformers
-does, to 1e-5.
+model's own safetensors files, mapped (`engine_graph.py`). A graph is used only after its answers were compared with
+those of transformers and were equal to 1e-5.
 
 `MME_ENGINE=torch` in the environment leaves all models to torch.
 """
@@ -316,7 +316,7 @@ def compared(compare: Callable[[], str | None]) -> str | None:
 
 
 def typed(tokenizer: Any, config: Any) -> bool:
-    """Whether the two texts of a pair are told from each other by the types of their tokens."""
+    """Whether the two texts of a pair differ in the types of their tokens."""
     return "token_type_ids" in tokenizer.model_input_names and getattr(config, "type_vocab_size", 0) > 1
 
 

@@ -24,7 +24,7 @@ PREFIX = "base_model.model."
 
 
 class Adapted(torch.nn.Module):
-    """A layer with an adapter. For whoever looks at it, it has what the layer has."""
+    """A layer with an adapter. It has the attributes of the layer."""
 
     def __init__(self, layer: torch.nn.Module, a: torch.Tensor, b: torch.Tensor, scale: float) -> None:
         """`a` has a row for each of the adapter's ranks, `b` a column."""
@@ -55,7 +55,7 @@ class AdaptedLinear(Adapted):
 class AdaptedEmbedding(Adapted):
     @property
     def weight(self) -> torch.Tensor:
-        """The table as it would be merged, made anew: for code that looks things up by itself."""
+        """The table as if merged, computed at each call: for code that reads the table by itself."""
         return self.layer.weight + self.scale * (self.b @ self.a).t()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
@@ -64,8 +64,8 @@ class AdaptedEmbedding(Adapted):
 
 @dataclass(frozen=True)
 class Change:
-    """What an adapter changes of one layer: the two narrow matrices, of which `a` has a row for each of the adapter's
-    ranks, and `b` a column; and what their product is multiplied with."""
+    """An adapter's part of one layer: the two narrow matrices, of which `a` has a row for each of the adapter's ranks,
+    and `b` a column; and the factor of their product."""
 
     a: torch.Tensor
     b: torch.Tensor
@@ -73,7 +73,7 @@ class Change:
 
 
 def changes(folder: Path) -> dict[str, Change]:
-    """What the adapter in the model's folder changes, by the layers' names; nothing where there is none. Raises
+    """The adapter in the model's folder, by the layers' names; empty where there is none. Raises
     ValueError for one that is not made of pairs of narrow matrices alone."""
     if not (folder / FOLDER / CONFIG).is_file():
         return {}

@@ -26,7 +26,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass
 class Request:
-    """One request: its texts, what it asks for and, once they are known, the tokens of its texts."""
+    """One request: its texts, its parameters and, once they are known, the tokens of its texts."""
 
     texts: list[str]
     single: bool
@@ -102,7 +102,7 @@ def read_object(data: Any, content_type: str | None, fields: tuple[str, ...]) ->
 
 
 def texts_of(name: str, items: list[Any]) -> list[str]:
-    """The items, which are texts all of them. Raises ValueError where one is not."""
+    """The items, all of which must be texts. Raises ValueError where one is not."""
     for place, item in enumerate(items):
         if not isinstance(item, str):
             raise ValueError(f'"{name}" must hold texts; {name}[{place}] is {_kind(item)}.')
@@ -142,8 +142,8 @@ def name_of(request: Request, place: int) -> str:
 
 
 def negotiate(accept: str | None, offered: tuple[str, ...]) -> str:
-    """The media type to answer in: the offered one that `accept` wants most (RFC 9110, 12.5.1); among equals the one
-    that it names first, and for a range such as */* the one that is offered first."""
+    """The media type of the answer: the offered one with the highest weight in `accept` (RFC 9110, 12.5.1); among
+    equals the one that it names first, and for a range such as */* the one that is offered first."""
     ranges = []  # (type, weight), in the header's order
     for part in (accept or "").lower().split(","):
         kind, *parameters = [word.strip() for word in part.split(";")]
@@ -152,7 +152,7 @@ def negotiate(accept: str | None, offered: tuple[str, ...]) -> str:
     ranges = ranges or [("*/*", 1.0)]
     best = None
     for place, kind in enumerate(offered):
-        # The most specific range that holds it says its weight.
+        # The most specific range that holds it gives its weight.
         for name in (kind, kind.partition("/")[0] + "/*", "*/*"):
             at = next((number for number, (wanted, _) in enumerate(ranges) if wanted == name), None)
             if at is not None:
@@ -267,7 +267,7 @@ def device_of(context: Any) -> torch.device:
 
 
 def tokenize(requests: list[Request], tokenizer: Any, typed: bool = False) -> None:
-    """Give every request its tokens, whole, with one call of the tokenizer for all that have none yet; and, if `typed`,
+    """Give every request its tokens, uncut, with one call of the tokenizer for all that have none yet; and, if `typed`,
     their types."""
     missing = [request for request in requests if request.tokens is None]
     texts = [request.read(place) for request in missing for place in range(len(request.texts))]
@@ -308,8 +308,8 @@ POSITIONS_AFTER_PADDING = {
 
 
 def readable_tokens(config: Any, tokenizer: Any, noted: int | None = None) -> tuple[int, int]:
-    """How many tokens of a text the model can read, and how many it reads where nothing else is said. `noted` is what
-    sentence-transformers has for the latter, which goes before what the tokenizer says."""
+    """How many tokens of a text the model can read, and how many it reads by default. `noted` is sentence-transformers'
+    value for the latter, which takes precedence over the tokenizer's."""
     positions = getattr(config, "max_position_embeddings", None)
     if not isinstance(positions, int) or positions <= 0:
         positions = None

@@ -1,4 +1,4 @@
-"""Whether texts of different lengths can share a forward pass: asked of the model itself when it loads.
+"""Whether texts of different lengths can share a forward pass: tried with the model itself when it loads.
 
 A text that stands beside a longer one is padded to its length. Most models mask what is padding and answer the same.
 Some do not: a Fourier transform, a convolution or a pooling over positions (FNet, ConvBERT, Funnel, YOSO and others)
@@ -15,10 +15,10 @@ PADDED = "padded"  # texts of any lengths together
 EQUAL = "equal"  # texts of one length together
 ALONE = "alone"  # one text at a time
 
-# How far two answers may lie apart, as a part of the largest number in them, and still be the same: what is lost where
-# the same is computed in another order.
+# Two answers are the same if they differ by no more than this share of the largest number in them: another order of the
+# same computation loses as much.
 TOLERANCE = {"float32": 5e-6, "bfloat16": 0.05, "float16": 0.01, "int8": 0.05}
-# What these do to a text changes with the length that it has, or is padded to, where texts are longer than a probe.
+# These treat a text differently by its (padded) length, but only for texts longer than the probe.
 BY_LENGTH = {
     "big_bird",
     "bigbird_pegasus",
@@ -115,8 +115,8 @@ def batches(order: list[int], rows: Sequence[Sized], most: int, packed: bool, wa
 def padded(
     ids: list[list[int]], types: list[list[int] | None], tokenizer: Any, arguments: frozenset[str], device: torch.device
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """What a forward method with these `arguments` takes for texts with these tokens and types of tokens, and the mask:
-    1 for a token, 0 for padding."""
+    """The inputs of a forward method with these `arguments` for texts with these tokens and types of tokens, and the
+    mask: 1 for a token, 0 for padding."""
     longest = max(map(len, ids))
     right = getattr(tokenizer, "padding_side", "right") != "left"
     tokens = np.full((len(ids), longest), tokenizer.pad_token_id or 0, np.int64)

@@ -1,7 +1,7 @@
-"""In which number format a model computes on this processor.
+"""Chooses the number format in which a model computes on this processor.
 
 bfloat16 and float16 need instructions that many processors lack, and without them they take several times what float32
-takes. Nothing of a processor's name says it as surely as trying: a product of the size that encoders have, in both
+takes. The processor's name does not say it as reliably as a trial: a product of the size that encoders have, in both
 formats, takes some milliseconds. A format that is slower than float32 is not computed in; the weights are made float32
 as they are loaded.
 
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from handler_common import DTYPES, check_choice
 
-SLOWER = 1.05  # times float32's time that is still no reason to leave the format that was asked for
+SLOWER = 1.05  # up to so many times float32's time the format that was asked for is used
 ROWS, WIDTH = 16, 768  # of the product that is tried: a short text in a model of BERT's size
 TRIALS = 5
 # What the setting `accuracy` stands for. "exact": float32. "close": what is nearest to it and faster, bfloat16, where

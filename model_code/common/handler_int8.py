@@ -27,7 +27,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import AutoConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
-SMALLEST = 1e-30  # stands in for the largest value of a row of zeros, which has none to divide by
+SMALLEST = 1e-30  # used as the largest value of a row of zeros, to avoid a division by zero
 TOLD_SCALE = ("x86", "fbgemm")  # the engines of torch that can be told the scale of activations
 _product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 ROWS_AT_ONCE = 1 << 22  # numbers; it bounds the memory
@@ -122,8 +122,8 @@ def joined(layers: list[Any]) -> Int8Linear | None:
 
 @contextlib.contextmanager
 def exactly(model: torch.nn.Module) -> Iterator[None]:
-    """The model's linear layers compute in float32, with the numbers that their int8 weights stand for: what int8
-    activations cost is seen beside it."""
+    """Within the block the model's linear layers compute in float32, with the numbers that their int8 weights stand
+    for: the reference for the loss by int8 activations."""
     layers = [layer for layer in model.modules() if type(layer) is Int8Linear]
     for layer in layers:
         layer.exact = True
@@ -180,14 +180,15 @@ def _chosen_engine() -> Iterator[None]:
     torch.backends.quantized.engine = _engine()
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")  # a far-off end of quantized tensors
+            warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")  # its deprecation warning
             yield
     finally:
         torch.backends.quantized.engine = before
 
 
 class _NoMemory(TorchFunctionMode):
-    """Tensors that wait for their numbers (torch.empty, as all layers begin) get no memory, in this thread."""
+    """Within the block, uninitialised tensors (torch.empty, with which all layers begin) get no memory, in this
+    thread."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
@@ -197,7 +198,7 @@ class _NoMemory(TorchFunctionMode):
 
 
 def _hollow(kind: Any, folder: Path) -> torch.nn.Module:
-    """The model without its weights, but with all that it computes for itself, such as tables of positions."""
+    """The model without its weights, but with the tensors that it computes itself, such as tables of positions."""
     config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
     setattr(config, "dtype" if hasattr(config, "dtype") else "torch_dtype", torch.float32)  # transformers 5 and 4
     with _NoMemory():
@@ -260,7 +261,7 @@ def _is_wide(weight: torch.Tensor) -> bool:
 
 @functools.cache
 def _saturates() -> bool:
-    """Whether products of eight bits are too much for this processor, which then adds two of them in 16 bits."""
+    """Whether this processor adds two products of eight bits in 16 bits, which can overflow."""
     layer = Int8Linear(torch.full((16, 64), 127, dtype=torch.int8), None, scales=torch.full((16,), 1 / 127))
     return bool((layer(torch.ones(1, 64)) - 64).abs().max() > 2)
 

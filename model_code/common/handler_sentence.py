@@ -1,9 +1,9 @@
-"""What sentence-transformers computes around a transformer, by the files that it keeps beside the model.
+"""Computes what sentence-transformers computes around a transformer, by the files that it writes beside the model.
 
 `modules.json` lists the modules of a model in the order in which they work (https://sbert.net): a Transformer, a
 Pooling, and then any of Dense, LayerNorm, Normalize and Dropout. Both forms of their files are read: that of version 6
 ("pooling_mode": "cls", "embedding_dimension") and the older one (pooling_mode_cls_token and its like,
-"word_embedding_dimension"). What is not computed here is an error that names it, never left out.
+"word_embedding_dimension"). A module that is not computed here is an error that names it; it is never skipped.
 """
 
 import re
@@ -161,8 +161,8 @@ def pool(tokens: torch.Tensor, modes: tuple[str, ...], skip: int = 0) -> torch.T
 
 
 def prompt(sentence: Sentence | Pairs, text: str | None, name: str | None) -> str:
-    """What goes before a text: `text` itself, else the model's prompt called `name`, else its default. Raises
-    ValueError."""
+    """The prompt that is put before a text: `text` itself, else the model's prompt called `name`, else its default.
+    Raises ValueError."""
     if text is not None:
         check_text("prompt", text)
         return text
@@ -179,7 +179,7 @@ def prompt(sentence: Sentence | Pairs, text: str | None, name: str | None) -> st
 
 
 def read(folder: Path) -> Sentence:
-    """What lies in the model's folder. Raises ValueError for what is not computed here, and for files that are broken.
+    """The modules in the model's folder. Raises ValueError for those that are not computed here, and for broken files.
 
     The modules' weights are loaded, as float32."""
     listed = read_json(folder / MODULES)
@@ -324,7 +324,7 @@ def _load(folder: Path, path: str) -> dict[str, torch.Tensor]:
 
 
 def _noted(folder: Path, transformer: Path, **fields: Any) -> Sentence:
-    """With what holds for the model as a whole: prompts, dimensions, and how its texts are read."""
+    """With the settings of the whole model: prompts, dimensions, and how its texts are read."""
     config = _object(folder / CONFIG) or {}
     prompts = {"query": "", "document": "", **(config.get("prompts") or {})}
     default = config.get("default_prompt_name")
@@ -345,7 +345,7 @@ def _noted(folder: Path, transformer: Path, **fields: Any) -> Sentence:
 
 def read_as(folder: Path, task: str, output: str) -> dict[str, Any]:
     """How a Transformer reads texts: `max_length` and `lower_case`. Raises ValueError where it is not for `task`, or
-    where it is told more than these."""
+    has other settings than these."""
     for name in TRANSFORMER_FILES:
         config = _object(folder / name)
         if config is not None:

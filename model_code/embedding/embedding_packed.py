@@ -2,11 +2,11 @@
 
 In a batch that is padded every text costs as much as the longest one. Here all tokens of all texts stand in one long
 row: the linear layers, which are nearly all of the work, see only real tokens, and attention goes text by text (texts
-of one length together). The numbers are those of transformers' own forward pass but for the last bits, and the layers
-are the model's own, whatever stands in for them (int8, adapters).
+of one length together). The numbers are those of transformers' own forward pass up to the last bits, and the layers are
+the model's own modules, int8 layers and adapters included.
 
 Known are models whose blocks are built as in BERT (https://arxiv.org/abs/1810.04805): attention, add, norm, two linear
-layers, add, norm, with a table of positions. `plan` says None of any other, and those are padded.
+layers, add, norm, with a table of positions. `plan` returns None for any other, and those are padded.
 """
 
 from collections.abc import Callable

@@ -42,7 +42,7 @@ def read(data: Any, content_type: str | None, known: tuple[str, ...], fields: tu
 
 
 def function_of(folder: Path) -> str:
-    """How the model's makers compare its vectors. Raises ValueError for a way that is not known."""
+    """How the model's vectors are meant to be compared. Raises ValueError for an unknown function."""
     noted = read_json(folder / "config_sentence_transformers.json")
     name = (noted.get("similarity_fn_name") if isinstance(noted, dict) else None) or "cosine"
     if name not in FUNCTIONS:

@@ -79,7 +79,7 @@ PROBE = "The house was quiet, and nobody was at home that day."
 
 @dataclass(frozen=True)
 class Options:
-    """What holds for one request: the settings with the request's parameters over them."""
+    """The options of one request: the settings, overridden by the request's parameters."""
 
     pooling: tuple[str, ...]
     normalize: bool | None  # None: as the model's modules have it
@@ -159,7 +159,7 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
 def _engine(
     folder: Path, sentence: Sentence, config: Any, settings: dict[str, Any], device: torch.device
 ) -> tuple[engine.Encoding | None, str]:
-    """What runs the model in torch's place; or None, and why."""
+    """The engine that runs the model in torch's place; or None, and the reason."""
     if device.type != "cpu":
         return None, "it is on a GPU"
     if settings["dtype"] != "float32":
@@ -288,7 +288,7 @@ def batch_fn(inputs: list[Request], model: Embedder) -> list[Any]:
 
 
 def busy_fn(model: Embedder) -> engine.Encoding | None:
-    """What can be had for more memory while the model is busy: packed weights."""
+    """Packed weights, which make a busy model faster and take more memory."""
     return model.engine
 
 
@@ -296,7 +296,7 @@ def busy_fn(model: Embedder) -> engine.Encoding | None:
 
 
 def _options(request: Request, model: Embedder) -> Options:
-    """What holds for the request, whose prompt is noted in it. Raises ValueError for what cannot be."""
+    """The request's options; its prompt is noted in it. Raises ValueError for invalid ones."""
     values = {name: model.settings[name] for name in PARAMETERS} | request.parameters
     pooling = _modes("parameters.pooling", values["pooling"])
     if values["normalize"] is not None:

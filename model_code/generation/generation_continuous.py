@@ -18,7 +18,7 @@ class Asked:
 
 
 class Decoder:
-    """The requests that are in work at one model. Not for several threads at once.
+    """The requests that one model works on. Not for several threads at once.
 
     A request gets what it would have got alone. The memory is bounded by batch_tokens: a prompt for which there is no
     room waits, and none overtakes it.
@@ -36,8 +36,8 @@ class Decoder:
         return len(self._asked)
 
     def add(self, key: Hashable, data: Any) -> None:
-        """Take in one request, what input_fn returned, under a key of the caller's. Computes nothing yet. Raises
-        ValueError where the request cannot be answered, or the key is in use; then nothing is taken in."""
+        """Add one request (input_fn's result) under a key of the caller's. Computes nothing yet. Raises ValueError
+        where the request cannot be answered, or the key is in use; then nothing is added."""
         if key in self._asked:
             raise ValueError(f"A request with the key {key!r} is in work already.")
         asked = self._read(data, self._model)
@@ -68,7 +68,7 @@ class Decoder:
             prompt = self._waiting[0]
             if not is_ours(prompt, self._model):
                 if not joining:
-                    # Beams, for which the others wait: transformers grows them to their end.
+                    # Beam search, for which the others wait: transformers decodes it to its end.
                     generate(self._waiting.popleft(), self._model)
                 break
             room = self._rows.open and self._rows.fits([*joining, prompt])

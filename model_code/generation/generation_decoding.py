@@ -1,4 +1,4 @@
-"""Decoding: many prompts, each with its own parameters and seed, grow together, one forward pass per token.
+"""Decoding: many prompts, each with its own parameters and seed, are continued together, one forward pass per token.
 
 For one prompt the tokens are those that transformers' `generate` picks. Beam search, and models whose cache cannot be
 cut by rows, are left to `generate`.
@@ -55,7 +55,7 @@ class Prompt:
 
 @dataclass
 class Sequence:
-    """One continuation of a prompt while it grows."""
+    """One continuation of a prompt while it is decoded."""
 
     prompt: Prompt
     generator: torch.Generator | None
@@ -64,7 +64,7 @@ class Sequence:
 
 
 def grow(prompts: list[Prompt], model: Generator) -> None:
-    """Give every prompt its sequences, grown to their end."""
+    """Give every prompt its sequences, decoded to their end."""
     with torch.inference_mode():
         for batch in batches([prompt for prompt in prompts if is_ours(prompt, model)], model):
             rows = Rows(model)
@@ -82,7 +82,7 @@ def text_of(tokens: list[int], model: Generator) -> str:
 
 
 def is_ours(prompt: Prompt, model: Generator) -> bool:
-    """Whether the prompt can grow in Rows, as far as one can say before the model has read it."""
+    """Whether the prompt can be decoded in Rows, as far as is known before the model has read it."""
     return model.together and prompt.options.num_beams == 1 and "past_key_values" in model.arguments
 
 
@@ -104,8 +104,8 @@ def batches(prompts: list[Prompt], model: Generator) -> list[list[Prompt]]:
 
 
 class Rows:
-    """The sequences that grow together, one row of every tensor for each. Prompts may join between two tokens, and
-    sequences that are done leave."""
+    """The sequences that are decoded together, one row of every tensor for each. Prompts may join between two tokens,
+    and sequences that are done leave."""
 
     def __init__(self, model: Generator) -> None:
         self.model = model
@@ -207,8 +207,8 @@ class Rows:
         self.live = [self.live[row] for row in rows]
         self._last = [self._last[row] for row in rows]
         self._mask, self._cache = self._mask[chosen], select(self._cache, chosen)
-        # Columns that only those had who left would be read for every token to come, and in a batch that never ends
-        # they would never end either.
+        # Columns that only sequences which have left used would be read for every further token, and in a batch that
+        # never ends there would be more and more of them.
         longest = max(len(sequence.prompt.tokens) + len(sequence.tokens) - 1 for sequence in self.live)
         if longest < self._mask.shape[1] and _tensors(self._cache) is not None:
             self._mask = self._mask[:, -longest:]
@@ -373,7 +373,8 @@ def _next_tokens(live: list[Sequence], logits: torch.Tensor, model: Generator) -
 
 
 def _processors(o: Options) -> LogitsProcessorList:
-    """What depends on the tokens so far. In the order in which `generate` applies them, here and below."""
+    """Changes of the logits that depend on the tokens so far. In the order in which `generate` applies them, here and
+    below."""
     chain = LogitsProcessorList()
     if o.repetition_penalty != 1.0:
         chain.append(RepetitionPenaltyLogitsProcessor(o.repetition_penalty))
@@ -418,7 +419,7 @@ def _grow(sequence: Sequence, token: int, model: Generator) -> bool:
 
 
 def generate(prompt: Prompt, model: Generator) -> None:
-    """Grow one prompt's sequences with `generate`."""
+    """Decode one prompt's sequences with `generate`."""
     o = prompt.options
     ids = torch.tensor([prompt.tokens], device=model.device)
     arguments: dict[str, Any] = {

@@ -2,8 +2,8 @@
 
 Most decoders keep keys and values of every token, which can be padded, put together and cut by rows. Others have states
 (Mamba, RWKV, linear attention, RecurrentGemma), into which padding leaks and which cannot be moved by rows; or they
-number positions from the batch's first column. There are new kinds every month, so it is tried out when a model loads:
-two prompts, padded and alone, and one more token. A model for which the two differ runs one prompt after the other.
+number positions from the batch's first column. New kinds appear every month, so this is tried when a model loads: two
+prompts, padded and alone, and one more token. A model for which the two differ runs one prompt after the other.
 """
 
 import logging
@@ -37,7 +37,8 @@ TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-3}
 
 
 def joins(model: Generator) -> bool:
-    """Whether the model gives a padded prompt in company what it gives it alone. What it is like is logged."""
+    """Whether the model gives a padded prompt in a batch what it gives it alone. The reason is logged where it does
+    not."""
     config = model.model.config
     if "past_key_values" not in model.arguments:
         return _alone(model, "it keeps a state instead of keys and values")

@@ -1,4 +1,4 @@
-"""Linear layers for a few rows at once, which is what a batch of texts that grow is, on the CPU in float32.
+"""Linear layers for a few rows at once, as in a batch of texts that are decoded, on the CPU in float32.
 
 Between one row and some dozens, oneDNN needs about two thirds of the time that torch's usual way (MKL) needs; for
 one row alone, three quarters, where the weights of an output lie together. The products are the same but for the last

@@ -1,4 +1,4 @@
-"""What a request may ask of the generation: parameters, their defaults and their bounds."""
+"""The parameters of a generation request, with their defaults and bounds."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from handler_common import DTYPES, Request, check_choice, check_flag, check_integer, check_number
 
 MAX_SEED = 2**63 - 1
-# `stop`: so many strings, each so long. The last tokens are searched after every step, so both cost time.
+# `stop`: the number of strings and their length, at most. They are searched for after every step, so both cost time.
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 100
 
@@ -47,7 +47,7 @@ LIMITS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Options:
-    """What holds for one request: the settings with the request's parameters over them."""
+    """The options of one request: the settings, overridden by the request's parameters."""
 
     max_new_tokens: int
     min_new_tokens: int
@@ -92,7 +92,7 @@ def options_of(request: Request, settings: dict[str, Any]) -> Options:
         )
     if values["min_new_tokens"] > values["max_new_tokens"]:
         raise ValueError("parameters.min_new_tokens is more than max_new_tokens.")
-    for name in FRACTIONS:  # JSON writes 1.0 as 1 where it likes
+    for name in FRACTIONS:  # JSON may write 1.0 as 1
         values[name] = float(values[name])
     stop = values.pop("stop")
     return Options(**values, stop=(stop,) if isinstance(stop, str) else tuple(stop))

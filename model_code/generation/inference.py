@@ -100,7 +100,7 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
 def _engine(
     folder: Path, model: Any, settings: dict[str, Any], device: torch.device
 ) -> tuple[engine.Decoding | None, str]:
-    """What computes steps in torch's place; or None, and why."""
+    """The engine that computes steps in torch's place; or None, and the reason."""
     if device.type != "cpu":
         return None, "it is on a GPU"
     if settings["quantize"] or settings["dtype"] != "float32":
@@ -182,7 +182,7 @@ def batch_fn(inputs: list[Request], model: Generator) -> list[Any]:
 
 
 def busy_fn(model: Generator) -> engine.Decoding | None:
-    """What can be had for more memory while the model is busy: packed weights."""
+    """Packed weights, which make a busy model faster and take more memory."""
     return model.engine
 
 

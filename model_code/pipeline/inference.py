@@ -4,7 +4,7 @@ Runs unchanged in the Hugging Face inference containers (sagemaker-huggingface-i
 and in `mme.container`. It needs torch and transformers (4.49 to 5.x), Pillow for images, soundfile for sound other than
 WAV, and nothing else from this project.
 
-Which task it is stands in `code/settings.json` ("task"), where packaging writes it. Requests and answers are those that
+The task is in `code/settings.json` ("task"), where packaging writes it. Requests and answers are those that
 the toolkit documents: {"inputs": ..., "parameters": {...}}, images and sound as the body itself, as base64 or as data
 URLs, and a list of inputs gives a list of answers. What a request may ask for is in pipeline_tasks.py.
 """
@@ -46,7 +46,7 @@ from handler_common import (
 from pipeline_requests import CSV, Limits, Request
 from pipeline_tasks import PROCESSOR, TASKS, TOKENIZER, Task, check_parameters, task_of
 
-# Not from transformers itself: what version 5 has there wants torchvision, which most processors do without.
+# Not imported from transformers: version 5's module of these needs torchvision, which most processors do not.
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 SETTINGS: dict[str, Any] = {
@@ -61,7 +61,7 @@ LENGTHS = ("max_new_tokens", "max_length", "min_new_tokens", "min_length")
 # Tasks whose texts, or labels, can share a pass, and how many of them are in work at once.
 SHARED = ("text-classification", "zero-shot-classification", "token-classification")
 BATCH = 32
-LANGUAGES = "_build_translation_inputs"  # what tokenizers of many languages have
+LANGUAGES = "_build_translation_inputs"  # attributes of tokenizers of many languages
 PNG = "image/png"
 WAV = ("audio/wav", "audio/x-wav", "audio/wave")
 
@@ -271,8 +271,8 @@ def _of_languages(folder: Path, tokenizer: Any) -> Any:
 
 
 def _check_torchvision(folder: Path, part: str, error: Exception) -> None:
-    """Name the library that a few image processors of transformers (SegFormer's) cannot do without: transformers says
-    of them without it that it knows none."""
+    """Name the library that a few image processors of transformers need (SegFormer's): without it, transformers says
+    that it knows no such processor."""
     settings = folder / "preprocessor_config.json"
     if part != "image_processor" or not settings.is_file() or importlib.util.find_spec("torchvision") is not None:
         return
@@ -368,7 +368,7 @@ def _means_something(check: Callable[[str, Any], None]) -> bool:
 
 
 def _check_tokens(inputs: Any, model: Served) -> None:
-    """Refuse a text of which nothing is left to read: most tokenizers put special tokens around an empty one."""
+    """Refuse a text that has no tokens (most tokenizers put special tokens around an empty one)."""
     if model.parts.tokenizer is None or model.task.inputs not in ("text", "text or pair"):
         return
     for place, item in enumerate(inputs if isinstance(inputs, list) else [inputs]):
@@ -438,7 +438,7 @@ def _listed(value: Any) -> list[str]:
 def _answer(inputs: Any, options: dict[str, Any], model: Served) -> Any:
     kind = model.task.inputs
     if model.task.own or kind in ("text", "text or pair", "text or messages"):
-        return model.call(inputs, **options)  # a list is the pipeline's own affair
+        return model.call(inputs, **options)  # the pipeline checks lists itself
     chat_or_pair = (
         kind in ("two images", "image and text") and isinstance(inputs, list) and not isinstance(inputs[0], list)
     )
@@ -517,7 +517,7 @@ def _png(image: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON does not know: numpy's and torch's values as numbers, images as PNG in base64."""
+    """Values that JSON cannot hold: numpy's and torch's as numbers, images as PNG in base64."""
     if isinstance(value, torch.Tensor):
         return value.detach().float().tolist() if value.is_floating_point() else value.detach().tolist()
     if hasattr(value, "tolist"):

@@ -1,5 +1,5 @@
 """Images, sound and video, from what a request carries: bytes, base64 or a data URL. Nothing is fetched, and no path of
-this machine is read. What a file would unpack to is bounded before it is unpacked."""
+this machine is read. The size that a file unpacks to is checked before it is unpacked."""
 
 import base64
 import binascii

@@ -1,5 +1,5 @@
-"""What transformers 5 has no pipeline for any more, or has one that only reads paths and URLs: computed here,
-with the model classes, as the pipelines of transformers 4 answer."""
+"""Tasks for which transformers 5 has no pipeline any more, or one that only reads paths and URLs: computed with the
+model classes, with the answers of transformers 4's pipelines."""
 
 import copy
 import inspect
@@ -15,7 +15,7 @@ MASKED = -10000.0  # the logit of a token that cannot be in the answer
 
 @dataclass(frozen=True)
 class Parts:
-    """A loaded model with what stands between it and a request."""
+    """A loaded model with its tokenizer and processors."""
 
     task: str  # as the catalogue writes it, such as translation_en_to_de
     model: Any
@@ -32,7 +32,7 @@ class Writer:
     """The model's own settings for `generate`, completed as the pipelines of transformers do it."""
 
     def __init__(self, parts: Parts, beams: int | None = None) -> None:
-        """`beams`: with how many a model searches that does not say it itself."""
+        """`beams`: the number of beams for models whose configuration does not give one."""
         self.model = parts.model
         self.prefix = ""
         config = copy.deepcopy(parts.model.generation_config)
@@ -67,7 +67,7 @@ class Writer:
 
 
 def seeded(seed: int | None, device: torch.device) -> Any:
-    """A block in which random numbers follow from the seed, and after which everything is as before."""
+    """A block in which random numbers follow from the seed; the generator's state is restored afterwards."""
     devices = [device] if device.type == "cuda" else []
     block = torch.random.fork_rng(devices, enabled=seed is not None)
     return _Seeded(block, seed)
@@ -220,7 +220,7 @@ def _pieces(
     tokens = len(tokenizer(question, add_special_tokens=False, verbose=False)["input_ids"])
     special = tokenizer.num_special_tokens_to_add(pair=True)
     if most - tokens - special <= stride:
-        # The context's pieces would not move on.
+        # The next piece of the context would begin where this one does.
         room = most - tokens - special - 1
         if room < 1:
             raise ValueError(f"question has {tokens} tokens; with {most} in all, no room is left for the context.")

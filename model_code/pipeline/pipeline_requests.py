@@ -1,4 +1,4 @@
-"""From a request's body to what a task's pipeline takes."""
+"""Turns a request's body into the inputs of a task's pipeline."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds a request, from the settings."""
+    """The bounds of a request, from the settings."""
 
     max_inputs: int
     max_pixels: int
@@ -104,7 +104,7 @@ def _from_csv(text: str) -> Any:
 def inputs_of(request: Request, kind: str, limits: Limits, rate: int = 0, frames: tuple[int, int] = (0, 0)) -> Any:
     """The request's inputs as the pipeline takes them: one, or a list. Raises ValueError.
 
-    ``rate``: samples a second that the model hears. ``frames``: how many of a video it sees, and every which.
+    ``rate``: the model's samples a second. ``frames``: how many frames of a video it reads, and the step between them.
     """
     given = request.inputs
     if request.media is not None and request.media != "any" and request.media != kind:

@@ -1,4 +1,4 @@
-"""Every task that this handler serves: what loads the model, what goes in, and which parameters a request may have."""
+"""Every task that this handler serves: the classes that load the model, its inputs, and its parameters."""
 
 import re
 from collections.abc import Callable
@@ -122,11 +122,10 @@ WRITES: dict[str, Check] = {"max_new_tokens": integer(1), "generate_kwargs": gen
 class Task:
     """One task.
 
-    ``classes``: the Auto classes that load a model for it, the first that knows the model wins. ``parts`` are what
-    stands between a request and the model: a tokenizer, an image_processor, a feature_extractor, a processor; with a
-    question mark, where the model has one. ``inputs`` names what a request brings (see pipeline_requests.py).
-    ``needs``: parameters without which nothing can be answered. ``own``: computed by pipeline_own.py, not by a
-    pipeline of transformers.
+    ``classes``: the Auto classes that load a model for it, the first that knows the model wins. ``parts`` prepare a
+    request's inputs: a tokenizer, an image_processor, a feature_extractor, a processor; with a question mark, if the
+    model has one. ``inputs`` names the kind of a request's inputs (see pipeline_requests.py). ``needs``: parameters
+    without which nothing can be answered. ``own``: computed by pipeline_own.py, not by a pipeline of transformers.
     """
 
     classes: tuple[str, ...]

@@ -188,7 +188,7 @@ def model_fn(model_dir: str, context: Any = None) -> Reranker:
 def _engine(
     folder: Path, config: Any, settings: dict[str, Any], device: torch.device
 ) -> tuple[engine.Encoding | None, str]:
-    """What runs the model in torch's place; or None, and why."""
+    """The engine that runs the model in torch's place; or None, and the reason."""
     if device.type != "cpu":
         return None, "it is on a GPU"
     if settings["dtype"] != "float32":
@@ -322,7 +322,7 @@ def batch_fn(inputs: list[Ranking], model: Reranker) -> list[Any]:
 
 
 def busy_fn(model: Reranker) -> engine.Encoding | None:
-    """What can be had for more memory while the model is busy: packed weights."""
+    """Packed weights, which make a busy model faster and take more memory."""
     return model.engine
 
 

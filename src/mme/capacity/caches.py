@@ -1,4 +1,4 @@
-"""What is known of caches without simulating them: the characteristic time, and what a cache holds at any moment."""
+"""Properties of caches without simulation: the characteristic time, and what a cache holds in the long run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in a cell of a CSV file, or in a field of a JSON document."""
+"""Reads values from cells of CSV files and fields of JSON documents."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ UNITS |= {f"{unit}i": 1 << shift for unit, shift in (("k", 10), ("m", 20), ("g",
 
 
 def amount(text: str) -> float | None:
-    """Bytes: ``90MB``, ``1.2 GiB``, ``94371840``. None where it is no amount."""
+    """Bytes: ``90MB``, ``1.2 GiB``, ``94371840``. None where it is not a size."""
     match = re.fullmatch(r"(-?[0-9]+(?:\.[0-9]+)?(?:[eE]\+?[0-9]+)?)\s*([kmgt]i?)?b?", text.strip(), re.IGNORECASE)
     if not match:
         return None
@@ -33,5 +33,5 @@ def is_number(value: object, most: float) -> bool:
 
 
 def separator(head: str) -> str | None:
-    """What stands between the words of a head that has no comma; None where nothing does."""
+    """The separator of a header line without commas; None where it has none."""
     return next((words for sign, words in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")) if sign in head), None)

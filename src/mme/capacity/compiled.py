@@ -55,11 +55,12 @@ def _compiled(function: Function, **options: bool) -> Function:
     if numba is None:  # pragma: no cover
         return function
     before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _FOLDER  # read when a function is decorated; others' functions keep their own place
+    # numba reads it when a function is decorated; other packages' functions keep their own folder.
+    numba.config.CACHE_DIR = _FOLDER
     try:
         # No reference counts: nothing in there makes an array, and counting took most of the time.
         return cast(Function, numba.njit(error_model="numpy", _nrt=False, cache=True, **options)(function))
-    except RuntimeError:  # nowhere to keep it: no folder here may be written to
+    except RuntimeError:  # no folder for the machine code can be written to
         return cast(Function, numba.njit(error_model="numpy", _nrt=False, **options)(function))
     finally:
         numba.config.CACHE_DIR = before

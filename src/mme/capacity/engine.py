@@ -1,4 +1,4 @@
-"""The simulation's inner loop: requests, who computes, instances that come and go, one event at a time.
+"""The simulation's inner loop: requests, which models compute, instances that come and go, one event at a time.
 
 ``simulate`` builds the state from plain values and reads the result; its docstring says what is modelled.
 """
@@ -148,7 +148,8 @@ def finish(w: World, r: int, i: int, outcome: int, now: float) -> None:
 
 @compiled
 def drop_late(w: World, i: int, p: int, now: float) -> None:
-    """Requests at the head of the queue whose time for an answer has run out were told so when it did."""
+    """Remove requests from the head of the queue whose time for an answer has run out: they were refused at that
+    moment."""
     limit = w.real[ANSWER_TIMEOUT]
     link = w.pair[p, WAITING]
     while link != 0 and now - w.request[link - 1]["began"] >= limit:
@@ -350,8 +351,7 @@ def attempt(w: World, r: int, now: float) -> None:
 
 @compiled
 def load_late(w: World, now: float) -> bool:
-    """The oldest entry of the list of requests that wait for a load: it is told that the model is not ready. False: it
-    waits no more."""
+    """Answer the request that has waited longest for a load with ModelNotReady. False where it no longer waits."""
     size = len(w.late)
     at = w.ring[0] % size
     w.ring[0] += 1
@@ -446,7 +446,7 @@ def run(w: World) -> None:
             attempt(w, r, now)
         elif late <= now:
             if not load_late(w, now):
-                continue  # nothing happens: the time that is simulated ends with the last thing that does
+                continue  # no event is left: the simulated time ends with the last one
         else:
             minute(w, now)
             # After the last request nothing is left to scale for.

@@ -1,4 +1,4 @@
-"""What holds for every fleet of a plan, and an instance type as the simulation takes it."""
+"""The settings that all fleets of a plan share, and a fleet of one instance type for the simulation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MOST_VOLUME = 512 * GB
 
 @dataclass(frozen=True)
 class Settings:
-    """What holds for every fleet of a plan."""
+    """The settings that all fleets of a plan share."""
 
     serving: Serving = OURS
     routing: str = "random"

@@ -1,4 +1,4 @@
-"""Which instances there are, and what they cost: from a dated file, never from memory.
+"""The instance types and their prices, from a dated file.
 
 The file that ships is ``prices.toml`` beside this module; a user may give another of the same form.
 """
@@ -38,8 +38,8 @@ class InstanceType:
 
     @property
     def accelerator(self) -> str | None:
-        """What computes in its processor's place, by AWS's names of families: a GPU (g, p) or a chip of AWS's own or
-        Intel's (inf, trn, dl). The families of AWS's own processors, such as c7g, are no such."""
+        """The type's accelerator, by AWS's names of families: a GPU (g, p) or another chip (inf, trn, dl); None for
+        types without one. AWS's own processors (such as c7g) are not accelerators."""
         family = self.name.removeprefix("ml.").split(".")[0]
         if family.startswith(("inf", "trn", "dl")):
             return "an accelerator"
@@ -120,7 +120,7 @@ LARGEST_SERVERLESS = 6
 
 
 class _Reader:
-    """Says of every complaint which file and which key."""
+    """Adds the file and the key to every error."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -135,7 +135,7 @@ class _Reader:
         return value
 
     def day(self, table: Mapping[str, Any], where: str = "") -> str:
-        """A day of ISO 8601, as a text or as TOML's own date; a day ahead may be today elsewhere."""
+        """A date of ISO 8601, as a text or as TOML's own date. Tomorrow is accepted: it may be today elsewhere."""
         value = table.get("day")
         words = "which day the prices are of, such as 2026-11-26"
         try:

@@ -25,7 +25,7 @@ NEED_KEYS = (
 
 @dataclass(frozen=True)
 class Row:
-    """A model: its name, its archive's bytes, and what its line says of its needs (keys of COLUMNS)."""
+    """A model: its name, its archive's bytes, and its needs from its line (keys of COLUMNS)."""
 
     name: str
     size: int
@@ -35,7 +35,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Needs:
-    """What ``measure`` found, or what flags say: of one or more models, keys of NEED_KEYS."""
+    """Needs of one or more models, from ``measure`` or from flags, by NEED_KEYS."""
 
     container: str
     origin: str

@@ -1,4 +1,4 @@
-"""The traffic of a live endpoint, from its CloudWatch metrics: requests a minute, and how popular the popular are."""
+"""The traffic of a live endpoint, from its CloudWatch metrics: requests a minute, and how unevenly models are used."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def read(cloudwatch: Any, endpoint: str, variants: Sequence[str], end: datetime,
 
 
 def exponent(live: Live, count: int) -> float | None:
-    """The exponent of Zipf's law under which an LRU cache of as many models as are loaded would have the hit ratio that
-    was seen; None where that cannot be told (all models are loaded, or nothing was reported)."""
+    """The exponent of Zipf's law for which an LRU cache of as many models as are loaded would have the reported hit
+    ratio; None where it cannot be computed (all models are loaded, or nothing was reported)."""
     if live.hit_ratio is None or live.loaded is None or not 1 <= live.loaded < count:
         return None
 

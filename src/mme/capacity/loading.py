@@ -241,7 +241,7 @@ def unload(w: World, i: int, p: int, now: float) -> None:
 
 @compiled
 def make_memory(w: World, i: int, need: int, now: float) -> bool:
-    """Bring about that so much memory is free: by parking, else by unloading what is idle. False: all is in use."""
+    """Free this much memory, by parking idle models, else by unloading them. False where all models are in use."""
     inst = w.inst
     limit = w.ints[MEMORY_LIMIT]
     while inst[i, MEMORY] + need > limit:
@@ -260,7 +260,7 @@ def make_memory(w: World, i: int, need: int, now: float) -> bool:
 
 @compiled
 def make_disk(w: World, i: int, need: int, now: float) -> bool:
-    """Bring about that so much disk is free: archives that are not loaded go, then idle models are unloaded."""
+    """Free this much disk: archives that are not loaded are removed first, then idle models are unloaded."""
     inst = w.inst
     while inst[i, DISK] + need > w.ints[DISK_LIMIT]:
         if inst[i, DISK_HEAD] == 0:

@@ -1,7 +1,8 @@
-"""What models need, asked of the real container on this machine: memory, seconds to load and wake, seconds an answer.
+"""Measures what models need, with the real container on this machine: memory, seconds to load and wake, seconds an
+answer.
 
-Each archive is extracted, loaded, asked its sample many times, parked and woken, and unloaded. What the container says
-of itself at ``/metrics`` gives memory; the seconds are what its caller saw.
+Each archive is extracted, loaded, asked its sample many times, parked and woken, and unloaded. Memory comes from the
+kernel and the container's ``/metrics``; the seconds are those that the caller saw.
 """
 
 from __future__ import annotations
@@ -293,7 +294,8 @@ def _one(running: _Running, subject: Subject, home: Path, parks: bool) -> _Found
 
 
 def _together(running: _Running, subject: Subject, path: str, body: bytes, alone: float) -> float | None:
-    """Which share of an answer's seconds a batch pays once: from BATCH requests at a time, one batch after the other.
+    """The share of an answer's seconds that a batch pays once, measured with BATCH requests at a time, one batch after
+    the other.
 
     ``seconds(k) = answer * (shared + (1 - shared) * k)``.
     """

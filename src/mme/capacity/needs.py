@@ -1,4 +1,4 @@
-"""What the models are and what each of them needs."""
+"""The models and what each of them needs."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from mme.capacity.state import Floats
 from mme.errors import UsageError
 
 MOST_INSTANCES = 200
-ENOUGH = 12  # fleets that meet the goal, after which dearer types are not tried
+ENOUGH = 12  # once this many fleets meet the goal, more expensive types are not tried
 SAMPLE = 60_000
 """Requests of one simulation of the search. Its caches start as long traffic would have left them."""
 COUNTED = 0.2
@@ -31,7 +31,7 @@ INT8_BYTES = 0.25
 
 @dataclass(frozen=True)
 class Goal:
-    """What users must see: seconds, and shares of the requests. None is no wish."""
+    """The goal for users: seconds, and shares of the requests. None means no goal."""
 
     p99: float | None = 0.3
     cold: float | None = 0.01
@@ -50,7 +50,7 @@ class Goal:
         return ", ".join([*wishes, f"refused under {self.refused * 100:g} %"])
 
     def missed(self, outcome: Outcome) -> list[str]:
-        """Which wishes an outcome does not meet: p99, cold, refused."""
+        """The goals that an outcome does not meet: p99, cold, refused."""
         missed = []
         total = max(1, len(outcome.kind))
         p99 = outcome.percentile(99)
@@ -122,7 +122,7 @@ def busiest(requests: Requests, most: int = SAMPLE) -> Requests:
 
 
 class Search:
-    """Simulations of one traffic against many fleets, and what they told."""
+    """Simulations of one traffic against many fleets, and their results."""
 
     def __init__(
         self, models: Models, requests: Requests, rates: Floats, prices: Prices, goal: Goal, settings: Settings
@@ -212,7 +212,7 @@ class Search:
             count = min(most, max(count + 1, int(count * 1.6)))
             option = self.trial(kind, count)
             if not option.meets and _no_better(previous, option, count / failed):
-                # However much else is short on few instances: what more of them do not mend is the caches.
+                # Few instances may be short of anything. What more instances do not improve is the caches.
                 stuck = "cold" in option.missed
                 limit = _caches(self.outcome(kind, previous.instances)) if stuck else previous.limit
                 return replace(previous, limit=limit)

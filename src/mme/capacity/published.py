@@ -1,7 +1,7 @@
 """Plans that are shown on the page of an endpoint: one JSON object each beside the model prefix, ``plans/NAME.json``.
 
-What stands in it is what a person reads: tables of words, plots as SVG. Who may write the bucket may write anything
-there, so that reading trusts nothing of it.
+It holds what a person reads: tables of text, and plots as SVG. Anybody who may write to the bucket can change it, so
+reading checks everything.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of words under a head. ``marked``: the number of the row that is the answer."""
+    """Rows of text under a header. ``marked``: the number of the row with the result."""
 
     title: str
     head: Sequence[str]
@@ -90,7 +90,7 @@ def names(s3: S3Client, store: Store) -> list[tuple[str, datetime]]:
 
 
 def read(s3: S3Client, store: Store, name: str) -> tuple[str, Shown]:
-    """(when it was made, the plan). Raises EndpointError for one that is not there, or that is none."""
+    """(when it was made, the plan). Raises EndpointError where there is none, or where it is invalid."""
     key = _key(store, check_name(name))
     with explained(f"read the plan s3://{store.bucket}/{key}", bucket=store.bucket):
         try:

@@ -49,7 +49,7 @@ def option_row(option: Option, best: Option | None) -> tuple[str, ...]:
 
 
 def assumptions(models: Models, prices: Prices, settings: Settings, traffic: str) -> list[str]:
-    """What the figures stand on, for every output."""
+    """What the figures are based on, for every output."""
     return [
         f"Prices: {prices.words}. Without storage, data transfer and discounts.",
         f"Needs: {models.origin}; a core of the instance takes {settings.processor_factor:g} times those seconds.",

@@ -1,4 +1,4 @@
-"""Instances come and go: the first ones, autoscaling, deployments; and what they hold at the start."""
+"""Instances that come and go (the first ones, autoscaling, deployments), and what they hold at the start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who asks for what and when: from a CSV file, from the container's access log, or by a law."""
+"""The traffic, as requests with a time and a model: from a CSV file, from the container's access log, or by a law."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ class Law:
     churn: float = 0.0
 
     def check(self) -> None:
-        """Raises UsageError for what is no law."""
+        """Raises UsageError for a value out of bounds."""
         for words, good in (
             ("the rate must be above 0 requests a second", 0 < self.rate < 1e7),
             ("Zipf's exponent must be 0 to 5", 0 <= self.exponent <= 5),

@@ -1,4 +1,4 @@
-"""The Invoke tasks: each parses its flags, calls one of the other rooms, and prints.
+"""The Invoke tasks: each parses its flags, calls another package of mme, and prints.
 
 Another repository gets them with a ``tasks.py`` of two lines:
 
@@ -33,5 +33,5 @@ from mme.tasks.release import upload as upload
 from mme.tasks.warm import warm as warm
 from mme.tasks.watch import watch as watch
 
-if _machine.benchmarks():  # the task is only there where there is something to measure
+if _machine.benchmarks():  # the task exists only where there are benchmarks
     bench = _machine.bench

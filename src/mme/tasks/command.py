@@ -1,7 +1,7 @@
-"""What all tasks share: flags, settings, output, and errors as a message and an exit code.
+"""Shared by all tasks: flags, settings, output, and errors as a message and an exit code.
 
-Every path is relative to the folder where ``invoke`` runs. What a script reads goes to standard output, everything
-else to standard error. Exit codes are those of ``mme.errors``; 1 is Invoke's own (an unknown flag), 130 an interrupt.
+Every path is relative to the folder where ``invoke`` runs. Results for scripts go to standard output, everything else
+to standard error. Exit codes are those of ``mme.errors``; 1 is Invoke's own (an unknown flag), 130 an interrupt.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ _printed: ContextVar[bool] = ContextVar("printed")
 
 
 def print_error(kind: str, message: str, hint: str | None, code: int) -> None:
-    """What failed, as a document on standard output."""
-    # On one line, so that it is right behind the lines of a task that goes on (--follow), too.
+    """Print the error as a JSON document on standard output."""
+    # On one line, so that it is valid after the lines of a task that prints one document a line (--follow), too.
     about = {"kind": kind, "message": message, "hint": hint, "exit_code": code}
     print(jsonlib.dumps({"error": about}, ensure_ascii=False), flush=True)
 
@@ -97,7 +97,8 @@ def print_error(kind: str, message: str, hint: str | None, code: int) -> None:
 def _errors_as_exit_codes(json: bool) -> Iterator[None]:
     """Print an error's message and hint to standard error, and exit with its code.
 
-    With ``json``, what failed is a document on standard output as well, unless the task has printed its own.
+    With ``json``, the error is printed as JSON on standard output as well, unless the task has printed its own
+    document.
     """
 
     def fail(error: Exception, message: str, hint: str | None, code: int) -> Exit:
@@ -124,12 +125,13 @@ def _errors_as_exit_codes(json: bool) -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    """For people, not for scripts. A command in the text is named as it was called: ``mme upload``."""
+    """Print a line for people on standard error. Commands in the text are named as the user calls them: ``mme
+    upload``."""
     print(re.sub(r"\binvoke (?=[a-z])", f"{program_name()} ", text), file=sys.stderr, flush=True)
 
 
 def program_name() -> str:
-    """What the user typed to run a task: ``invoke``, ``mme`` or ``python -m mme``."""
+    """The program that the user called: ``invoke``, ``mme`` or ``python -m mme``."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py" and called.parent.name == "mme":
         return "python -m mme"
@@ -137,7 +139,7 @@ def program_name() -> str:
 
 
 def print_json(value: Any) -> None:
-    """For scripts."""
+    """Print a JSON document for scripts on standard output."""
     _printed.set(True)
     print(jsonlib.dumps(value, ensure_ascii=False, indent=2), flush=True)
 
@@ -206,7 +208,7 @@ def name_of(name: str, number: int, of: int) -> str:
 
 @contextlib.contextmanager
 def stage(name: str, title: str, total: int) -> Iterator[Callable[[int], object]]:
-    """Tell on a terminal what is being done to a model, with a rate where the amount is known."""
+    """Show on a terminal what is being done to a model, with a rate where the amount is known."""
     if total:
         with console.progress(sys.stderr, f"{name}: {title}", total) as advance:
             yield advance

@@ -45,7 +45,7 @@ def dashboard(context: Context, settings: Settings, port: str = "0", open: bool 
     )
     place = Place("aws", clients.sagemaker.meta.region_name, endpoint, store)
     sources = Sources(lambda: clients, place, AWS)
-    sources.facts(endpoint)  # is it there, and may we look?
+    sources.facts(endpoint)  # whether it exists and may be read
 
     def ready(url: str) -> None:
         if json:

@@ -1,4 +1,4 @@
-"""What an archive says of itself, read from its end: a file on disk, or an object that stays where it is."""
+"""Shows an archive's manifest, read from its end: of a file on disk, or of an object in the bucket."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 TRUST = "runs only on an endpoint whose environment says HF_TRUST_REMOTE_CODE=true"
-"""What is to be known of a model that brings Python of its own (trust_remote_code)."""
+"""A note for models that bring Python of their own (trust_remote_code)."""
 
 
 def manifest(where: str, settings: Settings) -> Mapping[str, Any]:
@@ -81,7 +81,7 @@ def text(manifest: Mapping[str, Any], with_files: bool) -> str:
     if with_files:
         rows = [(str(file["path"]), console.size(int(file["size"])), str(file["sha256"])[:12]) for file in files]
         shown += ["", console.table(("path", "size", "sha256"), rows)]
-    # What a stranger wrote must not reach the terminal as a command to it.
+    # Control characters in someone else's text must not reach the terminal.
     return _CONTROL.sub("?", "\n".join(shown))
 
 
@@ -101,5 +101,5 @@ def adapter_text(manifest: Mapping[str, Any]) -> str | None:
 
 
 def accuracy_text(measured: Mapping[str, Any] | None) -> str | None:
-    """What the manifest says of what the model loses, in words."""
+    """The loss of accuracy that the manifest records, in words."""
     return accuracy.words(measured) if measured else None

@@ -1,4 +1,4 @@
-"""Looking after the endpoint: what it is doing, what is wrong, what it says, which models are ready."""
+"""Tasks that operate an endpoint: status, doctor, logs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def store_of(settings: Settings, facts: endpoint_facts.Facts) -> releases.Store:
 
 @contextlib.contextmanager
 def until_interrupted() -> Iterator[None]:
-    """What goes on until Ctrl-C has done its work then, and ends without an error."""
+    """For tasks that run until Ctrl-C, which ends them without an error."""
     try:
         yield
     except KeyboardInterrupt:

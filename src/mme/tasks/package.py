@@ -68,7 +68,7 @@ def package(
 
     What has not changed is recognised and not built again. A model that fails is reported and does not stop the others.
     """
-    from mme.packaging import verify  # with all that makes archives, which the other tasks need not load
+    from mme.packaging import verify  # slow to import, and few tasks need it
 
     check_compression(compression)
     specs = load_catalog(context, catalog).select(model)

@@ -80,7 +80,7 @@ def upload(
     was stopped goes on where it was when the same command runs again. A model that has no archive is an error (exit
     code 6), after the others have been published; a dry run only lists it.
     """
-    from mme import publishing  # with all that makes archives, which the other tasks need not load
+    from mme import publishing  # slow to import, and few tasks need it
     from mme.packaging import verify
     from mme.packaging.records import latest
     from mme.tasks.shown import Shown

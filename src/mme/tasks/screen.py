@@ -1,4 +1,4 @@
-"""What the tasks that look after an endpoint show people: the status on one screen, lines of the log."""
+"""Text output of the tasks that operate an endpoint: the status on one screen, lines of the log, findings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mme.operate.watch import Answered, Problem
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""What a stranger wrote must not reach the terminal as a command to it."""
+"""Control characters in someone else's text must not reach the terminal."""
 
 UNITS = {"InvocationsPerInstance": "requests a minute", "SageMakerVariantInvocationsPerInstance": "requests a minute"}
 
@@ -73,7 +73,7 @@ def _mean(timing: Timing | None, factor: float, form: str) -> str:
 
 
 def _load(seen: Figures | None) -> str:
-    """What a model that is not loaded costs its caller: the download, and LOAD."""
+    """How long a request for a model that is not loaded waits: the download, and LOAD."""
     if seen is None or seen.load is None:
         return "-"
     fetched = seen.download.mean if seen.download else 0.0
@@ -168,7 +168,7 @@ def _released(released: Released, rows: int) -> list[str]:
 
 
 def line(item: Line, *, several: bool) -> str:
-    """One line of the log for people; ``several``: whether there are instances to be told apart."""
+    """One line of the log for people; ``several``: whether the instance is shown, since there are several."""
     where = f"{item.variant}/{item.instance} " if several else ""
     return CONTROL.sub("?", f"{item.time:%Y-%m-%d %H:%M:%S}.{item.time.microsecond // 1000:03}Z {where}{_said(item)}")
 
@@ -208,7 +208,7 @@ def findings(results: Sequence[Finding], *, with_ok: bool) -> str:
 
 
 def warmed(results: Sequence[Warmed], confidence: float) -> str:
-    """What became of each model on each variant, for people."""
+    """The result for each model on each variant, for people."""
     words = {"warm": "warm", "perhaps": "answered", "unloaded": "UNLOADED", "refused": "loaded", "failed": "FAILED"}
     rows = []
     for item in results:
@@ -225,7 +225,7 @@ def warmed(results: Sequence[Warmed], confidence: float) -> str:
 
 
 def watched(result: Answered | Problem, name: str) -> str:
-    """What became of a save, for people."""
+    """The result of a save, for people."""
     from mme.operate.watch import Problem
 
     if isinstance(result, Problem):

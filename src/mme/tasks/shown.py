@@ -1,4 +1,4 @@
-"""What a run of uploads tells its user while it goes on."""
+"""Shows the progress of a run of uploads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from mme.tasks.command import name_of, note, stage
 
 
 class Shown(publishing.Events):
-    """What a run of uploads reports, on standard error: progress on a terminal, and what was measured."""
+    """Prints what a run of uploads reports to standard error: progress on a terminal, and measured losses of
+    accuracy."""
 
     def __init__(self) -> None:
         self.done, self.of = 0, 1

@@ -1,4 +1,4 @@
-"""Models in memory before they are asked for."""
+"""The task warm: loads models before they are asked for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A handler on the local endpoint as it is edited."""
+"""The task watch: a handler on the local endpoint as it is edited."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ def watch(
     """Edit a handler and have it answer on the local endpoint: each save is a version, asked its sample, then
     MODEL@dev.
 
-    The version before goes on answering until the new one has answered. What is wrong with a save is told with file
-    and line. Works with the local AWS alone (invoke local); ends with Ctrl-C.
+    The version before goes on answering until the new one has answered. An error in a save is shown with file and line.
+    Works with the local AWS alone (invoke local); ends with Ctrl-C.
     """
-    from mme.operate import watch as endpoint_watch  # and what makes archives: the other tasks need not load it
+    from mme.operate import watch as endpoint_watch  # slow to import, and few tasks need it
     from mme.packaging.defaults import completed
 
     if not model:
@@ -77,7 +77,7 @@ def watch(
 
 
 def _watched(spec: ModelSpec, handler: Path, out: Path, place: endpoint_watch.Place, json: bool) -> bool:
-    """Watch until what the handler requires has changed: then the libraries have to be fetched anew, and it is True."""
+    """Watch until the handler's requirements change; True then, since the libraries have to be fetched again."""
     from mme.archive.handler import REQUIREMENTS
     from mme.operate import watch as endpoint_watch
     from mme.packaging.job import PackagingJob

@@ -1,4 +1,4 @@
-"""How many of which instance: plan, simulate, measure."""
+"""The task capacity: plan, simulate, measure."""
 
 from __future__ import annotations
 

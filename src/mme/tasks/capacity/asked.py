@@ -1,4 +1,4 @@
-"""What was asked for: the flags as they were given, and how a file is written."""
+"""The flags as they were given, and how a file is written."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def counted(models: int) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """The whole file or nothing."""
+    """Write a complete file or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:

@@ -1,4 +1,4 @@
-"""What a plan and a simulation are of: the models, the traffic, what is assumed, the prices."""
+"""The inputs of a plan and a simulation: the models, the traffic, the assumptions, the prices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mme.tasks.capacity.asked import Asked, number
 from mme.tasks.command import load_catalog, note
 
 SHORTEST = 1.0
-"""Seconds of a trace from which on it tells a rate."""
+"""Seconds that a trace must last to give a rate."""
 
 
 def models_of(context: Context, asked: Asked, settings: Settings) -> Models:

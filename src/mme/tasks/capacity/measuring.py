@@ -1,4 +1,4 @@
-"""What models need, asked of the real container."""
+"""Measures what models need, with the real container."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def plan(context: Context, asked: Asked, settings: Settings) -> None:
     made = plans.plan(models, requests, rates, prices, goal, assumed, tuple(asked.type))
     search = plans.Search(models, requests, rates, prices, goal, assumed)
     notes = report.assumptions(models, prices, assumed, words)
-    # Files come before what is printed: whoever reads that may stop in its midst (| head).
+    # Files are written before anything is printed: the reader may close the pipe early (| head).
     if asked.plots or asked.page or asked.publish:
         pictures = _pictures(made, search, rates)
         shown = report.shown(made, [f"{counted(len(models))}.", *notes], pictures)
