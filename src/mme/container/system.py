@@ -7,6 +7,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 _LINUX = sys.platform.startswith("linux")
@@ -66,6 +67,14 @@ def has_open(file: str) -> bool:
                 if str(descriptor.readlink()) == file:
                     return True
     return False
+
+
+def keep_only(descriptors: Collection[int]) -> None:
+    """Have all other open files be closed when another program takes this process's place."""
+    for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        if descriptor not in descriptors:
+            with contextlib.suppress(OSError):  # the one that listed them
+                os.set_inheritable(descriptor, False)
 
 
 def trim_heap() -> None:

@@ -28,7 +28,7 @@ from typing import Any
 
 from mme.container import memory, system
 from mme.container.wire import Lines, line
-from mme.container.workers import curves, rehearsal, settling, shipped, templates
+from mme.container.workers import cuda, curves, rehearsal, settling, shipped, templates
 from mme.container.workers.worker import Spec, main
 
 NICE = 1  # workers give way a little to the front, so that pings and other answers do not wait for arithmetic
@@ -49,20 +49,31 @@ TRANSFORMERS_NAMES = (
 )
 
 
-def warm(modules: Sequence[str]) -> None:
-    """Import what models need, once. A module that is not installed is left to the handlers that want it."""
-    began = False
+NAME = "mme.container.workers.parent"
+ONLY_IMPORT = "--only-import"  # before the modules' names: import them, and run nothing of them
+
+
+class CudaBegun(Exception):
+    """A process that is forked from this one could not use a GPU any more."""
+
+
+def warm(modules: Sequence[str], only_import: bool = False) -> None:
+    """Import what models need, once. A module that is not installed is left to the handlers that want it. Raises
+    CudaBegun; with ``only_import`` it says so instead."""
+    began = cuda.begun()
     for module in modules:
-        _import(module)
-        if not began and system.has_open("/dev/nvidia-uvm"):  # asking for the GPUs does not begin it
+        _import(module, only_import)
+        if not began and cuda.begun():
             began = True
+            if not only_import:
+                raise CudaBegun(module)
             sys.stderr.write(
                 f"MME_PRELOAD: {module} began to use CUDA while it was imported, so no model can use a GPU: a process "
                 "that is forked after that cannot. Leave it out of MME_PRELOAD\n"
             )
 
 
-def _import(module: str) -> None:
+def _import(module: str, only_import: bool) -> None:
     try:
         imported = importlib.import_module(module)
     except ImportError as error:
@@ -70,12 +81,15 @@ def _import(module: str) -> None:
         return
     if module == "torch":
         imported.set_num_threads(1)  # more than one would start threads, which do not survive a fork
+        cuda.answer_without_cuda(imported)
     elif module == "transformers":
         with contextlib.suppress(ImportError):
             curves.import_generation()
         for name in TRANSFORMERS_NAMES:
             with contextlib.suppress(ImportError, AttributeError):
                 getattr(imported, name)
+        if only_import:
+            return
         try:
             templates.exercise()
         except Exception as error:  # for example no room for temporary files: models then make these things themselves
@@ -262,18 +276,21 @@ def _kill_group(pid: int) -> None:
             os.kill(one, signal.SIGKILL)
 
 
-def make_ready(modules: Sequence[str]) -> templates.Templates:
-    """Import what models need and prepare for the forks. Returns the store of what models share, which is empty."""
-    warm(modules)
+def make_ready(modules: Sequence[str], only_import: bool = False) -> templates.Templates:
+    """Import what models need and prepare for the forks. Returns what models have in common, of which there is none
+    yet. Raises CudaBegun."""
+    warm(modules, only_import)
     families = templates.Templates()
     families.shipped.keep(shipped.roots())
     families.install()
     settling.forget_lookups()
-    if families.shipped.has("embedding_packed"):
+    if families.shipped.has("embedding_packed") and not only_import:
         try:
             rehearsal.rehearse(families, shipped.roots())
         except Exception as error:
             sys.stderr.write(f"The tiny model that goes before all others could not be served: {error!r}\n")
+        if cuda.begun():
+            raise CudaBegun("the tiny model that goes before all others")
     settling.settle()
     return families
 
@@ -287,7 +304,14 @@ def run(fd: int, front: int, modules: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the front drains, then closes the socket
     control = socket.socket(fileno=fd)
     began = time.monotonic()
-    families = make_ready(modules)
+    only_import = modules[:1] == [ONLY_IMPORT]
+    modules = modules[only_import:]
+    try:
+        families = make_ready(modules, only_import)
+    except CudaBegun as cause:
+        sys.stderr.write(f"{cause} began to use CUDA: the libraries are imported once more, and nothing of them run\n")
+        system.keep_only((0, 1, 2, fd))
+        os.execv(sys.executable, [sys.executable, "-m", NAME, str(fd), str(front), ONLY_IMPORT, *modules])  # noqa: S606
     with contextlib.suppress(OSError):
         control.sendall(line({"op": "imported", "seconds": time.monotonic() - began}))
     with contextlib.suppress(BrokenPipeError, ConnectionError):
