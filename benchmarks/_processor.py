@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import platform
-import re
+import sys
 from pathlib import Path
+
+if importlib.util.find_spec("mme") is None:  # in an environment of other engines; a clone is enough
+    sys.path.append(str(Path(__file__).parents[1] / "src"))
+
+from mme.processor import processor_family, processor_flags, processor_name
+
+SHOWN = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8")
 
 
 def processor() -> str:
-    """What this processor is called, and which instructions for these products it has."""
-    try:
-        info = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores"
-    name = re.search(r"^model name\s*: (.*)$", info, re.M)
-    family = re.search(r"^cpu family\s*: (.*)$", info, re.M)
-    flags = set((re.search(r"^flags\s*: (.*)$", info, re.M) or ["", ""])[1].split())
-    known = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8")
-    has = " ".join(flag for flag in known if flag in flags)
-    family_text = f" (family {family[1]})" if family else ""
-    return f"{name[1] if name else platform.machine()}{family_text}, {os.cpu_count()} cores, {has}"
+    """The processor's name, its cores, and those of its instruction sets that matter for matrix products."""
+    family, flags = processor_family(), processor_flags()
+    parts = [
+        processor_name() + (f" (family {family})" if family else ""),
+        f"{os.cpu_count()} cores",
+        " ".join(flag for flag in SHOWN if flag in flags),
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def has_vnni() -> bool:
-    try:
-        return "vnni" in Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return False
+    return any("vnni" in flag for flag in processor_flags())

@@ -48,9 +48,10 @@ import numpy as np
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from benchmarks._processor import processor
 from mme.capacity import instances, state
 from mme.capacity.fleets import GB, Settings
-from mme.capacity.measure import processor, quantiles
+from mme.capacity.measure import quantiles
 from mme.capacity.needs import OURS, Models, models
 from mme.capacity.plan import SAMPLE, Goal, plan
 from mme.capacity.simulate import Fleet, Outcome, Requests, simulate

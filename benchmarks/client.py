@@ -22,7 +22,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from mme.capacity.measure import processor
+from benchmarks._processor import processor
 from mme.client import Endpoint
 
 BODY = b'{"embeddings": [[0.25, 0.5]], "tokens": [7], "truncated": [false]}'

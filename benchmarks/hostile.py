@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._mutations import mutated, originals
+from benchmarks._processor import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 MAX_MEMORY = 100_000_000  # bytes
@@ -344,13 +345,6 @@ PARTS: dict[str, Callable[[int, Path], dict[str, Any]]] = {
 }
 
 
-def processor() -> str:
-    with contextlib.suppress(OSError, StopIteration):
-        rows = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(row.partition(":")[2].strip() for row in rows if row.startswith("model name"))
-    return platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=tuple(PARTS))
@@ -359,7 +353,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     figures: dict[str, Any] = {}
-    print(f"{processor()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"{processor()}, Python {platform.python_version()}")
     for name, part in PARTS.items():
         if options.only in (None, name):
             # In memory: what a disk takes for thousands of empty files is no figure of ours.

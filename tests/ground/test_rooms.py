@@ -18,7 +18,18 @@ LONG = 500
 LONG_WITH_A_REASON: dict[str, str] = {}
 
 # Ground: plain helpers, which import nothing above them.
-GROUND = ("errors", "aws", "console", "folder", "handler_files", "jobs", "outputs", "settings", "terraform")
+GROUND = (
+    "errors",
+    "aws",
+    "console",
+    "folder",
+    "handler_files",
+    "jobs",
+    "outputs",
+    "processor",
+    "settings",
+    "terraform",
+)
 
 
 def module_name(path: Path) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import platform
 import re
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ from typing import Any
 
 from mme.archive.untar import extract
 from mme.errors import UsageError
+from mme.processor import processor_name
 from mme.runner.errors import ContainerError
 from mme.runner.kinds import check
 from mme.runner.process import Container
@@ -95,7 +95,7 @@ def measure(
         "format": 1,
         "container": "stock" if container == "stock" else "ours",
         "day": date.today().isoformat(),
-        "processor": processor(),
+        "processor": processor_name(),
         "cores": _cores(),
         "models": models,
         "answer_spread": quantiles(answer_factors),
@@ -123,15 +123,6 @@ def _cores() -> int:
 def _busy(worked: float, seconds: float) -> float:
     """How many cores were busy on average; 1 where that was too short to tell."""
     return min(float(_cores()), max(0.1, worked / seconds)) if worked > 0 and seconds > 0 else 1.0
-
-
-def processor() -> str:
-    """The name of this machine's processor."""
-    with contextlib.suppress(OSError):
-        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        if match:
-            return match[1].strip()
-    return platform.processor() or platform.machine()
 
 
 @dataclass(frozen=True)

@@ -152,9 +152,10 @@ class Handler:
         return self._answer(result, accept)
 
     def _answer(self, result: Any, accept: str) -> Answer:
-        content_type = codec.accepted(accept)
         if isinstance(result, tuple) and len(result) == 2 and MEDIA_TYPE.match(str(result[1])):
             result, content_type = result
+        else:
+            content_type = codec.accepted(accept)
         said = self.context.request_processor[0]
         status = _status(said.get_response_status_code())
         headers = {name: value for name, value in said.get_response_headers().items() if name.lower() != "content-type"}

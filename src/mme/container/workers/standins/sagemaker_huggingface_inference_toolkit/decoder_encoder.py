@@ -17,8 +17,8 @@ def decode(content: bytes | str, content_type: str = content_types.JSON) -> Any:
 
 def encode(content: Any, accept_type: str = content_types.JSON) -> str | bytes:
     """An answer's body: text for JSON and CSV, bytes for everything else, as the toolkit has it."""
-    body = codec.encode(content, accept_type)
-    return body.decode("utf-8") if codec.accepted(accept_type) in codec.TEXT_TYPES else body
+    body, kind = codec.negotiated(content, accept_type)
+    return body.decode("utf-8") if kind in codec.TEXT_TYPES else body
 
 
 def decode_json(content: bytes | str) -> Any:
