@@ -19,7 +19,8 @@ load average is printed with them.
 `--instances` plays another kind of trace: so many containers behind one variant, each with caches of its own, which
 begin empty and have room for everything, and all on the cores of this machine, as in that simulation; Zipf 0.8 over
 half of the models, once for each of SageMaker's routings. Every request counts, since what differs from one instance is
-how often a model is cold. It needs no root.
+how often a model is cold. It needs no root. Models' files are written to the disk a second after they were extracted
+(see WrittenOut), as they are on an endpoint long before a model is parked.
 
 `--speed` times the planner instead: 10 million requests for 100,000 models on 200 instances, and a plan for 400 models.
 """
@@ -36,6 +37,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -221,6 +223,42 @@ class Endpoint:
             Statistics=["Sum", "SampleCount"],
         )["Datapoints"]
         return int(sum(p["SampleCount"] for p in points)), int(sum(p["Sum"] for p in points))
+
+
+class WrittenOut:
+    """Has the kernel write models' weights to the disk a second after they were extracted.
+
+    It does so by itself after 30 to 35 seconds (vm.dirty_expire_centisecs). Until then a process that maps them needs
+    some 20 ms more to tell its own memory from theirs (``mme.container.memory.private``), whenever it begins. An
+    endpoint parks a model after 15 minutes, so that its wakes never have that; here models are parked after seconds.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        done: set[tuple[str, int]] = set()
+        while not self._stop.wait(0.25):
+            for path in self._folder.glob("endpoints/*/models/*/model/*.safetensors"):
+                with contextlib.suppress(OSError):  # it may go meanwhile
+                    stat = path.stat()
+                    known = (str(path), stat.st_ctime_ns)
+                    if known not in done and time.time() - stat.st_ctime > 1.0:
+                        file = os.open(path, os.O_RDONLY)
+                        try:
+                            os.fsync(file)
+                        finally:
+                            os.close(file)
+                        done.add(known)
 
 
 class Calibration:
@@ -532,6 +570,7 @@ def main() -> None:
         with (
             tempfile.TemporaryDirectory(prefix="mme-capacity-") as work,
             LocalAws(Path(work) / "aws", iam=False, max_instances=args.instances) as aws,
+            WrittenOut(Path(work) / "aws"),
         ):
             endpoint = Endpoint(aws, args.models)
             rows = [several(endpoint, routing, args) for routing in ("random", "least-outstanding")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -68,9 +69,19 @@ def archived(path: Path, handler: bytes = HANDLER) -> Path:
 
 
 @pytest.mark.slow
-def test_the_container_tells_what_a_model_needs(tmp_path: Path) -> None:
+def test_the_container_tells_what_a_model_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     subject = Subject("m", archived(tmp_path / "m.tar.gz"))
+    written: list[str] = []
+    sync = os.fsync
+
+    def noted(file: int) -> None:
+        written.append(Path(f"/proc/self/fd/{file}").readlink().name)
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
     document = measure([subject])
+    # Wakes are of files that are on the disk: those of files that were just extracted take longer.
+    assert {"weights.safetensors", "inference.py", "sample.json"} <= set(written)
     (tmp_path / "needs.json").write_text(json.dumps(document))
     needs = listing.read_needs(tmp_path / "needs.json")
     (sample,) = needs.samples
@@ -110,6 +121,17 @@ def test_what_is_not_there_is_said_before_anything_starts(tmp_path: Path) -> Non
         measure([])
     with pytest.raises(UsageError, match=r"There is no archive .*none\.tar\.gz"):
         measure([Subject("m", tmp_path / "none.tar.gz")])
+
+
+def test_a_folder_in_memory_is_told_from_one_on_a_disk() -> None:
+    if not Path("/proc/self/mounts").is_file():
+        pytest.skip("there is no list of mounts here")
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    kinds = {words[1]: words[2] for words in mounts}  # of several at one place, the last is seen
+    for place, kind in kinds.items():
+        if Path(place).is_dir():
+            assert measuring.in_memory(Path(place)) == (kind in ("tmpfs", "ramfs")), place
+            assert measuring.in_memory(Path(place) / "none" / "below") == (kind in ("tmpfs", "ramfs")), place
 
 
 def test_quantiles_stand_for_all() -> None:

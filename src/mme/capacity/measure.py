@@ -29,6 +29,8 @@ from mme.runner.process import Container
 
 ROUNDS = 5
 ANSWERS = 40
+PAUSE = 0.1
+"""Seconds between answers: back to back, they find more in the processor's caches than most do on an endpoint."""
 BATCH = 8
 START_SECONDS = 120.0
 LOAD_SECONDS = 360.0
@@ -55,9 +57,10 @@ def measure(
 ) -> dict[str, Any]:
     """The document that ``listing.read_needs`` reads. Raises UsageError where something does not run.
 
-    Memory is what the container's processes take, as the kernel counts it; that of a parked model is PARKED_BYTES. Busy
-    models get no further memory meanwhile (MME_BUSY_ANSWERS): forty answers in a row would make each of them one, and
-    the simulation has none. Run it on a machine that has nothing else to do.
+    Memory is what the container's processes take, as the kernel counts it; that of a parked model is PARKED_BYTES.
+    Loads are of files that were just extracted, wakes of files that are on the disk (see ``_write_out``). Busy models
+    get no further memory meanwhile (MME_BUSY_ANSWERS): forty answers in a row would make each of them one, and the
+    simulation has none. Run it on a machine that has nothing else to do.
     """
     if not subjects:
         raise UsageError("Which archives?", "Give --archive FILE, once for each kind of model that you have.")
@@ -77,6 +80,11 @@ def measure(
     wake_cores: list[float] = []
     with tempfile.TemporaryDirectory(prefix="mme-measure-") as folder:
         root = Path(folder)
+        if in_memory(root):
+            note(
+                f"{root.parent} lies in memory (tmpfs): wakes take some 20 ms longer there than on an endpoint, whose "
+                "models lie on a disk. Set TMPDIR to a folder on a disk."
+            )
         with _running(container, root) as running:
             base = running.memory()
             for number, subject in enumerate(subjects):
@@ -242,15 +250,20 @@ def _one(running: _Running, subject: Subject, home: Path, parks: bool) -> _Found
     answers: list[float] = []
     began = running.seconds_of_processor()
     for _ in range(ANSWERS):
+        time.sleep(PAUSE)
         asked, _ = running.call("POST", f"{path}/invoke", body, ANSWER_SECONDS, f"{subject.name}: INVOKE")
         answers.append(asked)
     worked = (running.seconds_of_processor() - began) / ANSWERS
     usual = statistics.median(answers)
     private = max(0, running.memory() - before)
-    shared = _together(running, subject, path, body, usual)
+    hurried = [
+        running.call("POST", f"{path}/invoke", body, ANSWER_SECONDS, f"{subject.name}: INVOKE")[0] for _ in range(BATCH)
+    ]
+    shared = _together(running, subject, path, body, statistics.median(hurried))
     wakes: list[float] = []
     wake_work = 0.0
     if parks:
+        _write_out(home)
         for _ in range(ROUNDS):
             _until_parked(running)
             began = running.seconds_of_processor()
@@ -258,7 +271,7 @@ def _one(running: _Running, subject: Subject, home: Path, parks: bool) -> _Found
             wake_work += max(0.0, running.seconds_of_processor() - began - worked)
             wakes.append(max(0.0, asked - usual))
     running.call("DELETE", path, None, LOAD_SECONDS, f"{subject.name}: UNLOAD")
-    files = [file for file in home.rglob("*") if file.is_file()]
+    files = _files(home)
     # A model's first answer takes longer than the next; that is part of what a cold request waits for.
     slow_first = max(0.0, statistics.median(first) - usual)
     load_seconds = statistics.median(loads) + slow_first
@@ -286,7 +299,7 @@ def _one(running: _Running, subject: Subject, home: Path, parks: bool) -> _Found
 
 def _together(running: _Running, subject: Subject, path: str, body: bytes, alone: float) -> float | None:
     """The share of an answer's seconds that a batch pays once, measured with BATCH requests at a time, one batch after
-    the other.
+    the other. ``alone``: seconds of one answer, back to back with others, as those of the batches are.
 
     ``seconds(k) = answer * (shared + (1 - shared) * k)``.
     """
@@ -318,6 +331,36 @@ def _until_parked(running: _Running) -> None:
             return
         time.sleep(0.05)
     raise UsageError("The container did not park an idle model within 30 seconds.")
+
+
+def _files(home: Path) -> list[Path]:
+    return [file for file in home.rglob("*") if file.is_file() and not file.is_symlink()]
+
+
+def _write_out(home: Path) -> None:
+    """Write files to the disk, as the kernel does by itself half a minute after they were extracted.
+
+    A process that maps files which are not written yet needs some 20 ms more to tell its own memory from theirs
+    (``mme.container.memory.private``). A load has that, for it comes right after the extraction; a wake has not, for a
+    model is parked minutes later.
+    """
+    for path in _files(home):
+        file = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def in_memory(folder: Path) -> bool:
+    """Whether a folder's files lie in memory (tmpfs), so that they are never written to a disk."""
+    with contextlib.suppress(OSError, IndexError):
+        mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+        place = folder.resolve()
+        above = [(len(Path(words[1]).parts), words[2]) for words in mounts if place.is_relative_to(words[1])]
+        # Of several at one place, the last is seen.
+        return max(enumerate(above), key=lambda one: (one[1][0], one[0]))[1][1] in ("tmpfs", "ramfs")
+    return False
 
 
 def _sample(subject: Subject, home: Path) -> bytes:
