@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import itertools
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,6 +31,34 @@ GROUND = (
     "settings",
     "terraform",
 )
+
+
+# The floors of the toolchain, from the ground up: a room imports what lies below it, and nothing beside or above.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("catalog", "multipart", "runner"),
+    ("archive", "snapshot"),
+    ("packaging", "releases"),
+    ("channels", "publishing"),
+    ("client",),
+    ("operate",),
+    ("capacity",),
+    ("page",),
+    ("tasks",),
+    ("chain",),
+    ("__main__",),
+)
+
+# Folders of tests that are not named after a room of src/mme, and what they are of.
+OTHER_TESTS = {
+    "ground": "plain helpers, and the rules of the house",
+    "releases": "releases, channels, publishing, multipart: modules beside the rooms",
+    "handlers": "model_code",
+    "module": "the Terraform module",
+    "conformance": "every kind of model, against transformers",
+    "stock": "the stock serving stack",
+    "system": "whole journeys",
+}
+TESTED_BY_ITS_USERS = {"runner": "every test of a container or of the local AWS uses it"}
 
 
 def module_name(path: Path) -> str:
@@ -145,6 +174,46 @@ def test_no_room_is_in_a_circle_of_imports() -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
+def test_a_room_imports_what_lies_below_it(name: str) -> None:
+    """The container stands apart, and the local AWS uses the toolchain's rooms from outside."""
+    here = room(name).split(".")[0]
+    if here in ("", "container", "local"):
+        return
+    floors = {each: number for number, floor in enumerate((GROUND, *FLOORS)) for each in floor}
+    assert here in floors, f"{here} has no floor: add it to FLOORS"
+    for other in imports(name) & MODULES.keys():
+        there = room(other).split(".")[0]
+        if there not in ("", here) and not floors[here] == floors[there] == 0:
+            assert floors[there] < floors[here], f"{name} imports {other}, which is not below it"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_heavy_libraries_are_imported_where_they_are_used(name: str) -> None:
+    """So that publishing, predicting and ``--help`` need neither torch nor transformers, nor wait for them. The
+    container imports them in its workers alone."""
+    if inside(name, "mme.container") and not inside(name, "mme.container.workers"):
+        nodes = list(statements(TREES[name], typing_too=True))
+    else:
+        nodes = [node for node in TREES[name].body if isinstance(node, (ast.Import, ast.ImportFrom))]
+    for node in nodes:
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+        assert not [each for each in names if inside(each, "torch", "transformers")], f"{name}, line {node.lineno}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_network_is_reached_through_boto3_and_the_runner(name: str) -> None:
+    others = {
+        "mme.runner.process": "speaks to a container",
+        "mme.tasks.operate": "reads an image's configuration at the address that ECR gives",
+        "mme.container": "is a server",
+        "mme.local": "is a server",
+    }
+    clients = ("http.client", "urllib.request", "socket", "ssl", "requests", "urllib3", "httpx", "aiohttp")
+    if not inside(name, *others):
+        assert not {other for other in imports(name) if inside(other, *clients)}, name
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_a_module_imports_only_what_its_room_may(name: str) -> None:
     ours = {other for other in imports(name) if inside(other, "mme")}
     if inside(name, "mme.container"):
@@ -189,6 +258,9 @@ def test_printing_is_for_tasks(name: str) -> None:
         if id(node) not in allowed and not any(keyword.arg == "file" for keyword in node.keywords)
     ]
     assert calls == [], f"{name} prints to standard output"
+    if not inside(name, "mme.container"):  # it writes its log there
+        streams = [node for node in ast.walk(TREES[name]) if isinstance(node, ast.Attribute) and node.attr == "stdout"]
+        assert not [node.lineno for node in streams if ast.unparse(node) == "sys.stdout"], f"{name} writes there"
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -208,13 +280,40 @@ def test_handlers_stand_alone() -> None:
 def test_containers_are_started_by_the_runner_alone() -> None:
     """Whoever else starts one, or speaks HTTP to one, does it in another way."""
     for name, tree in TREES.items():
-        if inside(name, "mme.runner", "mme.container", "mme.local"):
+        if inside(name, "mme.runner", "mme.container"):
             continue
         words = {
             node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
         assert "mme.container" not in words, name
         assert not {other for other in imports(name) if inside(other, "http.client", "mme.container")}, name
+
+
+def test_benchmarks_start_containers_by_the_runner() -> None:
+    alone = {"http_server.py": "it compares HTTP servers, and starts each by itself"}
+    for path in sorted((ROOT / "benchmarks").glob("*.py")):
+        strings = {
+            node.value
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        assert path.name in alone or "mme.container" not in strings, path.name
+
+
+def test_a_folder_of_tests_mirrors_a_room() -> None:
+    rooms = {path.name for path in (SOURCE / "mme").iterdir() if path.is_dir() and (path / "__init__.py").is_file()}
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.rglob("test_*.py"))}
+    assert folders - rooms == OTHER_TESTS.keys()
+    assert rooms - folders == TESTED_BY_ITS_USERS.keys()
+
+
+def test_terraform_needs_the_aws_provider_alone() -> None:
+    for path in (*ROOT.glob("*.tf"), *(ROOT / "examples").rglob("*.tf")):
+        text = path.read_text(encoding="utf-8")
+        for block in re.findall(r"required_providers\s*{(.*?)\n  }", text, re.DOTALL):
+            assert re.findall(r'source\s*=\s*"([^"]+)"', block) == ["hashicorp/aws"], path
+        kinds = re.findall(r'^(?:resource|data|ephemeral) "([^"]+)"', text, re.MULTILINE)
+        assert not [kind for kind in kinds if not kind.startswith("aws_") and kind != "terraform_data"], path
 
 
 def test_a_test_imports_other_tests_modules_from_where_they_can_be_found() -> None:
