@@ -30,8 +30,3 @@ def finite(text: str) -> float | None:
 def is_number(value: object, most: float) -> bool:
     """Whether it is a number from 0 to ``most``."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= most
-
-
-def separator(head: str) -> str | None:
-    """The separator of a header line without commas; None where it has none."""
-    return next((words for sign, words in ((";", "semicolons"), ("\t", "tabs"), ("|", "bars")) if sign in head), None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from mme.capacity.cells import amount, finite, is_number, separator
+from mme.capacity import csvfile
+from mme.capacity.cells import amount, finite, is_number
+from mme.capacity.csvfile import fault
 from mme.capacity.needs import MOST, SERVINGS, Models, models
 from mme.errors import UsageError
 
@@ -52,59 +53,50 @@ class Needs:
 
 def read_csv(path: Path) -> list[Row]:
     """``name,size`` and any of COLUMNS, with a head line. Raises UsageError with the line at fault."""
-
-    def fail(line: int, words: str, hint: str | None = None) -> UsageError:
-        return UsageError(f"{path}, line {line}: {words}", hint)
-
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} is not a CSV file in UTF-8: {error}.") from None
-    if not lines:
-        raise UsageError(f"{path} is empty.", "Its first line is: name,size")
-    head = [cell.strip() for cell in lines[0]]
-    if len(head) == 1 and (other := separator(head[0])):
-        raise fail(1, f"the cells are separated by {other}.", "Separate them with commas.")
-    for wanted in ("name", "size"):
-        if wanted not in head:
-            raise fail(1, f"there is no column {wanted!r}.", f"The head is name,size and any of {', '.join(COLUMNS)}.")
-    for number, column in enumerate(head):
-        if column not in ("name", "size", *COLUMNS):
-            raise fail(1, f"the column {column!r} is not known.", f"Known: name, size, {', '.join(COLUMNS)}.")
-        if column in head[:number]:
-            raise fail(1, f"the column {column!r} is there twice.")
-    rows: list[Row] = []
-    seen: dict[str, int] = {}
-    for number, cells in enumerate(lines[1:], 2):
-        if not any(cell.strip() for cell in cells):
-            continue
-        if len(cells) != len(head):
-            raise fail(number, f"{len(cells)} cells where the head has {len(head)}.")
-        values = dict(zip(head, (cell.strip() for cell in cells), strict=True))
-        name = values.pop("name")
-        if not name:
-            raise fail(number, "the model has no name.")
-        if name in seen:
-            raise fail(number, f"the model {name!r} is there already, on line {seen[name]}.")
-        seen[name] = number
-        figures: dict[str, float] = {}
-        for column, text in values.items():
-            if not text and column != "size":
-                continue
-            figure = amount(text) if column in ("size", *BYTES) else finite(text)
-            if figure is None:
-                form = "a size such as 90MB" if column in ("size", *BYTES) else "a number of seconds or cores"
-                raise fail(number, f"{column} is {text!r}; it must be {form}.")
-            if figure < 0:
-                raise fail(number, f"{column} is {text}; it cannot be below 0.")
-            figures[column] = figure
-        rows.append(Row(name, int(figures.pop("size")), figures, number))
+    rows: dict[str, Row] = {}
+    with csvfile.opened(path) as (head, lines):
+        _check_head(path, head)
+        for line, cells in lines:
+            values = dict(zip(head, cells, strict=True))
+            name = values.pop("name")
+            if not name:
+                raise fault(path, line, "the model has no name.")
+            if name in rows:
+                raise fault(path, line, f"the model {name!r} is there already, on line {rows[name].line}.")
+            figures = {
+                column: _figure(path, line, column, text) for column, text in values.items() if text or column == "size"
+            }
+            rows[name] = Row(name, int(figures.pop("size")), figures, line)
     if not rows:
         raise UsageError(f"{path} has a head and no model.")
-    return rows
+    return list(rows.values())
+
+
+def _check_head(path: Path, head: list[str]) -> None:
+    """Raise UsageError unless the columns are known, each is there once, and ``name`` and ``size`` are among them."""
+    if not head:
+        raise UsageError(f"{path} is empty.", "Its first line is: name,size")
+    for wanted in ("name", "size"):
+        if wanted not in head:
+            hint = f"The head is name,size and any of {', '.join(COLUMNS)}."
+            raise fault(path, 1, f"there is no column {wanted!r}.", hint)
+    for number, column in enumerate(head):
+        if column not in ("name", "size", *COLUMNS):
+            raise fault(path, 1, f"the column {column!r} is not known.", f"Known: name, size, {', '.join(COLUMNS)}.")
+        if column in head[:number]:
+            raise fault(path, 1, f"the column {column!r} is there twice.")
+
+
+def _figure(path: Path, line: int, column: str, text: str) -> float:
+    """The cell's bytes, seconds or cores. Raises UsageError."""
+    in_bytes = column in ("size", *BYTES)
+    figure = amount(text) if in_bytes else finite(text)
+    if figure is None:
+        form = "a size such as 90MB" if in_bytes else "a number of seconds or cores"
+        raise fault(path, line, f"{column} is {text!r}; it must be {form}.")
+    if figure < 0:
+        raise fault(path, line, f"{column} is {text}; it cannot be below 0.")
+    return figure
 
 
 def read_folder(folder: Path) -> list[Row]:

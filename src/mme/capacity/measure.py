@@ -134,7 +134,7 @@ def _busy(worked: float, seconds: float) -> float:
 
 
 @dataclass(frozen=True)
-class _Found:
+class _Measured:
     needs: dict[str, float]
     answer_factors: list[float]
     load_factors: list[float]
@@ -228,7 +228,7 @@ def _running(kind: str, root: Path) -> Iterator[_Running]:
         container.stop()
 
 
-def _one(running: _Running, subject: Subject, home: Path, parks: bool) -> _Found:
+def _one(running: _Running, subject: Subject, home: Path, parks: bool) -> _Measured:
     body = subject.body or _sample(subject, home)
     path = "/models/m"
     load = json.dumps({"model_name": "m", "url": str(home)}).encode()
@@ -286,7 +286,7 @@ def _one(running: _Running, subject: Subject, home: Path, parks: bool) -> _Found
         "answer_seconds": round(usual, 6),
         "answer_cores": round(_busy(worked, usual), 3),
     }
-    return _Found(
+    return _Measured(
         needs,
         [asked / usual for asked in answers] if usual else [],
         [(seconds + slow_first) / load_seconds for seconds in loads] if load_seconds else [],

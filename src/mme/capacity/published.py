@@ -79,14 +79,14 @@ def publish(s3: S3Client, store: Store, name: str, what: Shown, now: datetime) -
 def names(s3: S3Client, store: Store) -> list[tuple[str, datetime]]:
     """The plans, MOST_PLANS of them, and when each was put there; the newest first."""
     folder = _key(store, "")[: -len(".json")]
-    found: list[tuple[str, datetime]] = []
+    plans: list[tuple[str, datetime]] = []
     with explained(f"list the plans of {store.uri()}", bucket=store.bucket):
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=folder):
             for item in page.get("Contents", ()):
                 name = item["Key"][len(folder) :].removesuffix(".json")
                 if item["Key"].endswith(".json") and _NAME.fullmatch(name):
-                    found.append((name, item["LastModified"]))
-    return sorted(found, key=lambda one: one[1], reverse=True)[:MOST_PLANS]
+                    plans.append((name, item["LastModified"]))
+    return sorted(plans, key=lambda one: one[1], reverse=True)[:MOST_PLANS]
 
 
 def read(s3: S3Client, store: Store, name: str) -> tuple[str, Shown]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import json
 import re
@@ -13,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mme.capacity.cells import finite, is_number, separator
+from mme.capacity import csvfile
+from mme.capacity.cells import finite, is_number
+from mme.capacity.csvfile import fault
 from mme.capacity.needs import Models
 from mme.capacity.simulate import Requests
 from mme.capacity.state import Floats, Ints
@@ -62,62 +63,51 @@ def read_csv(path: Path, models: Models, *, gaps: bool = False) -> Requests:
     ``gaps`` allows stretches without any request that look like a hole in the recording: longer than an hour, and than
     100 times the usual pause. Raises UsageError with the line at fault.
     """
-
-    def fail(line: int, words: str, hint: str | None = None) -> UsageError:
-        return UsageError(f"{path}, line {line}: {words}", hint)
-
     index = _index(models)
     times: list[float] = []
     which: list[int] = []
     seconds: list[float] = []
     lines: list[int] = []
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            head = [cell.strip() for cell in next(reader, [])]
-            if len(head) == 1 and (other := separator(head[0])):
-                raise fail(1, f"the cells are separated by {other}.", "Separate them with commas.")
-            if head not in (["time", "model"], ["time", "model", "seconds"]):
-                raise fail(1, f"the head is {','.join(head)!r}.", "It must be time,model or time,model,seconds.")
-            timed = len(head) == 3
-            before = -np.inf
-            for cells in reader:
-                line = reader.line_num
-                if not cells:
-                    continue
-                if len(cells) != len(head):
-                    raise fail(line, f"{len(cells)} cells where the head has {len(head)}.")
-                for column, cell in zip(head, cells, strict=True):
-                    if not cell.strip():
-                        raise fail(line, f"{column} is missing.")
-                moment = _time(cells[0].strip())
-                if moment is None:
-                    raise fail(line, f"time is {cells[0]!r}.", "Give seconds, or ISO 8601: 2026-11-26T21:00:00Z.")
-                if abs(moment) > LATEST:
-                    raise fail(
-                        line,
-                        f"time is {cells[0].strip()}, which is no number of seconds since 1970.",
-                        "Divide milliseconds by 1,000, or give ISO 8601: 2026-11-26T21:00:00Z.",
-                    )
-                if moment < before:
-                    raise fail(line, f"time {cells[0].strip()} is before the line above.", "Sort the trace by time.")
-                before = moment
-                at = index.get(cells[1].strip(), -1)
-                if at < 0:
-                    raise _unknown(f"{path}, line {line}", cells[1].strip(), index)
-                if timed:
-                    took = finite(cells[2].strip())
-                    if took is None or took < 0:
-                        raise fail(line, f"seconds is {cells[2].strip()!r}; it must be a number, 0 or more.")
-                    seconds.append(took)
-                times.append(moment)
-                which.append(at)
-                lines.append(line)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UsageError(f"{path} is not a CSV file in UTF-8: {error}.") from None
+    with csvfile.opened(path) as (head, rows):
+        if head not in (["time", "model"], ["time", "model", "seconds"]):
+            raise fault(path, 1, f"the head is {','.join(head)!r}.", "It must be time,model or time,model,seconds.")
+        for line, cells in rows:
+            for column, cell in zip(head, cells, strict=True):
+                if not cell:
+                    raise fault(path, line, f"{column} is missing.")
+            times.append(_moment(path, line, cells[0]))
+            if len(times) > 1 and times[-1] < times[-2]:
+                raise fault(path, line, f"time {cells[0]} is before the line above.", "Sort the trace by time.")
+            if (at := index.get(cells[1], -1)) < 0:
+                raise _unknown(f"{path}, line {line}", cells[1], index)
+            which.append(at)
+            if len(head) == 3:
+                seconds.append(_took(path, line, cells[2]))
+            lines.append(line)
     return _requests(times, which, seconds, models, lambda n: f"{path}, line {lines[n]}", gaps)
+
+
+def _moment(path: Path, line: int, text: str) -> float:
+    """The cell's time in seconds. Raises UsageError."""
+    moment = _time(text)
+    if moment is None:
+        raise fault(path, line, f"time is {text!r}.", "Give seconds, or ISO 8601: 2026-11-26T21:00:00Z.")
+    if abs(moment) > LATEST:
+        raise fault(
+            path,
+            line,
+            f"time is {text}, which is no number of seconds since 1970.",
+            "Divide milliseconds by 1,000, or give ISO 8601: 2026-11-26T21:00:00Z.",
+        )
+    return moment
+
+
+def _took(path: Path, line: int, text: str) -> float:
+    """The cell's seconds of processing. Raises UsageError."""
+    took = finite(text)
+    if took is None or took < 0:
+        raise fault(path, line, f"seconds is {text!r}; it must be a number, 0 or more.")
+    return took
 
 
 def read_access_log(path: Path, models: Models, *, gaps: bool = False) -> Requests:

@@ -84,7 +84,7 @@ def points(
 ) -> dict[Asked, list[tuple[datetime, float]]]:
     """What was reported for each query from ``since`` to ``until``: the begin of each ``period`` (seconds, a multiple
     of 60) that has a value, and the value, oldest first. One call for each 500 queries. Raises EndpointError."""
-    found: dict[Asked, list[tuple[datetime, float]]] = {one: [] for one in asked}
+    values: dict[Asked, list[tuple[datetime, float]]] = {one: [] for one in asked}
     for start in range(0, len(asked), QUERIES):
         batch = asked[start : start + QUERIES]
         with explained(f"read the metrics of endpoint {endpoint}", error=EndpointError):
@@ -96,10 +96,10 @@ def points(
             )
             for page in pages:
                 for result in page["MetricDataResults"]:
-                    found[batch[int(result["Id"][1:])]] += zip(
+                    values[batch[int(result["Id"][1:])]] += zip(
                         result["Timestamps"], map(float, result["Values"]), strict=True
                     )
-    return found
+    return values
 
 
 def read(

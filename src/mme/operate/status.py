@@ -169,8 +169,8 @@ def read(
         used = pool.submit(ask, "most used models", partial(usage.read, clients.logs, endpoint, at, hours))
 
         def most_used() -> list[str]:
-            found = used.result()
-            return [use.target for use in found.models[:rows]] if found else []
+            result = used.result()
+            return [use.target for use in result.models[:rows]] if result else []
 
         reading = partial(read_released, clients.s3, store, known, rows, most_used) if store else None
         released = pool.submit(ask, "releases", reading) if reading else None

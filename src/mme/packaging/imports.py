@@ -60,8 +60,8 @@ def needed(source: bytes) -> set[str]:
 def lacking(sources: Mapping[str, bytes], present: Collection[str]) -> dict[str, str]:
     """Imports of these modules' sources, by file, that neither Python nor an image has, nor ``present`` names: the file
     that imports each, by import."""
-    found: dict[str, str] = {}
+    importers: dict[str, str] = {}
     for name, source in sources.items():
         for imported in needed(source) - IMAGE_IMPORTS - set(present) - set(sys.stdlib_module_names):
-            found.setdefault(imported, name)
-    return dict(sorted(found.items()))
+            importers.setdefault(imported, name)
+    return dict(sorted(importers.items()))

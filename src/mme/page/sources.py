@@ -257,8 +257,8 @@ class Sources:
         store = self.store(name)
 
         def ask() -> dict[str, Any]:
-            found = published.names(self.clients.s3, store)
-            return {"plans": [{"name": plan, "put": status.stamp(moment)} for plan, moment in found]}
+            plans = published.names(self.clients.s3, store)
+            return {"plans": [{"name": plan, "put": status.stamp(moment)} for plan, moment in plans]}
 
         return self._kept.get(("plans", store), self._pace.released, ask)
 

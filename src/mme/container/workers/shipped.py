@@ -152,9 +152,9 @@ def _is_left_out(name: str) -> bool:
 def _importable(folder: str) -> dict[str, list[str]]:
     """The names under which something in the folder might be imported, each with the files and folders that it may
     be."""
-    found: dict[str, list[str]] = {}
+    items_of: dict[str, list[str]] = {}
     with contextlib.suppress(OSError), os.scandir(folder) as items:
         for item in items:
             if item.name.endswith(SUFFIXES) or item.is_dir():
-                found.setdefault(item.name.partition(".")[0], []).append(item.name)
-    return found
+                items_of.setdefault(item.name.partition(".")[0], []).append(item.name)
+    return items_of

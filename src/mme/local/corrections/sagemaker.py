@@ -364,12 +364,12 @@ def sagemaker_tags() -> None:
         kind, _, name = arn.rpartition(":")[2].partition("/")
         name = next((known for known in named.get(kind, {}) if known.lower() == name.lower()), name)
         try:
-            found = find_in_backend(self, f"{arn.rpartition('/')[0]}/{name}")
+            resource = find_in_backend(self, f"{arn.rpartition('/')[0]}/{name}")
         except (AttributeError, ValueError):  # not the ARN of any kind that moto knows
-            found = None
-        if found is None:
+            resource = None
+        if resource is None:
             raise _refuse(f'Could not find resource "{arn}".')
-        return found
+        return resource
 
     def add_tags(self: Any, arn: str, tags: list[dict[str, str]]) -> list[dict[str, str]]:
         resource = self._get_resource_from_arn(arn)

@@ -21,11 +21,11 @@ def problem(shape: Any, given: Mapping[str, Any]) -> str | None:
 
     ``shape`` is the operation's input as botocore has it.
     """
-    found = list(_structure(shape, given, ""))
-    if not found:
+    violations = list(_structure(shape, given, ""))
+    if not violations:
         return None
-    number = "1 validation error" if len(found) == 1 else f"{len(found)} validation errors"
-    return f"{number} detected: {'; '.join(found)}"
+    number = "1 validation error" if len(violations) == 1 else f"{len(violations)} validation errors"
+    return f"{number} detected: {'; '.join(violations)}"
 
 
 def _structure(shape: Any, given: Mapping[str, Any], path: str) -> Iterator[str]:

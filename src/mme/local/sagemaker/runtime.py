@@ -198,13 +198,13 @@ def _input_shape() -> Any:
 
 def _parameters(environ: Mapping[str, Any]) -> dict[str, str]:
     """The parameters of InvokeEndpoint that come as headers."""
-    found = {}
+    parameters = {}
     for parameter, shape in _input_shape().members.items():
         header = str(shape.serialization.get("name", "")).upper().replace("-", "_")
         value = environ.get(header if header == "CONTENT_TYPE" else f"HTTP_{header}")
         if shape.serialization.get("location") == "header" and value:
-            found[parameter] = str(value)
-    return found
+            parameters[parameter] = str(value)
+    return parameters
 
 
 _PASSED_ON = ("ContentType", "Accept", "CustomAttributes", "InferenceId", "SessionId")
