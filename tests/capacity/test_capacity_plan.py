@@ -198,6 +198,13 @@ def test_a_plan_for_the_stock_container_says_what_ours_would_save() -> None:
     assert any(change.name == "our container instead of the stock one" for change in planned.changes)
 
 
+def test_int8_is_faster_on_processors_that_have_instructions_for_it_alone() -> None:
+    asked, rates = trace.busiest_of(trace.Law(20, 0.9, 3600), 60, 6000)
+    for kind, words in (("ml.m5.xlarge", "for ml.m5.xlarge has no VNNI"), ("ml.c7i.xlarge", "0.49 of the seconds")):
+        planned = plan(tenants(60), asked, rates, PRICES, Goal(0.3, 0.01), Settings(), (kind,))
+        assert words in next(change.words for change in planned.changes if change.name == "int8")
+
+
 def test_a_small_volume_is_worth_a_larger_one() -> None:
     asked, rates = trace.busiest_of(trace.Law(50, 0.9, 3600), 400, 6000)
     settings = Settings(volume=20 * GB)
@@ -233,7 +240,7 @@ def test_int8_and_adapters_have_the_bytes_that_the_documents_say() -> None:
     smaller = int8(listed)
     assert smaller.disk.tolist() == [22_500_000] * 4
     assert smaller.active.tolist() == [105 * MB - 67_500_000] * 4
-    assert smaller.answer.tolist() == pytest.approx([0.012 * 0.62] * 4)
+    assert smaller.answer.tolist() == pytest.approx([0.012 * 0.49] * 4)
     shared = adapters(listed)
     assert shared.active.tolist() == [105 * MB, *[15 * MB] * 3]
     assert shared.disk.tolist() == [90 * MB, *[1_800_000] * 3]
@@ -243,7 +250,9 @@ def test_int8_and_adapters_have_the_bytes_that_the_documents_say() -> None:
 
 
 def test_the_json_has_everything_and_no_nan(typical: Plan) -> None:
-    document = report.plan_json(typical, tenants(400), PRICES, Settings(), "by hand")
+    document = report.plan_json(
+        typical, tenants(400), PRICES, report.assumptions(tenants(400), PRICES, Settings(), "by hand")
+    )
     again = json.loads(json.dumps(document, allow_nan=False))
     assert again["best"]["instances"] == typical.best.instances if typical.best else None
     assert again["prices"]["day"] == PRICES.day

@@ -14,7 +14,7 @@ import boto3
 import pytest
 from typed import Result, typed
 
-from mme.capacity import published, report
+from mme.capacity import instances, published, report
 from mme.releases import Store
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "capacity.md"
@@ -46,6 +46,19 @@ def capacity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
         return result
 
     return run
+
+
+KINDS = """region = "us-east-1"
+day = "2026-11-01"
+source = "mine"
+[types]
+"ml.m5.xlarge" = { vcpus = 4, memory_gib = 16, usd_per_hour = 0.23 }
+"ml.c7g.xlarge" = { vcpus = 4, memory_gib = 8, usd_per_hour = 0.01 }
+"ml.t2.xlarge" = { vcpus = 4, memory_gib = 16, usd_per_hour = 0.01 }
+"ml.c5d.xlarge" = { vcpus = 4, memory_gib = 8, usd_per_hour = 0.01 }
+"ml.m6a.xlarge" = { vcpus = 4, memory_gib = 16, usd_per_hour = 0.01 }
+"ml.r5.xlarge" = { vcpus = 4, memory_gib = 32, usd_per_hour = 0.01, local_disk_gb = 100 }
+"""
 
 
 LAW = ("--models", "models.csv", "--zipf", "0.9", "--rate", "40")
@@ -166,7 +179,10 @@ def test_no_request_and_a_single_model_are_right(capacity: Any, tmp_path: Path) 
         (("simulate", *LAW, "--type", "ml.m5.large", "--count", "1", "--autoscale", "3"), "--autoscale takes"),
         (("simulate", *LAW, "--type", "ml.m5.large", "--count", "1", "--deployments", "9,3"), "order of their times"),
         (("simulate", *LAW, "--type", "ml.m5.large", "--count", "9", "--autoscale", "1,3,60"), "autoscaling range"),
-        (("plan", *LAW, "--prices", "chips.toml"), "chips.toml has types with an accelerator only"),
+        (
+            ("plan", *LAW, "--prices", "chips.toml"),
+            "chips.toml has no type that can be simulated: ml.g5.xlarge has a GPU",
+        ),
         (("plan", *LAW, "--prices", "chips.toml", "--type", "ml.inf2.xlarge"), "ml.inf2.xlarge has an accelerator"),
         (("plan", *LAW, "--prices", "chips.toml", "--type", "ml.g5.xlarge"), "ml.g5.xlarge has a GPU"),
         (
@@ -181,6 +197,67 @@ def test_mistakes_are_said_without_a_traceback(capacity: Any, words: tuple[str, 
     done = capacity(*words)
     assert done.code == 2, done.out + done.err
     assert said in done.err
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("ml.c7g.xlarge", "ml.c7g.xlarge has an Arm processor (Graviton), and nothing says how fast it is"),
+        ("ml.t2.xlarge", "ml.t2.xlarge computes on credits"),
+        ("ml.c5d.xlarge", "ml.c5d.xlarge has a disk of its own, whose size cannot be chosen"),
+        ("ml.m6a.xlarge", "ml.m6a.xlarge is no type that SageMaker hosts models on"),
+        ("ml.r5.xlarge", "ml.r5.xlarge has local_disk_gb in the price file, and no disk of its own"),
+    ],
+)
+def test_a_type_that_the_simulation_does_not_know_is_refused_and_left_out(
+    capacity: Any, tmp_path: Path, kind: str, said: str
+) -> None:
+    (tmp_path / "kinds.toml").write_text(KINDS)
+    asked = capacity("plan", *LAW, "--prices", "kinds.toml", "--type", kind)
+    assert asked.code == 2
+    assert said in asked.err
+    simulated = capacity("simulate", *LAW, "--prices", "kinds.toml", "--type", kind, "--count", "1")
+    assert simulated.code == 2
+    assert said in simulated.err
+    rest = KINDS.splitlines(keepends=True)
+    two = [line for line in rest if not line.startswith('"') or line.startswith(('"ml.m5.', f'"{kind}"'))]
+    (tmp_path / "two.toml").write_text("".join(two))
+    planned = capacity("plan", *LAW, "--prices", "two.toml", "--json")
+    assert planned.code == 0, planned.err
+    assert {one["type"] for one in planned.json["options"]} == {"ml.m5.xlarge"}
+    assert any(line.startswith(f"Left out: {said}") for line in planned.json["assumptions"])
+
+
+def test_an_arm_type_whose_speed_was_measured_is_planned_with_a_word_about_its_image(
+    capacity: Any, tmp_path: Path
+) -> None:
+    measured = KINDS.replace('0.01 }\n"ml.t2', '0.01, speed = 1.2 }\n"ml.t2')
+    (tmp_path / "kinds.toml").write_text(measured)
+    done = capacity(
+        "plan", *LAW, "--prices", "kinds.toml", "--type", "ml.c7g.xlarge", "--type", "ml.c7g.xlarge", "--json"
+    )
+    assert done.code == 0, done.err
+    assert [one["type"] for one in done.json["options"]] == ["ml.c7g.xlarge"]
+    assert any("ml.c7g.xlarge: Arm processors (Graviton). The image" in line for line in done.json["assumptions"])
+    fleet = ("simulate", *LAW, "--prices", "kinds.toml", "--type", "ml.c7g.xlarge", "--count", "1", "--hours", "0.1")
+    faster = capacity(*fleet, "--json")
+    assert any("Arm processors" in line for line in faster.json["assumptions"])
+    (tmp_path / "kinds.toml").write_text(measured.replace("speed = 1.2", "speed = 0.6"))
+    assert capacity(*fleet, "--json").json["p99_seconds"] > faster.json["p99_seconds"]
+
+
+def test_a_type_with_a_disk_of_its_own_has_no_volume_to_choose(capacity: Any, tmp_path: Path) -> None:
+    (tmp_path / "kinds.toml").write_text(KINDS.replace('0.01 }\n"ml.m6a', '0.01, local_disk_gb = 100 }\n"ml.m6a'))
+    done = capacity(
+        "plan", *LAW, "--prices", "kinds.toml", "--type", "ml.c5d.xlarge", "--tfvars", "fleet.tfvars.json", "--json"
+    )
+    assert done.code == 0, done.err
+    assert done.json["best"]["volume"] is None
+    assert "volume_size_gb" not in json.loads((tmp_path / "fleet.tfvars.json").read_text())["variants"]["primary"]
+
+
+def test_every_shipped_type_can_be_simulated() -> None:
+    assert instances.load().left_out() == []
 
 
 def test_needs_of_the_other_container_are_refused(capacity: Any, tmp_path: Path) -> None:

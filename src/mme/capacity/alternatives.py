@@ -15,8 +15,11 @@ from mme.capacity.simulate import memory_for_models
 from mme.capacity.state import Floats
 
 SERVERLESS_DISK = 5 * GB
-"""What a serverless endpoint has for a model's files, whatever its memory: AWS's page "Deploy models with Amazon
-SageMaker Serverless Inference" (serverless-endpoints.html), "Memory size"."""
+"""What a serverless endpoint has for a model's files, whatever its memory: "Memory size" of AWS's page
+https://docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html, as the repository
+awsdocs/amazon-sagemaker-developer-guide has it (doc_source/serverless-endpoints.md)."""
+SERVERLESS_ENDPOINTS = 50
+"""How many of them an account has in a region where AWS has not granted more: "Concurrent invocations" there."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def other_ways(models: Models, rates: Floats, busiest: float, prices: Prices, se
     ``rates``: requests a second of each model on average; ``busiest``: of all together at the busiest time.
     """
     peak = rates / max(float(rates.sum()), 1e-12) * busiest
-    kinds = sorted(prices.processors(), key=lambda k: k.usd_per_hour)
+    kinds = sorted(prices.simulated(), key=lambda k: k.usd_per_hour)
     base = settings.serving.base_bytes
     return [
         _endpoint_per_model(models, peak, kinds, prices, settings),
@@ -97,12 +100,14 @@ def _serverless(models: Models, rates: Floats, base: int, prices: Prices, settin
         fits = left & (need <= size * GiB)
         month += float((rates * models.answer * settings.processor_factor)[fits].sum()) * seconds * usd
         left &= ~fits
+    quota = f"; more than {SERVERLESS_ENDPOINTS} in a region have to be asked for"
+    more = quota if len(models) > SERVERLESS_ENDPOINTS else ""
     return Alternative(
         name,
         month,
         "1 endpoint" if len(models) == 1 else f"{len(models):,} endpoints",
         f"processing alone ({prices.serverless_source}); every model has an endpoint of its own, "
-        "whose cold starts are not counted",
+        f"whose cold starts are not counted{more}",
     )
 
 

@@ -54,4 +54,4 @@ def volume_of(kind: InstanceType, models: Models, settings: Settings) -> int | N
 
 def on(kind: InstanceType, models: Models, settings: Settings) -> Models:
     """The models' needs on this type's processor."""
-    return models.faster(settings.processor_factor / kind.speed)
+    return models.faster(settings.processor_factor / kind.core)

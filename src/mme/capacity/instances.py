@@ -6,12 +6,18 @@ The file that ships is ``prices.toml`` beside this module; a user may give anoth
 from __future__ import annotations
 
 import difflib
+import functools
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
+
+import boto3
+import botocore.session
+from botocore.model import StringShape
 
 from mme.errors import UsageError
 
@@ -21,37 +27,77 @@ else:  # pragma: no cover
     import tomli as tomllib
 
 GiB = 1 << 30
+WITHOUT = "Choose other types (ml.m5, ml.c5, ml.r5 and their successors)."
 SHIPPED = Path(__file__).with_name("prices.toml")
 
 
 @dataclass(frozen=True)
 class InstanceType:
-    """``memory`` in bytes, ``usd_per_hour`` on demand. ``speed``: of a core, in cores of the measured machine.
-    ``local_disk``: bytes of a disk of its own; None where the volume's size is chosen."""
+    """``memory`` in bytes, ``usd_per_hour`` on demand. ``speed``: of a core, in cores of the measured machine; None
+    where nobody has measured it. ``local_disk``: bytes of a disk of its own; None where the volume's size is chosen."""
 
     name: str
     vcpus: int
     memory: int
     usd_per_hour: float
-    speed: float = 1.0
+    speed: float | None = None
     local_disk: int | None = None
 
     @property
+    def core(self) -> float:
+        """The speed of a core; as fast as the measured machine's where nothing else is known."""
+        return 1.0 if self.speed is None else self.speed
+
+    @property
+    def family(self) -> str:
+        return self.name.removeprefix("ml.").split(".")[0]
+
+    @property
     def accelerator(self) -> str | None:
-        """The type's accelerator, by AWS's names of families: a GPU (g, p) or another chip (inf, trn, dl); None for
-        types without one. AWS's own processors (such as c7g) are not accelerators."""
-        family = self.name.removeprefix("ml.").split(".")[0]
-        if family.startswith(("inf", "trn", "dl")):
+        """What computes in its processor's place, by AWS's names of families: a GPU (g, p) or a chip of AWS's own or
+        Intel's (inf, trn, dl). The families of AWS's own processors, such as c7g, are no such."""
+        if self.family.startswith(("inf", "trn", "dl")):
             return "an accelerator"
-        return "a GPU" if family.startswith(("g", "p")) else None
+        return "a GPU" if self.family.startswith(("g", "p")) else None
+
+    @property
+    def arm(self) -> bool:
+        """Whether its processor is Arm's (Graviton): a g behind the generation, as in c7g and m6gd."""
+        return re.match(r"[a-z]+[0-9]+g", self.family) is not None
+
+    @property
+    def unfit(self) -> tuple[str, str] | None:
+        """Why it cannot be simulated, and what to do; None where it can."""
+        name = self.name
+        if self.accelerator is not None:
+            return f"{name} has {self.accelerator}, and the simulation knows processors only", WITHOUT
+        if name not in hosted():
+            words = f"{name} is no type that SageMaker hosts models on, by the API as boto3 {boto3.__version__} has it"
+            return words, "Is it spelled as AWS does it? A newer boto3 may know it: pip install --upgrade boto3."
+        if re.match(r"t[0-9]", self.family):
+            words = f"{name} computes on credits: once they are used up, at a fraction of its cores' speed"
+            return f"{words}, which the simulation does not know", WITHOUT
+        if self.arm and self.speed is None:
+            words = f"{name} has an Arm processor (Graviton), and nothing says how fast it is beside the measured one"
+            return words, (
+                "Run `invoke capacity measure` on such an EC2 instance, and write the ratio as the type's speed into "
+                "the price file (docs/capacity.md). The image, and what archives bring compiled, must be built for Arm."
+            )
+        own = re.match(r"[a-z]+[0-9]+[a-z]*d", self.family) is not None
+        if own and self.local_disk is None:
+            return (
+                f"{name} has a disk of its own, whose size cannot be chosen",
+                "Write it as the type's local_disk_gb into the price file; EC2's page of the type has it.",
+            )
+        if not own and self.local_disk is not None:
+            words = f"{name} has local_disk_gb in the price file, and no disk of its own"
+            return words, "Leave local_disk_gb out: its volume's size is chosen."
+        return None
 
     def check_simulated(self) -> None:
-        """Raises UsageError for a type with an accelerator."""
-        if self.accelerator is not None:
-            raise UsageError(
-                f"{self.name} has {self.accelerator}, and the simulation knows processors only.",
-                "Choose types without one (ml.m5, ml.c5, ml.r5 and their successors).",
-            )
+        """Raises UsageError for a type that cannot be simulated."""
+        if self.unfit is not None:
+            raise UsageError(f"{self.unfit[0]}.", self.unfit[1])
 
 
 @dataclass(frozen=True)
@@ -75,15 +121,19 @@ class Prices:
     def month(self, usd_per_hour: float) -> float:
         return usd_per_hour * self.hours_per_month
 
-    def processors(self) -> list[InstanceType]:
-        """The types without an accelerator. Raises UsageError where the file has none."""
-        kinds = [kind for kind in self.types.values() if kind.accelerator is None]
+    def simulated(self) -> list[InstanceType]:
+        """The types that can be simulated. Raises UsageError where the file has none."""
+        kinds = [kind for kind in self.types.values() if kind.unfit is None]
         if not kinds:
             raise UsageError(
-                f"{self.path} has types with an accelerator only, and the simulation knows processors only.",
-                "Add types without one (ml.m5, ml.c5, ml.r5 and their successors).",
+                f"{self.path} has no type that can be simulated: {self.left_out()[0]}.",
+                "Add types such as ml.m5, ml.c5, ml.r5 and their successors.",
             )
         return kinds
+
+    def left_out(self) -> list[str]:
+        """Why each of the other types cannot be simulated."""
+        return [kind.unfit[0] for kind in self.types.values() if kind.unfit is not None]
 
     def type(self, name: str) -> InstanceType:
         """One type. Raises UsageError that names the file and what it has."""
@@ -114,9 +164,18 @@ def load(path: Path | None = None, region: str | None = None) -> Prices:
     return prices
 
 
+@functools.cache
+def hosted() -> frozenset[str]:
+    """The instance types that the API takes for an endpoint."""
+    service = botocore.session.get_session().get_service_model("sagemaker")
+    shape = cast(StringShape, service.shape_for("ProductionVariantInstanceType"))
+    return frozenset(shape.enum)
+
+
 KEYS = {"region", "day", "source", "hours_per_month", "types", "serverless"}
 LARGEST_SERVERLESS = 6
-"""GB of memory: what a serverless endpoint can have (the API's MemorySizeInMB)."""
+"""GB of memory: what a serverless endpoint can have (the API's ProductionVariantServerlessConfig: MemorySizeInMB is
+1,024 to 6,144)."""
 
 
 class _Reader:
@@ -199,6 +258,6 @@ class _Reader:
             int(self.number(entry, "vcpus", where)),
             int(self.number(entry, "memory_gib", where) * GiB),
             self.number(entry, "usd_per_hour", where),
-            self.number(entry, "speed", where, 1.0),
+            None if entry.get("speed") is None else self.number(entry, "speed", where),
             None if disk is None else int(self.number(entry, "local_disk_gb", where) * 10**9),
         )

@@ -37,8 +37,8 @@ LOAD_SECONDS = 360.0
 ANSWER_SECONDS = 60.0
 PARK_AFTER = 0.5
 PARKED_BYTES = 4096
-"""Assumed for our container: docs/container.md's figures have 0.003 MB for a model without a process, measured with
-hundreds of them. Of one model that is less than the memory of the others changes by meanwhile."""
+"""Assumed for our container: docs/figures.md has 0.003 MB for a model without a process, measured with hundreds. Of one
+model that is less than the memory of the others changes by meanwhile."""
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 TEXT = b'{"inputs": "The house is quiet."}'
 

@@ -16,6 +16,7 @@ from mme.capacity.needs import OURS, STOCK, Models
 from mme.capacity.simulate import Outcome, Requests, memory_for_models, simulate
 from mme.capacity.state import Floats
 from mme.errors import UsageError
+from mme.operate import processors
 
 MOST_INSTANCES = 200
 ENOUGH = 12  # once this many fleets meet the goal, more expensive types are not tried
@@ -24,8 +25,9 @@ SAMPLE = 60_000
 COUNTED = 0.2
 """The part of them that comes before what is counted."""
 WORKERS = 2
-# docs/container.md, "Reduced precision" beside "Figures": short texts, 8 and 32 clients, 334/542 and 496/808.
-INT8_SECONDS = 0.62
+# docs/figures.md, "The serving container": processor time of an answer in int8 and in float32, 8 models by Zipf's law
+# 1.7 and 3.5 ms, with a client each 2.3 and 5.4; on a processor with VNNI.
+INT8_SECONDS = 0.49
 INT8_BYTES = 0.25
 
 
@@ -143,7 +145,7 @@ class Search:
 
     def outcome(self, kind: InstanceType, count: int) -> Outcome:
         # Types that differ in nothing but their name and price are simulated once.
-        same = (kind.vcpus, kind.memory, kind.local_disk, kind.speed, count)
+        same = (kind.vcpus, kind.memory, kind.local_disk, kind.core, count)
         if same not in self._done:
             self._done[same] = self._simulated(kind, count)
         return self._done[same]
@@ -264,11 +266,10 @@ def plan(
     *,
     changes: bool = True,
 ) -> Plan:
-    """The cheapest fleet that meets the goal, and everything beside it. ``types``: only these; else all without a GPU.
-
-    Raises UsageError for a type without a price.
+    """The cheapest fleet that meets the goal, and everything beside it. ``types``: only these; else all that can be
+    simulated. Raises UsageError for a type without a price, and for one that cannot be simulated.
     """
-    kinds = [prices.type(name) for name in types] if types else prices.processors()
+    kinds = [prices.type(name) for name in dict.fromkeys(types)] if types else prices.simulated()
     for kind in kinds:
         kind.check_simulated()
     search = Search(models, requests, rates, prices, goal, settings)
@@ -320,8 +321,10 @@ def changes_to(search: Search, best: Option, kind: InstanceType) -> list[Change]
     if volume is not None and volume < MOST_VOLUME and volume < float(models.disk.sum()):
         cases.append(("a volume of 512 GB", models, replace(settings, volume=MOST_VOLUME), ""))
     if settings.serving.parking:
-        words = "from docs/container.md: a quarter of the bytes, 0.62 of the seconds; check the accuracy"
-        cases.append(("int8", int8(models), settings, words))
+        slow = processors.lacks(kind.name, None, "int8") is not None
+        seconds = f"as many seconds, for {kind.name} has no VNNI" if slow else f"{INT8_SECONDS:g} of the seconds"
+        words = f"from docs/figures.md: a quarter of the bytes, {seconds}; check the accuracy"
+        cases.append(("int8", int8(models, 1.0 if slow else INT8_SECONDS), settings, words))
         if len(models) > 1 and float(models.disk.max()) <= 1.1 * float(models.disk.min()):
             cases.append(("adapters on one shared base", adapters(models), settings, "if the models are fine-tunings"))
         cases.append(("the stock container instead of ours", models, replace(settings, serving=STOCK), "same needs"))
@@ -357,15 +360,16 @@ def changes_to(search: Search, best: Option, kind: InstanceType) -> list[Change]
     return [*made, _warm_list(search, best, kind)]
 
 
-def int8(models: Models) -> Models:
-    """The same models with weights of 8 bits: see INT8_BYTES and INT8_SECONDS."""
+def int8(models: Models, seconds: float = INT8_SECONDS) -> Models:
+    """The same models with weights of 8 bits, of whose answers each takes ``seconds`` times as long: see INT8_BYTES and
+    INT8_SECONDS. Where a processor lacks the instructions (VNNI), nobody has measured it: as long as before."""
     saved = (models.disk * (1 - INT8_BYTES)).astype(np.int64)
     return replace(
         models,
         disk=models.disk - saved,
         archive=(models.archive * INT8_BYTES).astype(np.int64),
         active=np.maximum(models.active - saved, 0),
-        answer=models.answer * INT8_SECONDS,
+        answer=models.answer * seconds,
     )
 
 

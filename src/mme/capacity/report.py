@@ -59,7 +59,23 @@ def assumptions(models: Models, prices: Prices, settings: Settings, traffic: str
     ]
 
 
-def plan_json(plan: Plan, models: Models, prices: Prices, settings: Settings, traffic: str) -> dict[str, Any]:
+def about_types(prices: Prices, types: Sequence[str], asked: bool) -> list[str]:
+    """What has to be said of the types that were simulated, and of those that were not unless they were asked for."""
+    arm = sorted({name for name in types if prices.types[name].arm})
+    words = []
+    if arm:
+        words.append(
+            f"{', '.join(arm)}: Arm processors (Graviton). The image, and what archives bring compiled, must be built "
+            "for them: AWS's Hugging Face image and archives with x86 wheels do not run there."
+        )
+    left_out = [] if asked else prices.left_out()
+    if left_out:
+        more = f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""
+        words.append(f"Left out: {'; '.join(left_out[:3])}{more}.")
+    return words
+
+
+def plan_json(plan: Plan, models: Models, prices: Prices, notes: Sequence[str]) -> dict[str, Any]:
     def option(one: Option) -> dict[str, Any]:
         return {key: clean(value) for key, value in asdict(one).items()} | {"meets": one.meets}
 
@@ -72,7 +88,7 @@ def plan_json(plan: Plan, models: Models, prices: Prices, settings: Settings, tr
         "changes": [asdict(one) for one in plan.changes],
         "models": len(models),
         "prices": {"region": prices.region, "day": prices.day, "source": prices.source, "file": prices.path.name},
-        "assumptions": assumptions(models, prices, settings, traffic),
+        "assumptions": list(notes),
     }
 
 

@@ -35,7 +35,10 @@ def plan(context: Context, asked: Asked, settings: Settings) -> None:
     say_if_slow()
     made = plans.plan(models, requests, rates, prices, goal, assumed, tuple(asked.type))
     search = plans.Search(models, requests, rates, prices, goal, assumed)
-    notes = report.assumptions(models, prices, assumed, words)
+    notes = [
+        *report.assumptions(models, prices, assumed, words),
+        *report.about_types(prices, [one.type for one in made.options], bool(asked.type)),
+    ]
     # Files are written before anything is printed: the reader may close the pipe early (| head).
     if asked.plots or asked.page or asked.publish:
         pictures = _pictures(made, search, rates)
@@ -56,7 +59,7 @@ def plan(context: Context, asked: Asked, settings: Settings) -> None:
         write(Path(asked.tfvars), tfvars.text(value))
         note(f"The variants are in {asked.tfvars}: terraform apply -var-file={asked.tfvars}")
     if asked.json:
-        print_json(report.plan_json(made, models, prices, assumed, words))
+        print_json(report.plan_json(made, models, prices, notes))
     else:
         print(f"Goal: {goal.words}. {counted(len(models))}.\n")
         print(console.table(report.HEAD, [report.option_row(one, made.best) for one in made.options[:12]]))

@@ -43,7 +43,7 @@ def simulate(context: Context, asked: Asked, settings: Settings) -> None:
     hours = outcome.seconds / 3600
     mean = outcome.instance_hours / hours if hours else fleet.instances
     usd = mean * prices.month(kind.usd_per_hour)
-    notes = report.assumptions(models, prices, assumed, words)
+    notes = [*report.assumptions(models, prices, assumed, words), *report.about_types(prices, [kind.name], True)]
     if asked.json:
         answer = report.outcome_json(outcome, models, asked.per_model)
         print_json({**answer, "usd_month": usd, "assumptions": notes})
