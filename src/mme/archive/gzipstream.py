@@ -52,11 +52,6 @@ def stored_blocks(data: memoryview) -> list[Buffer]:
     return parts
 
 
-def stored_size(size: int) -> int:
-    """What ``size`` bytes take in stored blocks."""
-    return size + 5 * -(-size // STORED_MAX)
-
-
 @dataclass(frozen=True)
 class Packed:
     """Deflate blocks in order, their size together, and the CRC32 of what was packed and of the blocks."""

@@ -115,9 +115,6 @@ def auto_classes(task: str) -> tuple[str, ...]:
 # says, unless the catalogue gives a task.
 HANDLER_TASKS = {"embedding": "feature-extraction", "generation": "text-generation", "reranking": TEXT_RANKING}
 
-# A handler with this file computes in int8 where its settings say so, and reads weights that are stored so.
-INT8_HANDLER = "handler_int8.py"
-
 # The handlers that packaging adds to an archive for which the catalogue names none: this one for every task but those
 # that follow.
 PIPELINE_HANDLER = "pipeline"

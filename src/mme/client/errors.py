@@ -165,11 +165,6 @@ def typed(caught: Exception, endpoint: str, target: str) -> MmeError:
     return error
 
 
-def never_sent(caught: Exception) -> bool:
-    """Whether no byte of the request can have reached the endpoint."""
-    return isinstance(caught, _NEVER_SENT)
-
-
 def was_sent(caught: Exception) -> bool:
     """Whether the connection broke after the request, or part of it, was on its way."""
     return type(caught).__name__ in ("ConnectionClosedError", "ResponseStreamingError", "IncompleteReadError")

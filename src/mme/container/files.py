@@ -10,14 +10,6 @@ from pathlib import Path
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # not blocking: to open a pipe would wait for its writer
 
 
-def is_regular(path: str | Path) -> bool:
-    """Whether this is a file, or a link to one."""
-    try:
-        return stat.S_ISREG(Path(path).stat().st_mode)
-    except OSError:
-        return False
-
-
 def open_regular(path: str | Path) -> io.FileIO:
     """Open a file for reading, unbuffered. Raises OSError where it is anything but a regular file."""
     if not stat.S_ISREG(Path(path).stat().st_mode):  # before it is opened: to open some devices does something

@@ -81,7 +81,6 @@ class Handler:
 
     def __init__(self, name: str, model_dir: str, program: str, device: int, shipped: Shipped) -> None:
         self.context = Context(name, model_dir, device if device >= 0 else None)
-        self._device = device
         self.adopted = _enter(model_dir, shipped)
         module = _import(program)
         functions = {key: getattr(module, key, None) for key in FUNCTIONS}
