@@ -60,7 +60,7 @@ def wordpiece(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
 
 
-def gpt2(folder: Path, seed: int = 0) -> Path:
+def gpt2(folder: Path, seed: int = 0, **changes: int) -> Path:
     """A GPT-2 of two layers with a byte-level tokenizer, saved as transformers 5 saves."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -73,9 +73,8 @@ def gpt2(folder: Path, seed: int = 0) -> Path:
     tokenizer.decoder = decoders.ByteLevel()
     torch.manual_seed(seed)
     end = len(vocabulary) - 1
-    config = GPT2Config(
-        vocab_size=len(vocabulary), n_embd=8, n_layer=2, n_head=2, n_positions=512, bos_token_id=end, eos_token_id=end
-    )
+    size = {"n_embd": 8, "n_layer": 2, "n_head": 2, "n_positions": 512, **changes}
+    config = GPT2Config(vocab_size=len(vocabulary), bos_token_id=end, eos_token_id=end, **size)
     GPT2LMHeadModel(config).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>").save_pretrained(folder)
     return folder

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from mme.container import conversion
 from mme.container.config import MiB
 
 _UNLIMITED = 1 << 60
@@ -142,13 +143,16 @@ class Weights:
     """What a model's folder says about its size before it is loaded.
 
     ``mapped`` are bytes that stay in files (shared by every model with the same file, and given up by the kernel
-    under pressure); ``copied`` are bytes that loading brings into private memory; ``files`` names each mapped file
-    by (device, inode, size), so that a file with several names counts once.
+    under pressure); ``copied`` are bytes that loading brings into private memory as they are, and ``converted`` those
+    that it makes there in another number format, with ``meanwhile`` more of them until it is over; ``files`` names each
+    mapped file by (device, inode, size), so that a file with several names counts once.
     """
 
     mapped: int
     copied: int
     files: tuple[tuple[int, int, int], ...]
+    converted: int = 0
+    meanwhile: int = 0
 
 
 NO_WEIGHTS = Weights(0, 0, ())
@@ -156,19 +160,21 @@ NO_WEIGHTS = Weights(0, 0, ())
 
 def weights(model_dir: str) -> Weights:
     """Look at the files of a model. Raises OSError where the folder cannot be read."""
-    mapped: dict[tuple[int, int, int], int] = {}
+    mapped: dict[tuple[int, int, int], Path] = {}
     copied = 0
     for folder, _, names in os.walk(model_dir):
         for name in names:
             suffix = Path(name).suffix.lower()
             if suffix in WEIGHT_FILES:
-                info = Path(folder, name).stat()
+                path = Path(folder, name)
+                info = path.stat()
                 if not stat.S_ISREG(info.st_mode):
                     continue
                 if suffix in MAPPED_FILES:
-                    mapped[(info.st_dev, info.st_ino, info.st_size)] = info.st_size
+                    mapped[(info.st_dev, info.st_ino, info.st_size)] = path
                 else:
                     copied += info.st_size
     if mapped:  # the same weights in an older format beside them are not read
         copied = 0
-    return Weights(sum(mapped.values()), copied, tuple(sorted(mapped)))
+    converted, meanwhile = conversion.needs(Path(model_dir), mapped.values(), copied)
+    return Weights(sum(key[2] for key in mapped), copied, tuple(sorted(mapped)), converted, meanwhile)

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 import pytest
 from front_parts import Answers, Machine, model, settings, worker
 
+from mme.container import memory
 from mme.container.config import MiB
 from mme.container.errors import ServingError
+from mme.container.front import admission as admission_module
 from mme.container.front.admission import Admission
 from mme.container.front.counters import Totals
 from mme.container.front.models import BASE_PRIVATE, Invocation, Model
@@ -118,6 +120,73 @@ def test_what_was_measured_counts_for_more_than_what_was_guessed() -> None:
     assert entry.estimate == BASE_PRIVATE + 120 * MiB
     entry.private = 7 * MiB
     assert entry.estimate == 7 * MiB
+
+
+def test_what_loading_takes_for_a_moment_is_promised_and_then_given_up() -> None:
+    async def work() -> None:
+        machine = Machine(total=1000 * MiB, available=1000 * MiB)
+        first, second = model("first", 1), model("second", 2)
+        for entry in (first, second):
+            entry.weights = memory.Weights(0, 0, (), converted=100 * MiB, meanwhile=400 * MiB)
+        owner = admission(machine)
+        await owner.promise(first, wait=False)
+        with pytest.raises(ServingError):
+            await owner.promise(second, wait=False)
+        machine.running.append(worker(first))
+        machine.available -= 164 * MiB
+        owner.keep(first)
+        await owner.promise(second, wait=False)
+        first.private = 20 * MiB  # as measured: to come back it needs what is there meanwhile all the same
+        assert first.load_estimate == 420 * MiB
+
+    run(work())
+
+
+def test_what_a_load_has_taken_beyond_its_promise_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        machine = Machine(total=1000 * MiB, available=1000 * MiB)
+        owner = admission(machine)
+        first, second = model("first", 1), model("second", 2, copied=400 * MiB)
+        await owner.promise(first, wait=False)
+        link = worker(first)
+        machine.running.append(link)
+        monkeypatch.setattr(memory, "anonymous", lambda pid: 1)
+        link.began()
+        monkeypatch.setattr(memory, "anonymous", lambda pid: 500 * MiB)
+        with pytest.raises(ServingError):
+            await owner.promise(second, wait=False)
+
+    run(work())
+
+
+def test_a_load_that_takes_what_no_file_says_is_ended_before_the_next_tick_and_nothing_is_once_it_is_over() -> None:
+    async def work() -> Machine:
+        machine = Machine()
+        owner = admission(machine)
+        watch = asyncio.ensure_future(owner.watch())
+        other = loaded(machine, "other", 1, 10, idle=False)
+        machine.available = 0
+        await asyncio.sleep(3 * admission_module.WATCH)
+        assert machine.killed == [], "nothing loads: the clock's ticks see to it"
+        machine.available = 900 * MiB
+        entry = model("loading", 2)
+        await owner.promise(entry, wait=False)
+        link = worker(entry)
+        link.ready = asyncio.get_running_loop().create_future()
+        machine.running.append(link)
+        machine.available = 40 * MiB
+        while not machine.killed:
+            await asyncio.sleep(admission_module.WATCH)
+        link.exited.set_result(None)
+        machine.running.remove(link)
+        owner.keep(entry)
+        await asyncio.sleep(3 * admission_module.WATCH)
+        assert other.worker is not None
+        assert other.worker.doomed is None
+        watch.cancel()
+        return machine
+
+    assert run(work()).killed == [("loading", "memory")]
 
 
 @pytest.mark.parametrize(("available", "parked"), [(60, []), (40, ["m0"])])

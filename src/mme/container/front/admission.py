@@ -1,12 +1,13 @@
 """Memory admission: a load is promised its memory before it begins, or refused with 507.
 
-The policy: a model needs what its process was measured to take, or before that an estimate from its files. It is
-admitted if that is available now and if everything that is loaded, at its estimate, fits the limit less a reserve.
-Where it does not fit, models that have more than they need give that back (see busy.py), then idle ones are parked, the
-longest idle first. Where that is not enough, a wake-up waits as long as anything is being computed (for that will end),
-and a LOAD gets 507, so that the platform unloads something. Where memory runs short later, the same is given back, idle
-models are parked, then the process that takes most is ended, before the kernel ends one of its choice. GPUs are treated
-alike, each by itself (see cards.py).
+The policy: a model needs what its process was measured to take, or before that an estimate from its files, and
+meanwhile what is there only while it loads. It is admitted if that is available now and if everything that is loaded, at
+its estimate, fits the limit less a reserve. Where it does not fit, models that have more than they need give that back
+(see busy.py), then idle ones are parked, the longest idle first. Where that is not enough, a wake-up waits as long as
+anything is being computed (for that will end), and a LOAD gets 507, so that the platform unloads something. Where
+memory runs short later, the same is given back, idle models are parked, then the process that takes most is ended,
+before the kernel ends one of its choice: one that loads first, since its handler may do what no file says. GPUs are
+treated alike, each by itself (see cards.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from mme.container.front.gpu import Gpus
 from mme.container.front.models import Model, WorkerLink
 
 GIVE_BACK_SECONDS = 1.0  # how long a busy model's memory is waited for before others are parked
+WATCH = 0.02  # seconds between looks while anything loads, in which a process may take some dozens of megabytes
+ENDING_SECONDS = 0.25  # how long an ending process is waited for before another one is ended
 PARK_AT_ONCE = 4  # so that a burst of wake-ups does not wait for one ending each
 
 
@@ -65,6 +68,7 @@ class Admission:
         self._cards = Cards(settings, totals, effects, gpus)
         self._host = host
         self._promised: dict[Model, int] = {}  # bytes
+        self._loading = asyncio.Event()
         self._freed = asyncio.Event()
 
     def freed(self) -> None:
@@ -75,19 +79,22 @@ class Admission:
     def keep(self, model: Model) -> None:
         """The load is over. What was promised is in use now, or free again."""
         self._promised.pop(model, None)
+        if not self._promised:
+            self._loading.clear()
         self._cards.keep(model)
 
     async def promise(self, model: Model, wait: bool) -> None:
         """Promise a model its memory until :meth:`keep`. Raises 507 where there is not enough (see the module)."""
         resident = {key for worker in self._effects.workers() for key in worker.model.weights.files}
         fresh = sum(key[2] for key in model.weights.files if key not in resident)
-        need = model.estimate
+        need = model.load_estimate
         waited: set[asyncio.Future[None]] = set()
         while True:
             self._freed.clear()
             now, planned = self._budget()
             if now >= need and planned >= need + fresh:
                 self._promised[model] = need
+                self._loading.set()
                 return
             returning = set(self._effects.give_back(max(need - now, need + fresh - planned))) - waited
             if returning:
@@ -113,28 +120,41 @@ class Admission:
         """The GPU for a new worker, once it has room until :meth:`keep`. None where there is no GPU. Raises 507."""
         return await self._cards.place(model, wait)
 
+    async def watch(self) -> None:
+        """While anything loads, look more often than `guard` is called. Does not end."""
+        while True:
+            await self._loading.wait()
+            await asyncio.sleep(WATCH)
+            ending = self._guard_memory()
+            if ending:
+                await asyncio.wait(ending, timeout=ENDING_SECONDS)
+
     def guard(self) -> None:
         """When memory runs out, end a worker of our choice before the kernel ends one of its choice."""
         self._cards.guard()
+        self._guard_memory()
+
+    def _guard_memory(self) -> list[asyncio.Future[None]]:
+        """Make room where there is next to none. Returns what is done once there is some."""
         workers = list(self._effects.workers())
         if not workers:
-            return
+            return []
         _, available, reserve = self._free()
         if available >= reserve // 2:
-            return
+            return []
         if any(worker.extra.held and worker.extra.returning is None for worker in workers):
-            self._effects.give_back(reserve)
-            return
+            return self._effects.give_back(reserve)
         idle = self._effects.idle()
         if idle:
-            for model in idle[: max(1, len(idle) // 4)]:
-                self._effects.park(model, "memory")
-            return
+            return [self._effects.park(model, "memory") for model in idle[: max(1, len(idle) // 4)]]
         loading = [worker for worker in workers if not worker.ready.done() and worker.doomed is None]
         candidates = loading or [worker for worker in workers if worker.doomed is None]
-        if candidates:
-            self._totals.no_memory += 1
-            self._effects.kill(max(candidates, key=WorkerLink.memory_now), "memory")
+        if not candidates:
+            return []
+        self._totals.no_memory += 1
+        victim = max(candidates, key=WorkerLink.memory_now)
+        self._effects.kill(victim, "memory")
+        return [victim.exited]
 
     async def _some_work_ended(self) -> bool:
         """Wait for a worker to become idle or to end, a second at most. False where nobody has work."""
@@ -167,6 +187,8 @@ class Admission:
         for worker in self._effects.workers():
             if worker.model not in self._promised:
                 private += worker.model.estimate + worker.extra.held
+            else:
+                private += max(0, worker.memory_now() - self._promised[worker.model])
             for key in worker.model.weights.files:
                 files[key] = key[2]
         planned = private + sum(files.values()) + self._effects.base_bytes()

@@ -68,6 +68,7 @@ class Hub:
     async def start(self) -> None:
         self.parent.start()
         self._processes.background(self._tick())
+        self._processes.background(self._watch())
 
     @property
     def parent_starts(self) -> int:
@@ -292,6 +293,14 @@ class Hub:
                 self._processes.part_what_is_written(self.models.values())
             except Exception as error:  # the clock must not stop
                 self.log("error", "clock", message=repr(error))
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                await self._admission.watch()
+            except Exception as error:  # as above
+                self.log("error", "clock", message=repr(error))
+                await asyncio.sleep(TICK)
 
     def _share_the_cores(self) -> None:
         """Divide as many threads as other work leaves cores."""

@@ -74,7 +74,12 @@ class Model:
     @property
     def estimate(self) -> int:
         """Private bytes that a worker of this model takes: measured, else guessed from its files."""
-        return self.private or BASE_PRIVATE + int(self.weights.copied * 1.2)
+        return self.private or BASE_PRIVATE + int(self.weights.copied * 1.2) + self.weights.converted
+
+    @property
+    def load_estimate(self) -> int:
+        """The most that it takes while it loads."""
+        return self.estimate + self.weights.meanwhile
 
 
 @dataclass
@@ -149,6 +154,10 @@ class WorkerLink(asyncio.Protocol):
     def wants_core(self) -> bool:
         """Whether there is anything to compute for it."""
         return self.doomed is None and bool(self.sent)
+
+    def began(self) -> None:
+        """Its process has just been forked: what it has more from now on is its own."""
+        self._anonymous = memory.anonymous(self.pid)
 
     def measured(self, private: int) -> None:
         """The worker says how much private memory it has."""

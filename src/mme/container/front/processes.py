@@ -342,6 +342,7 @@ class Processes:
 
     def worker_forked(self, worker: WorkerLink) -> None:
         self._workers[worker.pid] = worker
+        worker.began()
         if worker.model.parting is not None:  # it was on its way when its weights had to be parted
             worker.doomed = worker.doomed or "parted"
             self.parent.kill(worker.pid)
