@@ -1,10 +1,10 @@
 """Memory admission: a load is promised its memory before it begins, or refused with 507.
 
 The policy: a model needs what its process was measured to take, or before that an estimate from its files, and
-meanwhile what is there only while it loads. It is admitted if that is available now and if everything that is loaded, at
-its estimate, fits the limit less a reserve. Where it does not fit, models that have more than they need give that back
-(see busy.py), then idle ones are parked, the longest idle first. Where that is not enough, a wake-up waits as long as
-anything is being computed (for that will end), and a LOAD gets 507, so that the platform unloads something. Where
+meanwhile what is there only while it loads. It is admitted if that is available now and if everything that is loaded,
+at its estimate, fits the limit less a reserve. Where it does not fit, models that have more than they need give that
+back (see busy.py), then idle ones are parked, the longest idle first. Where that is not enough, a wake-up waits as long
+as anything is being computed (for that will end), and a LOAD gets 507, so that the platform unloads something. Where
 memory runs short later, the same is given back, idle models are parked, then the process that takes most is ended,
 before the kernel ends one of its choice: one that loads first, since its handler may do what no file says. GPUs are
 treated alike, each by itself (see cards.py).
