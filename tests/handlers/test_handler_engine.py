@@ -14,57 +14,20 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from handler_tools import ROOT, Context, cosines, linked, load, minilm, request, stored_int8
+from handler_tools import ROOT, Context, linked, load, minilm, request
 from safetensors.torch import load_file, save_file
-from transformers import AutoModel, AutoTokenizer
+from small_encoders import BODIES, TEXTS, body
+from transformers import AutoModel
 
 load("embedding")  # which puts its modules on the path
 import engine  # noqa: E402
 import engine_builder  # noqa: E402
 import engine_inputs  # noqa: E402
 
-TEXTS = ["rain", "the house is quiet", "word " * 70, "rain", "nobody is at home and the gate stands open", "a b c"]
-SMALL: dict[str, Any] = {
-    "vocab_size": 30522,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 48,
-    "max_position_embeddings": 160,
-}
-DISTIL = {"vocab_size": 30522, "dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 48, "max_position_embeddings": 160}
-SPECIAL = {"pad_token_id": 0, "cls_token_id": 101, "bos_token_id": 101, "sep_token_id": 102, "eos_token_id": 102}
-DISENTANGLED = {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "Bert": SMALL,
-    "Roberta": SMALL | {"pad_token_id": 1, "type_vocab_size": 1, "hidden_act": "relu"},
-    "XLMRoberta": SMALL | {"pad_token_id": 1, "type_vocab_size": 1},
-    "Camembert": SMALL | {"pad_token_id": 1},
-    "Electra": SMALL | {"embedding_size": 8, "hidden_act": "gelu_new"},
-    "DistilBert": DISTIL,
-    "MPNet": SMALL | {"pad_token_id": 1},
-    "Albert": SMALL | {"embedding_size": 8, "num_hidden_layers": 4, "num_hidden_groups": 2, "inner_group_num": 2},
-    "ModernBert": SMALL | SPECIAL | {"local_attention": 12, "num_hidden_layers": 4},
-    "NomicBert": SMALL,
-    "DebertaV2": SMALL | DISENTANGLED | {"share_att_key": True, "norm_rel_ebd": "layer_norm", "position_buckets": 16},
-    "Deberta": SMALL | DISENTANGLED | {"max_relative_positions": 24, "type_vocab_size": 2},
-}
-
 
 @pytest.fixture(autouse=True)
 def wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MME_ENGINE")
-
-
-def family(name: str, bert: Path, folder: Path, kind: str = "Model", **changes: Any) -> Path:
-    torch.manual_seed(0)
-    config = getattr(transformers, f"{name}Config")(**FAMILIES[name] | changes)
-    model = getattr(transformers, f"{name}{kind}")(config)
-    for parameter in model.parameters():  # so that what is near zero at first, biases above all, is not
-        parameter.data.normal_(0, 0.2)
-    model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(bert).save_pretrained(folder)
-    return folder
 
 
 def hidden(model: Any, ids: list[int]) -> np.ndarray:
@@ -89,12 +52,12 @@ def near(got: np.ndarray, want: np.ndarray) -> bool:
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", BODIES)
 def test_vectors_are_transformers_own(
     embedding: ModuleType, bert: Path, tmp_path: Path, name: str, pooling: str
 ) -> None:
     context = Context()
-    folder = family(name, bert, tmp_path / "m")
+    folder = body(name, bert, tmp_path / "m")
     model = embedding.model_fn(str(folder), context)
     assert context.notes["engine"] == "onnxruntime", context.notes
     assert model.model is None
@@ -117,17 +80,17 @@ def test_vectors_are_transformers_own(
 def test_the_body_of_a_model_with_a_head(
     embedding: ModuleType, bert: Path, tmp_path: Path, name: str, kind: str
 ) -> None:
-    folder = family(name, bert, tmp_path / "m", kind)
+    folder = body(name, bert, tmp_path / "m", kind)
     model = embedding.model_fn(str(folder))
     assert model.engine is not None
     vectors = embedding.predict_fn(request(embedding, TEXTS), model)["embeddings"]
     assert near(vectors, transformers_own(folder, model.tokenizer, "mean", TEXTS, model.max_length))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", BODIES)
 def test_tokens_of_every_kind_stand_at_their_positions(bert: Path, tmp_path: Path, name: str) -> None:
     """The padding token as well, written in a text: RoBERTa's family and MPNet do not count it."""
-    folder = family(name, bert, tmp_path / "m")
+    folder = body(name, bert, tmp_path / "m")
     encoding = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
     model = AutoModel.from_pretrained(folder).eval()
     rows = [[1, 1, 1], [101, 1, 0, 2000, 1, 102], [0, 5], [7], [1, 0, 3, 3, 3, 3]]
@@ -136,7 +99,7 @@ def test_tokens_of_every_kind_stand_at_their_positions(bert: Path, tmp_path: Pat
 
 
 def test_types_of_tokens_are_taken(bert: Path, tmp_path: Path) -> None:
-    folder = family("Bert", bert, tmp_path / "m")
+    folder = body("Bert", bert, tmp_path / "m")
     encoding = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
     model = AutoModel.from_pretrained(folder).eval()
     rows, types = [[101, 5, 102, 9, 102], [101, 8, 102]], [[0, 0, 0, 1, 1], [0, 0, 1]]
@@ -181,7 +144,7 @@ def test_threads_share_a_batch(embedding: ModuleType, bert: Path) -> None:
 
 
 def test_weights_in_several_files(embedding: ModuleType, bert: Path, tmp_path: Path) -> None:
-    folder = family("Bert", bert, tmp_path / "m")
+    folder = body("Bert", bert, tmp_path / "m")
     AutoModel.from_pretrained(folder).save_pretrained(folder, max_shard_size="200KB")
     (folder / "model.safetensors").unlink()
     assert len(list(folder.glob("model-*.safetensors"))) > 1
@@ -197,7 +160,7 @@ def test_a_graph_that_answers_otherwise_is_not_used(
 ) -> None:
     """Here because its norm adds another number than the model's. torch computes, and the reason is told."""
     monkeypatch.setitem(engine_builder.GELU, "gelu", "tanh")
-    folder = family("Bert", bert, tmp_path / "m")
+    folder = body("Bert", bert, tmp_path / "m")
     context = Context()
     model = embedding.model_fn(str(folder), context)
     assert (model.engine, context.notes["engine"]) == (None, "torch")
@@ -210,9 +173,9 @@ def test_a_graph_known_to_be_equal_is_used_without_torchs_model(
     embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = Context()
-    embedding.model_fn(str(family("Bert", bert, tmp_path / "one")), context)
+    embedding.model_fn(str(body("Bert", bert, tmp_path / "one")), context)
     monkeypatch.setenv("MME_ENGINE_CHECKED", f"0123 {context.notes['key']}")
-    other = family("Bert", bert, tmp_path / "two")  # of the same kind, so the same graph
+    other = body("Bert", bert, tmp_path / "two")  # of the same kind, so the same graph
     monkeypatch.setattr(embedding, "_model", lambda *_: pytest.fail("transformers' model was loaded"))
     assert embedding.model_fn(str(other)).engine is not None
 
@@ -220,7 +183,7 @@ def test_a_graph_known_to_be_equal_is_used_without_torchs_model(
 def test_numbers_that_are_none_do_not_pass_as_equal(
     embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = family("Bert", bert, tmp_path / "m")
+    folder = body("Bert", bert, tmp_path / "m")
     monkeypatch.setattr(engine.Encoding, "run", lambda self, rows, *_: np.full((sum(map(len, rows)), 32), np.nan))
     assert embedding.model_fn(str(folder)).engine is None
 
@@ -239,7 +202,7 @@ def test_what_a_graph_is_had_for(
     embedding: ModuleType, bert: Path, tmp_path: Path, name: str, changes: dict[str, Any], reason: str | None
 ) -> None:
     context = Context()
-    model = embedding.model_fn(str(family(name, bert, tmp_path / "m", **changes)), context)
+    model = embedding.model_fn(str(body(name, bert, tmp_path / "m", **changes)), context)
     assert (model.engine is None) == (reason is not None)
     assert (reason or "") in context.notes["reason"]
 
@@ -252,7 +215,7 @@ def test_another_format_is_torchs(embedding: ModuleType, tmp_path: Path) -> None
 
 
 def test_weights_of_another_format_are_torchs(embedding: ModuleType, bert: Path, tmp_path: Path) -> None:
-    folder = family("Bert", bert, tmp_path / "m")
+    folder = body("Bert", bert, tmp_path / "m")
     halves = {name: tensor.half() for name, tensor in load_file(folder / "model.safetensors").items()}
     save_file(halves, folder / "model.safetensors", {"format": "pt"})
     context = Context()
@@ -265,7 +228,7 @@ def test_weights_of_another_format_are_torchs(embedding: ModuleType, bert: Path,
 
 @pytest.mark.parametrize("damage", ["header", "short", "offsets"])
 def test_a_damaged_file_is_left_to_transformers_to_refuse(bert: Path, tmp_path: Path, damage: str) -> None:
-    folder = family("Bert", bert, tmp_path / "m")
+    folder = body("Bert", bert, tmp_path / "m")
     path = folder / "model.safetensors"
     data = path.read_bytes()
     size = int.from_bytes(data[:8], "little")
@@ -289,136 +252,9 @@ def test_without_onnxruntime_torch_computes(embedding: ModuleType, bert: Path, m
     assert context.notes["reason"] == "onnxruntime is not installed"
 
 
-@pytest.mark.parametrize("name", ["Bert", "DistilBert", "MPNet", "Albert", "Electra", "ModernBert", "DebertaV2"])
-def test_int8_that_is_stored_is_torchs_int8(
-    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    stored_int8(family(name, bert, tmp_path / "source"), tmp_path / "m", "AutoModel")
-    context = Context()
-    ours = embedding.model_fn(str(tmp_path / "m"), context)
-    assert (context.notes["engine"], context.notes["format"]) == ("onnxruntime", "int8"), context.notes
-    monkeypatch.setenv("MME_ENGINE", "torch")
-    torchs = embedding.model_fn(str(tmp_path / "m"))
-    got, want = (embedding.predict_fn(request(embedding, TEXTS), model)["embeddings"] for model in (ours, torchs))
-    assert cosines(got, want).min() > 0.999
-
-
-@pytest.mark.parametrize("stored", [True, False])
-def test_int8_is_near_to_float32_and_alone_as_in_a_batch(embedding: ModuleType, tmp_path: Path, stored: bool) -> None:
-    from sentences import SENTENCES
-
-    if stored:
-        stored_int8(minilm(), tmp_path / "m", "AutoModel")
-    else:
-        linked(minilm(), tmp_path / "m", quantize="int8")
-    model, exact = embedding.model_fn(str(tmp_path / "m")), embedding.model_fn(str(minilm()))
-    assert model.engine is not None
-    together = embedding.predict_fn(request(embedding, SENTENCES), model)["embeddings"]
-    want = embedding.predict_fn(request(embedding, SENTENCES), exact)["embeddings"]
-    alone = [embedding.predict_fn(request(embedding, text), model)["embeddings"][0] for text in SENTENCES]
-    assert cosines(together, want).min() > 0.99
-    assert cosines(together, np.stack(alone)).min() > 0.9999
-
-
-@pytest.mark.parametrize(
-    "name", ["Bert", "MPNet", "Albert", "Electra", "ModernBert", "NomicBert", "DebertaV2", "Deberta"]
-)
-def test_int8_that_is_made_on_loading_is_torchs_int8(
-    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    family(name, bert, tmp_path / "source")
-    folder = linked(tmp_path / "source", tmp_path / "m", quantize="int8")
-    context = Context()
-    ours = embedding.model_fn(str(folder), context)
-    assert (context.notes["engine"], context.notes["format"]) == ("onnxruntime", "int8"), context.notes
-    assert ours.model is None
-    monkeypatch.setenv("MME_ENGINE", "torch")
-    torchs = embedding.model_fn(str(folder))
-    got, want = (embedding.predict_fn(request(embedding, TEXTS), model)["embeddings"] for model in (ours, torchs))
-    assert cosines(got, want).min() > 0.999
-
-
-def test_int8_made_on_loading_is_the_very_int8_that_is_stored(bert: Path, tmp_path: Path) -> None:
-    source = family("Bert", bert, tmp_path / "source")
-    stored_int8(source, tmp_path / "m", "AutoModel", smooth=False)
-    config = transformers.AutoConfig.from_pretrained(source)
-    made = engine.load(source, config, int8=True)
-    stored = engine.load(tmp_path / "m", config, "model.int8.safetensors", int8=True)
-    rows = [[101, 7, 8, 9, 102], [101, 102]]
-    assert (made.run(rows) == stored.run(rows)).all()
-
-
-@pytest.mark.parametrize("stored", [True, False])
-@pytest.mark.parametrize("name", ["Bert", "DebertaV2"])
-def test_int8_that_is_farther_from_float32_than_torchs_is_not_used(
-    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stored: bool
-) -> None:
-    """Here since its norms add a larger number than the model's."""
-    source = family(name, bert, tmp_path / "source")
-    if stored:
-        folder = stored_int8(source, tmp_path / "m", "AutoModel")
-    else:
-        folder = linked(source, tmp_path / "m", quantize="int8")
-    norm = engine_builder.Builder.norm
-    monkeypatch.setattr(
-        engine_builder.Builder, "norm", lambda self, x, name, width, eps: norm(self, x, name, width, eps + 0.02)
-    )
-    context = Context()
-    assert embedding.model_fn(str(folder), context).engine is None
-    assert "from float32, and torch's" in context.notes["reason"]
-
-
-def test_int8_of_tokens_without_any_value(
-    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They have no largest value to divide by."""
-    source = family("Bert", bert, tmp_path / "source")
-    tensors = load_file(source / "model.safetensors")
-    for part in ("weight", "bias"):
-        tensors[f"embeddings.LayerNorm.{part}"] = torch.zeros_like(tensors[f"embeddings.LayerNorm.{part}"])
-    save_file(tensors, source / "model.safetensors", {"format": "pt"})
-    stored_int8(source, tmp_path / "m", "AutoModel")
-    ours = embedding.model_fn(str(tmp_path / "m"))
-    assert ours.engine is not None
-    monkeypatch.setenv("MME_ENGINE", "torch")
-    torchs = embedding.model_fn(str(tmp_path / "m"))
-    got, want = (embedding.predict_fn(request(embedding, TEXTS), model)["embeddings"] for model in (ours, torchs))
-    assert np.isfinite(got).all()
-    assert cosines(got, want).min() > 0.999
-
-
-def test_int8_models_of_a_kind_are_compared_once(
-    embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Their graphs hold their weights, and are the same in all else."""
-    keys = []
-    for number in range(2):
-        source = family("Bert", bert, tmp_path / f"source{number}")
-        tensors = {name: tensor * (1 + number) for name, tensor in load_file(source / "model.safetensors").items()}
-        save_file(tensors, source / "model.safetensors", {"format": "pt"})
-        stored_int8(source, tmp_path / f"m{number}", "AutoModel")
-        context = Context()
-        embedding.model_fn(str(tmp_path / f"m{number}"), context)
-        keys.append(context.notes["key"])
-    assert keys[0]
-    assert keys[0] == keys[1]
-
-
-def test_int8_of_eight_bits_is_torchs(embedding: ModuleType, bert: Path, tmp_path: Path) -> None:
-    """As archives have it from before weights had seven: products of eight bits overflow on some processors."""
-    stored_int8(family("Bert", bert, tmp_path / "source"), tmp_path / "m", "AutoModel")
-    path = tmp_path / "m" / "model.int8.safetensors"
-    tensors = load_file(path)
-    wide = {name: tensor * 2 if tensor.dtype == torch.int8 else tensor for name, tensor in tensors.items()}
-    save_file(wide, path, {"format": "pt"})
-    context = Context()
-    assert embedding.model_fn(str(tmp_path / "m"), context).engine is None
-    assert "eight bits" in context.notes["reason"]
-
-
-@pytest.mark.parametrize("name", sorted(FAMILIES))
+@pytest.mark.parametrize("name", sorted(BODIES))
 def test_packed_weights_answer_alike_and_are_given_back(bert: Path, tmp_path: Path, name: str) -> None:
-    folder = family(name, bert, tmp_path / "model")
+    folder = body(name, bert, tmp_path / "model")
     encoding = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
     if name == "Albert":  # its layers share weights, of which each would have a copy
         assert encoding.bytes == 0
@@ -437,19 +273,14 @@ def test_packed_weights_answer_alike_and_are_given_back(bert: Path, tmp_path: Pa
 def test_packed_weights_that_answer_otherwise_are_refused(
     bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = family("Bert", bert, tmp_path / "model")
+    folder = body("Bert", bert, tmp_path / "model")
     encoding = engine.load(folder, transformers.AutoConfig.from_pretrained(folder))
-    other = family("Bert", bert, tmp_path / "other", layer_norm_eps=0.3)
+    other = body("Bert", bert, tmp_path / "other", layer_norm_eps=0.3)
     unlike = engine.load(other, transformers.AutoConfig.from_pretrained(other))
     monkeypatch.setattr(engine, "_session", lambda *_, **__: unlike._one)
     with pytest.raises(engine.Unsupported, match="otherwise"):
         encoding.begin()
     assert encoding._session(1) is encoding._one
-
-
-def test_int8_offers_nothing_since_it_is_packed(embedding: ModuleType, tmp_path: Path) -> None:
-    model = embedding.model_fn(str(stored_int8(minilm(), tmp_path / "m", "AutoModel")))
-    assert embedding.busy_fn(model).bytes == 0
 
 
 def test_importing_it_starts_no_thread() -> None:

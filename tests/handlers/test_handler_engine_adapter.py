@@ -12,7 +12,7 @@ import tiny_adapters
 import torch
 from handler_tools import Context, cosines, linked, load, minilm, request, stored_int8, vectors
 from safetensors.torch import load_file, save_file
-from test_handler_engine import TEXTS, family
+from small_encoders import TEXTS, body
 
 load("embedding")
 pytest.importorskip("onnxruntime")
@@ -52,7 +52,7 @@ def renamed(adapter: Path, change: Any) -> None:
 def test_vectors_are_torchs(
     embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    folder = family(name, bert, tmp_path / "m")
+    folder = body(name, bert, tmp_path / "m")
     plain = vectors(embedding, embedding.model_fn(str(folder)), TEXTS)
     tiny_adapters.lora(folder / "adapter", folder, LAYERS[name], use_rslora=True)
     ours, torchs, reason = by_both(embedding, folder, monkeypatch)
@@ -67,7 +67,7 @@ def test_the_adapter_of_a_model_with_a_head(
     embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
 ) -> None:
     """It may have the head's names where the base has none, and the other way round."""
-    folder = family("Bert", bert, tmp_path / "m", "Model" if prefix else "ForMaskedLM")
+    folder = body("Bert", bert, tmp_path / "m", "Model" if prefix else "ForMaskedLM")
     tiny_adapters.lora(folder / "adapter", folder, ("query", "value"))
     start = tiny_adapters.PREFIX
     renamed(folder / "adapter", lambda name: start + prefix + name.removeprefix(start).removeprefix("bert."))
@@ -97,7 +97,7 @@ def test_int8_beneath_an_adapter(
 def test_a_part_that_no_answer_depends_on_does_not_matter(
     embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = family("Bert", bert, tmp_path / "m")
+    folder = body("Bert", bert, tmp_path / "m")
     tiny_adapters.lora(folder / "adapter", folder, ("query", "pooler.dense"))
     ours, torchs, reason = by_both(embedding, folder, monkeypatch)
     assert reason == ""
@@ -107,7 +107,7 @@ def test_a_part_that_no_answer_depends_on_does_not_matter(
 def test_an_adapter_of_a_table_is_torchs(
     embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = family("Bert", bert, tmp_path / "m")
+    folder = body("Bert", bert, tmp_path / "m")
     tiny_adapters.lora(folder / "adapter", folder, ("query", "word_embeddings"))
     ours, torchs, reason = by_both(embedding, folder, monkeypatch)
     assert reason == "its adapter changes embeddings.word_embeddings"
@@ -118,7 +118,7 @@ def test_an_adapter_of_a_table_is_torchs(
 def test_an_adapter_that_does_not_fit_is_refused_also_where_the_graph_is_known(
     embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layer: str, size: int
 ) -> None:
-    folder = family("Bert", bert, tmp_path / "m")
+    folder = body("Bert", bert, tmp_path / "m")
     context = Context()
     embedding.model_fn(str(folder), context)
     monkeypatch.setenv(engine.CHECKED, context.notes["key"])
@@ -132,7 +132,7 @@ def test_an_adapter_that_does_not_fit_is_refused_also_where_the_graph_is_known(
 def test_models_that_share_a_base_have_graphs_that_are_known_alike(
     embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base = family("Bert", bert, tmp_path / "base")
+    base = body("Bert", bert, tmp_path / "base")
     answers, keys = [], []
     for seed in range(2):
         folder = linked(base, tmp_path / str(seed))
