@@ -8,7 +8,8 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+
+from mme.container import cgroup
 
 MiB = 1024 * 1024
 
@@ -186,19 +187,7 @@ def log_level(text: str) -> str:
 
 
 def usable_cpus() -> int:
-    """Cores that this process may use: its affinity, less where the cgroup's quota is lower."""
+    """Cores that this process may use: its affinity, less where its control groups' quota is lower."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quotas: list[float] = []
-    for quota_file, period_file in (
-        ("/sys/fs/cgroup/cpu.max", None),
-        ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "/sys/fs/cgroup/cpu/cpu.cfs_period_us"),
-    ):
-        try:
-            words = Path(quota_file).read_text().split()
-            if period_file:
-                words.append(Path(period_file).read_text().strip())
-            if int(words[0]) > 0 and int(words[1]) > 0:
-                quotas.append(int(words[0]) / int(words[1]))
-        except (OSError, ValueError, IndexError):
-            continue
-    return max(1, min([count, *(int(quota + 0.5) for quota in quotas)]))
+    quota = cgroup.cpus()
+    return count if quota is None else max(1, min(count, int(quota + 0.5)))

@@ -10,10 +10,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mme.container import conversion
+from mme.container import cgroup, conversion
 from mme.container.config import MiB
 
-_UNLIMITED = 1 << 60
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf")
 MAPPED_FILES = (".safetensors",)
@@ -35,41 +34,17 @@ def _read(path: str) -> str | None:
         return None
 
 
-def _number(path: str) -> int | None:
-    text = (_read(path) or "").strip()
-    return int(text) if text.isdigit() else None
-
-
-def _cgroup() -> tuple[int, int] | None:
-    """(limit, memory that cannot be reclaimed) of the cgroup, version 2 then version 1."""
-    for limit_file, stat_file, kinds in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.stat", ("anon", "shmem", "kernel")),
-        (
-            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
-            "/sys/fs/cgroup/memory/memory.stat",
-            ("total_rss", "total_shmem"),
-        ),
-    ):
-        limit = _number(limit_file)
-        if limit is None or limit >= _UNLIMITED:
-            continue
-        rows = dict(row.split() for row in (_read(stat_file) or "").splitlines() if len(row.split()) == 2)
-        return limit, sum(int(rows.get(kind, 0)) for kind in kinds)
-    return None
-
-
 def host(limit: int | None = None) -> Host:
-    """Memory of this container: the lower of the machine, the cgroup and ``limit`` (a setting)."""
+    """Memory of this container: the lowest of the machine's, its control groups' and ``limit`` (a setting)."""
     info = {name: size * 1024 for name, size in _kilobytes(_read("/proc/meminfo") or "").items()}
     if info:
         total, available = info["MemTotal"], info.get("MemAvailable", info["MemFree"])
     else:  # macOS has no /proc
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         available = _mac_available() if sys.platform == "darwin" else total // 2
-    cgroup = _cgroup()
-    if cgroup is not None and cgroup[0] < total:
-        total = cgroup[0]
-        available = min(available, max(0, cgroup[0] - cgroup[1]))
+    for group in cgroup.memory():
+        total = min(total, group.size)
+        available = min(available, max(0, group.size - group.used))
     if limit is not None and limit < total:
         total = limit
     return Host(total, min(available, total))
@@ -133,9 +108,11 @@ def anonymous(pid: int) -> int:
 
 def oom_kills() -> int:
     """How often the kernel has killed a process for want of memory, as far as this container can see."""
-    events = _read("/sys/fs/cgroup/memory.events") or _read("/proc/vmstat") or ""
-    match = re.search(r"^oom_kill (\d+)", events, re.MULTILINE)
-    return int(match[1]) if match else 0
+    count = cgroup.oom_kills()
+    if count is None:
+        match = re.search(r"^oom_kill (\d+)", _read("/proc/vmstat") or "", re.MULTILINE)
+        count = int(match[1]) if match else 0
+    return count
 
 
 @dataclass(frozen=True)
