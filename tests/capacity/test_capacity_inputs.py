@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import uuid
+import zipfile
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,9 @@ def test_models_come_from_a_csv_file(tmp_path: Path) -> None:
         ("name,size\nbert,90MB,3\n", "line 2: 3 cells where the head has 2"),
         ("name,size\nbert,large\n", "line 2: size is 'large'"),
         ("name,size\nbert,1\ngpt2,-5MB\n", "line 3: size is -5MB; it cannot be below 0"),
+        ("name,size\nbert,0\n", "line 2: size is 0; every model takes some"),
+        ("name,size,active\nbert,1,0\n", "line 2: active is 0; every model takes some"),
+        ("name,size,answer_seconds\nbert,1,0.0\n", "line 2: answer_seconds is 0.0; every model takes some"),
         ("name,size\nbert,\n", "line 2: size is ''"),
         ("name,size\nbert,1\nbert,2\n", "line 3: the model 'bert' is there already, on line 2"),
         ("name,size\n,1\n", "line 2: the model has no name"),
@@ -207,6 +212,15 @@ def test_an_empty_trace_and_one_request_are_right(tmp_path: Path, text: str) -> 
         ("time,model\n1,bert,0.1\n", "line 2: 3 cells where the head has 2"),
         ("time,model,seconds\n1,bert,-0.1\n", "line 2: seconds is '-0.1'"),
         ("time,model,seconds\n1,bert,inf\n", "line 2: seconds is 'inf'"),
+        (
+            "time,model\n5,bert\n2026-11-26T21:00:00Z,bert\n",
+            "line 3: time 2026-11-26T21:00:00Z is a date, others are not",
+        ),
+        (
+            "time,model\n2026-11-26T21:00:00Z,bert\n1795726801,bert\n",
+            "line 3: time 1795726801 is seconds, others are not",
+        ),
+        ("time,model\n0,bert\n1,bert\n9000,bert\n", "line 4: nobody asked for 2.5 hours before this line"),
         ("time,model\n0,bert\n1,bert\n2,bert\n9000,bert\n", "line 5: nobody asked for 2.5 hours before this line"),
     ],
 )
@@ -231,6 +245,27 @@ def test_a_file_that_is_not_text_in_utf8_is_refused(tmp_path: Path, read: Any) -
         read(path)
     with pytest.raises(UsageError, match="cannot be read"):
         read(tmp_path / "none.csv")
+
+
+def test_traces_and_logs_may_be_compressed(tmp_path: Path) -> None:
+    """As logs are that were rotated, and exports from CloudWatch Logs."""
+    path = tmp_path / "file.gz"
+    path.write_bytes(gzip.compress(b"\xef\xbb\xbftime,model\r\n1,bert\r\n2,tiny\r\n"))
+    assert trace.read_csv(path, three()).model.tolist() == [0, 2]
+    path.write_bytes(gzip.compress(b"name,size\nbert,1\n"))
+    assert [row.name for row in listing.read_csv(path)] == ["bert"]
+    line = json.dumps({"time": 1, "event": "invoke", "target": "tiny", "total_ms": 1, "predict_ms": 1})
+    log = gzip.compress(line.encode())
+    path.write_bytes(log)
+    assert trace.read_access_log(path, three()).model.tolist() == [2]
+    for broken in (log[:-12], log[:12] + b"\0" * 40, log[:-6] + b"\1\2" + log[-4:]):
+        path.write_bytes(broken)
+        with pytest.raises(UsageError, match=r"file\.gz is damaged"):
+            trace.read_access_log(path, three())
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("trace.csv", "time,model\n1,bert\n")
+    with pytest.raises(UsageError, match=r"file\.gz is a ZIP archive"):
+        trace.read_csv(path, three())
 
 
 def test_a_gap_can_be_meant(tmp_path: Path) -> None:
@@ -273,7 +308,12 @@ def test_the_containers_log_is_a_trace(tmp_path: Path) -> None:
     assert asked.model.tolist() == [1, 0]
     assert asked.time.tolist() == pytest.approx([0, 0.4])
     assert asked.factor is not None
-    assert asked.factor.tolist() == pytest.approx([1.0, 0.5])
+    # gpt2, which takes 0.2 seconds: 0.4 for two, of which 0.3 of an answer are paid once. bert takes 0.1: 0.05.
+    assert asked.factor.tolist() == pytest.approx([0.4 / (0.3 + 0.7 * 2) / 0.2, 0.5])
+    refused = json.dumps({"time": 103, "event": "invoke", "target": "tiny", "status": 503, "total_ms": 1})
+    asked = trace.read_access_log(written(tmp_path, f"{text}\n{refused}\n", "log"), three())
+    assert asked.factor is not None
+    assert asked.factor[-1] == 1
     with pytest.raises(UsageError, match="line 1: there is no model 'other'"):
         trace.read_access_log(written(tmp_path, line(1, "other", 1, 1), "log"), three())
     for field, value in (

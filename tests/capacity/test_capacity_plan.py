@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import attached_provider
@@ -233,6 +234,30 @@ def test_where_more_instances_do_not_help_the_caches_are_what_limits() -> None:
     assert planned.best is None
     assert "cold" in planned.options[0].missed
     assert "models do not stay" in planned.options[0].limit
+
+
+@pytest.mark.parametrize(
+    ("needs", "factor", "limit"),
+    [
+        ({"answer": 0.5}, None, "processor (an answer alone takes 0.5 seconds)"),
+        ({"answer": 70.0}, None, "processor (answers that take more than 60 seconds alone)"),
+        ({}, 100.0, "processor (an answer alone takes 1.2 seconds)"),
+        ({"active": 100 * GB}, None, "memory (too little for m0 alone)"),
+        ({"disk": 600 * GB, "active": GB}, None, "disk (too little for m0 alone)"),
+    ],
+)
+def test_what_one_request_alone_needs_too_much_of_is_said_and_not_searched_for(
+    needs: dict[str, float], factor: float | None, limit: str
+) -> None:
+    given: dict[str, Any] = {"disk": 90 * MB, "active": 105 * MB, "load": 0.06, "answer": 0.012, **needs}
+    asked, rates = trace.busiest_of(trace.Law(5, 0.9, 3600), 1, 2000)
+    if factor is not None:
+        asked = replace(asked, factor=np.full(len(asked), factor, np.float32))
+    planned = plan(models(["m0"], **given), asked, rates, PRICES, Goal(), Settings(), ("ml.m5.xlarge",), changes=False)
+    assert planned.best is None
+    (option,) = planned.options
+    assert option.limit == limit
+    assert len(planned.trials) == 1
 
 
 def test_int8_and_adapters_have_the_bytes_that_the_documents_say() -> None:

@@ -1,4 +1,4 @@
-"""CSV files with a header line, read row by row; errors name the file and the line."""
+"""CSV files with a header line, compressed with gzip or not, read row by row; errors name the file and the line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from mme.capacity import textfile
 from mme.errors import UsageError
 
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -26,14 +27,12 @@ def opened(path: Path) -> Iterator[tuple[list[str], Iterator[tuple[int, list[str
     that is not CSV in UTF-8, here or while rows are read.
     """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with textfile.opened(path) as file:
             reader = csv.reader(file)
             head = [cell.strip() for cell in next(reader, [])]
             if len(head) == 1 and (other := next((SEPARATORS[sign] for sign in SEPARATORS if sign in head[0]), None)):
                 raise fault(path, 1, f"the cells are separated by {other}.", "Separate them with commas.")
             yield head, _rows(path, reader, len(head))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError(f"{path} is not a CSV file in UTF-8: {error}.") from None
 

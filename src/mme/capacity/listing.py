@@ -96,6 +96,9 @@ def _figure(path: Path, line: int, column: str, text: str) -> float:
         raise fault(path, line, f"{column} is {text!r}; it must be {form}.")
     if figure < 0:
         raise fault(path, line, f"{column} is {text}; it cannot be below 0.")
+    if figure == 0 and column in ("size", "active", "answer_seconds"):
+        hint = None if column == "size" else "Leave the cell empty where it is not known."
+        raise fault(path, line, f"{column} is {text}; every model takes some.", hint)
     return figure
 
 

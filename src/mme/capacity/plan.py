@@ -14,7 +14,7 @@ from mme.capacity.fleets import MOST_VOLUME, Settings, fleet_of, on, volume_of
 from mme.capacity.instances import InstanceType, Prices
 from mme.capacity.needs import OURS, STOCK, Models
 from mme.capacity.simulate import Outcome, Requests, memory_for_models, simulate
-from mme.capacity.state import Floats
+from mme.capacity.state import TOO_LARGE, Floats
 from mme.errors import UsageError
 from mme.operate import processors
 
@@ -196,6 +196,25 @@ class Search:
         work = self.peak * float((share * needs.answer * cores).sum()) * (1 - self.settings.serving.batch_shared)
         return max(self.settings.at_least, math.ceil(work / kind.vcpus - 1e-9), 1)
 
+    def _hopeless(self, kind: InstanceType, tried: Option) -> str | None:
+        """Why no number of instances meets the goal, where one request alone needs too much; else None."""
+        outcome = self.outcome(kind, tried.instances)
+        large = outcome.model[outcome.outcome == TOO_LARGE]
+        if len(large) > self.goal.refused * len(outcome.model):
+            fleet = fleet_of(kind, 1, self.models, self.settings)
+            what = "memory" if self.models.active[large[0]] > fleet.memory else "disk"
+            return f"{what} (too little for {self.models.names[large[0]]} alone)"
+        seconds = on(kind, self.models, self.settings).answer[self.requests.model]
+        if self.requests.factor is not None:
+            seconds = seconds * self.requests.factor
+        limit = fleet_of(kind, 1, self.models, self.settings).answer_timeout
+        if "refused" in tried.missed and float((seconds > limit).mean()) > self.goal.refused:
+            return f"processor (answers that take more than {limit:g} seconds alone)"
+        slow = float(np.percentile(seconds, 99)) if len(seconds) else 0.0
+        if self.goal.p99 is not None and slow > self.goal.p99:
+            return f"processor (an answer alone takes {slow:.3g} seconds)"
+        return None
+
     def fewest(self, kind: InstanceType, most: int = MOST_INSTANCES) -> Option:
         """The fewest instances that meet the goal; else the last trial, with what it misses."""
         low = self.least_by_processor(kind)
@@ -204,6 +223,8 @@ class Search:
         option = self.trial(kind, low)
         if option.meets:
             return replace(option, limit=option.limit if low > self.settings.at_least else "the fewest allowed")
+        if limit := self._hopeless(kind, option):
+            return replace(option, limit=limit)
         failed, worst = low, option
         count = low
         while not option.meets:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from mme.capacity import csvfile
+from mme.capacity import csvfile, textfile
 from mme.capacity.cells import finite, is_number
 from mme.capacity.csvfile import fault
-from mme.capacity.needs import Models
+from mme.capacity.needs import OURS, Models
 from mme.capacity.simulate import Requests
 from mme.capacity.state import Floats, Ints
 from mme.errors import UsageError
@@ -23,6 +25,7 @@ from mme.errors import UsageError
 DAY = 86400.0
 LONGEST_GAP = 3600.0
 LATEST = 1e11  # seconds since 1970, in the year 5138: what is above are milliseconds, or less
+MIXED = "Give all times as seconds, or all as ISO 8601."
 DIGEST = re.compile(r"-[0-9a-f]{12}(?:\.tar\.gz)?$")
 
 
@@ -68,6 +71,7 @@ def read_csv(path: Path, models: Models, *, gaps: bool = False) -> Requests:
     which: list[int] = []
     seconds: list[float] = []
     lines: list[int] = []
+    dated = False
     with csvfile.opened(path) as (head, rows):
         if head not in (["time", "model"], ["time", "model", "seconds"]):
             raise fault(path, 1, f"the head is {','.join(head)!r}.", "It must be time,model or time,model,seconds.")
@@ -76,6 +80,12 @@ def read_csv(path: Path, models: Models, *, gaps: bool = False) -> Requests:
                 if not cell:
                     raise fault(path, line, f"{column} is missing.")
             times.append(_moment(path, line, cells[0]))
+            if (finite(cells[0]) is None) != dated:
+                if len(times) > 1:
+                    raise fault(
+                        path, line, f"time {cells[0]} is {'seconds' if dated else 'a date'}, others are not.", MIXED
+                    )
+                dated = True
             if len(times) > 1 and times[-1] < times[-2]:
                 raise fault(path, line, f"time {cells[0]} is before the line above.", "Sort the trace by time.")
             if (at := index.get(cells[1], -1)) < 0:
@@ -113,54 +123,37 @@ def _took(path: Path, line: int, text: str) -> float:
 def read_access_log(path: Path, models: Models, *, gaps: bool = False) -> Requests:
     """Our container's log: its lines ``"event": "invoke"``. Other lines, such as what handlers print, are passed over.
 
-    A line is written when a request is answered; it arrived ``total_ms`` before. Raises UsageError.
+    A line is written when a request is answered; it arrived ``total_ms`` before. One that was refused, whose line has
+    no stages, takes what its model usually does. Raises UsageError.
     """
     index = _index(models)
+    shared = models.measured(OURS).batch_shared
     requests: list[tuple[float, int, float, int]] = []
-    try:
-        with path.open(encoding="utf-8", errors="replace") as file:
-            for number, text in enumerate(file, 1):
-                start = text.find("{")
-                if start < 0 or '"invoke"' not in text:
-                    continue
-                try:
-                    line = json.loads(text[start:])
-                except (ValueError, RecursionError):
-                    continue
-                if not isinstance(line, dict) or line.get("event") != "invoke":
-                    continue
-                name = line.get("target") or line.get("model")
-                stages = {f"{stage}_ms": line.get(f"{stage}_ms", 0) for stage in ("decode", "predict", "encode")}
-                numbers = {
-                    "time": line.get("time"),
-                    "total_ms": line.get("total_ms", 0),
-                    "batch": line.get("batch") or 1,
-                    **stages,
-                }
-                if not isinstance(name, str):
-                    raise UsageError(f"{path}, line {number}: an invocation without its model.")
-                if isinstance(numbers["time"], str):
-                    numbers["time"] = _time(numbers["time"])
-                for key, value in numbers.items():
-                    if not is_number(value, LATEST if key == "time" else 1e12):
-                        raise UsageError(
-                            f"{path}, line {number}: {key} is {line.get(key)!r}.",
-                            "A time is ISO 8601 or seconds since 1970; all else is a number, 0 or more.",
-                        )
-                at = index.get(name, -1)
-                if at < 0:
-                    raise _unknown(f"{path}, line {number}", name, index)
-                arrived = numbers["time"] - numbers["total_ms"] / 1000
-                worked = sum(map(float, stages.values())) / 1000
-                requests.append((arrived, at, worked / max(1, int(numbers["batch"])), number))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}.") from None
+    with textfile.opened(path, "replace") as file:
+        for number, text in enumerate(file, 1):
+            start = text.find("{")
+            if start < 0 or '"invoke"' not in text:
+                continue
+            try:
+                line = json.loads(text[start:])
+            except (ValueError, RecursionError):
+                continue
+            if not isinstance(line, dict) or line.get("event") != "invoke":
+                continue
+            where = f"{path}, line {number}"
+            name = line.get("target") or line.get("model")
+            if not isinstance(name, str):
+                raise UsageError(f"{where}: an invocation without its model.")
+            if (at := index.get(name, -1)) < 0:
+                raise _unknown(where, name, index)
+            arrived, worked = _invocation(where, line, shared)
+            requests.append((arrived, at, worked, number))
     if not requests:
         raise UsageError(
             f"{path} has no invocation.",
-            'It should hold the container\'s lines with "event": "invoke" (MME_ACCESS_LOG).',
+            'It should hold the container\'s lines with "event": "invoke" (MME_ACCESS_LOG), as aws logs tail shows.',
         )
-    requests.sort()
+    requests.sort(key=lambda one: (one[0], one[3]))
     return _requests(
         [entry[0] for entry in requests],
         [entry[1] for entry in requests],
@@ -171,6 +164,27 @@ def read_access_log(path: Path, models: Models, *, gaps: bool = False) -> Reques
     )
 
 
+def _invocation(where: str, line: Mapping[str, Any], shared: float) -> tuple[float, float]:
+    """(when the request arrived, the seconds it would have taken alone) by a line of the log; the latter is not a
+    number where the line has no stages, as that of a request that was refused. ``shared``: see Serving. Raises
+    UsageError."""
+    stages = [f"{stage}_ms" for stage in ("decode", "predict", "encode")]
+    numbers = {"time": line.get("time"), "total_ms": line.get("total_ms", 0), "batch": line.get("batch") or 1}
+    numbers |= {stage: line[stage] for stage in stages if stage in line}
+    if isinstance(numbers["time"], str):
+        numbers["time"] = _time(numbers["time"])
+    for key, value in numbers.items():
+        if not is_number(value, LATEST if key == "time" else 1e12):
+            raise UsageError(
+                f"{where}: {key} is {line.get(key)!r}.",
+                "A time is ISO 8601 or seconds since 1970; all else is a number, 0 or more.",
+            )
+    worked = sum(float(numbers[stage]) for stage in stages if stage in numbers) / 1000
+    # A batch of k takes answer * (shared + (1 - shared) * k).
+    alone = worked / (shared + (1 - shared) * max(1, int(numbers["batch"])))
+    return float(numbers["time"]) - float(numbers["total_ms"]) / 1000, alone if "predict_ms" in numbers else math.nan
+
+
 def _requests(
     times: list[float], which: list[int], seconds: list[float], models: Models, place: object, gaps: bool
 ) -> Requests:
@@ -178,7 +192,7 @@ def _requests(
     model = np.array(which, np.int32)
     if len(time) > 2 and not gaps:
         pauses = np.diff(time)
-        usual = float(np.median(pauses))
+        usual = float(np.percentile(pauses, 50, method="lower"))  # a pause that there is: of two, not their mean
         longest = int(np.argmax(pauses))
         if pauses[longest] > max(LONGEST_GAP, 100 * usual):
             raise UsageError(
@@ -191,6 +205,7 @@ def _requests(
     if seconds:
         usual_seconds = models.answer[model]
         factor = np.divide(seconds, usual_seconds, out=np.ones(len(model)), where=usual_seconds > 0).astype(np.float32)
+        factor[np.isnan(factor)] = 1.0
     return Requests(time, model, factor)
 
 
