@@ -74,17 +74,17 @@ output "invoke_policies" {
 }
 
 output "client_policy_json" {
-  description = "IAM policy for whoever calls models by name with `mme.client` or `invoke predict`: every model on the endpoint, and what `lookup_policy_json` allows."
+  description = "IAM policy for clients that call models by name with `mme.client` or `invoke predict`: it allows calling every model on the endpoint, and what `lookup_policy_json` allows."
   value       = one(data.aws_iam_policy_document.client[*].json)
 }
 
 output "lookup_policy_json" {
-  description = "IAM policy that allows finding out which target a name means, and no call. Together with one of `invoke_policies` it is what a tenant needs who calls models by name."
+  description = "IAM policy that allows looking up which target a name means, and no calls. A tenant that calls models by name needs it together with one of `invoke_policies`."
   value       = one(data.aws_iam_policy_document.lookup[*].json)
 }
 
 output "operator_policy_json" {
-  description = "IAM policy for whoever lives with the endpoint: what `status`, `doctor`, `logs`, `warm`, `dashboard`, the channels' tasks, `delete`, `prune` and `capacity` need. It can publish no archive and change nothing about the endpoint."
+  description = "IAM policy for operators of the endpoint: what `status`, `doctor`, `logs`, `warm`, `dashboard`, the channels' tasks, `delete`, `prune` and `capacity` need. It allows neither publishing archives nor changing the endpoint."
   value       = one(data.aws_iam_policy_document.operator[*].json)
 }
 
