@@ -176,7 +176,17 @@ def concerns_all(error: MmeError) -> bool:
 
 def concerns_every_call(error: boto.ClientError) -> bool:
     """Whether AWS would refuse every other call for the same reason: the credentials or the bucket."""
-    return code_of(error) in _EXPIRED | _BAD_KEYS | {"NoSuchBucket"}
+    return code_of(error) in _EXPIRED | _BAD_KEYS | {"NoSuchBucket"} or _is_skewed(error)
+
+
+def _is_skewed(error: boto.ClientError) -> bool:
+    """Whether AWS refuses the time of the request: S3 with a code of its own, the other services in the words for a
+    signature that is too old or too young."""
+    message = str(error.response.get("Error", {}).get("Message") or "")
+    signed = code_of(error) in ("InvalidSignatureException", "SignatureDoesNotMatch")
+    return code_of(error) == "RequestTimeTooSkewed" or (
+        signed and message.startswith(("Signature expired", "Signature not yet current"))
+    )
 
 
 _EXPIRED = {
@@ -184,7 +194,6 @@ _EXPIRED = {
     "ExpiredTokenException",
     "RequestExpired",
     "TokenRefreshRequired",
-    "RequestTimeTooSkewed",
 }
 _BAD_KEYS = {
     "InvalidAccessKeyId",
@@ -193,6 +202,7 @@ _BAD_KEYS = {
     "InvalidToken",
     "UnrecognizedClientException",
     "AuthFailure",
+    "InvalidSignatureException",
 }
 _DENIED = {"AccessDenied", "AccessDeniedException", "AllAccessDisabled", "403", "Forbidden"}
 _REGION = {"PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", "301"}
@@ -250,6 +260,11 @@ def _why_refused(caught: boto.ClientError, bucket: str | None) -> tuple[str, str
     code, status = code_of(caught), status_of(caught)
     text = str(caught.response.get("Error", {}).get("Message") or "").strip().rstrip(".")
     where = f"bucket {bucket}" if bucket else "it"
+    if _is_skewed(caught):
+        return (
+            f"this machine's clock and AWS's differ by some minutes ({code}" + (f": {text})" if text else ")"),
+            "Set the clock, by NTP for instance, then run the same command again.",
+        )
     if code in _EXPIRED:
         return (
             f"the AWS credentials have expired ({code})",

@@ -188,6 +188,9 @@ def test_a_refusal_that_passes_is_tried_again(runtime: Runtime, refusal: Said) -
         (error(424, "ModelError", OriginalStatusCode=503, OriginalMessage="busy"), errors.ModelError),
         (error(400, "ValidationError", "Endpoint main of account 1 not found."), errors.EndpointNotFound),
         (error(400, "ValidationError", "Failed to download model data"), errors.TargetNotFound),
+        (error(400, "ValidationError", "Variant blue of endpoint main not found."), errors.EndpointError),
+        (error(400, "ValidationError", "1 validation error detected: … at 'targetVariant' …"), errors.EndpointError),
+        (error(403, "InvalidSignatureException", "Signature expired: …"), errors.AccessDenied),
         (error(403, "AccessDeniedException"), errors.AccessDenied),
         (error(403, "ExpiredTokenException"), errors.AccessDenied),
         (error(403, "UnrecognizedClientException"), errors.AccessDenied),
@@ -200,6 +203,7 @@ def test_a_refusal_that_passes_is_tried_again(runtime: Runtime, refusal: Said) -
 def test_everything_else_is_asked_once(runtime: Runtime, refusal: Said | None, kind: type[Exception]) -> None:
     with pytest.raises(kind) as caught:
         runtime.ask(refusal)
+    assert type(caught.value) is kind
     if refusal is None:
         assert "The model may have seen the request" in str(caught.value)
     assert (len(runtime.stub.asked), runtime.pauses) == (1, [])

@@ -466,6 +466,30 @@ def test_what_is_not_there_is_said(corner: Corner, tmp_path: Path) -> None:
     assert "names no model" in corner("warm", *where, "--most-used", "3").err
 
 
+@pytest.mark.parametrize(
+    ("environment", "status", "said"),
+    [
+        ({"FAKE_START_SECONDS": "60"}, "Creating", "aws sagemaker wait"),
+        ({"FAKE_BROKEN": "1"}, "Failed", "invoke doctor"),
+    ],
+)
+def test_an_endpoint_that_answers_nobody_is_not_waited_for(
+    corner: Corner, environment: dict[str, str], status: str, said: str
+) -> None:
+    corner.publish(A)
+    endpoint = corner.endpoint(corner.config({"ModelName": corner.model(environment)}), wait=False)
+    if status == "Failed":
+        assert corner.settled(endpoint)["EndpointStatus"] == status
+    found = corner("warm", "--endpoint", endpoint, "--model", "a", "--json")
+    assert found.code == 9
+    assert f"Endpoint {endpoint} is {status} and answers nobody" in found.json["error"]["message"]
+    assert said in found.json["error"]["hint"]
+    doctor = corner("doctor", "--endpoint", endpoint, "--json")
+    findings = [item for item in doctor.json["findings"] if item["check"] == "endpoint"]
+    assert [item["severity"] for item in findings] == ["error" if status == "Failed" else "warning"]
+    assert status in findings[0]["what"]
+
+
 def test_every_instance_of_a_variant_is_reached(logging_corner: Corner) -> None:
     """Two containers with caches of their own; the log says which of them have answered."""
     for target in (A, B):

@@ -158,6 +158,10 @@ def typed(caught: Exception, endpoint: str, target: str) -> MmeError:
     else:
         kind = EndpointError
     error = explain(caught, doing, error=kind)
+    if isinstance(error, EndpointUnavailable) and error.hint is None:
+        return EndpointUnavailable(
+            error.message, f"See what it is doing, and why: invoke status --endpoint {endpoint}."
+        )
     if isinstance(error, NoAnswer) and error.hint is None:
         return NoAnswer(
             error.message, "The model may have seen the request. Ask again where asking twice does no harm."
@@ -195,7 +199,9 @@ def _not_valid(error: ClientError, endpoint: str, target: str) -> EndpointError:
     message = str(error.response.get("Error", {}).get("Message", "")).strip()
     lower = message.lower()
     kind, hint = EndpointError, None
-    if "endpoint" in lower and "not found" in lower:
+    if "validation error" in lower or lower.startswith("variant "):
+        pass  # what is asked for is malformed, or a variant is missing: neither endpoint nor target is
+    elif "endpoint" in lower and "not found" in lower:
         kind = EndpointNotFound
         hint = "Check --endpoint, MME_ENDPOINT and the region; terraform apply creates the endpoint."
     elif "model data" in lower or "target" in lower or "s3" in lower:

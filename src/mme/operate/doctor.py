@@ -146,6 +146,11 @@ def _endpoint(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Findi
                 "See what its containers wrote, put it right, and create it again.",
                 f"invoke logs --endpoint {name} --errors --since 1d",
             )
+        elif facts.status in endpoint_facts.SILENT:
+            hint = endpoint_facts.SILENT[facts.status].format(name=name)
+            yield warning(
+                "endpoint", f"{name} is {facts.status} and answers nobody.", hint, f"invoke status --endpoint {name}"
+            )
         elif facts.failure:
             what = f"{name} serves, but its last update failed: {facts.failure}"
             yield error("endpoint", what, "Put it right, and update again.", f"invoke logs --endpoint {name} --errors")

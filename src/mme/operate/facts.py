@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from types_boto3_sagemaker import SageMakerClient
 
 
+SILENT = {
+    "Creating": "Wait until it is in service (aws sagemaker wait endpoint-in-service --endpoint-name {name}), then run "
+    "the same command again.",
+    "Deleting": "terraform apply makes it again once it is gone.",
+    "Failed": "See why: invoke doctor --endpoint {name}, invoke logs --endpoint {name}. terraform apply makes it anew.",
+    "OutOfService": "See why: invoke doctor --endpoint {name}.",
+}
+"""The states in which an endpoint answers nobody, and what there is to do."""
+
+
 @dataclass(frozen=True)
 class Container:
     """What a variant runs, as its model (the SageMaker resource) says. ``data`` is its ModelDataUrl."""

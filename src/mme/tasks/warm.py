@@ -66,6 +66,11 @@ def warm(
     name = settings.endpoint
     facts = endpoint_facts.read(aws.sagemaker_client(settings.region), name)
     variants = _variants_of(facts, variant)
+    if facts.status in endpoint_facts.SILENT and not dry_run:
+        raise EndpointError(
+            f"Endpoint {name} is {facts.status} and answers nobody{f': {facts.failure}' if facts.failure else ''}.",
+            endpoint_facts.SILENT[facts.status].format(name=name),
+        )
     store = store_of(settings, facts)
     s3 = aws.s3_client(settings.region)
     log = aws.client("logs", settings.region)
