@@ -17,18 +17,60 @@ data "aws_sagemaker_prebuilt_ecr_image" "this" {
   count = var.create ? 1 : 0
 
   repository_name = "huggingface-pytorch-inference"
-  region          = anytrue([for uri in values(local.given_images) : uri == null]) ? local.region : "us-east-1"
+  region          = local.registry_region
   # The data source's own default knows only amazonaws.com.
   dns_suffix = local.dns_suffix
 }
 
+# Where the endpoint is. With depends_on on the module call, Terraform reads the data sources only while it applies,
+# whenever what the module depends on is about to change, and names made of them would be unknown to the plan, which would
+# replace bucket, role and models. A resource whose input is ignored once it is there says it to every later plan.
+resource "terraform_data" "place" {
+  count = var.create ? 1 : 0
+
+  input = local.looked_up
+
+  lifecycle {
+    ignore_changes = [input]
+  }
+}
+
+# The same for AWS's registry, in the region that is looked at.
+resource "terraform_data" "registry" {
+  count = var.create ? 1 : 0
+
+  input            = split(":", data.aws_sagemaker_prebuilt_ecr_image.this[0].registry_path)[0]
+  triggers_replace = local.registry_region
+
+  lifecycle {
+    ignore_changes = [input]
+
+    # Not a postcondition of the place: its `self` is an error in a plan with -refresh-only before it is there.
+    precondition {
+      condition     = local.place.account_id == local.looked_up.account_id && local.place.region == local.looked_up.region
+      error_message = "The provider works in account ${local.looked_up.account_id} and region ${local.looked_up.region}, but the endpoint ${local.endpoint_name} was made in account ${local.account_id} and region ${local.region}, where everything about it is. For a second region or account call the module again, with another provider. To move it, destroy it with the provider that it was made with, and apply then."
+    }
+  }
+}
+
 locals {
   # With create = false nothing is looked up, and names and ARNs built of these go nowhere.
-  account_id = var.create ? data.aws_caller_identity.current[0].account_id : "000000000000"
-  partition  = var.create ? data.aws_partition.current[0].partition : "aws"
-  dns_suffix = var.create ? data.aws_partition.current[0].dns_suffix : "amazonaws.com"
-  # `id` reads the same in provider 5 and 6; `name` is deprecated in 6, and `region` is not there in 5.
-  region = var.create ? data.aws_region.current[0].id : "none"
+  looked_up = {
+    account_id = var.create ? data.aws_caller_identity.current[0].account_id : "000000000000"
+    partition  = var.create ? data.aws_partition.current[0].partition : "aws"
+    dns_suffix = var.create ? data.aws_partition.current[0].dns_suffix : "amazonaws.com"
+    # `id` reads the same in provider 5 and 6; `name` is deprecated in 6, and `region` is not there in 5.
+    region = var.create ? data.aws_region.current[0].id : "none"
+  }
+  # A plan with -refresh-only has no resource that is not there yet.
+  place      = try(terraform_data.place[0].input, local.looked_up)
+  account_id = local.place.account_id
+  partition  = local.place.partition
+  dns_suffix = local.place.dns_suffix
+  region     = local.place.region
+
+  registry_region = anytrue([for uri in values(local.given_images) : uri == null]) ? local.region : "us-east-1"
+  registry        = try(terraform_data.registry[0].input, split(":", data.aws_sagemaker_prebuilt_ecr_image.this[0].registry_path)[0])
 
   # Names, prefixes and ARNs are no secrets, even where they come from something that is marked as one, such as an SSM
   # parameter. Outputs made of them stay plain, and messages can name them.
@@ -58,7 +100,7 @@ locals {
   }
   image_uris = {
     for key, uri in local.given_images : key =>
-    uri != null ? uri : "${split(":", data.aws_sagemaker_prebuilt_ecr_image.this[0].registry_path)[0]}:${local.huggingface_tags[key]}"
+    uri != null ? uri : "${local.registry}:${local.huggingface_tags[key]}"
   }
 
   # A null takes away what the module's own variables have of the name.

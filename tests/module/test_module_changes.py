@@ -548,6 +548,42 @@ def instances_follow_the_load_and_an_alarm_rolls_back(new: New) -> None:
     assert caller.left() == []
 
 
+def what_it_waits_for_changes_nothing_about_it(new: New) -> None:
+    """With depends_on, Terraform reads the module's data sources while it applies: names are known to the plan all the
+    same. And they stay those of the account and region that the endpoint was made in."""
+    caller = new("waits", resource={"terraform_data": {"before": {"input": "1"}}})
+    inputs: dict[str, Any] = {
+        "variants": {"primary": {"autoscaling": {"min_capacity": 1, "max_capacity": 2, "cpu_utilization": 60}}},
+        "deployment": {"wait_seconds": 0},
+        "invoke_policies": {"all": ["*"]},
+        "notifications": {"create_topic": True},
+        "dashboard": True,
+        "depends_on": ["terraform_data.before"],
+    }
+    try:
+        caller.settle(**inputs)
+        caller.publish(ARCHIVE, 2)
+        before = caller.outputs()
+        caller.blocks["resource"]["terraform_data"]["before"]["input"] = "2"
+        printed = caller.settle(**inputs)
+        assert "Resources: 0 added, 1 changed, 0 destroyed." in printed, printed
+        assert caller.outputs() == before
+        # From AWS's image to one of one's own and back, while that waits as well: the registry is looked up again.
+        for image in (IMAGE, None):
+            caller.blocks["resource"]["terraform_data"]["before"]["input"] = str(image)
+            caller.settle(**inputs, **({"image_uri": image} if image else {}))
+            assert caller.outputs()["image_uris"]["primary"] == (image or before["image_uris"]["primary"])
+        caller.blocks["provider"] = {"aws": {"region": "eu-west-1"}}
+        words = caller.refuse(**inputs)
+        assert "works in account 123456789012 and region eu-west-1" in words
+        assert "was made in account 123456789012 and region us-east-1" in words
+    finally:
+        caller.blocks.pop("provider", None)
+        caller.write(**inputs)
+        caller.destroy()
+    assert caller.left() == []
+
+
 LIVES: dict[str, Callable[[New], None]] = {
     life.__name__: life
     for life in (
@@ -561,6 +597,7 @@ LIVES: dict[str, Callable[[New], None]] = {
         an_endpoint_that_exists_is_adopted,
         a_bucket_and_a_role_that_exist_become_its_own,
         instances_follow_the_load_and_an_alarm_rolls_back,
+        what_it_waits_for_changes_nothing_about_it,
     )
 }
 
