@@ -184,6 +184,12 @@ data "aws_iam_policy_document" "execution" {
       sid       = "EncryptCapturedData"
       actions   = ["kms:GenerateDataKey"]
       resources = [statement.value]
+
+      condition {
+        test     = "StringEquals"
+        variable = "kms:ViaService"
+        values   = ["s3.${local.region}.${local.dns_suffix}"]
+      }
     }
   }
 
@@ -197,13 +203,20 @@ data "aws_iam_policy_document" "execution" {
     }
   }
 
+  # A dump is as large as a container's memory, so it comes in parts, for which S3 asks for both.
   dynamic "statement" {
     for_each = length(local.core_dump_keys) > 0 ? [local.core_dump_keys] : []
 
     content {
       sid       = "EncryptCoreDumps"
-      actions   = ["kms:GenerateDataKey"]
+      actions   = ["kms:Decrypt", "kms:GenerateDataKey"]
       resources = statement.value
+
+      condition {
+        test     = "StringEquals"
+        variable = "kms:ViaService"
+        values   = ["s3.${local.region}.${local.dns_suffix}"]
+      }
     }
   }
 

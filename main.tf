@@ -39,7 +39,7 @@ resource "terraform_data" "place" {
 resource "terraform_data" "registry" {
   count = var.create ? 1 : 0
 
-  input            = split(":", data.aws_sagemaker_prebuilt_ecr_image.this[0].registry_path)[0]
+  input            = local.looked_up_registry
   triggers_replace = local.registry_region
 
   lifecycle {
@@ -69,8 +69,9 @@ locals {
   dns_suffix = local.place.dns_suffix
   region     = local.place.region
 
-  registry_region = anytrue([for uri in values(local.given_images) : uri == null]) ? local.region : "us-east-1"
-  registry        = try(terraform_data.registry[0].input, split(":", data.aws_sagemaker_prebuilt_ecr_image.this[0].registry_path)[0])
+  registry_region    = anytrue([for uri in values(local.given_images) : uri == null]) ? local.region : "us-east-1"
+  looked_up_registry = try(split(":", data.aws_sagemaker_prebuilt_ecr_image.this[0].registry_path)[0], "")
+  registry           = try(terraform_data.registry[0].input, local.looked_up_registry)
 
   # Names, prefixes and ARNs are no secrets, even where they come from something that is marked as one, such as an SSM
   # parameter. Outputs made of them stay plain, and messages can name them.

@@ -256,6 +256,13 @@ resource "aws_iam_policy" "publisher" {
   policy      = data.aws_iam_policy_document.publisher[0].json
 
   tags = local.tags
+
+  lifecycle {
+    precondition {
+      condition     = length(jsonencode(jsondecode(data.aws_iam_policy_document.publisher[0].json))) <= 6144
+      error_message = "The publisher's policy has ${length(jsonencode(jsondecode(data.aws_iam_policy_document.publisher[0].json)))} characters; IAM takes 6144 in a policy. Choose a shorter model_prefix, or name fewer keys in bucket.former_kms_key_arns; or put the output publisher_policy_json into a role, which takes 10240."
+    }
+  }
 }
 
 # Living with the endpoint: what status, doctor, logs, warm, dashboard, the channels' tasks, delete, prune and capacity call.

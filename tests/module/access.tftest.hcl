@@ -368,3 +368,14 @@ run "a_policy_that_iam_would_not_take" {
     aws_s3_bucket_policy.this[0],
   ]
 }
+
+run "refuses_a_publisher_policy_that_is_too_long" {
+  command = plan
+
+  variables {
+    create_publisher_policy = true
+    model_prefix            = "${join("", [for n in range(250) : "a"])}/${join("", [for n in range(250) : "b"])}/"
+  }
+
+  expect_failures = [aws_iam_policy.publisher]
+}

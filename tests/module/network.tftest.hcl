@@ -75,6 +75,29 @@ run "data_capture" {
     condition     = contains([for statement in jsondecode(data.aws_iam_policy_document.execution[0].json).Statement : statement.Sid], "EncryptCapturedData")
     error_message = "The role may encrypt what is captured."
   }
+  assert {
+    condition     = one([for statement in jsondecode(data.aws_iam_policy_document.execution[0].json).Statement : statement.Condition if statement.Sid == "EncryptCapturedData"]) == { StringEquals = { "kms:ViaService" = "s3.us-east-1.amazonaws.com" } }
+    error_message = "The key is for S3 alone."
+  }
+}
+
+run "core_dumps_come_in_parts" {
+  command = plan
+
+  variables {
+    variants = { primary = { core_dump = { destination_uri = "s3://cores/here", kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555" } } }
+  }
+
+  assert {
+    condition = one([for statement in jsondecode(data.aws_iam_policy_document.execution[0].json).Statement : statement if statement.Sid == "EncryptCoreDumps"]) == {
+      Sid       = "EncryptCoreDumps"
+      Effect    = "Allow"
+      Action    = ["kms:GenerateDataKey", "kms:Decrypt"]
+      Resource  = "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555"
+      Condition = { StringEquals = { "kms:ViaService" = "s3.us-east-1.amazonaws.com" } }
+    }
+    error_message = "S3 asks for both of whoever uploads in parts, and the key is for S3 alone."
+  }
 }
 
 run "data_capture_into_the_bucket" {
