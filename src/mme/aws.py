@@ -53,7 +53,16 @@ def _client(
 ) -> Any:
     _quick_times()
     config = config or _config(read_timeout=60)
-    return (session or boto3).client(service, region_name=region, config=config)  # type: ignore[call-overload]
+    try:
+        return (session or boto3).client(service, region_name=region, config=config)  # type: ignore[call-overload]
+    except ValueError as problem:  # botocore has no error of its own for an address that it cannot read
+        if isinstance(problem, boto.BotoCoreError):
+            raise
+        raise UsageError(
+            f"Cannot prepare a client of {service}: {problem}.",
+            "AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_… of one service or endpoint_url in ~/.aws/config names it: give an "
+            "address such as http://127.0.0.1:PORT, or take it away to reach AWS.",
+        ) from problem
 
 
 def _quick_times() -> None:
@@ -250,6 +259,12 @@ def _why(caught: Exception, bucket: str | None) -> tuple[str, str | None]:
         return (
             str(caught).rstrip("."),
             "Check the network, the region, and AWS_ENDPOINT_URL if it is set (is the server there running?).",
+        )
+    if isinstance(caught, boto.HTTPClientError) and "Invalid header value" in str(caught):  # which it would print
+        return (
+            "the credentials hold a character that cannot be sent, such as a line break",
+            "Look at the ends of AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN, or of the profile's keys: a secret that is read from "
+            "a file often brings the file's last line break.",
         )
     if isinstance(caught, boto.ReadTimeoutError):
         return "no answer came in time", "Run the same command again."

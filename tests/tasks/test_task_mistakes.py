@@ -123,6 +123,32 @@ def test_a_server_that_is_not_there(project: Project, monkeypatch: pytest.Monkey
     assert "AWS_ENDPOINT_URL" in done.err
 
 
+@pytest.mark.parametrize("address", ["somewhere", "http://[::1", "127.0.0.1:4566"])
+def test_an_address_that_is_none(project: Project, monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+    for words in (
+        ["releases"],
+        ["status", "--endpoint", "main"],
+        ["predict", "--endpoint", "e", "--target", "a.tar.gz", "--text", "x"],
+    ):
+        done = project(*words, "--json")
+        assert done.code == 2, done.err
+        assert "Traceback" not in done.err
+        assert "AWS_ENDPOINT_URL" in done.json["error"]["hint"]
+
+
+@pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SESSION_TOKEN"])
+def test_a_credential_with_a_line_break_is_said_and_not_shown(
+    project: Project, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "OnceSecretNowInTheLog\n")
+    for words in (["releases"], ["status", "--endpoint", "main"]):
+        done = project(*words)
+        assert done.code in (8, 9)
+        assert "line break" in done.err
+        assert "OnceSecret" not in done.err + done.out
+
+
 def test_no_credentials(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)

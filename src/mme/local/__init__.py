@@ -148,5 +148,7 @@ class LocalAws:
 
     def client_env(self) -> dict[str, str]:
         """This process's environment with these variables set, for starting other programs."""
-        others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+        # Another thread may be changing the environment meanwhile, under which items() breaks.
+        every = ((name, os.environ.get(name)) for name in list(os.environ))
+        others = {name: value for name, value in every if value is not None and not name.startswith("AWS_")}
         return {**others, **self._env, "AWS_EC2_METADATA_DISABLED": "true"}
