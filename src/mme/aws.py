@@ -263,8 +263,8 @@ def _why(caught: Exception, bucket: str | None) -> tuple[str, str | None]:
     if isinstance(caught, boto.HTTPClientError) and "Invalid header value" in str(caught):  # which it would print
         return (
             "the credentials hold a character that cannot be sent, such as a line break",
-            "Look at the ends of AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN, or of the profile's keys: a secret that is read from "
-            "a file often brings the file's last line break.",
+            "Look at the ends of AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN, or of the profile's keys: a secret that is "
+            "read from a file often brings the file's last line break.",
         )
     if isinstance(caught, boto.ReadTimeoutError):
         return "no answer came in time", "Run the same command again."
