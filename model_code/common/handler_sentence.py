@@ -34,11 +34,13 @@ TRANSFORMER_FILES = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 )
-# Activations that have no settings of their own.
+# Activations, as sentence-transformers makes them by their name alone: without settings.
 ACTIVATIONS = {
     "CELU",
     "ELU",
     "GELU",
+    "GLU",
+    "Hardshrink",
     "Hardsigmoid",
     "Hardswish",
     "Hardtanh",
@@ -46,16 +48,22 @@ ACTIVATIONS = {
     "LeakyReLU",
     "LogSigmoid",
     "Mish",
+    "PReLU",
+    "RReLU",
     "ReLU",
     "ReLU6",
     "SELU",
     "SiLU",
     "Sigmoid",
     "Softplus",
+    "Softshrink",
     "Softsign",
     "Tanh",
     "Tanhshrink",
 }
+# Those that read all numbers of a row together, for the scores of a pair. What they do without settings depends on how
+# many dimensions they are given: of vectors of tokens they would mix those of different texts.
+ROWS = {"LogSoftmax", "Softmax", "Softmin"}
 TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
 NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*")
 
@@ -113,13 +121,13 @@ class Dense(torch.nn.Module):
         super().__init__()
         into, out = config["in_features"], config["out_features"]
         self.linear = torch.nn.Linear(into, out, bias=config.get("bias", True))
-        self.activation = activation
+        self.activation_function = activation  # its name in the files, where it has weights
         self.adds = bool(config.get("use_residual", False))
         if self.adds and into != out:
             self.residual = torch.nn.Linear(into, out, bias=False)
 
     def forward(self, values: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = self.activation(self.linear(values))
+        answer: torch.Tensor = self.activation_function(self.linear(values))
         if self.adds:
             answer = answer + (self.residual(values) if hasattr(self, "residual") else values)
         return answer
@@ -234,7 +242,7 @@ def read_pairs(folder: Path) -> Pairs:
     if default is not None and default not in prompts:
         raise ValueError(f"{CONFIG}: default_prompt_name is {default!r}, and prompts has {', '.join(prompts)}.")
     return Pairs(
-        None if stated is None else _activation("the model's configuration", {"activation_function": stated}),
+        None if stated is None else _activation("The model's configuration", str(stated), True),
         {name: text or "" for name, text in prompts.items()},
         default,
         **read_as(folder, "sequence-classification", "logits"),
@@ -298,7 +306,8 @@ def _step(kind: str, folder: Path, path: str, config: dict[str, Any]) -> Step:
     if kind == "Normalize":
         return Normalize()
     if kind == "Dense":
-        module: torch.nn.Module = Dense(config, _activation(path, config))
+        stated = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+        module: torch.nn.Module = Dense(config, _activation(f"{MODULES}: {path}", stated, False))
     else:
         module = LayerNorm(config["dimension"])
     try:
@@ -308,13 +317,19 @@ def _step(kind: str, folder: Path, path: str, config: dict[str, Any]) -> Step:
     return module.eval().requires_grad_(False)
 
 
-def _activation(path: str, config: dict[str, Any]) -> torch.nn.Module:
-    name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+def _activation(where: str, name: str, of_scores: bool) -> torch.nn.Module:
+    """The activation of this name; `of_scores` where it reads a row of scores for each pair."""
     kind = name.rpartition(".")[2]
+    if name.startswith("torch.nn.") and kind in ROWS and of_scores:
+        rows: torch.nn.Module = getattr(torch.nn, kind)(dim=1)
+        return rows
     if not name.startswith("torch.nn.") or kind not in ACTIVATIONS:
-        raise _not_computed(f"{path} has the activation {name}")
+        known = ", ".join(sorted(ACTIVATIONS | ROWS if of_scores else ACTIVATIONS))
+        raise ValueError(
+            f"{where} has the activation {name}, which is not computed here. Those of torch.nn are: {known}."
+        )
     activation: torch.nn.Module = getattr(torch.nn, kind)()
-    return activation
+    return activation.eval().requires_grad_(False)
 
 
 def _load(folder: Path, path: str) -> dict[str, torch.Tensor]:

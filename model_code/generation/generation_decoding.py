@@ -39,6 +39,7 @@ class Generator:
     arguments: frozenset[str]  # of the model's forward method
     engine: engine.Decoding | None  # computes steps, where that is faster
     together: bool = True  # whether prompts of several lengths share a pass; else each is left to `generate`
+    same_rotation: int | None = None  # tokens; past them the longest text changes how all others are read
 
 
 @dataclass
@@ -83,6 +84,8 @@ def text_of(tokens: list[int], model: Generator) -> str:
 
 def is_ours(prompt: Prompt, model: Generator) -> bool:
     """Whether the prompt can be decoded in Rows, as far as is known before the model has read it."""
+    if model.same_rotation is not None and len(prompt.tokens) + prompt.limit > model.same_rotation:
+        return False
     return model.together and prompt.options.num_beams == 1 and "past_key_values" in model.arguments
 
 
@@ -423,6 +426,9 @@ def generate(prompt: Prompt, model: Generator) -> None:
     o = prompt.options
     ids = torch.tensor([prompt.tokens], device=model.device)
     arguments: dict[str, Any] = {
+        "tokenizer": model.tokenizer,
+        "stop_strings": list(o.stop) or None,
+        "eos_token_id": sorted(model.end_tokens) or None,
         "attention_mask": torch.ones_like(ids),
         "max_new_tokens": prompt.limit,
         "min_new_tokens": min(o.min_new_tokens, prompt.limit),
@@ -438,8 +444,6 @@ def generate(prompt: Prompt, model: Generator) -> None:
     if o.do_sample:
         arguments |= {"temperature": o.temperature, "top_k": o.top_k, "top_p": o.top_p}
         arguments |= {"min_p": o.min_p or None, "typical_p": o.typical_p}
-    if o.stop:
-        arguments |= {"stop_strings": list(o.stop), "tokenizer": model.tokenizer}
     devices = [model.device] if model.device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         if o.seed is None:

@@ -41,7 +41,7 @@ def joins(model: Generator) -> bool:
     not."""
     config = model.model.config
     if "past_key_values" not in model.arguments:
-        return _alone(model, "it keeps a state instead of keys and values")
+        return alone(model, "it keeps a state instead of keys and values")
     if config.model_type in KNOWN:
         return True
     try:
@@ -49,10 +49,28 @@ def joins(model: Generator) -> bool:
             reason = _difference(model)
     except Exception as error:  # a cache of its own kind, an argument that it does not take: `generate` knows them
         reason = f"prompts cannot be batched ({type(error).__name__}: {str(error)[:200]})"
-    return True if reason is None else _alone(model, reason)
+    return True if reason is None else alone(model, reason)
 
 
-def _alone(model: Generator, reason: str) -> bool:
+def same_rotation(config: Any) -> int | None:
+    """Up to how many tokens a text is read as it would be in any company; None where that is always so.
+
+    Two kinds of rotary embedding choose their frequencies by the longest text of a pass, past the length for which the
+    model was trained at first: those of all texts in it, and those of tokens that were read before."""
+    for name in ("rope_parameters", "rope_scaling"):
+        stated = getattr(config, name, None)
+        if not isinstance(stated, dict):
+            continue
+        for part in (stated, *(value for value in stated.values() if isinstance(value, dict))):
+            if part.get("rope_type", part.get("type")) in ("longrope", "su", "dynamic"):
+                places = (part, vars(config))
+                lengths = [place.get(f"{w}max_position_embeddings") for w in ("original_", "") for place in places]
+                return next((int(length) for length in lengths if length), 0)
+    return None
+
+
+def alone(model: Generator, reason: str) -> bool:
+    """False, and the log says why."""
     name = type(model.model).__name__
     logging.getLogger(__name__).warning("%s: %s, so each prompt runs alone, one after the other.", name, reason)
     return False

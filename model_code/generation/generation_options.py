@@ -62,7 +62,7 @@ class Options:
     num_return_sequences: int
     num_beams: int
     length_penalty: float
-    early_stopping: bool
+    early_stopping: bool | str  # "never": until no better one can come
     seed: int | None
     stop: tuple[str, ...]
     return_full_text: bool
@@ -80,6 +80,8 @@ def options_of(request: Request, settings: dict[str, Any]) -> Options:
         raise ValueError(
             f"inputs has {len(request.texts)} prompts; at most {settings['max_inputs']} are taken in one request."
         )
+    if "min_new_tokens" not in asked:
+        values["min_new_tokens"] = min(values["min_new_tokens"], values["max_new_tokens"])
     if values["temperature"] == 0:
         values |= {"do_sample": False, "temperature": 1.0}
     beams, sequences = values["num_beams"], values["num_return_sequences"]
@@ -96,6 +98,24 @@ def options_of(request: Request, settings: dict[str, Any]) -> Options:
         values[name] = float(values[name])
     stop = values.pop("stop")
     return Options(**values, stop=(stop,) if isinstance(stop, str) else tuple(stop))
+
+
+def check_defaults(where: str, defaults: dict[str, Any]) -> None:
+    """Raises ValueError where one of these parameters is out of bounds; those that settings set are left to them."""
+    values = {**PARAMETERS, **defaults}
+    free = {"max_new_tokens_limit": 1_000_000, "max_return_sequences": 1000, "max_beams": 1000}
+    _check_parameters(where, values, free)
+
+
+def defaults_of(defaults: dict[str, Any], own: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """The parameters as the model's generation_config.json (`defaults`) and its settings (`own`) have them. Raises
+    ValueError where the first is past the bounds that the settings give."""
+    given = {name: value for name, value in defaults.items() if name not in own}
+    if "min_new_tokens" in given:
+        given["min_new_tokens"] = min(given["min_new_tokens"], settings["max_new_tokens_limit"])
+    values = {name: given.get(name, settings[name]) for name in PARAMETERS}
+    _check_parameters("generation_config.json, with what the settings allow: ", values, settings)
+    return values
 
 
 def settings_of(own: dict[str, Any]) -> dict[str, Any]:
@@ -130,8 +150,10 @@ def _check_parameters(where: str, values: dict[str, Any], limits: dict[str, Any]
     check_number(where + "typical_p", values["typical_p"], 0.0, 1.0, above=True)
     check_number(where + "repetition_penalty", values["repetition_penalty"], 0.0, 100.0, above=True)
     check_number(where + "length_penalty", values["length_penalty"], -100.0, 100.0)
-    for name in ("do_sample", "early_stopping", "return_full_text", "truncate"):
+    for name in ("do_sample", "return_full_text", "truncate"):
         check_flag(where + name, values[name])
+    if values["early_stopping"] != "never":
+        check_flag(where + "early_stopping", values["early_stopping"])
     if values["seed"] is not None:
         check_integer(where + "seed", values["seed"], 0, MAX_SEED)
     _check_stop(where + "stop", values["stop"])

@@ -11,9 +11,8 @@ Answer, in the shape of transformers' own text-generation pipeline: for one prom
 [{"generated_text": ..., "finish_reason": ..., "prompt_tokens": ..., "generated_tokens": ..., "truncated": ...}]
 with one entry per returned sequence; for a list of prompts, a list of such lists.
 
-Defaults come from `code/settings.json` in the model's folder (any parameter by its name, and LIMITS), then from
-generation_options.py. What the model's generation_config.json says of sampling is not used: the same request gives the
-same text whichever version of transformers wrote that file.
+Defaults come from `code/settings.json` in the model's folder (any parameter by its name, and LIMITS), then from the
+model's generation_config.json (see generation_config.py), then from generation_options.py.
 
 Requests with different parameters, lengths and seeds share one forward pass per token, and each still gets what it
 would have got alone: see generation_decoding.py.
@@ -27,15 +26,16 @@ from typing import Any
 
 import engine
 import generation_chat
+import generation_config
 import handler_adapter
 import handler_format
 import handler_int8
 import torch
 from generation_continuous import Asked, Decoder
 from generation_decoding import Generator, Prompt, Sequence, grow, text_of
-from generation_joining import joins
+from generation_joining import alone, joins, same_rotation
 from generation_linear import wrap_linear_layers
-from generation_options import LIMITS, PARAMETERS, Options, options_of, settings_of
+from generation_options import LIMITS, PARAMETERS, Options, defaults_of, options_of, settings_of
 from handler_common import (
     JSON,
     Request,
@@ -63,7 +63,8 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
     """Load the model in `model_dir`. Raises ValueError for settings that make no sense."""
     folder = Path(model_dir)
     device = device_of(context)
-    settings = settings_of(handler_format.chosen(read_settings(folder, (*PARAMETERS, *LIMITS)), device))
+    own = handler_format.chosen(read_settings(folder, (*PARAMETERS, *LIMITS)), device)
+    settings = settings_of(own)
     check_quantize(settings, device)
     settings["dtype"], slow = handler_format.computing(settings["dtype"], device)
     tokenizer = load_tokenizer(folder)
@@ -76,6 +77,8 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
     handler_adapter.adapt(model, folder)
     if not settings["quantize"]:
         wrap_linear_layers(model)
+    written = generation_config.read(model.generation_config)
+    settings |= defaults_of(written.defaults, own, settings)
     decoding, reason = _engine(folder, model, settings, device)
     if hasattr(context, "note"):  # mme.container's
         context.note(
@@ -93,7 +96,11 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
         end_tokens=_end_tokens(model, tokenizer),
         arguments=frozenset(inspect.signature(model.forward).parameters),
         engine=decoding,
+        same_rotation=same_rotation(model.config),
     )
+    if written.further:
+        reason = f"its generation_config.json has {', '.join(written.further)}"
+        return dataclasses.replace(loaded, together=alone(loaded, reason))
     return dataclasses.replace(loaded, together=joins(loaded))
 
 

@@ -30,6 +30,8 @@ COMMON = "common"
 INT8_HANDLER = "handler_int8.py"
 # A handler with this file serves the task that its settings name.
 PIPELINE_MODULE = "pipeline_tasks.py"
+# A handler with this file writes texts as its generation_config.json says.
+GENERATION_MODULE = "generation_config.py"
 # A handler with this file computes what sentence-transformers keeps beside a model.
 SENTENCE_HANDLER = "handler_sentence.py"
 

@@ -165,6 +165,10 @@ CHAINS: dict[str, Any] = {
         Dense(16, 24, activation_function=torch.nn.ReLU()),
     ],
     "dense and normalize": lambda: [Pooling(16, "mean"), Dense(16, 8), Normalize()],
+    "activation with weights": lambda: [
+        Pooling(16, "mean"),
+        Dense(16, 8, activation_function=torch.nn.PReLU(init=0.1)),
+    ],
     "normalize within": lambda: [Pooling(16, "mean"), Normalize(), Dense(16, 8)],
     "layer norm": lambda: [Pooling(16, "mean"), Dropout(0.3), LayerNorm(16), Normalize()],
     "everything": lambda: [
@@ -413,7 +417,11 @@ def ask(reranking: ModuleType, model: Any, **body: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 @pytest.mark.parametrize(
     ("labels", "options"),
-    [(1, {}), (1, {"activation_fn": torch.nn.Identity()}), (1, {"activation_fn": torch.nn.Tanh()}), (3, {})],
+    [
+        *[(1, {}), (1, {"activation_fn": torch.nn.Identity()}), (1, {"activation_fn": torch.nn.Tanh()}), (3, {})],
+        *[(3, {"activation_fn": torch.nn.Softmax(dim=-1)}), (3, {"activation_fn": torch.nn.LogSoftmax(dim=-1)})],
+        *[(2, {"activation_fn": torch.nn.Softmax(dim=1)}), (3, {"activation_fn": torch.nn.PReLU()})],
+    ],
 )
 def test_scores_are_those_of_a_cross_encoder(
     reranking: ModuleType, tmp_path: Path, kind: str, labels: int, options: dict[str, Any]
@@ -426,7 +434,7 @@ def test_scores_are_those_of_a_cross_encoder(
     for pair, score in zip(pairs, expected, strict=True):
         alone = ask(reranking, model, inputs=[{"text": pair[0], "text_pair": pair[1]}])["scores"][0]
         assert np.abs(np.array(alone) - score).max() < 1e-5
-    if labels > 1:
+    if labels > 1 and not options:
         softmax = CrossEncoder(str(folder)).predict(pairs, apply_softmax=True)
         asked = ask(reranking, model, inputs=pairs, parameters={"activation": "softmax"})["scores"]
         assert np.abs(np.array(asked) - softmax).max() < 1e-5
@@ -465,6 +473,7 @@ def test_activations_in_older_configurations(reranking: ModuleType, tmp_path: Pa
     for more in (
         {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh", "version": "4.1.0"}},
         {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
+        {"sbert_ce_default_activation_function": "torch.nn.modules.activation.Softmax"},
         {},
     ):
         (folder / "config.json").write_text(json.dumps(config | more))
@@ -472,7 +481,7 @@ def test_activations_in_older_configurations(reranking: ModuleType, tmp_path: Pa
         answer = ask(reranking, reranking.model_fn(str(folder)), inputs=[[QUERY, item] for item in DOCUMENTS])
         assert np.abs(np.array(answer["scores"]) - expected).max() < 1e-5
     (folder / "config.json").write_text(json.dumps(config | {"sentence_transformers": {"activation_fn": "mine.Swish"}}))
-    with pytest.raises(ValueError, match=r"mine.Swish"):
+    with pytest.raises(ValueError, match=r"configuration has the activation mine.Swish, .* LogSoftmax"):
         reranking.model_fn(str(folder))
 
 

@@ -221,3 +221,28 @@ def test_of_a_t5_the_encoder_is_embedded(tmp_path: Path, full: bool) -> None:
     assert retrieve.snapshot(
         spec(tmp_path / "t5", quantize="int8", settings={"quantize": "int8"}, max_error=0.5), taken.path
     )
+
+
+def test_a_model_that_begins_with_no_transformer_is_named(tmp_path: Path) -> None:
+    """Its parts may be models of transformers: they are not the model."""
+    for kind, where in (("StaticEmbedding", ""), ("Router", ""), ("BoW", ""), ("CLIPModel", "")):
+        folder = tmp_path / kind
+        tiny_models.bert(folder / "document_0_Transformer")
+        listed = [{"idx": 0, "name": "0", "path": where, "type": f"sentence_transformers.models.{kind}"}]
+        (folder / "modules.json").write_text(json.dumps(listed))
+        with pytest.raises(SourceError, match=rf"sentence-transformers that begins with {kind} \(modules.json\)"):
+            retrieve.snapshot(spec(folder), tmp_path / "s")
+
+
+def test_modules_that_a_handler_does_not_follow_are_said(tmp_path: Path) -> None:
+    folder = built(tmp_path / "m", POOLING, DENSE)
+    (words,) = retrieve.snapshot(spec(folder, "pipeline"), tmp_path / "s").facts["unused"]
+    assert words.startswith("it is a SentenceTransformer of sentence-transformers (Transformer, Pooling, Dense)")
+    assert words.endswith('handler = "embedding" answers as sentence-transformers does')
+    assert "unused" not in retrieve.snapshot(spec(folder), tmp_path / "t").facts
+    plain = tiny_models.bert(tmp_path / "plain")
+    assert "unused" not in retrieve.snapshot(spec(plain, "pipeline"), tmp_path / "u").facts
+    (plain / "config_sentence_transformers.json").write_text('{"model_type": "SparseEncoder"}')
+    (words,) = retrieve.snapshot(spec(plain, "pipeline"), tmp_path / "v").facts["unused"]
+    assert words.startswith("it is a SparseEncoder")
+    assert "handler =" not in words

@@ -18,37 +18,56 @@ from mme.errors import SourceError
 # Files that belong to a tokenizer or to what prepares inputs, as the libraries name them.
 FILES = (
     "added_tokens.json",
+    "bpe.codes",
+    "byte_maps.json",
     "chat_template.jinja",
     "chat_template.json",
+    "dict.txt",
+    "emoji.json",
+    "entity_vocab.json",
     "feature_extractor_config.json",
     "merges.txt",
     "normalizer.json",
     "preprocessor_config.json",
     "processor_config.json",
+    "prophetnet.tokenizer",
     "sentencepiece.bpe.model",
+    "sentencepiece.model",
     "source.spm",
     "special_tokens_map.json",
     "spiece.model",
     "spm.model",
+    "spm_char.model",
     "target.spm",
+    "target_vocab.json",
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
     "video_preprocessor_config.json",
+    "vocab-src.json",
+    "vocab-tgt.json",
     "vocab.json",
     "vocab.txt",
+    "word_pronunciation.json",
+    "word_shape.json",
 )
+# The folder of chat templates beside the first, each in a file NAME.jinja: one for tools, say.
+TEMPLATES = "additional_chat_templates"
 
 # One of these means that there is a tokenizer.
 VOCABULARIES = (
     "tokenizer.json",
     "vocab.txt",
     "vocab.json",
+    "prophetnet.tokenizer",
     "sentencepiece.bpe.model",
+    "sentencepiece.model",
     "source.spm",
     "spiece.model",
     "spm.model",
+    "spm_char.model",
     "tokenizer.model",
+    "vocab-src.json",
 )
 # Tokenizers that read bytes or characters and have no file of them, and the models that go with no other.
 WITHOUT_VOCABULARY = ("ByT5Tokenizer", "CanineTokenizer", "PerceiverTokenizer")
@@ -160,14 +179,23 @@ def copy(source: Path, saved: Path | None, into: Path) -> None:
     if saved is not None:
         _complete(into)
     _part_processors(into)
+    # They go with the first template: where it is the saved one, the source has all of them in tokenizer_config.json.
+    owner = source if (source / "chat_template.jinja").is_file() else saved
+    if owner is not None and (owner / TEMPLATES).is_dir():
+        shutil.copytree(owner / TEMPLATES, into / TEMPLATES, ignore=_but_templates)
     settings = into / "tokenizer_config.json"
     if settings.is_file():
         template = into / "chat_template.jinja"
         text = template.read_text(encoding="utf-8") if template.is_file() else None
-        write_json(settings, tokenizer_config(read_json(settings), text))
+        more = {path.stem: path.read_text(encoding="utf-8") for path in sorted((into / TEMPLATES).glob("*.jinja"))}
+        write_json(settings, tokenizer_config(read_json(settings), text, more))
         special = into / "special_tokens_map.json"
         if not special.is_file():
             write_json(special, _special_tokens(read_json(settings)))
+
+
+def _but_templates(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if not name.endswith(".jinja")]
 
 
 # Where version 4 looks for what version 5 writes into processor_config.json, by its name there.
@@ -204,8 +232,10 @@ def preprocessor_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
-def tokenizer_config(config: Mapping[str, Any], chat_template: str | None) -> dict[str, Any]:
-    """``config`` in the form that all versions read."""
+def tokenizer_config(
+    config: Mapping[str, Any], chat_template: str | None, more: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """``config`` in the form that all versions read. ``more`` has the chat templates beside the first, by name."""
     config = {key: value for key, value in config.items() if key not in PRIVATE}
     name = config.get("tokenizer_class")
     if name in BACKENDS:
@@ -214,8 +244,10 @@ def tokenizer_config(config: Mapping[str, Any], chat_template: str | None) -> di
     if isinstance(extra, list):  # 4 wants a mapping under this name, and reads a list under the older one
         del config["extra_special_tokens"]
         config.setdefault("additional_special_tokens", extra)
-    if chat_template is not None:  # 4.49 looks for it here alone
-        config.setdefault("chat_template", chat_template)
+    if chat_template is not None:  # 4.49 looks for them here alone
+        named = {"default": chat_template, **(more or {})}
+        listed = [{"name": name, "template": text} for name, text in named.items()]
+        config.setdefault("chat_template", listed if more else chat_template)
     return config
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from mme.catalog.spec import HANDLER_TASKS, ModelSpec
 from mme.errors import MmeError, SourceError
-from mme.handler_files import computes_in_int8
+from mme.handler_files import GENERATION_MODULE, PIPELINE_MODULE, computes_in_int8, has_module
 from mme.snapshot import (
     accuracy,
     adapters,
@@ -26,6 +26,7 @@ from mme.snapshot import (
     extra,
     foreign,
     libraries,
+    own_code,
     pieces,
     portable,
     sentence,
@@ -79,7 +80,7 @@ def snapshot(
     what = f"{spec.name} ({spec.source})"
     if not pickled:
         foreign.check_numbers(what, located.path, config)
-    _check_code(spec, config)
+    own_code.check(spec, located.path, config)
     _check_processor(spec, located)
     if classes.reads_sentences(spec):
         sentence.check(spec, located.files)
@@ -115,6 +116,7 @@ def check_files(spec: ModelSpec, located: Located) -> bool:
     """Whether the source's weights are pickles. Raises SourceError unless its files are those of a complete model."""
     names = {file.path: file for file in located.files}
     what = f"{spec.name} ({spec.source})"
+    sentence.check_first(what, located.files)
     if "config.json" not in names:
         raise foreign.no_model(what, located.path, located.files)
     foreign.check_fetched(what, located.files)
@@ -137,20 +139,6 @@ def check_files(spec: ModelSpec, located: Located) -> bool:
             weights.shards(located.path / index)
         return True
     raise foreign.no_weights(what, located.files)
-
-
-def _check_code(spec: ModelSpec, config: Mapping[str, Any]) -> None:
-    if spec.trust_remote_code or "auto_map" not in config:
-        return
-    try:
-        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    except ImportError:
-        raise libraries.missing() from None
-    if config.get("model_type") not in CONFIG_MAPPING:
-        raise SourceError(
-            f"{spec.name} ({spec.source}) needs Python code that comes with the model.",
-            "If you have read that code and trust it, say trust_remote_code = true in the catalogue.",
-        )
 
 
 def _check_processor(spec: ModelSpec, located: Located) -> None:
@@ -283,6 +271,9 @@ def _write(
     facts = dict(checkpoint.facts)
     dtype = spec.dtype or checkpoint.dtype
     config = _write_files(spec, located, scratch, {**checkpoint.config, "torch_dtype": dtype}, into)
+    if tokenizer is not None:
+        with libraries.quiet():
+            pieces.check_same(spec, tokenizer, located.path, into)
     if checkpoint.apart is not None:
         adapter, changed = checkpoint.apart
         facts["adapter_apart"] = adapters.keep(adapter, changed, into / adapters.FOLDER)
@@ -307,10 +298,26 @@ def _write(
         "libraries": library_versions(),
         **({"licence": located.licence} if located.licence else {}),
         **sentence.facts(located.files),
-        **pieces.facts(located.path, tokenizer),
+        **pieces.facts(located.path, tokenizer, into),
         **extra.left_out(spec, located.files, into),
+        **_unused(spec, located),
     }
     return Snapshot(into, digests, facts)
+
+
+def _unused(spec: ModelSpec, located: Located) -> dict[str, Any]:
+    """What the manifest says of the source's files that one of our handlers does not follow."""
+    words: list[str] = []
+    if spec.handler is not None and has_module(spec.handler, PIPELINE_MODULE):
+        words += filter(None, [sentence.unused(spec, located.files)])
+    path = located.path / "generation_config.json"
+    writes = spec.handler is not None and has_module(spec.handler, GENERATION_MODULE) and path.is_file()
+    if writes and portable.read_json(path).get("do_sample"):
+        words.append(
+            "its generation_config.json has texts sampled (do_sample); here they are where a request or the setting "
+            "do_sample asks for that, and else the most likely tokens"
+        )
+    return {"unused": words} if words else {}
 
 
 def _write_files(

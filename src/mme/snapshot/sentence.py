@@ -152,6 +152,37 @@ def _reason(made: Sequence[Module], wanted: str, files: Sequence[FolderFile]) ->
     return None
 
 
+def check_first(what: str, files: Sequence[FolderFile]) -> None:
+    """Raise SourceError for a model of sentence-transformers without a transformer to begin with: static vectors of
+    words, a bag of words, a choice between two models."""
+    made = modules(files)
+    if not made or made[0].kind == "Transformer" or not made[0].type.startswith("sentence_transformers."):
+        return
+    raise SourceError(
+        f"{what} is a model of sentence-transformers that begins with {made[0].kind} ({MODULES}), not with a "
+        "Transformer: it is not a model of transformers.",
+        "An archive holds one model of transformers. A folder in this one that has its own is only a part of it."
+        if made[0].kind in ("Router", "Asym")
+        else "Take a model that begins with a Transformer; only those are served.",
+    )
+
+
+def unused(spec: ModelSpec, files: Sequence[FolderFile]) -> str | None:
+    """What the model's handler, which does not follow modules.json, answers in place of what sentence-transformers
+    does; None where there is no such thing."""
+    config = _read(files, CONFIG)
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    made = [module.kind for module in modules(files)]
+    if not made and kind is None:
+        return None
+    other = OTHER_TYPES.get(str(kind or "SentenceTransformer"))
+    way = f'; handler = "{other}" answers as sentence-transformers does' if other else ""
+    return (
+        f"it is a {kind or 'SentenceTransformer'} of sentence-transformers ({', '.join(made) or CONFIG}), and its "
+        f"handler follows neither modules nor prompts: it answers what transformers does for {spec.task}{way}"
+    )
+
+
 def write(spec: ModelSpec, files: Sequence[FolderFile], into: Path) -> None:
     """Write the modules' files into the snapshot. Raises SourceError where one is missing or a pickle without leave."""
     made = modules(files)

@@ -123,6 +123,7 @@ def _from_cache(repository: str, revision: str, allow_pickle: bool, more: Sequen
 
     common = [*portable.FILES, sentence.MODULES, sentence.CONFIG, "sentence_*_config.json", "config.json"]
     common += ["generation_config.json", "README.md", "adapter_config.json", *(f"{x}*" for x in LICENCES)]
+    common += [f"{portable.TEMPLATES}/*.jinja"]
     common += [f"[0-9]*_*/*.{suffix}" for suffix in ("json", "txt", "model", "safetensors")]
     common += more
     if allow_pickle:
@@ -155,6 +156,7 @@ def needed(names: list[str], allow_pickle: bool, code: bool) -> list[str]:
         or name.upper().startswith(LICENCES)
         or (code and name.endswith(".py"))
     ]
+    chosen += [name for name in names if name.startswith(portable.TEMPLATES + "/") and name.endswith(".jinja")]
     chosen += sentence.needed(names, allow_pickle)
     if "model.safetensors" in top:
         chosen.append("model.safetensors")

@@ -66,6 +66,7 @@ def text(manifest: Mapping[str, Any], with_files: bool) -> str:
         ("task", manifest.get("task")),
         ("own code", TRUST if manifest.get("trust_remote_code") else None),
         ("parameters", f"{parameters:,}" if isinstance(parameters, int) else None),
+        ("unused", "; ".join(manifest.get("unused", ())) or None),
         ("dtype", manifest.get("dtype")),
         ("quantize", manifest.get("quantize")),
         ("accuracy", accuracy_text(manifest.get("accuracy"))),

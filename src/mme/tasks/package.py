@@ -146,6 +146,8 @@ def _built(
         note(f"{spec.name}: its tokenizer: {tokenizer}.")
     if made.fresh and (names := made.archive.manifest.get("left_out")):
         note(f"{spec.name}: {extra.words(names)}.")
+    for words in made.archive.manifest.get("unused", ()) if made.fresh else ():
+        note(f"{spec.name}: {words}.")
     if made.fresh and spec.trust_remote_code:
         note(f"{spec.name}: its own code {inspection.TRUST}.")
     return {

@@ -41,6 +41,8 @@ class Shown(publishing.Events):
             note(f"{name}: its tokenizer: {tokenizer}.")
         if names := made.planned.manifest.get("left_out"):
             note(f"{name}: {extra.words(names)}.")
+        for words in made.planned.manifest.get("unused", ()):
+            note(f"{name}: {words}.")
         if made.planned.manifest.get("trust_remote_code"):
             note(f"{name}: its own code {inspection.TRUST}.")
         if measured := inspection.accuracy_text(made.planned.manifest.get("accuracy")):
