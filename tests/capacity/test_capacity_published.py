@@ -76,9 +76,9 @@ TABLE = {"title": "t", "head": ["a"], "rows": [["b"]], "marked": None}
 @pytest.mark.parametrize(
     ("body", "words"),
     [
-        (b"no json", "is no plan"),
-        (b"\xff\xfe", "is no plan"),
-        (b"[" * 100_000, "is no plan"),
+        (b"no json", "is not a plan"),
+        (b"\xff\xfe", "is not a plan"),
+        (b"[" * 100_000, "is not a plan"),
         (b" " * (published.MOST_BYTES + 1), "more than 2,000,000 bytes"),
         (b"[]", "its format is another one"),
         ({**GOOD, "format": 2}, "its format is another one"),
@@ -86,18 +86,18 @@ TABLE = {"title": "t", "head": ["a"], "rows": [["b"]], "marked": None}
         ({**GOOD, "goal": {"a": 1}}, "where words should be"),
         ({**GOOD, "notes": ["x"] * 51}, "a list of at most 50"),
         ({**GOOD, "pictures": [{"title": "t", "svg": 1}]}, "where words should be"),
-        ({**GOOD, "pictures": ["svg"]}, "is no plan"),
+        ({**GOOD, "pictures": ["svg"]}, "is not a plan"),
         ({**GOOD, "tables": [{**TABLE, "rows": [["b", "c"]]}]}, "a list of at most 1"),
         ({**GOOD, "tables": [{**TABLE, "rows": [[{}]]}]}, "where words should be"),
         ({**GOOD, "tables": [{**TABLE, "marked": "0"}]}, "the row that is marked"),
     ],
 )
-def test_what_is_no_plan_is_said_to_be_none(s3: Any, store: Store, body: Any, words: str) -> None:
+def test_an_object_that_is_not_a_plan_is_refused(s3: Any, store: Store, body: Any, words: str) -> None:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     s3.put_object(Bucket=store.bucket, Key="team/plans/odd.json", Body=json.dumps({**GOOD, "tables": [TABLE]}).encode())
     assert published.read(s3, store, "odd")[1].tables[0].rows == [["b"]]
     s3.put_object(Bucket=store.bucket, Key="team/plans/odd.json", Body=raw)
-    with pytest.raises(EndpointError, match="is no plan") as caught:
+    with pytest.raises(EndpointError, match="is not a plan") as caught:
         published.read(s3, store, "odd")
     assert words in str(caught.value)
 

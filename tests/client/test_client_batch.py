@@ -95,7 +95,7 @@ def test_an_input_above_the_limit_is_named_before_anything_is_sent() -> None:
         (float("nan"), "cannot be sent as JSON"),
         (["a", float("inf")], r"Input 1 \(counted"),
         (["a", b"b"], r"Input 1 \(counted"),
-        ([object()], "object is no JSON value"),
+        ([object()], "object is not a JSON value"),
         ({("a", 1): 2}, "cannot be sent as JSON"),
         (b"bytes", "need a content type"),
         (numpy.array([{"a": 1}], dtype=object), "takes numbers"),

@@ -44,8 +44,8 @@ def refused(folder: Path, **more: Any) -> tuple[str, str]:
         (["openvino_model.xml", "openvino_model.bin"], "OpenVINO", "made from"),
         (["epoch=3.ckpt"], "a training checkpoint", "save_pretrained"),
         (["model.pt"], "PyTorch, saved as a whole", "save_pretrained"),
-        (["readme.txt"], "is no model: there is no config.json", "A model's folder has config.json"),
-        (["inner/config.json"], "is no model: there is no config.json", "Is it in inner?"),
+        (["readme.txt"], "is not a model: there is no config.json", "A model's folder has config.json"),
+        (["inner/config.json"], "is not a model: there is no config.json", "Is it in inner?"),
     ],
 )
 def test_other_formats_are_named(tmp_path: Path, files: list[str], said: str, hint: str) -> None:

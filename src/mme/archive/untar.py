@@ -109,7 +109,9 @@ def members(stream: Stream, max_bytes: int = MAX_BYTES) -> Iterator[Member]:
             continue
         path, size = headers.apply(info)
         if info.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE):
-            kind = {b"1": "a hard link", b"2": "a link", b"6": "a pipe"}.get(info.type, "a device or something odd")
+            kind = {b"1": "a hard link", b"2": "a link", b"6": "a pipe"}.get(
+                info.type, "a device or another special file"
+            )
             raise ArchiveError(f"{path!r} in the archive is {kind}.", "Only files and folders are unpacked.")
         is_folder = info.type == tarfile.DIRTYPE or info.name.endswith("/")
         if is_folder and size:

@@ -114,7 +114,7 @@ def read(s3: S3Client, store: Store, name: str) -> tuple[str, Shown]:
         )
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise EndpointError(
-            f"s3://{store.bucket}/{key} is no plan: {error}.", "Write it anew: invoke capacity plan --publish NAME."
+            f"s3://{store.bucket}/{key} is not a plan: {error}.", "Write it anew: invoke capacity plan --publish NAME."
         ) from None
 
 

@@ -257,7 +257,7 @@ def generate(law: Law, count: int, seed: int = 1, most: int = 50_000_000) -> tup
     starts: Floats = np.sort(random.uniform(0, law.seconds, random.poisson(bursts * law.seconds / 3600)))
     top = peak * (factor if len(starts) else 1.0)
     if top * law.seconds > most * 4:
-        raise UsageError(f"That are more than {most:,} requests.", "Take a shorter time, or a lower rate.")
+        raise UsageError(f"These are more than {most:,} requests.", "Take a shorter time, or a lower rate.")
     # Thinning: candidates at the highest rate, each kept with the probability that the rate of its moment has.
     times = np.sort(random.uniform(0, law.seconds, random.poisson(top * law.seconds)))
     level = law.rate * (1 + law.swing * np.sin(2 * np.pi * times / DAY))
@@ -268,7 +268,7 @@ def generate(law: Law, count: int, seed: int = 1, most: int = 50_000_000) -> tup
         level = level * np.where(inside, factor, 1.0)
     times = times[random.random(len(times)) * top < level]
     if len(times) > most:
-        raise UsageError(f"That are more than {most:,} requests.", "Take a shorter time, or a lower rate.")
+        raise UsageError(f"These are more than {most:,} requests.", "Take a shorter time, or a lower rate.")
     model = _choose(shares, law, times, random)
     return Requests(times, model), shares * law.rate
 

@@ -188,7 +188,7 @@ def _plain(value: Any) -> Any:
     """numpy's numbers and arrays inside a list, as values that JSON has."""
     if hasattr(value, "__array__") and hasattr(value, "tolist"):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} is no JSON value")
+    raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
 def _array(inputs: Any) -> numpy.ndarray[Any, Any] | None:

@@ -61,7 +61,7 @@ class MultiDataModel:
     ) -> None:
         if not model_data_prefix.startswith("s3://"):
             raise UsageError(
-                f"{model_data_prefix!r} is no model prefix.", "It begins with s3://, as in s3://my-bucket/models/."
+                f"{model_data_prefix!r} is not a model prefix.", "It begins with s3://, as in s3://my-bucket/models/."
             )
         if model is not None and (image_uri or role or env or vpc_config or enable_network_isolation or predictor_cls):
             raise UsageError(

@@ -70,7 +70,7 @@ def needed(
             "role: list models",
             ("s3:ListBucket",),
             objects,
-            "a target that is not there is then told as one that may not be read",
+            "a missing target is then reported as one that may not be read",
             "warning",
             {"s3:prefix": prefix},
         ),

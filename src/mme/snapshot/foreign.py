@@ -144,7 +144,7 @@ def no_model(what: str, folder: Path, files: Sequence[FolderFile]) -> SourceErro
         return SourceError(f"{what} is not a model of transformers: {path} is {of.name}.", of.hint)
     nested = sorted({str(PurePosixPath(path).parent) for path in names if path.endswith("/config.json")})
     return SourceError(
-        f"{what} is no model: there is no config.json in {folder}.",
+        f"{what} is not a model: there is no config.json in {folder}.",
         f"Is it in {nested[0]}?" if nested else "A model's folder has config.json and its weights.",
     )
 

@@ -148,8 +148,7 @@ def _check_processor(spec: ModelSpec, located: Located) -> None:
     if not (task.startswith(PREPARED) or task in PREPARED) or any(file.path in files for file in located.files):
         return
     raise SourceError(
-        f"{spec.name} ({spec.source}) is for {task}, and has nothing that prepares its inputs: none of "
-        f"{', '.join(files)}.",
+        f"{spec.name} ({spec.source}) is for {task}, and has no processor for its inputs: none of {', '.join(files)}.",
         "Put the image processor's or feature extractor's file beside the weights; save_pretrained of the processor "
         "writes it.",
     )

@@ -123,7 +123,7 @@ def without_nan(piece: Piece, what: str) -> Piece:
             numbers = np.frombuffer(data, dtype=kind, count=usable // np.dtype(kind).itemsize)
             if numbers.size and (numbers & numbers.dtype.type(but_the_sign)).max() > infinity:
                 raise SourceError(
-                    f"{what}: {piece.name} holds NaN, which is not a number, and answers that use it would be none.",
+                    f"{what}: {piece.name} holds NaN, and so would every answer that uses it.",
                     "Take a checkpoint from before the training failed, or download this one again.",
                 )
             left = bytes(data[usable:])

@@ -55,8 +55,8 @@ def channels(context: Context, settings: Settings, json: bool = False) -> None:
     {
         **CHANGE_HELP,
         "version": "the version, by the first digits of its digest or as a target; newest, or left out: the newest",
-        "from": "take what another channel means now, as in bert@staging",
-        "keep-warm": "say that the channel's versions are to be in memory before anybody asks: invoke warm --kept",
+        "from": "the version that another channel means now, as in bert@staging",
+        "keep-warm": "mark the channel, so that invoke warm --kept loads its versions",
         "no-keep-warm": "take that back",
     },
     where=("bucket", "prefix", "region", "terraform"),

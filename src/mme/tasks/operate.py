@@ -87,9 +87,9 @@ def until_interrupted() -> Iterator[None]:
 
 @command(
     {
-        "hours": "add the metrics of so many hours up",
-        "rows": "show at most so many models, and so many names",
-        "watch": "show it anew again and again, until Ctrl-C; with --json, a line of JSON each time",
+        "hours": "the hours over which metrics are added up",
+        "rows": "at most this many models, and as many names",
+        "watch": "refresh it until Ctrl-C; with --json, a line of JSON each time",
         "every": "with --watch: seconds in between",
         "json": JSON_HELP,
     },
@@ -148,7 +148,7 @@ def status(
         "role": "the execution role's ARN, before there is an endpoint that has one",
         "image": "an image's URI, repeatable, likewise",
         "type": "an instance type, repeatable, likewise; with a count as in ml.m5.xlarge=2",
-        "archives": "look into at most so many archives: what channels mean, then the newest of each model",
+        "archives": "the archives to look into, at most: what channels mean, then the newest of each model",
         "ignore": "a check whose findings are accepted, repeatable, as in processor",
         "all": "show what is all right, too",
         "json": JSON_HELP,

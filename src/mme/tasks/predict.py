@@ -39,7 +39,7 @@ MOST_AT_ONCE = 64
         "content-type": "the type of the input, where it is not clear from the file's name",
         "key": "the same key always gets the same version of a channel (a user's or session's id)",
         "save": "write the answer as it came to this file",
-        "repeat": "ask so often, and print how long it took instead of the answer",
+        "repeat": "the number of requests; prints how long they took instead of the answer",
         "concurrency": "with --repeat, so many requests at a time (up to 64); the first goes alone",
         "json": JSON_HELP,
     },
