@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import types
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,43 @@ def test_only_imported_means_that_nothing_is_run(monkeypatch: pytest.MonkeyPatch
     assert ran == []
     parent.warm(["transformers"])
     assert ran == ["exercise"]
+
+
+class Driver:
+    """CUDA's own library, as a process finds it that is forked from this one."""
+
+    def __init__(self, answer: int, seconds: float = 0) -> None:
+        self._answer, self._seconds = answer, seconds
+
+    def cuInit(self, flags: int) -> int:
+        time.sleep(self._seconds)
+        return 0
+
+    def cuDeviceGet(self, device: object, number: int) -> int:
+        return 0
+
+    def cuDevicePrimaryCtxRetain(self, context: object, device: object) -> int:
+        return self._answer
+
+
+@pytest.mark.parametrize(
+    ("driver", "begun"), [(Driver(0), False), (Driver(3), True), (Driver(0, seconds=60), True), (None, True)]
+)
+def test_cuda_has_begun_where_a_fork_cannot_begin_it(
+    monkeypatch: pytest.MonkeyPatch, driver: Driver | None, begun: bool
+) -> None:
+    """Its device file is opened by some drivers when the GPUs are counted: that alone says nothing."""
+
+    def library(name: str) -> Driver:
+        if driver is None:
+            raise OSError(f"{name}: cannot open shared object file")
+        return driver
+
+    assert not cuda.begun()  # here
+    monkeypatch.setattr(cuda.system, "has_open", lambda file: file == "/dev/nvidia-uvm")
+    monkeypatch.setattr(cuda.ctypes, "CDLL", library)
+    monkeypatch.setattr(cuda, "_PROBE_SECONDS", 0.3)
+    assert cuda.begun() is begun
 
 
 @pytest.mark.parametrize("initialized", [False, True])

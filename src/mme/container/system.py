@@ -69,6 +69,11 @@ def has_open(file: str) -> bool:
     return False
 
 
+def has_gpu() -> bool:
+    """Whether the system has the device file of NVIDIA's driver."""
+    return Path("/dev/nvidiactl").exists()
+
+
 def keep_only(descriptors: Collection[int]) -> None:
     """Have all other open files be closed when another program takes this process's place."""
     for descriptor in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:

@@ -11,7 +11,7 @@ from mme.container import memory
 from mme.container.config import MiB, read
 from mme.container.errors import ServingError
 from mme.container.front.admission import Admission
-from mme.container.front.cards import GPU_CONTEXT, unseen
+from mme.container.front.cards import FIRST_ANSWER, GPU_CONTEXT, unseen
 from mme.container.front.counters import Totals
 from mme.container.front.gpu import Gpu, Gpus
 from mme.container.front.models import Model
@@ -111,7 +111,7 @@ class Card(Machine):
 
     def runs(self, of: Model, idle: bool = True) -> None:
         link = worker(of)
-        link.gpu = "GPU-a"
+        link.gpu, link.answered = "GPU-a", True
         self.running.append(link)
         if idle:
             self.idle_models.append(of)
@@ -151,6 +151,31 @@ def test_the_longest_idle_is_parked_for_room_on_the_gpu() -> None:
         return machine
 
     assert asyncio.run(ask()).parked == [("idle0", "gpu memory")]
+
+
+def test_room_is_left_for_the_first_answers_of_models_that_are_loaded() -> None:
+    """A process has a third of what it will take once it is loaded, and the rest once it has answered."""
+
+    async def ask() -> list[object]:
+        machine = Card(total=3 * MODEL - 1, each=MODEL - FIRST_ANSWER)
+        admission = admission_of(machine)
+        results: list[object] = []
+        for number in range(3):
+            new = model(str(number), number, mapped=100 * MiB)
+            results.append((await asyncio.gather(admission.place(new, wait=False), return_exceptions=True))[0])
+            if results[-1] == "GPU-a":
+                machine.runs(new, idle=False)
+                machine.running[-1].answered = False
+                admission.keep(new)
+        for link in machine.running:
+            link.answered = True  # and the card shows what they take
+        machine.each = MODEL
+        machine.card += 1
+        results.append(await admission.place(model("last", 9, mapped=100 * MiB), wait=False))
+        return results
+
+    results = asyncio.run(ask())
+    assert [getattr(each, "status", each) for each in results] == ["GPU-a", "GPU-a", 507, "GPU-a"]
 
 
 def test_nothing_is_parked_for_a_model_that_no_gpu_can_hold() -> None:

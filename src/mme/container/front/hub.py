@@ -12,10 +12,9 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
-from mme.container import errors
+from mme.container import errors, system
 from mme.container.config import Settings
 from mme.container.front import cards
 from mme.container.front.admission import Admission
@@ -50,7 +49,7 @@ class Hub:
         self.gone: Callable[[Model], None] = lambda _: None  # called with a model that is not loaded any more
         self._numbers = 0
         gpus = Gpus(os.environ.get("CUDA_VISIBLE_DEVICES")) if settings.device != "cpu" else None
-        if gpus is not None and (why := cards.unseen(gpus, Path("/dev/nvidiactl").exists)):
+        if gpus is not None and (why := cards.unseen(gpus, system.has_gpu)):
             log("warning", "gpu", message=why)
         self._admission = Admission(settings, self.totals, self, gpus)
         self._requests = Requests(settings, self.totals, self)

@@ -121,6 +121,7 @@ class WorkerLink(asyncio.Protocol):
         self.ready: asyncio.Future[None] = loop.create_future()
         self.exited: asyncio.Future[None] = loop.create_future()
         self.was_ready = False
+        self.answered = False  # at least one request
         self.gpu: str | None = None  # which one it may use
         self.doomed: str | None = None  # why the front ends it; set when it does
         self.sent: dict[int, Invocation] = {}

@@ -295,6 +295,7 @@ class Processes:
     def _received(self, worker: WorkerLink, frame: Frame) -> None:
         worker.heard = time.monotonic()
         if frame.kind == Kind.RESULT:
+            worker.answered = True
             self._requests.result(worker, frame)
         elif frame.kind == Kind.STARTED:
             self._requests.began(worker, frame)

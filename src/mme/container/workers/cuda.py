@@ -5,12 +5,17 @@ installed."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
+import signal
 import sys
+import time
 from typing import Any
 
 from mme.container import system
 
-_OPENED_BY_CUDA = "/dev/nvidia-uvm"  # CUDA opens it when it begins; asking NVIDIA's management library does not
+_OPENED_BY_CUDA = "/dev/nvidia-uvm"  # once CUDA begins; with some drivers when the GPUs are counted, too
+_PROBE_SECONDS = 20.0
 
 # What CUDA's libraries say where the device's memory is full, beside "out of memory".
 _ALLOCATION = ("cublas_status_alloc_failed", "cudnn_status_alloc_failed", "cusparse_status_alloc_failed")
@@ -35,8 +40,37 @@ def ruins(error: BaseException, text: str) -> bool:
 
 
 def begun() -> bool:
-    """Whether this process has begun to use CUDA. What is forked from it afterwards cannot use a GPU."""
-    return system.has_open(_OPENED_BY_CUDA)
+    """Whether this process has begun to use CUDA, so that what is forked from it cannot use a GPU."""
+    return system.has_open(_OPENED_BY_CUDA) and not _usable_by_a_fork()
+
+
+def _usable_by_a_fork() -> bool:
+    """Fork a process that begins CUDA. It has as little in common with the libraries here as can be."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(int(not _begins()))
+        finally:
+            os._exit(1)
+    ends = time.monotonic() + _PROBE_SECONDS
+    while not (done := os.waitpid(pid, os.WNOHANG))[0]:
+        if time.monotonic() > ends:
+            os.kill(pid, signal.SIGKILL)
+            done = os.waitpid(pid, 0)
+            break
+        time.sleep(0.01)
+    return done[1] == 0
+
+
+def _begins() -> bool:
+    """Make a context by the driver's own library: https://docs.nvidia.com/cuda/cuda-driver-api"""
+    cuda = ctypes.CDLL("libcuda.so.1")
+    device, context = ctypes.c_int(), ctypes.c_void_p()
+    return not (
+        cuda.cuInit(0)
+        or cuda.cuDeviceGet(ctypes.byref(device), 0)
+        or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), device)
+    )
 
 
 def answer_without_cuda(torch: Any) -> None:

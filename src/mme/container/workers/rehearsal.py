@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from mme.container import system
 from mme.container.wire import Decoder, Kind, pack
 from mme.container.workers.templates import Templates
 from mme.container.workers.worker import Spec, Worker
@@ -33,9 +34,7 @@ class Failed(Exception):
 def rehearse(families: Templates, roots: tuple[Path, ...]) -> None:
     """Load and ask the tiny model a few times. Afterwards this process is as before, except for what is cached now.
     Raises Failed, OSError, or whatever making the model does."""
-    import torch
-
-    if torch.cuda.is_available():  # nothing may begin CUDA before the forks
+    if system.has_gpu():  # nothing may begin CUDA before the forks
         return
     root = next(root for root in roots if (root / "embedding").is_dir())
     with tempfile.TemporaryDirectory(prefix="mme-") as folder:
