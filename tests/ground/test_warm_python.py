@@ -28,6 +28,8 @@ def warm() -> Iterator[WarmPython]:
         "import sys; sys.exit('a message')",
         "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
         "import there; print(there.WORD)",
+        "import os; print(os.getppid())",
+        "import os, signal; os.kill(os.getpid(), signal.SIGTERM)",
     ],
 )
 def test_a_program_runs_as_it_would_in_a_new_interpreter(
@@ -65,3 +67,49 @@ def test_a_program_ends_with_whoever_asked_for_it(warm: WarmPython, tmp_path: Pa
         asking.send_signal(signal.SIGKILL)
         asking.wait()
         assert output.read() == b"", "its end of the pipe is closed when it is gone"
+
+
+def test_a_signal_reaches_the_program_and_its_end_is_waited_for(warm: WarmPython, tmp_path: Path) -> None:
+    source = """
+import os, signal, time
+def end(number, frame):
+    os.write(1, b"ended in order\\n")
+    raise SystemExit(3)
+signal.signal(signal.SIGTERM, end)
+os.write(1, b"begun\\n")
+time.sleep(3600)
+"""
+    words = [warm.executable(tmp_path / "python"), "-c", source]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as asking:
+        assert asking.stdout is not None
+        assert asking.stdout.readline() == "begun\n"
+        asking.terminate()
+        assert asking.stdout.read() == "ended in order\n"
+        assert asking.wait() == 3
+
+
+def test_open_files_are_passed_on_under_their_numbers(warm: WarmPython, tmp_path: Path) -> None:
+    pipes = [os.pipe() for _ in range(3)]
+    written = [write for _, write in pipes]
+    source = f"import os\nfor n in {written}: os.write(n, str(n).encode())"
+    subprocess.run([warm.executable(tmp_path / "python"), "-c", source], pass_fds=written, check=True)
+    for read, write in pipes:
+        os.close(write)
+        assert os.read(read, 100) == str(write).encode()
+        os.close(read)
+
+
+def test_options_are_for_the_interpreter_itself(warm: WarmPython, tmp_path: Path) -> None:
+    words = [warm.executable(tmp_path / "python"), "-I", "-c", "import sys; print(sys.flags.isolated, *sys.modules)"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    flag, *modules = done.stdout.split()
+    assert (flag, "decimal" in modules) == ("1", False)
+
+
+def test_what_a_program_starts_with_it_is_forked_too_where_it_is_everywhere(warm: WarmPython, tmp_path: Path) -> None:
+    inner = "import sys; print(sys.executable, 'decimal' in sys.modules)"
+    outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    python = tmp_path / "python"
+    for everywhere, said in ((True, f"{python} True"), (False, f"{sys.executable} False")):
+        words = [warm.executable(python, everywhere=everywhere), "-c", outer]
+        assert subprocess.run(words, capture_output=True, text=True).stdout.strip() == said

@@ -19,10 +19,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 
-def demo(folder: Path, *words: str, home: Path) -> subprocess.CompletedProcess[str]:
+def demo(
+    folder: Path, *words: str, home: Path, python: Path | str = sys.executable
+) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     return subprocess.run(
-        [sys.executable, "demo/run.py", "--folder", str(folder), *words],
+        [python, "demo/run.py", "--folder", str(folder), *words],
         cwd=REPOSITORY,
         env={**env, "HOME": str(home), "TMPDIR": str(home)},
         capture_output=True,
@@ -91,9 +93,11 @@ def test_the_whole_way_and_nothing_left(tmp_path: Path, home: Path) -> None:
     assert not (folder / "terraform" / "examples" / "minimal" / "terraform.tfstate").read_text().count('"type"')
 
 
-def test_keep_leaves_an_aws_that_any_client_can_use_and_a_second_run_says_so(tmp_path: Path, home: Path) -> None:
+def test_keep_leaves_an_aws_that_any_client_can_use_and_a_second_run_says_so(
+    tmp_path: Path, home: Path, warm_everywhere: Path
+) -> None:
     folder = tmp_path / "demo"
-    done = demo(folder, "--keep", home=home)
+    done = demo(folder, "--keep", home=home, python=warm_everywhere)
     assert done.returncode == 0, done.stdout + done.stderr
     exports = re.findall(r"^export (.+)$", done.stdout, re.MULTILINE)
     assert len(exports) == 3

@@ -99,10 +99,12 @@ class Shell:
         return done.stdout
 
 
-def test_packaging_releases_and_operating(bert: Path, gpt2: Path, tmp_path: Path, warm_libraries: Path) -> None:
+def test_packaging_releases_and_operating(
+    bert: Path, gpt2: Path, tmp_path: Path, warm_everywhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The pages' commands, in the order in which a reader meets them; only the digests are this run's.
 
-    There are dozens of them, so each is forked from a python that has imported what they import.
+    There are dozens of them, so each is forked from a python that has imported what they import, as are the containers.
     """
     (tmp_path / "tasks.py").write_text(
         "from invoke import Collection\nimport mme.tasks; ns = Collection.from_module(mme.tasks)\n"
@@ -112,12 +114,13 @@ def test_packaging_releases_and_operating(bert: Path, gpt2: Path, tmp_path: Path
         f'[models.gpt2]\nsource = "folder:{gpt2}"\nhandler = "generation"\n'
     )
     (tmp_path / "sentences.json").write_text('{"inputs": ["One endpoint.", "Many models."]}')
+    monkeypatch.setattr(sys, "executable", str(warm_everywhere))
     with LocalAws(tmp_path / "aws") as aws:
         endpoint = endpoints_here.create(aws, "demo")
         shell = Shell(
             tmp_path,
             {**aws.client_env(), "MME_BUCKET": "demo", "MME_ENDPOINT": endpoint, "MME_AUTHOR": "ada"},
-            warm_libraries,
+            warm_everywhere,
         )
 
         *packaging, inspect = commands(ROOT / "docs" / "packaging.md")

