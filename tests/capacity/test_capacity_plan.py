@@ -16,7 +16,7 @@ import pytest
 from mme import terraform
 from mme.capacity import instances, plots, report, tfvars, trace
 from mme.capacity.fleets import GB, Settings
-from mme.capacity.needs import STOCK, Models, models
+from mme.capacity.needs import OURS, STOCK, Models, models
 from mme.capacity.plan import Goal, Plan, Search, adapters, busiest, int8, plan
 from mme.capacity.simulate import Requests
 from mme.errors import UsageError
@@ -258,6 +258,25 @@ def test_what_one_request_alone_needs_too_much_of_is_said_and_not_searched_for(
     (option,) = planned.options
     assert option.limit == limit
     assert len(planned.trials) == 1
+
+
+def test_more_than_the_cores_can_do_is_told_from_a_window_in_which_the_queues_have_only_begun_to_grow() -> None:
+    """A tenth more than two cores do, for twelve seconds: nobody has waited for long yet."""
+    needs = models([f"m{n}" for n in range(50)], disk=1, active=1, answer=0.01, cores=1.0)
+    settings = Settings(serving=replace(OURS, batch_limit=1, batch_shared=0.0))
+    rate = 2 * 1.1 / 0.01
+    asked, rates = trace.busiest_of(trace.Law(rate, 0.0, 3600), len(needs), int(rate * 12))
+    search = Search(needs, asked, rates, PRICES, Goal(5.0, 0.1), settings)
+    two = PRICES.type("ml.m5.large")
+    over = search.trial(two, 1)
+    assert over.p99 < 5.0
+    assert over.missed == ("steady queues",)
+    assert search.trial(two, 2).meets
+    many, rates = trace.busiest_of(trace.Law(1e6, 0.0, 3600), len(needs), 20_000)
+    planned = plan(needs, many, rates, PRICES, Goal(10.0, 0.1), settings, ("ml.m5.large",), changes=False)
+    assert planned.best is None
+    assert planned.options[0].limit.startswith("processor (5,0")
+    assert planned.options[0].limit.endswith(" instances have enough, 200 are tried)")
 
 
 def test_int8_and_adapters_have_the_bytes_that_the_documents_say() -> None:

@@ -38,6 +38,9 @@ def capacity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "MME_BUCKET", "MME_TERRAFORM"):
         monkeypatch.delenv(name, raising=False)
     (tmp_path / "chips.toml").write_text(CHIPS)
+    (tmp_path / "tiny.toml").write_text(
+        CHIPS.replace("ml.g5.xlarge", "ml.m5.large").replace("memory_gib = 16", "memory_gib = 0.25")
+    )
     (tmp_path / "models.csv").write_text(HEAD + "".join(f"tenant-{n},{ROW}" for n in range(60)))
 
     def run(*words: str) -> Result:
@@ -190,6 +193,19 @@ def test_no_request_and_a_single_model_are_right(capacity: Any, tmp_path: Path) 
             "ml.trn1.2xlarge has an accelerator",
         ),
         (("measure", "--archive", "none.tar.gz"), "There is no archive none.tar.gz"),
+        (("measure", *LAW), "--models is a flag of `capacity plan and simulate`, not of measure"),
+        (("plan", *LAW, "--count", "3"), "--count is a flag of `capacity simulate`, not of plan"),
+        (("plan", *LAW, "--at-least", "1.5"), "--at-least takes a whole number"),
+        (("plan", *LAW, "--gaps"), "--gaps goes with --trace and --access-log"),
+        (("plan", *LAW, "--hours", "5"), "--hours goes with --live"),
+        (("plan", "--models", "models.csv", "--trace", "t.csv", "--swing", "0.5"), "--swing goes with --zipf"),
+        (
+            ("simulate", *LAW, "--type", "ml.m5.large", "--count", "1", "--per-model", "--page", "x"),
+            "--page is a flag of",
+        ),
+        (("simulate", *LAW, "--type", "ml.m5.large", "--count", "1", "--warm", "0.5"), "--warm takes a whole number"),
+        (("plan", *LAW, "--prices", "tiny.toml"), "No type has memory for models"),
+        (("simulate", *LAW, "--prices", "tiny.toml", "--type", "ml.m5.large", "--count", "1"), "no memory for models"),
         (("buy",), "There is no `capacity buy`"),
     ],
 )

@@ -14,7 +14,7 @@ from mme.capacity.fleets import MOST_VOLUME, Settings, fleet_of, on, volume_of
 from mme.capacity.instances import InstanceType, Prices
 from mme.capacity.needs import OURS, STOCK, Models
 from mme.capacity.simulate import Outcome, Requests, memory_for_models, simulate
-from mme.capacity.state import TOO_LARGE, Floats
+from mme.capacity.state import OK, TOO_LARGE, Floats
 from mme.errors import UsageError
 from mme.operate import processors
 
@@ -168,6 +168,8 @@ class Search:
     def trial(self, kind: InstanceType, count: int) -> Option:
         outcome = self.outcome(kind, count)
         missed = self.goal.missed(outcome)
+        if _queues_grow(outcome):
+            missed.append("steady queues")
         option = Option(
             kind.name,
             count,
@@ -217,10 +219,14 @@ class Search:
 
     def fewest(self, kind: InstanceType, most: int = MOST_INSTANCES) -> Option:
         """The fewest instances that meet the goal; else the last trial, with what it misses."""
-        low = self.least_by_processor(kind)
-        if low > most:
-            low = most
+        least = self.least_by_processor(kind)
+        low = min(least, most)
         option = self.trial(kind, low)
+        if least > MOST_INSTANCES:  # and a trial of seconds does not show it
+            missed = option.missed or ("steady queues",)
+            return replace(
+                option, missed=missed, limit=f"processor ({least:,} instances have enough, {most} are tried)"
+            )
         if option.meets:
             return replace(option, limit=option.limit if low > self.settings.at_least else "the fewest allowed")
         if limit := self._hopeless(kind, option):
@@ -247,6 +253,16 @@ class Search:
             else:
                 failed, worst = middle, tried
         return replace(option, limit=worst.limit)
+
+
+def _queues_grow(outcome: Outcome) -> bool:
+    """Whether more comes in than the cores can do, so that requests wait longer and longer: the traffic that was
+    simulated may be too short for p99 to tell, and users' is not."""
+    good = outcome.latency[outcome.outcome == OK]
+    if outcome.processor < 0.95 or len(good) < 1000:
+        return False
+    middle = len(good) // 2
+    return float(np.median(good[middle:])) > 1.2 * float(np.median(good[:middle]))
 
 
 def _no_better(before: Option, after: Option, times: float) -> bool:
@@ -294,8 +310,14 @@ def plan(
     for kind in kinds:
         kind.check_simulated()
     search = Search(models, requests, rates, prices, goal, settings)
-    smallest = int(models.active.max())
-    kinds = [k for k in kinds if memory_for_models(k.memory, settings.serving) >= smallest] or kinds[:1]
+    largest = int(models.active.max())
+    kinds = [k for k in kinds if memory_for_models(k.memory, settings.serving) > 0]
+    if not kinds:
+        raise UsageError(
+            "No type has memory for models beside the container.",
+            f"It takes {settings.serving.base_bytes >> 20} MiB itself, and 256 MiB at least stay free.",
+        )
+    kinds = [k for k in kinds if memory_for_models(k.memory, settings.serving) >= largest] or kinds[:1]
     bounds = {k.name: prices.month(k.usd_per_hour * search.least_by_processor(k)) for k in kinds}
     kinds.sort(key=lambda k: (bounds[k.name], k.usd_per_hour))
     offers: list[Option] = []

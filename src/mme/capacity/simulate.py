@@ -199,6 +199,10 @@ def _check(models: Models, fleet: Fleet) -> None:
         raise UsageError("There is no model to plan for.")
     if fleet.instances < 1 or fleet.cpus < 1:
         raise UsageError("A fleet has one instance and one core at least.")
+    if fleet.memory < 1 or fleet.disk < 1:
+        raise UsageError(
+            "An instance has no memory for models beside the container, or no disk.", "Take a larger type."
+        )
     if fleet.routing not in ROUTINGS:
         raise UsageError(f"There is no routing {fleet.routing!r}.", f"Known: {', '.join(ROUTINGS)}.")
     scaling = fleet.autoscaling

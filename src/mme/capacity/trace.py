@@ -320,7 +320,7 @@ def busiest_of(law: Law, count: int, most: int, seed: int = 1) -> tuple[Requests
     if bursts:
         # A window in which the burst has the share of time that it has in an hour.
         seconds = max(seconds, min(length * 3600 / max(bursts * length, 1e-9), 4 * seconds))
-    steady = Law(peak, law.exponent, seconds)
+    steady = Law(peak, law.exponent, seconds, churn=law.churn)
     requests, rates = generate(steady, count, seed)
     if not bursts or factor <= 1 or not length:
         return requests, rates

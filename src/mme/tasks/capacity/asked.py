@@ -5,55 +5,94 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from mme.errors import UsageError
 
 
 @dataclass(frozen=True)
 class Asked:
-    """The flags, as they were given."""
+    """The flags, as they were given; their defaults."""
 
-    what: str | None
-    models: str | None
-    catalog: str | None
-    dist: str
-    needs: str | None
-    container: str
-    trace: str | None
-    access_log: str | None
-    gaps: bool
-    live: bool
-    zipf: str | None
-    rate: str | None
-    hours: str | None
-    swing: str
-    bursts: str | None
-    churn: str
-    p99: str
-    cold: str
-    type: Sequence[str]
-    count: str | None
-    at_least: str
-    volume_gb: str | None
-    routing: str
-    download: str
-    extract: str
-    processor_factor: str
-    deployments: str | None
-    warm: str
-    autoscale: str | None
-    prices: str | None
-    seed: str
-    tfvars: str | None
-    page: str | None
-    plots: str | None
-    publish: str | None
-    archive: Sequence[str]
-    out: str | None
-    per_model: bool
-    json: bool
+    what: str
+    models: str | None = None
+    catalog: str | None = None
+    dist: str = "dist"
+    needs: str | None = None
+    container: str = "ours"
+    trace: str | None = None
+    access_log: str | None = None
+    gaps: bool = False
+    live: bool = False
+    zipf: str | None = None
+    rate: str | None = None
+    hours: str | None = None
+    swing: str = "0"
+    bursts: str | None = None
+    churn: str = "0"
+    p99: str = "300"
+    cold: str = "1%"
+    type: Sequence[str] = ()
+    count: str | None = None
+    at_least: str = "1"
+    volume_gb: str | None = None
+    routing: str = "random"
+    download: str = "250"
+    extract: str = "500"
+    processor_factor: str = "1"
+    deployments: str | None = None
+    warm: str = "0"
+    autoscale: str | None = None
+    prices: str | None = None
+    seed: str = "1"
+    tfvars: str | None = None
+    page: str | None = None
+    plots: str | None = None
+    publish: str | None = None
+    archive: Sequence[str] = ()
+    out: str | None = None
+    per_model: bool = False
+    json: bool = False
+
+    def check(self) -> None:
+        """Raises UsageError for a flag that something else takes, which would be passed over."""
+        given = [field.name for field in fields(self)[1:] if self._given(field)]
+        for name in given:
+            takers = next((takers for takers, names in TAKEN.items() if name in names), None)
+            if takers is not None and self.what not in takers:
+                raise UsageError(f"--{_flag(name)} is a flag of `capacity {' and '.join(takers)}`, not of {self.what}.")
+        law = self.zipf is not None and not self.live
+        for name, fits, words in (
+            *((name, law, "--zipf") for name in ("rate", "swing", "bursts", "churn")),
+            ("hours", self.live or (law and self.what == "simulate"), "--live, and with --zipf of `capacity simulate`"),
+            ("gaps", self.trace is not None or self.access_log is not None, "--trace and --access-log"),
+        ):
+            if name in given and not fits:
+                raise UsageError(f"--{_flag(name)} goes with {words}.")
+
+    def _given(self, field: Field[Any]) -> bool:
+        value = getattr(self, field.name)
+        return bool(value) if field.name in ("type", "archive") else value != field.default
+
+
+PLANNED, SIMULATED, MEASURED = "plan", "simulate", "measure"
+TAKEN = {
+    (PLANNED,): ("p99", "cold", "at_least", "tfvars", "page", "plots", "publish"),
+    (SIMULATED,): ("count", "deployments", "warm", "autoscale", "per_model"),
+    (MEASURED,): ("archive", "out"),
+    (PLANNED, SIMULATED): (
+        *("models", "catalog", "needs", "trace", "access_log", "gaps", "live", "zipf", "rate", "hours", "swing"),
+        *("bursts", "churn", "type", "volume_gb", "routing", "download", "extract", "processor_factor", "prices"),
+        "seed",
+    ),
+}
+"""Which flags belong to some of the subcommands alone."""
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def number(flag: str, text: str, low: float = 0.0, high: float = 1e12) -> float:
@@ -65,6 +104,14 @@ def number(flag: str, text: str, low: float = 0.0, high: float = 1e12) -> float:
     if not low <= value <= high:
         raise UsageError(f"{flag} takes a number from {low:g} to {high:g}, not {text!r}.")
     return value
+
+
+def whole(flag: str, text: str, low: int, high: int) -> int:
+    """The value of a flag as a whole number. Raises UsageError."""
+    value = number(flag, text, low, high)
+    if value % 1:
+        raise UsageError(f"{flag} takes a whole number from {low:,} to {high:,}, not {text!r}.")
+    return int(value)
 
 
 def counted(models: int) -> str:

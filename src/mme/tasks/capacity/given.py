@@ -21,7 +21,7 @@ from mme.capacity.simulate import ROUTINGS, Requests
 from mme.capacity.state import Floats
 from mme.errors import EndpointError, UsageError
 from mme.settings import Settings
-from mme.tasks.capacity.asked import Asked, number
+from mme.tasks.capacity.asked import Asked, number, whole
 from mme.tasks.command import load_catalog, note
 
 SHORTEST = 1.0
@@ -65,7 +65,7 @@ def traffic_of(
     asked: Asked, settings: Settings, models: Models, most: int | None
 ) -> tuple[Requests, Floats, str, tuple[float, float] | None]:
     """(requests, requests a second of each model, words, (peak, trough) requests a second where they are known)."""
-    seed = int(number("--seed", asked.seed, 0, 2**31))
+    seed = whole("--seed", asked.seed, 0, 2**31)
     sources = [asked.trace, asked.access_log, asked.live or None, asked.zipf if not asked.live else None]
     if sum(source is not None for source in sources) != 1:
         raise UsageError(
@@ -149,8 +149,8 @@ def settings_of(asked: Asked) -> Assumed:
         number("--download", asked.download, 0.1) * 1e6,
         number("--extract", asked.extract, 0.1) * 1e6,
         number("--processor-factor", asked.processor_factor, 0.01, 100),
-        int(number("--at-least", asked.at_least, 1, 200)),
-        int(number("--seed", asked.seed, 0, 2**31)),
+        whole("--at-least", asked.at_least, 1, 200),
+        whole("--seed", asked.seed, 0, 2**31),
     )
 
 

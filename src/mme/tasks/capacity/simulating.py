@@ -12,7 +12,7 @@ from mme.capacity import fleets, report
 from mme.capacity import simulate as simulation
 from mme.errors import UsageError
 from mme.settings import Settings
-from mme.tasks.capacity.asked import Asked, counted, number
+from mme.tasks.capacity.asked import Asked, counted, number, whole
 from mme.tasks.capacity.given import models_of, prices_of, say_if_slow, settings_of, traffic_of
 from mme.tasks.command import print_json
 
@@ -27,16 +27,16 @@ def simulate(context: Context, asked: Asked, settings: Settings) -> None:
     models = models_of(context, asked, settings)
     assumed = replace(assumed, serving=models.measured(assumed.serving))
     requests, rates, words, _ = traffic_of(asked, settings, models, None)
-    fleet = fleets.fleet_of(kind, int(number("--count", asked.count, 1, 10_000)), models, assumed)
+    fleet = fleets.fleet_of(kind, whole("--count", asked.count, 1, 10_000), models, assumed)
     if asked.deployments:
         fleet = replace(fleet, deployments=tuple(number("--deployments", t) for t in asked.deployments.split(",")))
-    popular = int(number("--warm", asked.warm, 0, len(models)))
+    popular = whole("--warm", asked.warm, 0, len(models))
     fleet = replace(fleet, warm=tuple(int(m) for m in np.argsort(-rates)[:popular]))
     if asked.autoscale:
         parts = asked.autoscale.split(",")
         if len(parts) != 3:
             raise UsageError(f"--autoscale takes MIN,MAX,TARGET, such as 2,8,600, not {asked.autoscale!r}.")
-        least, most = (int(number("--autoscale", part, 1, 10_000)) for part in parts[:2])
+        least, most = (whole("--autoscale", part, 1, 10_000) for part in parts[:2])
         fleet = replace(fleet, autoscaling=simulation.Autoscaling(least, most, number("--autoscale", parts[2], 1e-9)))
     say_if_slow()
     outcome = simulation.simulate(fleets.on(kind, models, assumed), requests, fleet, seed=assumed.seed)
