@@ -15,6 +15,7 @@ from mme.local import LocalAws
 ROOT = Path(__file__).resolve().parents[2]
 FAKE_CONTAINER = shlex.join([sys.executable, str(ROOT / "tests" / "local" / "fake_container.py")])
 sys.path[:0] = [str(Path(__file__).parent), str(ROOT / "scripts")]
+pytest.register_assert_rewrite("caller", "lives_of_inputs", "stack")
 
 
 @pytest.fixture(scope="session")
