@@ -9,10 +9,7 @@ the toolkit documents: {"inputs": ..., "parameters": {...}}, images and sound as
 URLs, and a list of inputs gives a list of answers. What a request may ask for is in pipeline_tasks.py.
 """
 
-import base64
-import csv
 import importlib.util
-import io
 import json
 import os
 from collections.abc import Callable
@@ -21,9 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import handler_adapter
-import numpy as np
+import pipeline_answers
 import pipeline_engine
-import pipeline_media
 import pipeline_own
 import pipeline_requests
 import torch
@@ -31,8 +27,6 @@ import transformers
 from engine import Encoding
 from handler_common import (
     DTYPES,
-    JSON,
-    NPY,
     check_choice,
     check_integer,
     check_number,
@@ -40,10 +34,9 @@ from handler_common import (
     load_tokenizer,
     load_whole,
     loading_options,
-    negotiate,
     read_json,
 )
-from pipeline_requests import CSV, Limits, Request
+from pipeline_requests import Limits, Request
 from pipeline_tasks import PROCESSOR, TASKS, TOKENIZER, Task, check_parameters, task_of
 
 # Not imported from transformers: version 5's module of these needs torchvision, which most processors do not.
@@ -58,12 +51,7 @@ SETTINGS: dict[str, Any] = {
     "max_audio_seconds": 1800,
 }
 LENGTHS = ("max_new_tokens", "max_length", "min_new_tokens", "min_length")
-# Tasks whose texts, or labels, can share a pass, and how many of them are in work at once.
-SHARED = ("text-classification", "zero-shot-classification", "token-classification")
-BATCH = 32
 LANGUAGES = "_build_translation_inputs"  # attributes of tokenizers of many languages
-PNG = "image/png"
-WAV = ("audio/wav", "audio/x-wav", "audio/wave")
 
 
 @dataclass(frozen=True)
@@ -79,6 +67,7 @@ class Served:
     limits: Limits
     reads: int | None  # tokens; None where the model does not say
     engine: Encoding | None = None  # what computes in the model's place
+    shares: bool = False  # whether several texts share its passes
 
 
 # --- The four functions that the toolkit calls -----------------------------------------------------------------------
@@ -122,9 +111,10 @@ def model_fn(model_dir: str, context: Any = None) -> Served:
     reads = encoding.graph.positions if encoding else _readable_tokens(model)
     if tokenizer is not None and reads is not None and tokenizer.model_max_length > reads:
         tokenizer.model_max_length = reads
-    call = pipeline_own.OWN[name](parts) if task.own else _pipeline(name, parts, device, encoding is not None)
+    shares = encoding is not None and name in pipeline_engine.SHARED and tokenizer.pad_token_id is not None
+    call = pipeline_own.OWN[name](parts) if task.own else _pipeline(name, parts, device, shares)
     limits = Limits(settings["max_inputs"], settings["max_pixels"], settings["max_audio_seconds"])
-    return Served(name, task, call, parts, defaults, settings, limits, reads, encoding)
+    return Served(name, task, call, parts, defaults, settings, limits, reads, encoding, shares)
 
 
 def input_fn(data: Any, content_type: str | None) -> Request:
@@ -134,6 +124,55 @@ def input_fn(data: Any, content_type: str | None) -> Request:
 
 def predict_fn(data: Request, model: Served) -> Any:
     """Answer one request. Raises ValueError where it cannot be answered."""
+    return _computed(*_asked(data, model), model)
+
+
+# --- The hooks with which a server batches concurrent requests, and gives a busy model more memory -------------------
+
+
+def tokens_fn(data: Request, model: Served) -> int:
+    """About how many tokens the request costs; 0 where it shares no pass with others."""
+    return pipeline_engine.cost(data.inputs, data.parameters) if model.shares else 0
+
+
+def batch_fn(inputs: list[Request], model: Served) -> list[Any]:
+    """Answer many requests: for each, in order, what predict_fn would return, or the ValueError that it would raise.
+    Those with equal parameters share passes of the engine."""
+    results: list[Any] = [None] * len(inputs)
+    alike: dict[str, list[tuple[int, Any, dict[str, Any]]]] = {}
+    for place, data in enumerate(inputs):
+        try:
+            asked, options = _asked(data, model)
+        except ValueError as error:
+            results[place] = error
+            continue
+        key = json.dumps(options, sort_keys=True) if model.shares else str(place)
+        alike.setdefault(key, []).append((place, asked, options))
+    for group in alike.values():
+        if len(group) == 1:
+            place, asked, options = group[0]
+            try:
+                results[place] = _computed(asked, options, model)
+            except ValueError as error:
+                results[place] = error
+            continue
+        together = [text for _, asked, _ in group for text in (asked if isinstance(asked, list) else [asked])]
+        answers = iter(_computed(together, group[0][2], model))
+        for place, asked, options in group:
+            if isinstance(asked, list):
+                results[place] = [next(answers) for _ in asked]
+            else:
+                results[place] = pipeline_engine.alone(model.name, asked, options, next(answers))
+    return results
+
+
+def busy_fn(model: Served) -> Encoding | None:
+    """What can be had for more memory while the model is busy: packed weights."""
+    return model.engine
+
+
+def _asked(data: Request, model: Served) -> tuple[Any, dict[str, Any]]:
+    """The request's inputs, and its parameters as the task's pipeline takes them."""
     asked = {**model.defaults, **_checked(data.parameters, model)}
     for name in model.task.needs:
         if not asked.get(name):
@@ -145,7 +184,11 @@ def predict_fn(data: Request, model: Served) -> Any:
     inputs = pipeline_requests.inputs_of(data, model.task.inputs, model.limits, rate, frames)
     _check_tokens(inputs, model)
     _check_fits(inputs, asked, model)
-    options = _spread(model, asked)
+    return inputs, _spread(model, asked)
+
+
+def _computed(inputs: Any, options: dict[str, Any], model: Served) -> Any:
+    options = dict(options)
     seed = options.pop("seed", None) if not model.task.own else None
     try:
         with torch.inference_mode(), pipeline_own.seeded(seed, model.parts.model.device):
@@ -156,44 +199,9 @@ def predict_fn(data: Request, model: Served) -> Any:
         raise
 
 
-def busy_fn(model: Served) -> Encoding | None:
-    """What can be had for more memory while the model is busy: packed weights."""
-    return model.engine
-
-
 def output_fn(prediction: Any, accept: str | None) -> Any:
     """Write the answer: JSON; or npy for numbers, a PNG for an image, a WAV for sound, CSV for a list of labels."""
-    offered = [JSON]
-    image, sound, table = _image_of(prediction), _sound_of(prediction), _table_of(prediction)
-    if image is not None:
-        offered.append(PNG)
-    if sound is not None:
-        offered += WAV
-    if table is not None:
-        offered.append(CSV)
-    if isinstance(prediction, (list, np.ndarray, torch.Tensor)) and _depth(prediction) > 1:
-        offered.append(NPY)
-    kind = negotiate(accept, tuple(offered))
-    if kind == PNG:
-        return _png(image)
-    if kind in WAV and sound is not None:
-        return pipeline_media.wave_file(*sound)
-    if kind == CSV and table is not None:
-        stream = io.StringIO()
-        writer = csv.DictWriter(stream, list(table[0]))
-        writer.writeheader()
-        writer.writerows(table)
-        return stream.getvalue().encode()
-    if kind == NPY:
-        buffer = io.BytesIO()
-        np.save(buffer, np.asarray(prediction, np.float32), allow_pickle=False)
-        return buffer.getvalue()
-    try:
-        return json.dumps(
-            prediction, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain
-        ).encode()
-    except ValueError as error:
-        raise ArithmeticError(f"The model's answer cannot be written as JSON: {error}.") from None
+    return pipeline_answers.write(prediction, accept)
 
 
 # --- Loading ---------------------------------------------------------------------------------------------------------
@@ -305,15 +313,14 @@ def _parts(folder: Path, task: Task) -> dict[str, Any]:
     return parts
 
 
-def _pipeline(name: str, parts: pipeline_own.Parts, device: torch.device, unpadded: bool) -> Callable[..., Any]:
-    """With a model that computes texts `unpadded`, several share a pass."""
-    given = {
+def _pipeline(name: str, parts: pipeline_own.Parts, device: torch.device, shares: bool) -> Callable[..., Any]:
+    given: dict[str, Any] = {
         key: value
         for key in ("tokenizer", "image_processor", "feature_extractor", "processor")
         if (value := getattr(parts, key)) is not None
     }
-    if unpadded and name in SHARED and parts.tokenizer.pad_token_id is not None:
-        given["batch_size"] = BATCH
+    if shares:
+        given["batch_size"] = pipeline_engine.BATCH
     call: Callable[..., Any] = transformers.pipeline(name, model=parts.model, device=device, **given)
     return call
 
@@ -463,65 +470,5 @@ def _answer_one(item: Any, options: dict[str, Any], model: Served) -> Any:
         item = {**item, "table": pandas.DataFrame(item["table"])}
     answer = model.call(item, **options)
     if model.name == "mask-generation":  # a list of numbers for each pixel would be fifty times as long
-        answer = {**answer, "masks": [_picture(mask) for mask in answer["masks"]]}
+        answer = {**answer, "masks": [pipeline_answers.picture(mask) for mask in answer["masks"]]}
     return answer
-
-
-# --- Answering -------------------------------------------------------------------------------------------------------
-
-
-def _picture(mask: Any) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(np.asarray(mask).astype(bool))
-
-
-def _image_of(prediction: Any) -> Any:
-    image = prediction.get("depth") if isinstance(prediction, dict) else prediction
-    return image if _is_image(image) else None
-
-
-def _is_image(value: Any) -> bool:
-    return hasattr(value, "save") and hasattr(value, "tobytes") and hasattr(value, "convert")
-
-
-def _sound_of(prediction: Any) -> tuple[Any, int] | None:
-    if isinstance(prediction, dict) and prediction.keys() == {"audio", "sampling_rate"}:
-        return prediction["audio"], int(prediction["sampling_rate"])
-    return None
-
-
-def _table_of(prediction: Any) -> list[dict[str, Any]] | None:
-    rows = [prediction] if isinstance(prediction, dict) else prediction
-    if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-        return None
-    plain = (str, int, float, np.generic)
-    alike = all(row.keys() == rows[0].keys() for row in rows)
-    return rows if alike and all(isinstance(value, plain) for row in rows for value in row.values()) else None
-
-
-def _depth(value: Any) -> int:
-    """How deep lists of numbers are nested; 0 for what is no such list."""
-    if isinstance(value, (np.ndarray, torch.Tensor)):
-        return value.ndim
-    if isinstance(value, list) and value:
-        inner = _depth(value[0])
-        return inner + 1 if inner or isinstance(value[0], (int, float)) else 0
-    return 0
-
-
-def _png(image: Any) -> bytes:
-    with io.BytesIO() as buffer:
-        image.save(buffer, format="PNG")
-        return buffer.getvalue()
-
-
-def _plain(value: Any) -> Any:
-    """Values that JSON cannot hold: numpy's and torch's as numbers, images as PNG in base64."""
-    if isinstance(value, torch.Tensor):
-        return value.detach().float().tolist() if value.is_floating_point() else value.detach().tolist()
-    if hasattr(value, "tolist"):
-        return value.tolist()
-    if _is_image(value):
-        return base64.b64encode(_png(value)).decode()
-    raise TypeError(f"the model's answer holds a {type(value).__name__}, which JSON does not know")

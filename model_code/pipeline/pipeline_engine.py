@@ -25,6 +25,10 @@ HEADS = {
     "question-answering": engine_heads.SPANS,
     "feature-extraction": engine_heads.NONE,
 }
+# Tasks whose texts, or labels, can share a pass, and how many of them are in work at once.
+SHARED = ("text-classification", "zero-shot-classification", "token-classification")
+BATCH = 32
+LETTERS = 4  # of a token, about
 MOST = 1 << 20  # tokens that a model without a table of positions is compared with: any number
 
 
@@ -95,6 +99,19 @@ def stand_in(kind: type, config: Any, encoding: engine.Encoding) -> Forward:
     forward.__signature__ = signature  # type: ignore[attr-defined]
     made: Forward = type(kind.__name__, (Forward,), {"forward": forward})(config, encoding)
     return made
+
+
+def cost(inputs: Any, parameters: dict[str, Any]) -> int:
+    """About how many tokens a request has, which need not be a sound one: each label of a zero-shot classification is
+    read with the text."""
+    labels = parameters.get("candidate_labels") or ("",)
+    count = labels.count(",") + 1 if isinstance(labels, str) else len(labels) if isinstance(labels, list) else 1
+    return count * (2 + len(str(inputs)) // LETTERS)
+
+
+def alone(name: str, text: Any, options: dict[str, Any], answer: Any) -> Any:
+    """What the pipeline answers to a text alone that it answers thus as one of a list."""
+    return [answer] if name == "text-classification" and isinstance(text, str) and "top_k" not in options else answer
 
 
 def load(

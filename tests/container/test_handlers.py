@@ -243,7 +243,7 @@ BATCH = """
     import os, time
     def model_fn(d): return []
     def input_fn(data, content_type): return data
-    def tokens_fn(data, model): return len(data)
+    def tokens_fn(data, model): return 0 if data.startswith("alone") else len(data)
     def predict_fn(data, model): raise AssertionError("batch_fn stands in for it")
     def batch_fn(inputs, model):
         if inputs == ["hold"]:
@@ -281,6 +281,13 @@ def test_requests_that_gather_are_one_batch(container: Container, batching: Path
     texts = [f"text-{number}" for number in range(6)]
     assert [answer.json() for answer in held(container, tmp_path, texts)] == [[text, 6] for text in texts]
     assert container.invoke("batch", "alone").json() == ["alone", 1]
+
+
+def test_a_request_that_costs_nothing_shares_no_batch(container: Container, batching: Path, tmp_path: Path) -> None:
+    assert container.load("batch", batching).status == 200
+    texts = ["one", "two", "alone 1", "alone 2", "three", "four"]
+    sizes = [answer.json()[1] for answer in held(container, tmp_path, texts)]
+    assert sizes == [2, 2, 1, 1, 2, 2]
 
 
 def test_one_bad_request_does_not_spoil_its_batch(container: Container, batching: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 import tiny_adapters
 import transformers
 from handler_tools import Context, load
-from pipelines import ASKED, AUTO, TEXTS, near, saved, task_of
+from pipelines import ASKED, AUTO, LONG, TEXTS, near, saved, task_of
 from small_encoders import HEADS, SMALL
 from transformers import AutoTokenizer
 
@@ -177,3 +177,62 @@ def test_a_model_without_the_tasks_head_is_refused_as_ever(pipeline: ModuleType,
     folder = saved("feature-extraction", "Bert", bert, tmp_path / "model")
     with pytest.raises(ValueError, match="finds no weights for 2 parts of BertForTokenClassification"):
         pipeline.model_fn(str(task_of(folder, "token-classification")))
+
+
+def _batch(pipeline: ModuleType, loaded: Any, bodies: list[dict[str, Any]]) -> list[Any]:
+    """What batch_fn answers, which is to be what predict_fn does; errors as their words."""
+    requests = [pipeline.input_fn(json.dumps(body), "application/json") for body in bodies]
+    results = pipeline.batch_fn(requests, loaded)
+    return [str(result) if isinstance(result, Exception) else result for result in results]
+
+
+@pytest.mark.parametrize("task", AUTO)
+def test_requests_that_share_passes_are_answered_as_alone(
+    pipeline: ModuleType, bert: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = pipeline.model_fn(str(saved(task, "Bert", bert, tmp_path / "model")))
+    bodies = [{"inputs": inputs, "parameters": parameters} for inputs, parameters in ASKED[task]]
+    bodies += [{"inputs": 3}, {"inputs": TEXTS[1], "parameters": {"unknown": 1}}]
+    bodies += [{**body, "inputs": LONG} for body in bodies[:1] if task == "text-classification"]  # too long
+    bodies = [*bodies, *bodies[:3], bodies[0]]
+    alone = [_batch(pipeline, loaded, [body])[0] for body in bodies]
+    assert sum(isinstance(answer, str) for answer in alone) >= 2
+    passes = []
+    run = loaded.engine.run
+    monkeypatch.setattr(loaded.engine, "run", lambda rows, *rest: passes.append(len(rows)) or run(rows, *rest))
+    assert near(_batch(pipeline, loaded, bodies), alone)
+    if task in ("text-classification", "zero-shot-classification", "token-classification"):
+        assert max(passes) > 1
+
+
+def test_requests_of_one_batch_share_a_pass(
+    pipeline: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = pipeline.model_fn(str(saved("text-classification", "Bert", bert, tmp_path / "model")))
+    passes = []
+    run = loaded.engine.run
+    monkeypatch.setattr(loaded.engine, "run", lambda rows, *rest: passes.append(len(rows)) or run(rows, *rest))
+    other = {"inputs": TEXTS[0], "parameters": {"top_k": 2}}
+    answers = _batch(pipeline, loaded, [{"inputs": TEXTS[0]}, {"inputs": TEXTS[1:3]}, other])
+    assert passes == [3, 1]
+    assert [len(answer) for answer in answers] == [1, 2, 2]
+
+
+def test_what_a_request_costs_of_a_batch(pipeline: ModuleType, bert: Path, tmp_path: Path) -> None:
+    def cost(loaded: Any, inputs: Any, **parameters: Any) -> int:
+        body = json.dumps({"inputs": inputs, "parameters": parameters})
+        tokens: int = pipeline.tokens_fn(pipeline.input_fn(body, "application/json"), loaded)
+        return tokens
+
+    zero = pipeline.model_fn(str(saved("zero-shot-classification", "Bert", bert, tmp_path / "zero")))
+    one = cost(zero, TEXTS[2], candidate_labels=["a"])
+    assert 0 < one < cost(zero, LONG, candidate_labels=["a"])
+    assert (
+        cost(zero, TEXTS[2], candidate_labels=["a", "b", "c"])
+        == 3 * one
+        == cost(zero, TEXTS[2], candidate_labels="a,b,c")
+    )
+    assert cost(zero, {"no": "text"}, candidate_labels=3) > 0
+    features = pipeline.model_fn(str(saved("feature-extraction", "Bert", bert, tmp_path / "features")))
+    assert cost(features, TEXTS[0]) == 0, "it shares no pass"
+    assert cost(by_torch(pipeline, tmp_path / "zero"), TEXTS[0], candidate_labels=["a"]) == 0

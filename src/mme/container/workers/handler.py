@@ -114,7 +114,8 @@ class Handler:
         return self._input(_text(body, content_type), content_type)
 
     def tokens(self, data: Any) -> int:
-        return max(1, int(self._tokens_fn(data, self.model))) if self._tokens_fn else 1
+        """What the request costs of a batch; 0: it shares none."""
+        return max(0, int(self._tokens_fn(data, self.model))) if self._tokens_fn else 1
 
     def predict(self, data: Any) -> Any:
         return self._predict(data, self.model)

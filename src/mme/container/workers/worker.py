@@ -52,7 +52,7 @@ class Pending:
     headers: dict[str, str]
     body: bytes
     data: Any = None
-    tokens: int = 0
+    tokens: int = 0  # 0 of one that shares no batch
     began: float = 0.0  # monotonic seconds: when decoding began
     decoded: float = 0.0
 
@@ -266,7 +266,7 @@ class Worker:
         started = time.monotonic()
         results = self._predict(handler, batch)
         predicted = time.monotonic()
-        tokens = sum(entry.tokens for entry in batch)
+        tokens = sum(max(1, entry.tokens) for entry in batch)
         for entry, result in zip(batch, results, strict=True):
             times = [entry.began, entry.decoded, predicted]
             self._answer(handler, entry, result, times, len(batch), tokens)
@@ -337,7 +337,8 @@ class Worker:
                     continue
                 entry.decoded = time.monotonic()
             # Padding makes every request of a batch cost as much as the longest one.
-            if batch and max(longest, entry.tokens) * (len(batch) + 1) > self._spec.batch_tokens:
+            size = max(longest, entry.tokens) * (len(batch) + 1)
+            if batch and (size > self._spec.batch_tokens or not entry.tokens or not longest):
                 break
             longest = max(longest, entry.tokens)
             batch.append(self._pending.popleft())
@@ -407,7 +408,7 @@ class Worker:
             "times": [*times, time.monotonic()],
             "batch": size,
             "tokens": tokens,
-            "own": entry.tokens,
+            "own": max(1, entry.tokens),
             "headers": answer.headers,
         }
         self._hold(Kind.RESULT, entry.id, meta, answer.body)
@@ -428,7 +429,7 @@ class Worker:
             "times": [entry.began, entry.decoded or now, now, now],
             "batch": 1,
             "tokens": entry.tokens,
-            "own": entry.tokens,
+            "own": max(1, entry.tokens),
             "error": refusal.kind,
         }
         self._hold(Kind.RESULT, entry.id, meta, refusal.body())
