@@ -25,6 +25,8 @@ from transformers.generation.logits_process import (
     TypicalLogitsWarper,
 )
 
+CACHES = ("past_key_values", "cache")  # the second is the name from transformers 5.24 on
+
 
 @dataclass(frozen=True)
 class Generator:
@@ -38,6 +40,7 @@ class Generator:
     end_tokens: frozenset[int]
     arguments: frozenset[str]  # of the model's forward method
     engine: engine.Decoding | None  # computes steps, where that is faster
+    cache: str | None  # what transformers calls keys and values, given and answered; None: the model has none
     together: bool = True  # whether prompts of several lengths share a pass; else each is left to `generate`
     same_rotation: int | None = None  # tokens; past them the longest text changes how all others are read
 
@@ -86,7 +89,7 @@ def is_ours(prompt: Prompt, model: Generator) -> bool:
     """Whether the prompt can be decoded in Rows, as far as is known before the model has read it."""
     if model.same_rotation is not None and len(prompt.tokens) + prompt.limit > model.same_rotation:
         return False
-    return model.together and prompt.options.num_beams == 1 and "past_key_values" in model.arguments
+    return model.together and prompt.options.num_beams == 1 and model.cache is not None
 
 
 def batches(prompts: list[Prompt], model: Generator) -> list[list[Prompt]]:
@@ -289,15 +292,16 @@ def _forward(
     pairs = _tensors(cache) if cache is not None and _by_engine(ids, model) else None
     if pairs is not None:
         return _step(ids, mask, positions, cache, pairs, model)
-    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, "past_key_values": cache, "use_cache": True}
+    name = model.cache or CACHES[0]
+    arguments: dict[str, Any] = {"input_ids": ids, "attention_mask": mask, name: cache, "use_cache": True}
     if "position_ids" in model.arguments:
         arguments["position_ids"] = positions
-    for name in ("logits_to_keep", "num_logits_to_keep"):  # the second is the name up to transformers 4.49
-        if name in model.arguments:
-            arguments[name] = 1
+    for keep in ("logits_to_keep", "num_logits_to_keep"):  # the second is the name up to transformers 4.49
+        if keep in model.arguments:
+            arguments[keep] = 1
             break
     output = model.model(**arguments)
-    return output.logits[:, -1, :].float(), output.past_key_values
+    return output.logits[:, -1, :].float(), getattr(output, name)
 
 
 def _by_engine(ids: torch.Tensor, model: Generator) -> bool:

@@ -40,7 +40,7 @@ def joins(model: Generator) -> bool:
     """Whether the model gives a padded prompt in a batch what it gives it alone. The reason is logged where it does
     not."""
     config = model.model.config
-    if "past_key_values" not in model.arguments:
+    if model.cache is None:
         return alone(model, "it keeps a state instead of keys and values")
     if config.model_type in KNOWN:
         return True

@@ -32,7 +32,7 @@ import handler_format
 import handler_int8
 import torch
 from generation_continuous import Asked, Decoder
-from generation_decoding import Generator, Prompt, Sequence, grow, text_of
+from generation_decoding import CACHES, Generator, Prompt, Sequence, grow, text_of
 from generation_joining import alone, joins, same_rotation
 from generation_linear import wrap_linear_layers
 from generation_options import LIMITS, PARAMETERS, Options, defaults_of, options_of, settings_of
@@ -87,6 +87,7 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
             reason="; ".join(filter(None, (reason, slow))),
             key=decoding.key if decoding else "",
         )
+    arguments = frozenset(inspect.signature(model.forward).parameters)
     loaded = Generator(
         model=model,
         tokenizer=tokenizer,
@@ -94,8 +95,9 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
         settings=settings,
         context=_context_length(model.config),
         end_tokens=_end_tokens(model, tokenizer),
-        arguments=frozenset(inspect.signature(model.forward).parameters),
+        arguments=arguments,
         engine=decoding,
+        cache=next((name for name in CACHES if name in arguments), None),
         same_rotation=same_rotation(model.config),
     )
     if written.further:

@@ -395,3 +395,37 @@ def test_where_a_handler_refuses_is_logged_for_its_first_refusals(container: Con
     container.wait_for_log(r'inference.py", line \d+, in predict_fn\n.*\n.*ValueError: a word of this test alone')
     assert container.unload("refuses").status == 200
     assert container.log().count("ValueError: a word of this test alone") == 20
+
+
+CALLED = {
+    "options by name": "def predict_fn(data, model, *, factor=2): return data['x'] * factor",
+    "further options": "def predict_fn(data, model, **options): return data['x'] * 2 + len(options)",
+    "both": "def predict_fn(data, model, *, factor=2, **options): return data['x'] * factor + len(options)",
+    "an object": "class Service:\n    def __call__(self, data, model): return data['x'] * 2\npredict_fn = Service()",
+    "a wrapper": "f = lambda data, model: data['x'] * 2\ndef predict_fn(*a, **k): return f(*a, **k)",
+}
+
+
+@pytest.mark.parametrize("form", CALLED)
+def test_functions_with_options_of_their_own(container: Container, handler: Make, form: str) -> None:
+    source = f"def model_fn(model_dir, **options): return len(options)\n{CALLED[form]}\n"
+    assert container.load("options", handler("options", source)).status == 200
+    assert container.invoke("options", '{"x": 3}').json() == 6
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("async def model_fn(model_dir): return 1", "model_fn is asynchronous"),
+        ("async def predict_fn(data, model): return 1", "predict_fn is asynchronous"),
+        ("async def output_fn(prediction, accept):\n    yield b'1'", "output_fn is asynchronous"),
+        ("def predict_fn(data, model, *, factor): return 1", "none of them by name alone"),
+        ("def predict_fn(data, model, one=1, two=2): return 1", "takes 4 arguments"),
+    ],
+)
+def test_functions_that_cannot_be_called_fail_the_load(
+    container: Container, handler: Make, source: str, words: str
+) -> None:
+    """Not each request: invoke package sees it."""
+    reply = container.load("uncalled", handler("uncalled", source))
+    assert (reply.status, words in reply.json()["message"]) == (500, True), reply.body

@@ -3,7 +3,8 @@
 python answers.py HANDLER_FOLDER MODEL_FOLDER < [[BODY, CONTENT_TYPE, ACCEPT], ...] > {"version": ..., "answers": [...]}
 
 Where the handler has a decoder_fn, "joined" has the answers of the same requests, each of which joined the others one
-token later; an error stands as null. "by_engine" is whether ONNX Runtime computed them.
+token later; an error stands as null. "by_engine" is whether ONNX Runtime computed them, and
+"together" whether prompts share a pass, where the handler knows it.
 """
 
 import base64
@@ -32,7 +33,8 @@ def main() -> None:
             answers.append({"error": str(error)})
     joined = join(inference, model, requests) if hasattr(inference, "decoder_fn") else None
     by_engine = getattr(model, "engine", None) is not None
-    json.dump({"version": transformers.__version__, "answers": answers, "joined": joined, "by_engine": by_engine}, out)
+    result = {"version": transformers.__version__, "answers": answers, "joined": joined, "by_engine": by_engine}
+    json.dump({**result, "together": getattr(model, "together", None)}, out)
 
 
 def join(handler: Any, model: Any, requests: list[list[str]]) -> list[str | None]:

@@ -229,15 +229,29 @@ def _bind(function: Callable[..., Any] | None, needs: int, context: Context) -> 
     """The function with its context, where it takes one."""
     if function is None:
         return None
-    count = len(inspect.signature(function).parameters)
-    if count == needs:
-        return function
-    if count == needs + 1:
+    name = getattr(function, "__name__", function)
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise HandlerError(f"{name} is asynchronous (async def), and nothing awaits it; make it a plain function")
+    signature = inspect.signature(function)
+    count = len(signature.parameters)
+    alone, with_context = _takes(signature, needs), _takes(signature, needs + 1)
+    if count == needs + 1 and with_context:
         return lambda *arguments: function(*arguments, context)
+    # Those by name alone (*, name=value) and **options are counted as well, and take no context.
+    if alone and (count == needs or (count > needs and not with_context)):
+        return function
     raise HandlerError(
-        f"{getattr(function, '__name__', function)} takes {count} arguments; it must take {needs}, or {needs + 1} with "
-        "context"
+        f"{name} takes {count} arguments; it must take {needs}, or {needs + 1} with context, none of them by name alone"
     )
+
+
+def _takes(signature: inspect.Signature, count: int) -> bool:
+    """Whether a function with this signature can be called with so many arguments."""
+    try:
+        signature.bind(*[None] * count)
+    except TypeError:
+        return False
+    return True
 
 
 def _words(said: object) -> str:
