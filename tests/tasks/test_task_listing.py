@@ -164,6 +164,23 @@ def test_prune_keeps_the_newest_and_what_is_in_use(project: Project) -> None:
     assert "nothing to remove" in project("prune", "--keep", "1", "--yes").err
 
 
+def test_prune_says_what_it_removed_where_a_channel_began_to_use_a_version_meanwhile(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = project.release("bert", b"1", b"2", b"3")
+
+    def promoted_meanwhile(question: str, yes: bool) -> bool:
+        assert "Remove 2 of 3 versions" in question
+        assert project("promote", "--model", "bert@stable", "--version", every[0]).code == 0
+        return True
+
+    monkeypatch.setattr("mme.tasks.cleanup.confirm", promoted_meanwhile)
+    done = project("prune", "--keep", "1")
+    assert done.code == 0
+    assert "Removed 1 of 3 versions" in done.err
+    assert targets(project) == {every[0], every[2]}
+
+
 def test_prune_can_go_without_asking_sagemaker(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def denied(_: Any) -> Any:
         raise errors.EndpointError("Cannot see what the live endpoints use: no permission.", "Ask for it.")

@@ -6,7 +6,7 @@ one finding; one that could not be made says so, which is not a pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -338,15 +338,8 @@ def _quotas(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding
     if not wanted:
         yield unknown("quota", "No instance type is known.", "Give --type, or an endpoint.")
         return
-    names = {f"{kind} for endpoint usage": kind for kind in wanted}
-    limits: dict[str, tuple[float, str]] = {}
     try:
-        for page in clients.quotas.get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker"):
-            for quota in page["Quotas"]:
-                if quota["QuotaName"] in names:
-                    limits[names[quota["QuotaName"]]] = (quota["Value"], quota["QuotaCode"])
-            if len(limits) == len(names):
-                break
+        limits = _limits(clients.quotas, wanted)
     except ClientError as problem:
         if concerns_every_call(problem):
             raise
@@ -357,25 +350,41 @@ def _quotas(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding
         )
         return
     for kind, count in wanted.items():
-        if kind not in limits:
-            yield unknown("quota", f"There is no quota called {kind} for endpoint usage in this region.")
-            continue
-        limit, code = limits[kind]
-        fix = "Ask for more; AWS may take a day or two."
-        command = (
-            f"aws service-quotas request-service-quota-increase --service-code sagemaker --quota-code {code} "
-            f"--desired-value {2 * max(count, most.get(kind, 0))}"
-        )
-        if limit < count:
-            yield error("quota", f"{count} of {kind} are wanted, and the quota is {limit:g}.", fix, command)
-        elif limit < most.get(kind, 0):
-            what = f"Autoscaling may go to {most[kind]} of {kind}, and the quota is {limit:g}."
-            yield error("quota", what, fix, command)
-        elif limit < 2 * count:
-            what = f"A blue/green update needs {2 * count} of {kind} for a while, and the quota is {limit:g}."
-            yield warning("quota", what, f"{fix} Or update in a rolling way.", command)
+        if kind in limits:
+            yield _quota(kind, count, most.get(kind, 0), *limits[kind])
         else:
-            yield ok("quota", f"{limit:g} of {kind}; {count} are wanted (what other endpoints use is not counted)")
+            yield unknown("quota", f"There is no quota called {kind} for endpoint usage in this region.")
+
+
+def _limits(quotas: Any, kinds: Iterable[str]) -> dict[str, tuple[float, str]]:
+    """The quota of each instance type that has one, and the quota's code. Raises ClientError."""
+    names = {f"{kind} for endpoint usage": kind for kind in kinds}
+    limits: dict[str, tuple[float, str]] = {}
+    for page in quotas.get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker"):
+        for quota in page["Quotas"]:
+            if quota["QuotaName"] in names:
+                limits[names[quota["QuotaName"]]] = (quota["Value"], quota["QuotaCode"])
+        if len(limits) == len(names):
+            break
+    return limits
+
+
+def _quota(kind: str, count: int, most: int, limit: float, code: str) -> Finding:
+    """Whether ``limit`` instances of a type are enough for ``count``, and for ``most``, which autoscaling may want."""
+    fix = "Ask for more; AWS may take a day or two."
+    command = (
+        f"aws service-quotas request-service-quota-increase --service-code sagemaker --quota-code {code} "
+        f"--desired-value {2 * max(count, most)}"
+    )
+    if limit < count:
+        return error("quota", f"{count} of {kind} are wanted, and the quota is {limit:g}.", fix, command)
+    if limit < most:
+        what = f"Autoscaling may go to {most} of {kind}, and the quota is {limit:g}."
+        return error("quota", what, fix, command)
+    if limit < 2 * count:
+        what = f"A blue/green update needs {2 * count} of {kind} for a while, and the quota is {limit:g}."
+        return warning("quota", what, f"{fix} Or update in a rolling way.", command)
+    return ok("quota", f"{limit:g} of {kind}; {count} are wanted (what other endpoints use is not counted)")
 
 
 def _at_most(autoscaling: Any, facts: Facts) -> dict[str, int]:

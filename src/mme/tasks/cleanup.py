@@ -164,21 +164,24 @@ def prune(
             note(f"Stays although it is old: {target}, in use by {', '.join(names)}")
         for target in stale:
             note(f"Unfinished upload: {target}")
-    total = sum(item.size for item in plan)
-    summary = f"{len(plan)} of {len(released)} versions ({console.size(total)}) and {len(stale)} unfinished uploads"
+
+    def summary() -> str:
+        total = console.size(sum(item.size for item in plan))
+        return f"{len(plan)} of {len(released)} versions ({total}) and {len(stale)} unfinished uploads"
+
     done = False
     if not plan and not stale:
         note("There is nothing to remove.")
     elif dry_run:
-        note(f"Would remove {summary}.")
-    elif confirm(f"Remove {summary}?", yes):
+        note(f"Would remove {summary()}.")
+    elif confirm(f"Remove {summary()}?", yes):
         # Answering takes a while: what came into use meanwhile stays.
         users = channel_objects.in_use(channel_objects.read_all(s3, store))
         plan = [item for item in plan if item.target not in users]
         versions.delete_many(s3, store, [item.target for item in plan])
         versions.abort_stale_uploads(s3, store, older_than=age)
         done = True
-        note(f"Removed {summary}.")
+        note(f"Removed {summary()}.")
     else:
         note("Nothing was removed.")
     if json:

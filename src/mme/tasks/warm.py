@@ -74,15 +74,10 @@ def warm(
     store = store_of(settings, facts)
     s3 = aws.s3_client(settings.region)
     log = aws.client("logs", settings.region)
-    wanted = [*target]
-    for named in model:
-        split, _ = channels.current_split(s3, store, named)
-        wanted += [item for item, weight in split.items() if weight > 0]
+    splits = [channels.current_split(s3, store, named)[0] for named in model]
     if kept:
-        every = channels.read_all(s3, store)
-        wanted += [
-            item for channel in every if channel.keep_warm for item, weight in channel.split.items() if weight > 0
-        ]
+        splits += [channel.split for channel in channels.read_all(s3, store) if channel.keep_warm]
+    wanted = [*target, *(item for split in splits for item, weight in split.items() if weight > 0)]
     if count:
         there = {version.target for version in releases.list_versions(s3, store)}
         seen = endpoint_usage.read(log, name, datetime.now(timezone.utc), window, parts=16)
@@ -100,15 +95,7 @@ def warm(
     if file:
         asks = [_own_request(asks, file)]
     if dry_run:
-        would = []
-        for each in variants:
-            instances = each.current or 1
-            times = endpoint_warm.requests_for(instances, sure)
-            on = f"{each.name} ({instances} instance{'' if instances == 1 else 's'})"
-            for ask in asks:
-                note(f"Would ask {ask.target} on {on} {'once' if times == 1 else f'{times} times'}: {ask.source}.")
-                about = {"target": ask.target, "variant": each.name, "instances": instances}
-                would.append({**about, "requests": times, "sample": ask.source})
+        would = _would_ask(variants, asks, sure)
         if json:
             print_json({"endpoint": name, "confidence": sure, "dry_run": True, "models": would})
         return
@@ -139,6 +126,22 @@ def warm(
             f"See the log: invoke logs --endpoint {name} --errors --since 10m. What does not fit needs larger or more "
             "instances (invoke capacity plan), or fewer models.",
         )
+
+
+def _would_ask(
+    variants: Sequence[endpoint_facts.Variant], asks: Sequence[endpoint_warm.Ask], sure: float
+) -> list[dict[str, object]]:
+    """What a dry run shows: the requests for each model on each variant, also as plain JSON values."""
+    would: list[dict[str, object]] = []
+    for each in variants:
+        instances = each.current or 1
+        times = endpoint_warm.requests_for(instances, sure)
+        on = f"{each.name} ({instances} instance{'' if instances == 1 else 's'})"
+        for ask in asks:
+            note(f"Would ask {ask.target} on {on} {'once' if times == 1 else f'{times} times'}: {ask.source}.")
+            about = {"target": ask.target, "variant": each.name, "instances": instances}
+            would.append({**about, "requests": times, "sample": ask.source})
+    return would
 
 
 def _percent(flag: str, text: str) -> float:
