@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-import attached_provider
 import numpy as np
 import pytest
 
-from mme import terraform
 from mme.capacity import instances, plots, report, tfvars, trace
 from mme.capacity.fleets import GB, Settings
 from mme.capacity.needs import OURS, STOCK, Models, models
 from mme.capacity.plan import Goal, Plan, Search, adapters, busiest, int8, plan
 from mme.capacity.simulate import Requests
 from mme.errors import UsageError
-from mme.local import LocalAws
 
 ROOT = Path(__file__).resolve().parents[2]
 PRICES = instances.load()
@@ -339,6 +335,31 @@ def test_plots_are_well_formed_and_leave_out_what_is_no_number() -> None:
     ElementTree.fromstring(plots.plot("empty", plots.Axis("x"), plots.Axis("y", logarithmic=True), []))
 
 
+def test_axes_have_labels_that_fit_beside_them() -> None:
+    """Slow answers in seconds; no half instances, of one to three or of two hundred."""
+
+    def labels(svg: str) -> list[str]:
+        return [one.text or "" for one in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+    slow = plots.plot(
+        "t", plots.Axis("x"), plots.Axis("y", " ms", logarithmic=True), [plots.Series("a", [(1, 5), (2, 3e5)])]
+    )
+    assert [one for one in labels(slow) if one.endswith("s")] == [
+        "1 ms",
+        "10 ms",
+        "100 ms",
+        "1 s",
+        "10 s",
+        "100 s",
+        "1,000 s",
+    ]
+    for most in (1, 2, 3, 7, 12, 200):
+        drawn = report.hits_and_instances([("random", [(1.0, 0.5), (float(most), 0.9)])], "ml.m5.large")
+        across = [one for one in labels(drawn) if one.replace(",", "").isdigit()]
+        assert len(across) >= 2
+        assert not [one for one in labels(drawn) if one[:1].isdigit() and "." in one and "%" not in one]
+
+
 def test_variants_scale_with_the_traffic(typical: Plan) -> None:
     assert typical.best is not None
     value = tfvars.variants(replace(typical.best, instances=6), "least-outstanding", peak=120.0, trough=40.0)
@@ -352,20 +373,3 @@ def test_variants_scale_with_the_traffic(typical: Plan) -> None:
         "invocations_per_instance": 1200,
     }
     assert value["primary"]["volume_size_gb"] * GB >= 400 * 90 * MB
-
-
-@pytest.mark.parametrize("routing", sorted(tfvars.ROUTING))
-def test_the_module_takes_the_variants(typical: Plan, routing: str, tmp_path: Path, local_aws: LocalAws) -> None:
-    """Planned by Terraform with the real module: its validations hold, and autoscaling has the plan's target."""
-    assert typical.best is not None
-    for source in ROOT.glob("*.tf"):
-        shutil.copy(source, tmp_path)
-    (tmp_path / "fleet.tfvars.json").write_text(tfvars.text(tfvars.variants(typical.best, routing, 200.0, 120.0)))
-    with attached_provider.attached(local_aws.client_env()) as env:
-        terraform.run(["init", "-input=false", "-backend=false", "-no-color"], tmp_path, env)
-        terraform.run(["validate", "-no-color"], tmp_path, env)
-        done = terraform.run(
-            ["plan", "-input=false", "-no-color", "-var-file=fleet.tfvars.json", "-var=name=planned"], tmp_path, env
-        )
-    assert f'= "{typical.best.type}"' in done.stdout
-    assert f"= {6000 * 2 // typical.best.instances}" in done.stdout

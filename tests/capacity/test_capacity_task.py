@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shlex
+import shutil
 import uuid
 from pathlib import Path
 from typing import Any
 
+import attached_provider
 import boto3
 import pytest
 from typed import Result, typed
 
-from mme.capacity import instances, published, report
+from mme import terraform
+from mme.capacity import instances, published, report, tfvars
+from mme.capacity.fleets import GB
+from mme.local import LocalAws
 from mme.releases import Store
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "capacity.md"
@@ -270,6 +276,49 @@ def test_a_type_with_a_disk_of_its_own_has_no_volume_to_choose(capacity: Any, tm
     assert done.code == 0, done.err
     assert done.json["best"]["volume"] is None
     assert "volume_size_gb" not in json.loads((tmp_path / "fleet.tfvars.json").read_text())["variants"]["primary"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--type", "ml.m5.xlarge", "--routing", "random", "--at-least", "3"),
+        ("--type", "ml.c5.large", "--routing", "least-outstanding", "--volume-gb", "500"),
+        ("--type", "ml.m5.xlarge", "--routing", "sticky", "--swing", "0.9"),
+        ("--type", "ml.c5d.xlarge", "--prices", "kinds.toml"),
+    ],
+)
+def test_terraform_plans_the_module_with_what_the_task_writes(
+    capacity: Any, tmp_path: Path, local_aws: LocalAws, flags: tuple[str, ...]
+) -> None:
+    """The real module, by ``terraform plan -var-file``: its validations hold, and the fleet is the planned one."""
+    (tmp_path / "kinds.toml").write_text(KINDS.replace('0.01 }\n"ml.m6a', '0.01, local_disk_gb = 100 }\n"ml.m6a'))
+    for source in PAGE.parents[1].glob("*.tf"):
+        shutil.copy(source, tmp_path)
+    done = capacity("plan", *LAW, *flags, "--tfvars", "fleet.tfvars.json", "--json")
+    assert done.code == 0, done.err
+    best = done.json["best"]
+    with attached_provider.attached(local_aws.client_env()) as env:
+        terraform.run(["init", "-input=false", "-backend=false", "-no-color"], tmp_path, env)
+        words = ["-input=false", "-no-color", "-var-file=fleet.tfvars.json", "-var=name=planned", "-out=plan"]
+        terraform.run(["plan", *words], tmp_path, env)
+        planned = json.loads(terraform.run(["show", "-json", "plan"], tmp_path, env).stdout)
+    made = {one["type"]: one["change"]["after"] for one in planned["resource_changes"]}
+    (variant,) = made["aws_sagemaker_endpoint_configuration"]["production_variants"]
+    assert variant["instance_type"] == best["type"]
+    assert variant["initial_instance_count"] == best["instances"]
+    assert variant.get("volume_size_in_gb") == (None if best["volume"] is None else math.ceil(best["volume"] / GB))
+    routing = {one["routing_strategy"] for one in variant["routing_config"]}
+    wanted = tfvars.ROUTING[flags[3]] if "--routing" in flags else "RANDOM"
+    assert routing == ({wanted} if wanted else set())
+    target = made["aws_appautoscaling_target"]
+    swing = 0.9 if "--swing" in flags else 0.0
+    assert target["min_capacity"] == max(
+        3 if "--at-least" in flags else 1, math.ceil(best["instances"] * (1 - swing) / (1 + swing))
+    )
+    assert target["max_capacity"] == max(2, 2 * best["instances"])
+    (tracking,) = made["aws_appautoscaling_policy"]["target_tracking_scaling_policy_configuration"]
+    assert tracking["target_value"] == math.floor(40 * (1 + swing) * 60 / best["instances"])
 
 
 def test_every_shipped_type_can_be_simulated() -> None:

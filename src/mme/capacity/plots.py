@@ -30,11 +30,13 @@ class Series:
 
 @dataclass(frozen=True)
 class Axis:
-    """``unit`` follows each number. A logarithmic axis shows values above 0 only."""
+    """``unit`` follows each number; milliseconds are written as seconds from 1,000 on. A logarithmic axis shows values
+    above 0 only, and a ``whole`` one has whole numbers."""
 
     title: str
     unit: str = ""
     logarithmic: bool = False
+    whole: bool = False
     low: float | None = None
     high: float | None = None
 
@@ -58,11 +60,11 @@ def plot(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
     for value in x_ticks:
         at = across(value)
         parts.append(f'<line x1="{at:.1f}" y1="{TOP}" x2="{at:.1f}" y2="{HEIGHT - BOTTOM}" stroke="{GRID}"/>')
-        parts.append(_text(at, HEIGHT - BOTTOM + 17, _number(value) + x.unit, "middle"))
+        parts.append(_text(at, HEIGHT - BOTTOM + 17, _label(value, x.unit), "middle"))
     for value in y_ticks:
         at = up(value)
         parts.append(f'<line x1="{LEFT}" y1="{at:.1f}" x2="{WIDTH - RIGHT}" y2="{at:.1f}" stroke="{GRID}"/>')
-        parts.append(_text(LEFT - 8, at + 4, _number(value) + y.unit, "end"))
+        parts.append(_text(LEFT - 8, at + 4, _label(value, y.unit), "end"))
     parts.append(
         f'<path d="M{LEFT} {TOP}V{HEIGHT - BOTTOM}H{WIDTH - RIGHT}" fill="none" stroke="{AXIS}" stroke-width="1.2"/>'
     )
@@ -121,9 +123,9 @@ def _scale(
         return lambda v: start + (math.log10(v) - bottom) / (top - bottom) * (end - start), ticks
     if high <= low:
         high = low + 1.0
-    raw = (high - low) / 5
+    raw = max((high - low) / 5, 1.0 if axis.whole else 0.0)
     size = 10 ** math.floor(math.log10(raw))
-    step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= raw - 1e-12)
+    step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= raw - 1e-12 and not (axis.whole and size * m % 1))
     first = math.floor(low / step + 1e-9) * step
     last = math.ceil(high / step - 1e-9) * step
     count = round((last - first) / step)
@@ -133,6 +135,12 @@ def _scale(
 
 def _text(x: float, y: float, words: str, anchor: str, colour: str = QUIET) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}">{escape(words)}</text>'
+
+
+def _label(value: float, unit: str) -> str:
+    if unit == " ms" and value >= 1000:
+        return f"{_number(value / 1000)} s"
+    return _number(value) + unit
 
 
 def _number(value: float) -> str:

@@ -162,7 +162,7 @@ def hits_and_instances(curves: Sequence[tuple[str, Sequence[tuple[float, float]]
     lowest = min([y * 100 for _, points in curves for _, y in points if math.isfinite(y)], default=0.0)
     return plot(
         f"Requests whose model is loaded, by instances ({kind})",
-        Axis("instances"),
+        Axis("instances", whole=True),
         Axis("hit ratio", " %", low=min(95.0, lowest), high=100.0),
         [Series(name, [(x, y * 100) for x, y in points]) for name, points in curves],
     )
@@ -201,7 +201,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 div.table { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 14px; }
 th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid light-dark(#e5e7eb, #2c333d);
-  vertical-align: top; }
+  vertical-align: top; white-space: nowrap; }
+td:last-child { white-space: normal; min-width: 14rem; }
 tr.best { background: light-dark(#ecfdf5, #12301f); font-weight: 600; }
 svg { max-width: 100%; height: auto; margin: .5rem 0; }
 .small { color: light-dark(#4b5563, #a0a9b6); font-size: 13px; }
