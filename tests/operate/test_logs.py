@@ -198,7 +198,8 @@ def test_no_log_is_an_error(corner: Corner) -> None:
     assert "/aws/sagemaker/Endpoints/none-of-this-name" in shown.err
 
 
-def test_following_shows_each_line_once_and_ends_cleanly(corner: Corner) -> None:
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_following_shows_each_line_once_and_ends_cleanly(corner: Corner, end: signal.Signals) -> None:
     endpoint = corner.endpoint()
     corner.write(endpoint, asked(BERT, number=1))
     words = [sys.executable, "-m", "mme", "logs", "--endpoint", endpoint, "--follow", "--json", "--model", "bert"]
@@ -209,7 +210,7 @@ def test_following_shows_each_line_once_and_ends_cleanly(corner: Corner) -> None
         corner.write(endpoint, asked(BERT, number=2), asked(GPT, number=3), ago=1)
         corner.write(endpoint, asked(BERT, number=4), ago=3)  # CloudWatch shows a line late
         assert {json.loads(process.stdout.readline())["number"] for _ in range(2)} == {2, 4}
-        process.send_signal(signal.SIGINT)
+        process.send_signal(end)
         rest, err = process.communicate(timeout=20)
     finally:
         process.kill()

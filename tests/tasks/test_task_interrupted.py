@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,9 +19,9 @@ from mme import releases
 from mme.multipart import PART, Place, first_part
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_ended_while_uploading_the_next_run_goes_on(project: Project, end: signal.Signals) -> None:
-    """kill -9 or Ctrl-C in the middle: nothing is visible, and the next run sends only what is missing."""
+    """kill -9, Ctrl-C or a SIGTERM in the middle: nothing is visible, and the next run sends only what is missing."""
     project.tasks_file()
     made = project.build("bert", os.urandom(12 * PART))
     slow = (
@@ -43,7 +44,7 @@ def test_ended_while_uploading_the_next_run_goes_on(project: Project, end: signa
             if line == "part 4\n":
                 process.send_signal(end)
                 break
-    assert process.returncode == (-signal.SIGKILL if end == signal.SIGKILL else 130)
+    assert process.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130, signal.SIGTERM: 143}[end]
     assert targets(project) == set()
     assert list(releases.unfinished_uploads(project.s3, project.store)) == [made.target]
     (done,) = project("upload", "--model", "bert", "--json").json["models"]
@@ -52,6 +53,37 @@ def test_ended_while_uploading_the_next_run_goes_on(project: Project, end: signa
     body = project.s3.get_object(Bucket=project.bucket, Key=f"models/{made.target}")["Body"].read()
     assert body == (project.folder / "dist" / made.target).read_bytes()
     assert releases.unfinished_uploads(project.s3, project.store) == {}
+
+
+@pytest.mark.parametrize(("end", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_whatever_ends_a_task_its_folders_go(tmp_path: Path, end: signal.Signals, code: int) -> None:
+    script = (
+        "import time\n"
+        "from pathlib import Path\n"
+        "from invoke import Context, Exit\n"
+        "from mme.packaging.workspace import workspace\n"
+        "from mme.tasks.command import command\n"
+        "@command({})\n"
+        "def build(context):\n"
+        "    with workspace(Path('dist')) as folder:\n"
+        "        (folder / 'half').write_text('x')\n"
+        "        print('at work', flush=True)\n"
+        "        time.sleep(60)\n"
+        "try:\n"
+        "    build(Context())\n"
+        "except Exit as ended:\n"
+        "    raise SystemExit(ended.code)\n"
+    )
+    words = [sys.executable, "-c", script]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "at work\n"
+        process.send_signal(end)
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == code
+    assert "Nothing half-done is visible" in said
+    assert "Traceback" not in said
+    assert list((tmp_path / "dist").iterdir()) == []
 
 
 def test_the_notes_of_the_later_run_are_kept_although_an_earlier_one_began(project: Project) -> None:

@@ -13,7 +13,9 @@ import inspect as introspection
 import json as jsonlib
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -65,7 +67,7 @@ def command(
         def run(context: Context, **given: Any) -> None:
             if where:
                 given["settings"] = Settings(Flags(**{flag: given.pop(flag) for flag in where}), os.environ)
-            with _errors_as_exit_codes(json=given.get("json") is True):
+            with _errors_as_exit_codes(json=given.get("json") is True), _in_order_on_sigterm():
                 function(context, **given)
 
         ordinary = [
@@ -113,15 +115,40 @@ def _errors_as_exit_codes(json: bool) -> Iterator[None]:
         sys.stdout.flush()
     except MmeError as error:
         raise fail(error, error.message, error.hint, error.exit_code) from error
-    except KeyboardInterrupt:
-        note("\nInterrupted. Nothing half-done is visible; run the same command again.")
-        raise Exit(code=130) from None
+    except KeyboardInterrupt as end:
+        terminated = isinstance(end, _Terminated)
+        how = "Ended by SIGTERM" if terminated else "\nInterrupted"
+        note(f"{how}. Nothing half-done is visible; run the same command again.")
+        raise Exit(code=143 if terminated else 130) from None
     except BrokenPipeError:
         # The reader of a pipe has gone (as in: invoke releases | head). Python would complain again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Exit(code=141) from None
     except OSError as error:
         raise fail(error, f"{error.filename or 'this machine'}: {error.strerror or error}.", None, 1) from error
+
+
+class _Terminated(KeyboardInterrupt):
+    """A SIGTERM, as a service manager or a CI system that cancels a job sends it."""
+
+
+@contextlib.contextmanager
+def _in_order_on_sigterm() -> Iterator[None]:
+    """Has a SIGTERM end the task as Ctrl-C does: folders to build in go, containers end. A second ends it at once."""
+    outermost = threading.current_thread() is threading.main_thread()
+    if not outermost or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        raise _Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def note(text: str) -> None:
