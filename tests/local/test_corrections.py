@@ -329,6 +329,63 @@ def test_a_scalable_target_has_tags(cloud: Cloud) -> None:
     assert error_of(scaling.list_tags_for_resource, ResourceARN=arn)["ResponseMetadata"]["HTTPStatusCode"] == 400
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"ResourceId": "endpoint/there-is-none/variant/AllTraffic"}, "doesn't exist"),
+        ({"ResourceId": "endpoint/{}/variant/other"}, "doesn't exist"),
+        ({"ResourceId": "endpoint/{}"}, ""),
+        ({"MinCapacity": 3}, "Maximum capacity cannot be less"),
+        ({"MaxCapacity": None}, "required"),
+    ],
+)
+def test_a_scalable_target_that_is_none(cloud: Cloud, changed: dict[str, Any], said: str) -> None:
+    scaling = cloud.client("application-autoscaling")
+    endpoint = cloud.endpoint()
+    what = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": "endpoint/{}/variant/AllTraffic",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+        "MinCapacity": 1,
+        "MaxCapacity": 2,
+        **changed,
+    }
+    named = {key: value for key, value in what.items() if value is not None}
+    named["ResourceId"] = named["ResourceId"].format(endpoint)
+    found = error_of(scaling.register_scalable_target, **named)["Error"]
+    assert found["Code"] == "ValidationException"
+    assert said in found["Message"]
+    assert (
+        scaling.describe_scalable_targets(ServiceNamespace="sagemaker", ResourceIds=[named["ResourceId"]])[
+            "ScalableTargets"
+        ]
+        == []
+    )
+
+
+def test_a_scalable_targets_range_changes_in_part(cloud: Cloud) -> None:
+    scaling = cloud.client("application-autoscaling")
+    what = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{cloud.endpoint()}/variant/AllTraffic",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+    scaling.register_scalable_target(**what, MinCapacity=1, MaxCapacity=2)
+    scaling.register_scalable_target(**what, MaxCapacity=3)
+    assert error_of(scaling.register_scalable_target, **what, MinCapacity=4)["Error"]["Code"] == "ValidationException"
+    (target,) = scaling.describe_scalable_targets(ServiceNamespace="sagemaker", ResourceIds=[what["ResourceId"]])[
+        "ScalableTargets"
+    ]
+    assert (target["MinCapacity"], target["MaxCapacity"]) == (1, 3)
+
+
+def test_who_asks(cloud: Cloud) -> None:
+    root = cloud.client("sts").get_caller_identity()
+    assert (root["Arn"], root["UserId"]) == ("arn:aws:iam::123456789012:root", "123456789012")
+    user = cloud.client("sts", cloud.user()).get_caller_identity()
+    assert user["Arn"].startswith("arn:aws:iam::123456789012:user/")
+
+
 def test_a_composite_alarm(cloud: Cloud) -> None:
     watch = cloud.client("cloudwatch")
     rule = 'ALARM("a") OR ALARM("b")'

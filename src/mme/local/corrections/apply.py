@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from mme.local.corrections.autoscaling import autoscaling_activities, autoscaling_alarms, autoscaling_tags
+from mme.local.corrections.autoscaling import (
+    autoscaling_activities,
+    autoscaling_alarms,
+    autoscaling_tags,
+    autoscaling_targets,
+)
 from mme.local.corrections.others import (
     alarm_tags,
+    caller_identity,
     composite_alarms,
     log_group_keys,
     metric_dimensions,
@@ -40,6 +46,7 @@ def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folde
     endpoint_lifecycle(endpoints)
     sagemaker_tags()
     requests()  # the last of SageMaker's: it goes around the others
+    autoscaling_targets()
     autoscaling_tags()
     autoscaling_alarms()
     autoscaling_activities()
@@ -48,6 +55,7 @@ def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folde
     composite_alarms()
     metric_dimensions()
     alarm_tags()
+    caller_identity()
     log_group_keys()
     delete_markers()
     object_bytes(folder)

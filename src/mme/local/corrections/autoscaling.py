@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+import inspect as introspection
 import json
 from typing import Any
 
 from mme.local.console import log
 from mme.local.sagemaker.autoscaling import DIMENSION
+
+
+def autoscaling_targets() -> None:
+    """RegisterScalableTarget takes variants that there are not, and ranges that are none."""
+    from moto.applicationautoscaling.exceptions import AWSValidationException
+    from moto.applicationautoscaling.models import ApplicationAutoscalingBackend
+    from moto.sagemaker.models import sagemaker_backends
+
+    register = ApplicationAutoscalingBackend.register_scalable_target
+
+    def register_scalable_target(self: Any, *args: Any, **named: Any) -> Any:
+        given = introspection.signature(register).bind(self, *args, **named).arguments
+        known = self.targets.get(given["dimension"], {}).get(given["r_id"])
+        least, most = (
+            value if value is not None else getattr(known, name, None)
+            for name, value in (("min_capacity", given["min_capacity"]), ("max_capacity", given["max_capacity"]))
+        )
+        if least is None or most is None:
+            raise AWSValidationException("MinCapacity and MaxCapacity are required for a new scalable target.")
+        if least > most:
+            raise AWSValidationException("Maximum capacity cannot be less than minimum capacity")
+        if given["dimension"] == DIMENSION and known is None:
+            backend = sagemaker_backends[self.account_id][self.region_name]
+            _, endpoint, _, variant = (*given["r_id"].split("/"), "", "", "", "")[:4]
+            live = backend.endpoints.get(endpoint)
+            if live is None or variant not in [item["VariantName"] for item in live.production_variants]:
+                raise AWSValidationException(f"SageMaker endpoint variant doesn't exist: {given['r_id']}")
+        return register(self, *args, **named)
+
+    ApplicationAutoscalingBackend.register_scalable_target = register_scalable_target
 
 
 def autoscaling_alarms() -> None:

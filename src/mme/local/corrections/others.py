@@ -1,9 +1,11 @@
-"""Corrections of moto's CloudWatch and CloudWatch Logs."""
+"""Corrections of moto's CloudWatch, CloudWatch Logs and STS."""
 
 from __future__ import annotations
 
 import copy
 from typing import Any
+
+from mme.local.settings import ACCESS_KEY, partition_of
 
 
 def composite_alarms() -> None:
@@ -93,3 +95,18 @@ def log_group_keys() -> None:
 
     LogsResponse.associate_kms_key = associate_kms_key
     LogsResponse.disassociate_kms_key = disassociate_kms_key
+
+
+def caller_identity() -> None:
+    """GetCallerIdentity answers a user that there is not for the account's root."""
+    from moto.sts.models import STSBackend
+
+    find = STSBackend.get_caller_identity
+
+    def get_caller_identity(self: Any, access_key_id: str, region: str) -> tuple[str, str, str]:
+        if access_key_id == ACCESS_KEY:
+            return self.account_id, f"arn:{partition_of(region)}:iam::{self.account_id}:root", self.account_id
+        found: tuple[str, str, str] = find(self, access_key_id, region)
+        return found
+
+    STSBackend.get_caller_identity = get_caller_identity
