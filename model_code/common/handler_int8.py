@@ -28,7 +28,7 @@ from transformers import AutoConfig, GenerationConfig
 from transformers.pytorch_utils import Conv1D
 
 SMALLEST = 1e-30  # used as the largest value of a row of zeros, to avoid a division by zero
-TOLD_SCALE = ("x86", "fbgemm")  # the engines of torch that can be told the scale of activations
+GIVEN_SCALE = ("x86", "fbgemm")  # torch's engines that take the scale of activations from the caller
 _product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
 ROWS_AT_ONCE = 1 << 22  # numbers; it bounds the memory
 
@@ -69,7 +69,7 @@ class Int8Linear(torch.nn.Module):
         # Activations become whole numbers from -largest to largest, with this one added, since they have no sign.
         self.zero = 64 if reduce_range else 128
         self.scale = 1 / (self.zero - 1)
-        self.told_scale = torch.backends.quantized.engine in TOLD_SCALE
+        self.given_scale = torch.backends.quantized.engine in GIVEN_SCALE
         self.ends = torch.zeros(weight.shape[1])
         self.ends[0], self.ends[1] = -1.0, 1.0
 
@@ -84,7 +84,7 @@ class Int8Linear(torch.nn.Module):
         peaks = rows.abs().amax(dim=1, keepdim=True).clamp_(min=SMALLEST)
         # So that all rows have the same scale.
         scaled = rows.mul_(peaks.reciprocal()) if own else rows * peaks.reciprocal()
-        if self.told_scale:
+        if self.given_scale:
             product = _product(scaled, self.scale, self.zero, self.packed)
         else:
             # The operator takes its scale from the smallest and the largest value of all rows: one more row holds them.

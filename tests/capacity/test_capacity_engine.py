@@ -442,8 +442,8 @@ def test_machine_code_is_kept_apart_for_each_state_of_the_sources(
     """A function compiled earlier must not go on calling old code of another file."""
     shutil.copytree(compiled.PACKAGE, tmp_path / "capacity", ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(compiled, "PACKAGE", tmp_path / "capacity")
-    first = compiled.kept_in()
-    assert compiled.kept_in() == first
+    first = compiled.cache_folder()
+    assert compiled.cache_folder() == first
     with (tmp_path / "capacity" / "loading.py").open("a") as file:
         file.write("# changed\n")
-    assert compiled.kept_in() != first
+    assert compiled.cache_folder() != first

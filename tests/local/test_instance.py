@@ -35,7 +35,7 @@ class Recorder:
         self.lines.append(line)
 
 
-class Shelf:
+class ArchiveSource:
     """Where archives come from."""
 
     def __init__(self, **archives: bytes) -> None:
@@ -56,13 +56,13 @@ def spec(**environment: str) -> VariantSpec:
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    return Shelf(quick=archive(times=2), slow=archive(load_seconds=1.0, times=3), long=archive(seconds=1.0))
+def source() -> ArchiveSource:
+    return ArchiveSource(quick=archive(times=2), slow=archive(load_seconds=1.0, times=3), long=archive(seconds=1.0))
 
 
 @pytest.fixture
-def host(tmp_path: Path, shelf: Shelf) -> Iterator[Instance]:
-    one = Instance("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
+def host(tmp_path: Path, source: ArchiveSource) -> Iterator[Instance]:
+    one = Instance("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", source, Recorder())
     one.start()
     yield one
     one.stop()
@@ -92,34 +92,34 @@ def test_a_model_that_answers_too_late(host: Instance, monkeypatch: pytest.Monke
     assert caught.value.status == 0
 
 
-def test_what_was_downloaded_once_is_not_downloaded_again(host: Instance, shelf: Shelf) -> None:
+def test_what_was_downloaded_once_is_not_downloaded_again(host: Instance, source: ArchiveSource) -> None:
     host.invoke("quick", b"1", {})
     assert host._evict_one(besides="other")
     host.invoke("quick", b"1", {})
-    assert shelf.asked == ["models/quick"]
+    assert source.asked == ["models/quick"]
 
 
 def test_the_disk_is_not_filled_with_what_was_unloaded(tmp_path: Path) -> None:
     """Loaded models stay on disk; of the others as many as the volume holds, the newest."""
     names = "abcd"
-    shelf = Shelf(**{name: archive(padding="x" * 1000) for name in names})
+    source = ArchiveSource(**{name: archive(padding="x" * 1000) for name in names})
     small = VariantSpec("v", "m", "image", "role", {"FAKE_ROOM": "1"}, "bucket", "models/", volume_bytes=2500)
-    host = Instance("e/v", small, FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
+    host = Instance("e/v", small, FAKE_CONTAINER, tmp_path / "e-v", source, Recorder())
     host.start()
     try:
         for name in names:  # there is room for one model at a time
             host.invoke(name, b"1", {})
         host.invoke("d", b"1", {})
         host.invoke("c", b"1", {})
-        assert shelf.asked == [f"models/{name}" for name in names]
+        assert source.asked == [f"models/{name}" for name in names]
         host.invoke("a", b"1", {})
-        assert shelf.asked[-1] == "models/a"
+        assert source.asked[-1] == "models/a"
     finally:
         host.stop()
 
 
-def test_stopping_leaves_no_file_and_no_waiting_caller(tmp_path: Path, shelf: Shelf) -> None:
-    host = Instance("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
+def test_stopping_leaves_no_file_and_no_waiting_caller(tmp_path: Path, source: ArchiveSource) -> None:
+    host = Instance("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", source, Recorder())
     host.start()
     problems: list[Any] = []
 
@@ -131,7 +131,7 @@ def test_stopping_leaves_no_file_and_no_waiting_caller(tmp_path: Path, shelf: Sh
 
     asking = threading.Thread(target=ask)
     asking.start()
-    wait_for(lambda: shelf.asked)
+    wait_for(lambda: source.asked)
     host.stop()
     asking.join(20)
     assert problems
@@ -140,27 +140,27 @@ def test_stopping_leaves_no_file_and_no_waiting_caller(tmp_path: Path, shelf: Sh
         host.invoke("quick", b"1", {})
 
 
-def test_a_container_that_is_not_healthy_in_time(tmp_path: Path, shelf: Shelf) -> None:
+def test_a_container_that_is_not_healthy_in_time(tmp_path: Path, source: ArchiveSource) -> None:
     slow = VariantSpec("v", "m", "image", "role", {"FAKE_START_SECONDS": "60"}, "b", "", startup_seconds=0.3)
-    host = Instance("e/v", slow, FAKE_CONTAINER, tmp_path / "e-v", shelf, Recorder())
+    host = Instance("e/v", slow, FAKE_CONTAINER, tmp_path / "e-v", source, Recorder())
     with pytest.raises(ContainerError, match=r"GET /ping with 200 within 0 s"):
         host.start()
     assert not list(tmp_path.iterdir())
 
 
-def test_a_command_that_does_not_exist(tmp_path: Path, shelf: Shelf) -> None:
-    host = Instance("e/v", spec(), "/no/such/program serve", tmp_path / "e-v", shelf, Recorder())
+def test_a_command_that_does_not_exist(tmp_path: Path, source: ArchiveSource) -> None:
+    host = Instance("e/v", spec(), "/no/such/program serve", tmp_path / "e-v", source, Recorder())
     with pytest.raises(ContainerError, match="cannot be started: No such file or directory"):
         host.start()
 
 
 def test_a_container_that_keeps_dying_is_started_again_and_again(
-    tmp_path: Path, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, source: ArchiveSource, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(instance, "_RESTART_PAUSES", (0.0, 0.05))
     recorder = Recorder()
-    shelf.archives["deadly"] = archive(die="invoke")
-    host = Instance("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, recorder)
+    source.archives["deadly"] = archive(die="invoke")
+    host = Instance("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", source, recorder)
     host.start()
     try:
         for _ in range(3):
@@ -173,11 +173,11 @@ def test_a_container_that_keeps_dying_is_started_again_and_again(
 
 
 @pytest.mark.parametrize("die", ["load", "invoke"])
-def test_what_ended_a_container_is_not_sent_to_the_next_one(tmp_path: Path, shelf: Shelf, die: str) -> None:
+def test_what_ended_a_container_is_not_sent_to_the_next_one(tmp_path: Path, source: ArchiveSource, die: str) -> None:
     """Also on a connection that was kept open."""
     recorder = Recorder()
-    shelf.archives["deadly"] = archive(die=die)
-    host = Instance("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", shelf, recorder)
+    source.archives["deadly"] = archive(die=die)
+    host = Instance("e/v", spec(), FAKE_CONTAINER, tmp_path / "e-v", source, recorder)
     host.start()
     try:
         host.invoke("quick", b"1", {})

@@ -28,7 +28,7 @@ class Recorder:
     def output(self, variant: str, instance: str, line: str) -> None: ...
 
 
-class Shelf:
+class ArchiveSource:
     """Where archives come from: files that do not lie on the small disk, linked or copied to where they are wanted."""
 
     def __init__(self, folder: Path, copy: bool, **archives: bytes) -> None:
@@ -57,9 +57,9 @@ def files(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize("copy", [True, False], ids=["downloading", "unpacking"])
 def test_a_full_disk_is_a_507_and_leaves_nothing(small_disk: Path, tmp_path: Path, copy: bool) -> None:
-    shelf = Shelf(tmp_path / "shelf", copy, large=archive(padding=LARGE), small=archive(times=2))
+    source = ArchiveSource(tmp_path / "shelf", copy, large=archive(padding=LARGE), small=archive(times=2))
     spec = VariantSpec("v", "m", "image", "role", {}, "bucket", "models/", startup_seconds=10)
-    host = Instance("e/v", spec, FAKE_CONTAINER, small_disk / "host", shelf, Recorder())
+    host = Instance("e/v", spec, FAKE_CONTAINER, small_disk / "host", source, Recorder())
     host.start()
     try:
         assert host.invoke("small", b"1", {}).status == 200
@@ -81,9 +81,9 @@ def test_a_full_disk_is_a_507_and_leaves_nothing(small_disk: Path, tmp_path: Pat
 def test_what_is_not_in_use_makes_room_on_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     """Two models of 2.4 MB on 4 MB: each is loaded when it is asked for, and the other one goes, files and all."""
     names = ("one", "two")
-    shelf = Shelf(tmp_path / "shelf", False, **{name: archive(padding=LARGE, times=2) for name in names})
+    source = ArchiveSource(tmp_path / "shelf", False, **{name: archive(padding=LARGE, times=2) for name in names})
     spec = VariantSpec("v", "m", "image", "role", {}, "bucket", "models/", startup_seconds=10)
-    host = Instance("e/v", spec, FAKE_CONTAINER, small_disk / "host", shelf, Recorder())
+    host = Instance("e/v", spec, FAKE_CONTAINER, small_disk / "host", source, Recorder())
     host.start()
     try:
         for name in (*names, *names):
@@ -97,9 +97,11 @@ def test_room_that_another_load_has_made_counts_too(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two loads meet the same full disk: what one unloads, the other may remove from the disk first."""
-    shelf = Shelf(tmp_path / "shelf", False, **{name: archive(padding=LARGE, times=2) for name in ("one", "two")})
+    source = ArchiveSource(
+        tmp_path / "shelf", False, **{name: archive(padding=LARGE, times=2) for name in ("one", "two")}
+    )
     spec = VariantSpec("v", "m", "image", "role", {}, "bucket", "models/", startup_seconds=10)
-    host = Instance("e/v", spec, FAKE_CONTAINER, small_disk / "host", shelf, Recorder())
+    host = Instance("e/v", spec, FAKE_CONTAINER, small_disk / "host", source, Recorder())
     make_room = host._make_room
 
     def and_another_is_first(target: str, deadline: float) -> bool:

@@ -33,7 +33,7 @@ def entry(function: Function) -> Function:
     return _compiled(function, nogil=True, no_cfunc_wrapper=True)
 
 
-def kept_in() -> Path:
+def cache_folder() -> Path:
     """The folder for the machine code, named after all sources of this package.
 
     numba itself looks at the file of the outermost function alone, and would go on with old code of the functions that
@@ -48,7 +48,7 @@ def kept_in() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mme" / name
 
 
-_FOLDER = str(kept_in()) if COMPILED else ""
+_FOLDER = str(cache_folder()) if COMPILED else ""
 
 
 def _compiled(function: Function, **options: bool) -> Function:

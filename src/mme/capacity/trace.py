@@ -303,10 +303,10 @@ def rates(requests: Requests, count: int) -> Floats:
 
 def minutes(requests: Requests) -> tuple[float, float] | None:
     """Requests a second in a trace's busiest minute and in its quietest; None for one of less than ten minutes."""
-    whole = int(requests.seconds // 60)
-    if whole < 10:
+    complete = int(requests.seconds // 60)
+    if complete < 10:
         return None
-    counts = np.bincount((requests.time // 60).astype(np.int64), minlength=whole)[:whole]
+    counts = np.bincount((requests.time // 60).astype(np.int64), minlength=complete)[:complete]
     return float(counts.max()) / 60, float(counts.min()) / 60
 
 

@@ -58,13 +58,13 @@ FIRST_IN: dict[str, tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class Seen:
-    """What was seen of an archive. ``names``: its files; ``whole``: whether these are all of them. ``code``: files of
-    the handler."""
+    """What was seen of an archive. ``names``: its files; ``complete``: whether these are all of them. ``code``: files
+    of the handler."""
 
     target: str
     manifest: Mapping[str, Any] | None
     names: tuple[str, ...]
-    whole: bool
+    complete: bool
     code: Mapping[str, bytes] = field(default_factory=dict)
     broken: str | None = None
 
@@ -170,23 +170,23 @@ def _levels(item: Seen) -> Iterator[Finding]:
     if not at_root and len(tops) == 1 and tops != {"code"}:
         (top,) = tops
         what = f"{item.target}: everything in it lies in the folder {top}/, where no container looks"
-        if item.whole:
+        if item.complete:
             yield error(check, f"{what}.", "Pack the folder's content, not the folder.", again.replace("FOLDER", top))
         else:
             yield warning(check, f"{what}, as far as its beginning tells.", "Pack the folder's content.", again)
         return
-    if "inference.py" in at_root and "code/inference.py" not in item.names and item.whole:
+    if "inference.py" in at_root and "code/inference.py" not in item.names and item.complete:
         yield error(
             check,
             f"{item.target}: inference.py lies at the root, and containers look for code/inference.py.",
             "Move the handler into code/ and pack again.",
             again,
         )
-    if "code" in tops and "code/inference.py" not in item.names and item.whole:
+    if "code" in tops and "code/inference.py" not in item.names and item.complete:
         nested = next((name for name in item.names if name.endswith("/inference.py")), None)
         why = f"it is at {nested}" if nested else "there is none"
         yield error(check, f"{item.target}: it has a folder code/ without inference.py: {why}.", "Put it there.", again)
-    if item.whole and "config.json" not in at_root and "code/inference.py" not in item.names:
+    if item.complete and "config.json" not in at_root and "code/inference.py" not in item.names:
         yield error(
             check,
             f"{item.target}: it has neither config.json at its root nor code/inference.py: no container can load it.",
@@ -223,7 +223,7 @@ def _libraries(item: Seen) -> Iterator[Finding]:
     lacking_imports = imports.lacking(
         {name: source for name, source in item.code.items() if name.endswith(".py") and name.count("/") == 1}, has
     )
-    if lacking_imports and item.whole:
+    if lacking_imports and item.complete:
         words = ", ".join(f"{imported} ({name})" for imported, name in lacking_imports.items())
         yield error(
             check,

@@ -23,7 +23,7 @@ from mme.operate import facts as endpoint_facts
 from mme.operate import lines, logs, metrics, status
 from mme.operate.facts import Facts
 from mme.page import series
-from mme.page.kept import Kept
+from mme.page.cache import Cache
 
 if TYPE_CHECKING:
     from types_boto3_sagemaker_runtime import SageMakerRuntimeClient
@@ -94,7 +94,7 @@ class Sources:
         self.place = place
         self._pace = pace
         self._instances = instances
-        self._kept = Kept()
+        self._cache = Cache()
         self._channels: dict[releases.Store, dict[str, tuple[str, channels.Channel]]] = {}
         self._channels_lock = threading.Lock()
 
@@ -147,13 +147,13 @@ class Sources:
                         break
             return endpoints[:ENDPOINTS_SHOWN]
 
-        return self._kept.get("endpoints", self._pace.facts, ask)
+        return self._cache.get("endpoints", self._pace.facts, ask)
 
     def facts(self, name: str) -> Facts:
         """What SageMaker says of the endpoint."""
         if self.place.endpoint not in (None, name):
             raise EndpointError(f"This page shows endpoint {self.place.endpoint} only.")
-        return self._kept.get(
+        return self._cache.get(
             ("facts", name), self._pace.facts, lambda: endpoint_facts.read(self.clients.sagemaker, name)
         )
 
@@ -165,7 +165,7 @@ class Sources:
         figures = _tried(
             unknown,
             "metrics",
-            lambda: self._kept.get(
+            lambda: self._cache.get(
                 ("figures", name, *names),
                 pace.figures,
                 lambda: metrics.read(clients.cloudwatch, name, names, now, 1.0),
@@ -174,7 +174,7 @@ class Sources:
         scaling = _tried(
             unknown,
             "autoscaling",
-            lambda: self._kept.get(
+            lambda: self._cache.get(
                 ("scaling", name, *names),
                 pace.figures,
                 lambda: status.read_scaling(clients.autoscaling, name, names),
@@ -184,7 +184,7 @@ class Sources:
         alarms = _tried(
             unknown,
             "alarms",
-            lambda: self._kept.get(
+            lambda: self._cache.get(
                 ("alarms", name),
                 pace.figures,
                 lambda: status.read_alarms(clients.cloudwatch, name, owned, facts.rollback_alarms),
@@ -229,7 +229,7 @@ class Sources:
     def series(self, name: str) -> dict[str, Any]:
         """The metrics of the last hours over time, as ``mme.page.series`` has them."""
         facts = self.facts(name)
-        return self._kept.get(
+        return self._cache.get(
             ("series", name), self._pace.figures, lambda: series.read(self.clients.cloudwatch, name, facts.variants)
         )
 
@@ -250,7 +250,7 @@ class Sources:
         Compact, for it may be thousands: a version is [digest, bytes, seconds since 1970].
         """
         store = self.store(name)
-        return self._kept.get(("models", store), self._pace.released, lambda: self._models(store))
+        return self._cache.get(("models", store), self._pace.released, lambda: self._models(store))
 
     def plans(self, name: str) -> dict[str, Any]:
         """The plans beside the models of the endpoint, the newest first."""
@@ -260,7 +260,7 @@ class Sources:
             plans = published.names(self.clients.s3, store)
             return {"plans": [{"name": plan, "put": status.stamp(moment)} for plan, moment in plans]}
 
-        return self._kept.get(("plans", store), self._pace.released, ask)
+        return self._cache.get(("plans", store), self._pace.released, ask)
 
     def plan(self, name: str, plan: str) -> dict[str, Any]:
         """One of them: its tables and plots."""

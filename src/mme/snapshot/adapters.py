@@ -187,13 +187,13 @@ def changes(model: Any, folder: Path, what: str) -> Changes:
     adapter = read(model, folder, what)
     tied = _tied(model)
     made: dict[int, Callable[[Any], Any]] = {}
-    whole: dict[int, list[tuple[str, Any]]] = {}  # trained whole
+    trained: dict[int, list[tuple[str, Any]]] = {}  # layers whose weights were trained themselves
     for name, tensor in adapter.replaced.items():
         place = id(_target(model, name, tensor, what))
         made[place] = _replacing(tensor)
         if ".base_layer." not in name:
-            whole.setdefault(place, []).append((name, tensor))
-    for place, given in whole.items():
+            trained.setdefault(place, []).append((name, tensor))
+    for place, given in trained.items():
         # PEFT gives a layer that was trained whole weights of its own, and leaves those that it was tied to.
         if place in tied and (len(given) < tied[place] or not all(torch.equal(given[0][1], one) for _, one in given)):
             raise SourceError(

@@ -88,9 +88,9 @@ def check_numbers(what: str, folder: Path, config: Mapping[str, Any]) -> None:
         return
     for name in [weights.WHOLE] if (folder / weights.WHOLE).is_file() else weights.shards(folder / weights.INDEX):
         for tensor in weights.read_header(folder / name):
-            whole = tensor.dtype in WHOLE_NUMBERS and tensor.name.endswith((".weight", ".bias"))
-            if whole or QUANTIZED.search(tensor.name):
-                kind = f" ({tensor.dtype})" if whole else ""
+            integers = tensor.dtype in WHOLE_NUMBERS and tensor.name.endswith((".weight", ".bias"))
+            if integers or QUANTIZED.search(tensor.name):
+                kind = f" ({tensor.dtype})" if integers else ""
                 raise SourceError(
                     f"{what} has weights that are not plain numbers, {tensor.name}{kind} among them, and its "
                     "config.json does not say how they are to be read (quantization_config).",

@@ -98,7 +98,7 @@ def test_a_request_that_stalls_is_a_408(run: Any, start: bytes) -> None:
 
 def test_a_request_that_drips_is_a_408_too(run: Any) -> None:
     async def work() -> None:
-        async with serving(whole_seconds=0.6, stall_seconds=10) as echo:
+        async with serving(request_seconds=0.6, stall_seconds=10) as echo:
             client = await Client.connect(echo)
             client.say(b"POST / HTTP/1.1\r\nContent-Length: 100000\r\n\r\n")
             drip = asyncio.create_task(_drip(client))
@@ -115,7 +115,7 @@ def test_a_request_that_drips_is_a_408_too(run: Any) -> None:
 
 def test_a_client_that_thinks_between_requests_is_left_alone(run: Any) -> None:
     async def work() -> None:
-        async with serving(stall_seconds=0.1, whole_seconds=0.1) as echo:
+        async with serving(stall_seconds=0.1, request_seconds=0.1) as echo:
             client = await Client.connect(echo)
             for _ in range(2):
                 client.say(b"GET /ping HTTP/1.1\r\n\r\n")
@@ -166,7 +166,7 @@ def test_slow_bodies_give_way_to_one_that_comes(run: Any) -> None:
 
 def test_a_body_in_chunks_of_one_byte_arrives_and_holds_nobody_up(run: Any) -> None:
     async def work() -> None:
-        async with serving(stall_seconds=30, whole_seconds=60) as echo:
+        async with serving(stall_seconds=30, request_seconds=60) as echo:
             client = await Client.connect(echo)
             size = MiB
             client.say(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
@@ -233,7 +233,7 @@ def test_pipelined_requests_are_answered_in_order_and_held_back(run: Any) -> Non
 
 def test_a_slow_reader_that_reads_gets_everything(run: Any) -> None:
     async def work() -> None:
-        async with serving(whole_seconds=30) as echo:
+        async with serving(request_seconds=30) as echo:
             client = await Client.connect(echo)
             client.say(b"GET /big/3000000 HTTP/1.1\r\n\r\n" * 3)
             for _ in range(3):

@@ -7,8 +7,8 @@ Whatever arrives is bounded in size and time:
 
 - a head (and a trailer) is counted as it arrives, and refused with 431 above MAX_HEAD bytes;
 - a body is counted as it arrives, against ``max_body`` (413) and against the budget of all bodies (503);
-- a request has to keep coming: nothing for ``stall_seconds``, or not complete within ``whole_seconds``, is a 408. Where
-  the budget is short, whoever has paused for longer than SLOW_SECONDS gives way first;
+- a request has to keep coming: nothing for ``stall_seconds``, or not complete within ``request_seconds``, is a 408.
+  Where the budget is short, whoever has paused for longer than SLOW_SECONDS gives way first;
 - connections are counted, too: above ``max_connections``, whoever has been quiet for SLOW_SECONDS and has no request in
   work gives way to a new one, and where there is nobody, the new one is answered 503;
 - whoever does not read its answers gets no further ones worked on, and is cut off after the same times;
@@ -50,7 +50,7 @@ class Limits:
     max_body: int
     max_connections: int = 10_000
     stall_seconds: float = 10.0
-    whole_seconds: float = 60.0
+    request_seconds: float = 60.0
     look_seconds: float = 1.0
 
 
@@ -197,10 +197,10 @@ class Connection(asyncio.Protocol):
             if size < self._unsent:
                 self._server.budget.give(self._unsent - size)
                 self._unsent, self._last = size, now
-            if now - self._last > limits.stall_seconds or now - self._began > limits.whole_seconds:
+            if now - self._last > limits.stall_seconds or now - self._began > limits.request_seconds:
                 self._transport.abort()
         elif self._in_message and self._reading:
-            if now - self._last > limits.stall_seconds or now - self._began > limits.whole_seconds:
+            if now - self._last > limits.stall_seconds or now - self._began > limits.request_seconds:
                 self._refuse(408, "RequestTimeoutException", "The request did not arrive in time")
         elif self._current is None and now - self._last > IDLE_SECONDS:
             self._close()

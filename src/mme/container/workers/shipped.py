@@ -31,7 +31,7 @@ HEAVY = frozenset({"onnxruntime", "torch", "transformers"})
 
 
 @dataclass(frozen=True)
-class Kept:
+class Preimported:
     """An imported module that is not in ``sys.modules``, so that nothing finds it but :meth:`Shipped.adopt`."""
 
     module: ModuleType
@@ -40,7 +40,7 @@ class Kept:
 
 class Shipped:
     def __init__(self) -> None:
-        self._kept: dict[tuple[str, str], Kept] = {}  # by name and digest
+        self._preimported: dict[tuple[str, str], Preimported] = {}  # by name and digest
         self._names: set[str] = set()
 
     def keep(self, roots: Iterable[Path]) -> None:
@@ -61,17 +61,17 @@ class Shipped:
             modules = _import(folder, root / COMMON, sources, imported)
             imported |= {name: module for name, module in modules.items() if name in common}
             for name, module in modules.items():
-                self._kept[name, code_key(sources[name][1])] = Kept(module, needs[name])
-        self._names = {name for name, _ in self._kept}
+                self._preimported[name, code_key(sources[name][1])] = Preimported(module, needs[name])
+        self._names = {name for name, _ in self._preimported}
 
     def has(self, name: str) -> bool:
-        """Whether a module of this name is kept."""
+        """Whether a module of this name was imported."""
         return name in self._names
 
     def let_go(self) -> None:
         """Undo :meth:`adopt`."""
-        for (name, _), kept in self._kept.items():
-            if sys.modules.get(name) is kept.module:
+        for (name, _), item in self._preimported.items():
+            if sys.modules.get(name) is item.module:
                 del sys.modules[name]
 
     def adopt(self, model_dir: str) -> list[str]:
@@ -80,23 +80,23 @@ class Shipped:
         code = f"{model_dir}/code"
         in_code = _importable(code)
         beside = in_code.keys() | _importable(model_dir).keys()
-        ours: dict[str, Kept] = {}
+        ours: dict[str, Preimported] = {}
         for name in self._names & in_code.keys():
             # Alone under its name: a package, or a module in another form, would go before it.
             if in_code[name] == [f"{name}.py"] and name not in sys.modules:
                 with contextlib.suppress(OSError, ValueError):
-                    kept = self._kept.get((name, code_key(read_regular(f"{code}/{name}.py", MAX_READ))))
-                    if kept is not None:
-                        ours[name] = kept
+                    item = self._preimported.get((name, code_key(read_regular(f"{code}/{name}.py", MAX_READ))))
+                    if item is not None:
+                        ours[name] = item
         # What depends on something that is the model's own has to be imported anew, and what depends on that, too.
-        while strange := [name for name, kept in ours.items() if kept.needs & (beside - ours.keys())]:
+        while strange := [name for name, item in ours.items() if item.needs & (beside - ours.keys())]:
             for name in strange:
                 del ours[name]
-        for name, kept in ours.items():
-            kept.module.__file__ = f"{code}/{name}.py"
-            if kept.module.__spec__ is not None:
-                kept.module.__spec__.origin = kept.module.__file__
-            sys.modules[name] = kept.module
+        for name, item in ours.items():
+            item.module.__file__ = f"{code}/{name}.py"
+            if item.module.__spec__ is not None:
+                item.module.__spec__.origin = item.module.__file__
+            sys.modules[name] = item.module
         return sorted(ours)
 
 

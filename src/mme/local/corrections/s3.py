@@ -180,8 +180,8 @@ def object_bytes(folder: Path) -> None:
         with _writes:
             return key_post(self, *args)
 
-    def checksum_of_parts(parts: list[blobs.Blob | bytes], algorithm: str, whole: bool) -> bytes | None:
-        if whole:
+    def checksum_of_parts(parts: list[blobs.Blob | bytes], algorithm: str, full_object: bool) -> bytes | None:
+        if full_object:
             return checksums.digest_of_all(parts, algorithm)
         total = checksums.hasher(algorithm)
         if total is not None:
@@ -191,7 +191,7 @@ def object_bytes(folder: Path) -> None:
 
     def complete(self: Any, body: Any) -> Any:
         algorithm = self.metadata.get("x-amz-checksum-algorithm") or ""
-        whole = (self.metadata.get("x-amz-checksum-type") or "") == "FULL_OBJECT" or algorithm == "CRC64NVME"
+        full_object = (self.metadata.get("x-amz-checksum-type") or "") == "FULL_OBJECT" or algorithm == "CRC64NVME"
         parts: list[blobs.Blob | bytes] = []
         listed = []
         md5s = b""
@@ -211,16 +211,16 @@ def object_bytes(folder: Path) -> None:
             raise MalformedXML()
         said = flask_request.headers.get(f"x-amz-checksum-{algorithm.lower()}") if algorithm else None
         details = None
-        total = checksum_of_parts(parts, algorithm, whole) if algorithm else None
+        total = checksum_of_parts(parts, algorithm, full_object) if algorithm else None
         if total is not None:
             value = base64.b64encode(total).decode()
             if said and said.partition("-")[0] != value:
                 raise S3ClientError(
                     "BadDigest", f"The {algorithm} you specified did not match the calculated checksum."
                 )
-            details = ("FULL_OBJECT" if whole else "COMPOSITE", value, len(parts))
+            details = ("FULL_OBJECT" if full_object else "COMPOSITE", value, len(parts))
         elif said:
-            details = ("FULL_OBJECT" if whole else "COMPOSITE", said.partition("-")[0], len(parts))
+            details = ("FULL_OBJECT" if full_object else "COMPOSITE", said.partition("-")[0], len(parts))
         joined = blobs.Joined(parts, folder)
         for part in listed:
             part.mme_blob = None  # moto is about to dispose of the parts, and their files belong to the whole now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -61,26 +62,31 @@ def plan(context: Context, asked: Asked, settings: Settings) -> None:
     if asked.json:
         print_json(report.plan_json(made, models, prices, notes))
     else:
-        print(f"Goal: {goal.words}. {counted(len(models))}.\n")
-        print(console.table(report.HEAD, [report.option_row(one, made.best) for one in made.options[:12]]))
-        if made.skipped:
-            note(f"\nNot simulated, since they cost more in any case: {len(made.skipped)} types.")
-        print("\nOther ways to host them:")
-        for other in made.alternatives:
-            cost = "-" if other.usd_month is None else f"{other.usd_month:,.0f} USD"
-            print(f"  {other.name:<24} {cost:>14}  {other.what + ': ' if other.what else ''}{other.words}")
-        if made.changes:
-            print("\nWhat would change it:")
-            for change in made.changes:
-                print(f"  {change.name}: {change.words}")
-        print()
-        for line in notes:
-            print(line)
+        _print(made, goal, len(models), notes)
     if made.best is None:
         raise UsageError(
             f"No fleet that was tried meets the goal ({goal.words}).",
             "The table says what each one misses. Loosen the goal (--p99, --cold), or take what would change it.",
         )
+
+
+def _print(made: plans.Plan, goal: plans.Goal, count: int, notes: Sequence[str]) -> None:
+    """The plan of ``count`` models as text."""
+    print(f"Goal: {goal.words}. {counted(count)}.\n")
+    print(console.table(report.HEAD, [report.option_row(one, made.best) for one in made.options[:12]]))
+    if made.skipped:
+        note(f"\nNot simulated, since they cost more in any case: {len(made.skipped)} types.")
+    print("\nOther ways to host them:")
+    for other in made.alternatives:
+        cost = "-" if other.usd_month is None else f"{other.usd_month:,.0f} USD"
+        print(f"  {other.name:<24} {cost:>14}  {other.what + ': ' if other.what else ''}{other.words}")
+    if made.changes:
+        print("\nWhat would change it:")
+        for change in made.changes:
+            print(f"  {change.name}: {change.words}")
+    print()
+    for line in notes:
+        print(line)
 
 
 def _pictures(made: plans.Plan, search: plans.Search, rates: Floats) -> dict[str, str]:

@@ -18,7 +18,7 @@ class _Entry:
     value: Any = None
 
 
-class Kept:
+class Cache:
     """Callers that ask for an answer that is being made wait for it. At most MOST are stored."""
 
     MOST = 500
