@@ -225,7 +225,7 @@ def change(
         if written is None:
             raise explain(error, f"change channel {channel.name}", bucket=store.bucket) from error
         etag = written
-    # A delete that ran at the same moment may not have seen this change: whoever comes second notices.
+    # A delete that ran at the same moment may not have seen this change; then this check sees the delete.
     _check_released(s3, store, split)
     return replace(changed, etag=etag)
 

@@ -97,6 +97,6 @@ class TerraformError(MmeError):
 
 
 class ConflictError(ReleaseError):
-    """Somebody else changed the same thing at the same time; nothing was changed here. Look, then run again."""
+    """The same thing was changed elsewhere at the same time; nothing was changed here. Look, then run again."""
 
     exit_code = 11

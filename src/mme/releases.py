@@ -151,7 +151,7 @@ def check_bucket(s3: S3Client, store: Store) -> None:
     except (ClientError, BotoCoreError) as error:
         if not isinstance(error, ClientError) or code_of(error) not in ("400", "403", "AccessDenied"):
             raise explain(error, f"use {store.uri()}", bucket=store.bucket) from error
-        # Whoever may only list below the prefix may not ask for the bucket itself; S3 names its region all the same.
+        # With the right to list below the prefix only, HEAD of the bucket is refused; S3 names its region all the same.
         # What else is wrong, such as credentials that have expired, the next call says: its answer has a body.
         region = error.response["ResponseMetadata"].get("HTTPHeaders", {}).get("x-amz-bucket-region")
     if region and region != s3.meta.region_name:

@@ -1,1 +1,2 @@
-"""Archives: a folder and a handler become NAME-DIGEST.tar.gz, and archives are read, bounded, whoever made them."""
+"""Archives: made of a folder and a handler as NAME-DIGEST.tar.gz, and read within bounds, since anyone may have made
+them."""

@@ -34,7 +34,7 @@ class Archive:
     """A finished archive. ``digest`` is of the content (64 hexadecimal digits), ``size`` of the gzip file in bytes.
 
     ``path`` is None when it was streamed and never written here. ``files`` leaves the manifest out. ``crc32`` is of
-    the gzip file as it was written, where that is known: whoever reads the file later can tell whether it still is.
+    the gzip file as it was written, where that is known: a later reader of the file can check that it is unchanged.
     """
 
     path: Path | None

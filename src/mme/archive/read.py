@@ -47,7 +47,7 @@ def read_manifest(path: Path) -> Mapping[str, Any]:
             manifest = manifest_from_tail(file.read())
     except OSError as error:
         raise ArchiveError(f"{path} cannot be read: {error.strerror}.", "Check the path.") from None
-    if manifest is None:  # made by somebody else, or very long: look through all of it
+    if manifest is None:  # made by another tool, or very long: look through all of it
         for member in reading(path):
             if member.path == MANIFEST:
                 manifest = load_manifest(b"".join(member.read()) if member.size < 64 << 20 else b"")

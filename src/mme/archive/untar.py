@@ -264,7 +264,7 @@ def _exactly(stream: Stream, size: int, allow_end: bool = False) -> bytes | None
 
 
 class _Inflated:
-    """The tar inside a gzip file. What is wrong with the file is an ArchiveError, whoever reads."""
+    """The tar inside a gzip file. Raises ArchiveError for a broken file at every read."""
 
     def __init__(self, path: Path) -> None:
         self._file: BinaryIO = igzip.open(path, "rb")

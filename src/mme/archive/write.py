@@ -130,7 +130,7 @@ def build(
 
 
 def clean(folder: Path) -> None:
-    """Remove partial archives in ``folder`` that nobody is writing any more."""
+    """Remove partial archives in ``folder`` that no process is writing any more."""
     for partial in folder.glob(".*.partial"):
         try:
             descriptor = os.open(partial, os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0))

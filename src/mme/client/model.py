@@ -209,7 +209,7 @@ class Model:
     async def apredict(self, inputs: Any, **more: Any) -> Any:
         """``predict`` for asyncio, with the same arguments: in a thread, of which the endpoint has ``concurrency``.
 
-        Whoever stops waiting (a time-out, a cancelled task) does not stop the request.
+        A caller that stops waiting (a time-out, a cancelled task) does not stop the request.
         """
         import asyncio  # only programs that await load it
 

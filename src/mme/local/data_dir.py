@@ -15,7 +15,7 @@ _OURS = ("endpoints", "objects", "tmp")
 
 
 class DataDir:
-    """The folder that holds everything: locked while in use, and never a folder that is somebody else's."""
+    """The folder that holds everything: locked while in use, and never one that the local AWS did not make."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.expanduser().resolve()

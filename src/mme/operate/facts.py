@@ -138,7 +138,7 @@ def missing(sagemaker: SageMakerClient, name: str) -> EndpointError:
         names = [item["EndpointName"] for item in sagemaker.list_endpoints(MaxResults=100)["Endpoints"]]
         hint = f"{nearest(name, names, 'In this region there are')} {hint}"
     except ClientError:
-        pass  # whoever may not list endpoints gets the error without a guess
+        pass  # without the right to list endpoints, the error has no guess
     return EndpointError(f"There is no endpoint {name}.", hint)
 
 

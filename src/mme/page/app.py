@@ -104,7 +104,7 @@ class Page:
             answer = _json({"error": str(error)}, 400)
         except MmeError as error:
             answer = _json({"error": str(error)}, 502)
-        except Exception:  # a fault of ours: it is in the log of whoever serves the page, and the page goes on
+        except Exception:  # a fault of ours: it is in the server's log, and the page goes on
             traceback.print_exc()
             answer = _json({"error": "The page has a fault; its server's output says which."}, 500)
         body = answer.body

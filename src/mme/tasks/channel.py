@@ -75,7 +75,7 @@ def promote(
     dry_run: bool = False,
     json: bool = False,
 ) -> None:
-    """Make one version what a name means, at once and for everybody who asks by that name.
+    """Make one version what a name means, at once and for all clients that use the name.
 
     Two pipelines cannot lose each other's change: the later one ends with exit code 11 and changes nothing.
     """

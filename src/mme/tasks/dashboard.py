@@ -23,7 +23,7 @@ def dashboard(context: Context, settings: Settings, port: str = "0", open: bool 
     """Serve a page that shows an endpoint, until interrupted: state, models, requests, latency, metrics, log.
 
     Reads SageMaker, CloudWatch, its logs and the bucket with your own rights, and changes nothing: no model is called.
-    It listens on this machine alone, and answers whoever has the address that is printed, which ends with a token.
+    It listens on this machine alone, and answers only to the printed address, which ends with a token.
 
     The bucket is the one that the endpoint reads models from, unless --bucket names another. CloudWatch's metrics are
     read once a minute while a browser looks; AWS bills such calls, at about two cents an hour for each variant.

@@ -72,7 +72,7 @@ class Admission:
         self._freed = asyncio.Event()
 
     def freed(self) -> None:
-        """A worker became idle or ended: whoever waits for room looks again."""
+        """A worker became idle or ended: loads that wait for memory check again."""
         self._freed.set()
         self._cards.freed()
 
@@ -157,7 +157,7 @@ class Admission:
         return [victim.exited]
 
     async def _some_work_ended(self) -> bool:
-        """Wait for a worker to become idle or to end, a second at most. False where nobody has work."""
+        """Wait for a worker to become idle or to end, a second at most. False where no worker has work."""
         if not any(worker.sent for worker in self._effects.workers()):
             return False
         with contextlib.suppress(asyncio.TimeoutError):

@@ -55,7 +55,7 @@ class Cards:
         self._calls = 0
 
     def freed(self) -> None:
-        """A worker became idle or ended: whoever waits for room looks again."""
+        """A worker became idle or ended: loads that wait for memory check again."""
         self._freed.set()
 
     def keep(self, model: Model) -> None:

@@ -8,12 +8,13 @@ Whatever arrives is bounded in size and time:
 - a head (and a trailer) is counted as it arrives, and refused with 431 above MAX_HEAD bytes;
 - a body is counted as it arrives, against ``max_body`` (413) and against the budget of all bodies (503);
 - a request has to keep coming: nothing for ``stall_seconds``, or not complete within ``request_seconds``, is a 408.
-  Where the budget is short, whoever has paused for longer than SLOW_SECONDS gives way first;
-- connections are counted, too: above ``max_connections``, whoever has been quiet for SLOW_SECONDS and has no request in
-  work gives way to a new one, and where there is nobody, the new one is answered 503;
-- whoever does not read its answers gets no further ones worked on, and is cut off after the same times;
-- whoever sends what takes long to parse (pipelined requests, tiny chunks) is parsed for TURN_SECONDS at a time, one
-  connection after the other, and everybody else is served in between. Those who keep at it get a quarter of the time.
+  Where the budget is short, requests that have paused for longer than SLOW_SECONDS are refused first;
+- connections are counted, too: above ``max_connections``, one that has been quiet for SLOW_SECONDS and has no request in
+  work is closed for a new one; where there is none, the new one is answered 503;
+- a client that does not read its answers gets no further requests worked on, and is cut off after the same times;
+- data that takes long to parse (pipelined requests, tiny chunks) is parsed for TURN_SECONDS at a time, one connection
+  after the other, and other connections are served in between. Connections that go on like this get a quarter of the
+  time.
 """
 
 from __future__ import annotations
@@ -277,7 +278,7 @@ class Connection(asyncio.Protocol):
         return self._current is None and not self._unsent and self._open()
 
     def _open(self) -> bool:
-        """Whether the connection goes on: what comes behind the last request of one that does not is nobody's."""
+        """Whether the connection goes on. If not, data behind its last request is ignored."""
         return self._transport is not None and not self._transport.is_closing()
 
     def _arrange(self, long: bool = False) -> None:
@@ -440,7 +441,7 @@ class Connection(asyncio.Protocol):
     def _begin(self, request: Request) -> None:
         self._current = request
         self._held -= len(request.body)
-        self._server.budget.give(len(request.body))  # whoever takes the request counts it
+        self._server.budget.give(len(request.body))  # the handler counts it from here on
         self._server.handle(request)
 
     def respond(self, request: Request, status: int, body: bytes, content_type: str, extra: str) -> None:

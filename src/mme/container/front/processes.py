@@ -279,7 +279,7 @@ class Processes:
         for worker in self._workers.values():
             worker.doomed = worker.doomed or "shutdown"
         await self.parent.close()
-        self.parent_died()  # and every worker with it: whoever waits for one need not wait longer
+        self.parent_died()  # and every worker with it: nothing waits for one any longer
         for task in list(self._tasks):
             task.cancel()
 
@@ -375,7 +375,7 @@ class Processes:
             model.worker = None
         if not worker.ready.done():
             worker.ready.set_exception(self._why_not_ready(model, why, starved))
-            worker.ready.exception()  # mark it as looked at: a cancelled load has nobody to look
+            worker.ready.exception()  # mark it as retrieved: a cancelled load has no caller to do so
         elif worker.doomed is None:
             self._totals.died += 1
             self._log("error", "model process ended", model=model.name, pid=worker.pid, why=why, out_of_memory=starved)

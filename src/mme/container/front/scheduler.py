@@ -12,9 +12,9 @@ With several cores, one model more than there are cores may compute while others
 end of one model's work until the front's message reaches the next model, which is a sixth of the time of short answers;
 so the system gives the core to the additional model.
 
-So requests of one model are answered in batches while it is its turn, a slow model starves nobody, and nobody is
-interrupted inside a batch. Whoever computes alone has all threads; two that compute have half each. Where other work
-has some of the cores there are fewer threads than cores (cores.py).
+So requests of one model are answered in batches while it is its turn, a slow model starves no other, and no model is
+interrupted inside a batch. A model that computes alone has all threads; two that compute have half each. Where other
+work has some of the cores there are fewer threads than cores (cores.py).
 
 The scheduler knows nothing of processes: workers are whatever can be a key, and its effects are handed in.
 """

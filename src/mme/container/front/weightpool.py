@@ -5,11 +5,11 @@ platform extracts each into a folder of its own. Before such a model is loaded, 
 the same file of a model that is loaded already: nothing is copied, and whichever folder goes first, the other keeps it.
 
 A shared file cannot be written. Owner and mode do not prevent it, since a handler mostly runs as the owner, or as root.
-So each shared file is held with a read lease (fcntl(2), F_SETLEASE): whoever opens it for writing, maps it for writing
-or cuts it is stopped by the kernel until the lease is given up. Before it is, the processes of all models with this
-file are ended (the one that wanted to write among them), and each gets a file of its own. Then they come back and do
-their work once more; the write now reaches the writer's own file. A lease is had only while nobody has the file open
-for writing. Where none is to be had (another system than Linux, some network file systems), nothing is shared.
+So each shared file is held with a read lease (fcntl(2), F_SETLEASE): a process that opens it for writing, maps it for
+writing or truncates it is stopped by the kernel until the lease is given up. Before it is, the processes of all models
+with this file are ended (the one that wanted to write among them), and each gets a file of its own. Then they come back
+and do their work once more; the write now reaches the writer's own file. A lease is had only while nobody has the file
+open for writing. Where none is to be had (another system than Linux, some network file systems), nothing is shared.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Lease:
 
     @property
     def broken(self) -> bool:
-        """Whether somebody wants to write the file, or has changed who may use it."""
+        """Whether a process wants to write the file, or has changed its owner or mode."""
         now = os.fstat(self.file.fileno())
         same = (now.st_mode, now.st_uid, now.st_gid) == (self.info.st_mode, self.info.st_uid, self.info.st_gid)
         return not same or fcntl.fcntl(self.file.fileno(), fcntl.F_GETLEASE) != fcntl.F_RDLCK
@@ -140,7 +140,8 @@ class WeightPool:
             _copy(file, path, os.fstat(file.fileno()), number)
 
     def broken(self) -> list[Lease]:
-        """Files that somebody wants to write, each once. Whoever gets one sees to its models, then calls part."""
+        """Files that a process wants to write, each once. The caller ends the processes of its models, then calls
+        part."""
         with self._lock:
             broken = [lease for lease in self._leases.values() if lease.broken]
             for lease in broken:

@@ -185,7 +185,7 @@ class Parent:
         if pid == 0:
             self._become_worker(sock, parent, message)
         with contextlib.suppress(OSError):
-            os.setpgid(pid, pid)  # here as well as in the child: whoever is first
+            os.setpgid(pid, pid)  # here as well as in the child: either may run first
         self._workers.add(pid)
         sock.close()
         self._tell(op="forked", id=message["id"], pid=pid)

@@ -35,8 +35,8 @@ def bring_in(code: Path) -> list[str]:
     if PACKAGE not in sys.modules or not code.is_dir():
         return []
     there = {item.name.partition(".")[0] for item in code.iterdir() if item.is_dir() or item.suffix in (".py", ".so")}
-    # Each name is looked up by itself: whoever goes through all of sys.modules counts a reference to every name in it,
-    # and so copies 8 MB of pages that this process shares with its parent.
+    # Each name is looked up by itself: iterating over all of sys.modules counts a reference to every name in it, and so
+    # copies 8 MB of pages that this process shares with its parent.
     names = sorted(name for name in there & LOOKED_FOR if name not in sys.modules)
     new = [name for name in names if not _elsewhere(name, code)]
     if new:

@@ -27,7 +27,7 @@ class Principal:
 
 
 class UnknownKey(Exception):
-    """The access key belongs to nobody."""
+    """No user or role has this access key."""
 
 
 class Directory:

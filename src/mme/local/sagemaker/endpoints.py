@@ -46,7 +46,7 @@ class Endpoints:
         ringing: Callable[[str, Sequence[str]], list[str]],
         minutes: Minutes,
     ) -> None:
-        """``observer`` is called with (region, endpoint, configuration) for whoever records metrics and logs.
+        """``observer`` is called with (region, endpoint, configuration) and returns what records metrics and logs.
 
         ``ringing`` answers which of the alarms of these names are in ALARM in a region.
         """

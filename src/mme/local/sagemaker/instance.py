@@ -277,7 +277,7 @@ class Instance:
                 self._wait_for_another(container, deadline)
                 continue
             except ContainerError as problem:
-                # Nobody can tell whether the model saw the request, so it is not sent a second time.
+                # It is not known whether the model saw the request, so it is not sent a second time.
                 raise ModelFailed(500, f"The container ended while it was at work. {problem}") from problem
             finally:
                 self._release(model)
