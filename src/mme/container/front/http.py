@@ -9,8 +9,8 @@ Whatever arrives is bounded in size and time:
 - a body is counted as it arrives, against ``max_body`` (413) and against the budget of all bodies (503);
 - a request has to keep coming: nothing for ``stall_seconds``, or not complete within ``request_seconds``, is a 408.
   Where the budget is short, requests that have paused for longer than SLOW_SECONDS are refused first;
-- connections are counted, too: above ``max_connections``, one that has been quiet for SLOW_SECONDS and has no request in
-  work is closed for a new one; where there is none, the new one is answered 503;
+- connections are counted, too: above ``max_connections``, one that has been quiet for SLOW_SECONDS and has no request
+  in work is closed for a new one; where there is none, the new one is answered 503;
 - a client that does not read its answers gets no further requests worked on, and is cut off after the same times;
 - data that takes long to parse (pipelined requests, tiny chunks) is parsed for TURN_SECONDS at a time, one connection
   after the other, and other connections are served in between. Connections that go on like this get a quarter of the
