@@ -262,11 +262,11 @@ def load(
         raise Unsupported(f"onnxruntime refuses the graph: {error}") from None
 
 
-def load_decoder(folder: Path, config: Any) -> Decoding:
+def load_decoder(folder: Path, config: Any, adapter: engine_builder.Adapter = engine_builder.NO_ADAPTER) -> Decoding:
     """The same for a decoder, whose answers are compared by `decodes_otherwise`."""
     _wanted()
     tensors, real = _tensors(folder, WEIGHTS)
-    return Decoding(engine_decoders.decoder(config, tensors, real), real)
+    return Decoding(engine_decoders.decoder(config, tensors, adapter), real)
 
 
 def _wanted() -> None:

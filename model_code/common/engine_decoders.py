@@ -10,11 +10,10 @@ The inputs, which `inputs` makes:
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from engine_builder import GELU, MASKED
+from engine_builder import GELU, MASKED, NO_ADAPTER, Adapter
 from engine_graph import FLOAT, INT64, MICROSOFT, Graph, Stored, Unsupported
 
 
@@ -32,17 +31,18 @@ class Decoder:
     int8: bool = False
 
 
-def decoder(config: Any, tensors: dict[str, Stored], folder: Path) -> Decoder:
-    """The graph of the model with this configuration (transformers') and these weights. Raises Unsupported."""
+def decoder(config: Any, tensors: dict[str, Stored], adapter: Adapter = NO_ADAPTER) -> Decoder:
+    """The graph of the model with this configuration (transformers') and these weights, with the `adapter` of linear
+    layers. Raises Unsupported."""
     if getattr(config, "model_type", "") != "gpt2":
         raise Unsupported(f"no graph is known for {getattr(config, 'model_type', '') or 'a model without model_type'}")
     try:
-        return _gpt2(config, tensors)
+        return _gpt2(config, tensors, adapter)
     except (AttributeError, KeyError, TypeError) as error:  # a version of transformers that describes it otherwise
         raise Unsupported(f"its configuration is not as expected ({error!r})") from None
 
 
-def _gpt2(config: Any, tensors: dict[str, Stored]) -> Decoder:
+def _gpt2(config: Any, tensors: dict[str, Stored], adapter: Adapter) -> Decoder:
     """https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf"""
     if config.add_cross_attention or config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights:
         raise Unsupported("its attention is of another kind")
@@ -51,6 +51,7 @@ def _gpt2(config: Any, tensors: dict[str, Stored]) -> Decoder:
     prefix = "" if "wte.weight" in tensors else "transformer."
     width, heads, inner = config.n_embd, config.n_head, config.n_inner or 4 * config.n_embd
     graph, eps, packed = Graph(), float(config.layer_norm_epsilon), 0
+    adapted: set[str] = set()
 
     def weight(name: str, *shape: int) -> str:
         where = tensors.get(prefix + name)
@@ -66,6 +67,17 @@ def _gpt2(config: Any, tensors: dict[str, Stored]) -> Decoder:
         nonlocal packed
         packed += 4 * size * out
         product = graph.op("MatMul", x, weight(f"{name}.weight", size, out))
+        change = next((given for given in (name, f"transformer.{name}") if given in adapter), None)
+        if change is not None:
+            adapted.add(change)
+            a, b = adapter[change]
+            if a.shape[1:] != (size,) or b.shape != (out, len(a)):
+                raise Unsupported(f"its adapter does not fit {change}")
+            names = [f"{name} adapter {side} {len(a)}" for side in "ab"]
+            for held, matrix in zip(names, (a, b), strict=True):
+                graph.hold(held, matrix.T)
+            narrow = graph.op("MatMul", x, names[0])
+            product = graph.op("Add", product, graph.op("MatMul", narrow, names[1]))
         return graph.op("Add", product, weight(f"{name}.bias", out))
 
     ids = graph.input("ids", INT64, ["rows", "columns"])
@@ -91,6 +103,8 @@ def _gpt2(config: Any, tensors: dict[str, Stored]) -> Decoder:
         inside = dense(norm(x, f"{at}ln_2"), f"{at}mlp.c_fc", width, inner)
         inside = graph.op("Gelu", inside, approximate=GELU[config.activation_function])
         x = graph.op("Add", x, dense(inside, f"{at}mlp.c_proj", inner, width))
+    for change in sorted(adapter.keys() - adapted):
+        raise Unsupported(f"its adapter changes {change}")
     last = graph.op("Gather", x, graph.constant(-1, "int64"), axis=1)
     head = table
     if "lm_head.weight" in tensors and not config.tie_word_embeddings:

@@ -114,10 +114,8 @@ def _engine(
         return None, "it is on a GPU"
     if settings["quantize"] or settings["dtype"] != "float32":
         return None, f"it computes in {settings['quantize'] or settings['dtype']}"
-    if (folder / handler_adapter.FOLDER).is_dir():
-        return None, "it has an adapter"
     try:
-        decoding = engine.load_decoder(folder, model.config)
+        decoding = engine.load_decoder(folder, model.config, handler_adapter.matrices(folder))
     except engine.Unsupported as error:
         return None, str(error)
     apart = None if engine.checked(decoding) else engine.decodes_otherwise(decoding, model)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_adapters
 import torch
 import transformers
 from handler_tools import TINY_GPT2, Context, load, request
@@ -186,6 +187,54 @@ def test_what_is_left_to_torch(
     assert reason in context.notes["reason"]
     alone, _ = texts(generation, loaded)
     assert all(alone)
+
+
+LAYERS = ("c_attn", "attn.c_proj", "c_fc", "mlp.c_proj")
+
+
+@pytest.mark.parametrize("layers", [LAYERS, ("c_attn",)])
+def test_an_adapter_of_linear_layers_is_the_graphs(
+    generation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: tuple[str, ...]
+) -> None:
+    folder = model(tmp_path / "m")
+    tiny_adapters.lora(folder / "adapter", folder, layers, rank=3, lora_alpha=5)
+    context = Context()
+    loaded = generation.model_fn(str(folder), context)
+    assert (context.notes["engine"], context.notes["reason"]) == ("onnxruntime", "")
+    got = texts(generation, loaded)
+    offer = generation.busy_fn(loaded)
+    offer.begin()
+    assert texts(generation, loaded) == got
+    offer.end()
+    monkeypatch.setenv("MME_ENGINE", "torch")
+    assert got == texts(generation, generation.model_fn(str(folder)))
+    # A graph without the adapter would answer otherwise.
+    monkeypatch.delenv("MME_ENGINE")
+    monkeypatch.setattr(generation.handler_adapter, "matrices", lambda folder: {})
+    generation.model_fn(str(folder), context)
+    assert "differ" in context.notes["reason"]
+
+
+def test_adapters_of_one_shape_have_graphs_that_are_known_alike(
+    generation: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = []
+    for seed, rank in ((0, 4), (1, 4), (2, 3)):
+        folder = model(tmp_path / str(seed))
+        tiny_adapters.lora(folder / "adapter", folder, ("c_attn",), rank=rank, seed=seed)
+        context = Context()
+        generation.model_fn(str(folder), context)
+        keys.append(context.notes["key"])
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_an_adapter_of_a_table_is_torchs(generation: ModuleType, tmp_path: Path) -> None:
+    folder = model(tmp_path / "m")
+    tiny_adapters.lora(folder / "adapter", folder, ("c_attn", "wpe"))
+    context = Context()
+    loaded = generation.model_fn(str(folder), context)
+    assert loaded.engine is None
+    assert context.notes["reason"] == "its adapter changes transformer.wpe"
 
 
 def test_another_family_is_left_to_torch(generation: ModuleType, tmp_path: Path) -> None:
