@@ -15,6 +15,7 @@ from mme.container.files import open_regular, read_regular
 from mme.container.memory import WEIGHT_FILES
 
 MAX_READ = 64 * 1024 * 1024  # bytes of tokenizer and configuration files that are worth a digest
+PIECE = 32 * 1024  # bytes of a file that are read at a time
 # Options under which a result depends on more than the folder.
 _REFUSED = {
     *("config", "device_map", "gguf_file", "output_loading_info", "return_unused_kwargs", "revision", "subfolder"),
@@ -130,11 +131,30 @@ def _digest(folder: str, kind: str) -> str | None:
                     return None
                 content = _header(path)
             else:
+                if name != "config.json":
+                    mark, length = _mark(path, MAX_READ - size)
+                    size += length
+                    total.update(mark)
+                    continue
                 raw = read_regular(path, MAX_READ - size)
                 size += len(raw)
-                content = _configuration(path, raw, kind) if name == "config.json" else raw
+                content = _configuration(path, raw, kind)
             total.update(hashlib.blake2b(content, digest_size=16).digest())
     return total.hexdigest()
+
+
+def _mark(path: Path, limit: int) -> tuple[bytes, int]:
+    """A digest of a file and its size, without all of it in memory. Raises ValueError where it is larger."""
+    mark = hashlib.blake2b(digest_size=16)
+    size = 0
+    piece = bytearray(PIECE)
+    with open_regular(path) as file:
+        while count := file.readinto(piece):
+            size += count
+            if size > limit:
+                raise ValueError(f"{path} is larger than {limit} bytes")
+            mark.update(memoryview(piece)[:count])
+    return mark.digest(), size
 
 
 def _configuration(path: Path, raw: bytes, kind: str) -> bytes:

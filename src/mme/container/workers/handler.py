@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FunctionType
 from typing import Any, Protocol
 
 from mme.container.errors import HandlerError, ServingError
@@ -34,6 +35,16 @@ from mme.container.workers.shipped import Shipped
 FUNCTIONS = (
     *("model_fn", "input_fn", "predict_fn", "output_fn", "transform_fn"),  # the toolkit's
     *("batch_fn", "tokens_fn", "decoder_fn", "busy_fn"),  # ours (docs/handlers.md)
+)
+
+# Flags of the code of functions that take any number of arguments, or have to be awaited.
+NOT_PLAIN = (
+    inspect.CO_VARARGS
+    | inspect.CO_VARKEYWORDS
+    | inspect.CO_GENERATOR
+    | inspect.CO_COROUTINE
+    | inspect.CO_ITERABLE_COROUTINE
+    | inspect.CO_ASYNC_GENERATOR
 )
 
 
@@ -229,6 +240,8 @@ def _bind(function: Callable[..., Any] | None, needs: int, context: Context) -> 
     """The function with its context, where it takes one."""
     if function is None:
         return None
+    if (count := _positional(function)) in (needs, needs + 1):
+        return function if count == needs else lambda *arguments: function(*arguments, context)
     name = getattr(function, "__name__", function)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise HandlerError(f"{name} is asynchronous (async def), and nothing awaits it; make it a plain function")
@@ -252,6 +265,15 @@ def _takes(signature: inspect.Signature, count: int) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _positional(function: Callable[..., Any]) -> int | None:
+    """How many arguments it takes, where it is a plain function with nothing but positional ones; else None. To ask
+    `inspect` would touch a quarter of a megabyte of pages that are shared with the parent."""
+    if type(function) is not FunctionType or function.__dict__.keys() & {"__wrapped__", "__signature__"}:
+        return None
+    code = function.__code__
+    return None if code.co_kwonlyargcount or code.co_flags & NOT_PLAIN else code.co_argcount
 
 
 def _words(said: object) -> str:

@@ -28,7 +28,7 @@ from typing import Any
 
 from mme.container import memory, system
 from mme.container.wire import Lines, line
-from mme.container.workers import cuda, curves, rehearsal, settling, shipped, templates
+from mme.container.workers import cuda, curves, hooks, rehearsal, settling, shipped, templates
 from mme.container.workers.worker import Spec, main
 
 NICE = 1  # workers give way a little to the front, so that pings and other answers do not wait for arithmetic
@@ -200,6 +200,7 @@ class Parent:
                 signal.signal(number, signal.SIG_DFL)
             system.die_with_parent(parent)
             system.adopt_orphans()  # whatever a handler starts stays below it, sessions of its own included
+            hooks.register()
             system.prefer_for_oom()
             system.name_process("mme-model")
             with contextlib.suppress(OSError):
@@ -304,6 +305,7 @@ def run(fd: int, front: int, modules: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the front drains, then closes the socket
     control = socket.socket(fileno=fd)
     began = time.monotonic()
+    hooks.put_off()
     only_import = modules[:1] == [ONLY_IMPORT]
     modules = modules[only_import:]
     try:
