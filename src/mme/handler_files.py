@@ -47,7 +47,7 @@ def collect(folder: Path) -> tuple[FolderFile, ...]:
     """Every file that the handler in ``folder`` needs in an archive's ``code/``, by path inside it.
 
     Raises SourceError for a file that may not be packed, HandlerError for a module of ``common`` that is a link out of
-    it. A file that is not valid Python imports nothing here; ``mme.handler`` refuses it.
+    it. A file that is not valid Python imports nothing here; ``mme.archive.handler`` refuses it.
     """
     own = files(folder)
     by_path = {item.path: item for item in own}

@@ -5,7 +5,7 @@ that are never released. It speaks to the front in lines of JSON over a Unix soc
 
 - ``{"op": "fork", "id", …}`` with a socket attached is answered by ``{"op": "forked", "id", "pid"}`` or
   ``{"op": "failed", "id", …}``
-- ``{"op": "share", "recipe"}`` makes something before the fork that models have in common (see sharing.py) and is
+- ``{"op": "share", "recipe"}`` makes something before the fork that models have in common (see templates.py) and is
   answered by ``{"op": "shared", "key", "error"}``; ``{"op": "unshare", "key"}`` lets go of it
 - ``{"op": "kill", "pid"}`` ends a worker and whatever it started
 - ``{"op": "exit", "pid", "code", "signal"}`` tells the front that a worker has ended and its memory is free
