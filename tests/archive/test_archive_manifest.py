@@ -61,7 +61,7 @@ def shown(data: bytes) -> str | None:
     return None if manifest is None else text(manifest, True)
 
 
-def test_a_whole_manifest_is_shown() -> None:
+def test_a_full_manifest_is_shown() -> None:
     assert "team-a/bert-abababababab.tar.gz" in (shown(json.dumps(WHOLE).encode()) or "")
 
 

@@ -436,7 +436,7 @@ def test_every_request_ends_whatever_happens(seed: int) -> None:
     assert_sane(outcome)
 
 
-def test_machine_code_is_kept_apart_for_each_state_of_the_sources(
+def test_machine_code_has_a_folder_for_each_state_of_the_sources(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A function compiled earlier must not go on calling old code of another file."""

@@ -123,7 +123,7 @@ def test_what_is_not_there_is_said_before_anything_starts(tmp_path: Path) -> Non
         measure([Subject("m", tmp_path / "none.tar.gz")])
 
 
-def test_a_folder_in_memory_is_told_from_one_on_a_disk() -> None:
+def test_a_folder_in_memory_is_distinguished_from_one_on_a_disk() -> None:
     if not Path("/proc/self/mounts").is_file():
         pytest.skip("there is no list of mounts here")
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]

@@ -256,7 +256,7 @@ def test_what_one_request_alone_needs_too_much_of_is_said_and_not_searched_for(
     assert len(planned.trials) == 1
 
 
-def test_more_than_the_cores_can_do_is_told_from_a_window_in_which_the_queues_have_only_begun_to_grow() -> None:
+def test_overload_is_distinguished_from_a_window_in_which_queues_have_only_begun_to_grow() -> None:
     """A tenth more than two cores do, for twelve seconds: nobody has waited for long yet."""
     needs = models([f"m{n}" for n in range(50)], disk=1, active=1, answer=0.01, cores=1.0)
     settings = Settings(serving=replace(OURS, batch_limit=1, batch_shared=0.0))

@@ -31,7 +31,7 @@ def test_the_repositorys_own_catalogue_pins_its_models() -> None:
     assert [model.task for model in models] == ["feature-extraction", "text-generation"]
 
 
-def test_a_whole_table(tmp_path: Path) -> None:
+def test_a_table_with_every_key(tmp_path: Path) -> None:
     text = f'''
 [models."team-a/bert"]
 source = "hub:google-bert/bert-base-uncased"

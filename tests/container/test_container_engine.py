@@ -1,4 +1,4 @@
-"""Encoders by onnxruntime in the container: chosen, compared once for each kind of model, and told."""
+"""Encoders by onnxruntime in the container: chosen, compared once for each kind of model, and reported."""
 
 from __future__ import annotations
 

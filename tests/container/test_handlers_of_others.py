@@ -144,7 +144,7 @@ def test_an_empty_program_is_none(start: Callable[..., Container], handler: Make
     assert answer(start(SAGEMAKER_PROGRAM=program), handler("m", PLAIN), "[1]") == {"got": [1]}
 
 
-def test_handlers_are_told_the_headers_as_they_were_sent(container: Container, handler: Make) -> None:
+def test_handlers_get_the_headers_as_they_were_sent(container: Container, handler: Make) -> None:
     script = """
     import json
     def model_fn(model_dir): return None

@@ -1,4 +1,4 @@
-"""Chats in the generation handler: the model's own template, and what a wrong chat is told."""
+"""Chats in the generation handler: the model's own template, and the errors of a wrong chat."""
 
 import json
 from pathlib import Path

@@ -50,7 +50,7 @@ def test_the_example_is_a_handler_that_answers(bert: Path, tmp_path: Path) -> No
         ("reranking", ("SETTINGS", "PARAMETERS", "ACTIVATIONS")),
     ],
 )
-def test_every_parameter_and_setting_is_told(kind: str, names: tuple[str, ...]) -> None:
+def test_every_parameter_and_setting_is_documented(kind: str, names: tuple[str, ...]) -> None:
     from handler_tools import load
 
     handler = load(kind)

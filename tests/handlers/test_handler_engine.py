@@ -158,7 +158,7 @@ def test_weights_in_several_files(embedding: ModuleType, bert: Path, tmp_path: P
 def test_a_graph_that_answers_otherwise_is_not_used(
     embedding: ModuleType, bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Here because its norm adds another number than the model's. torch computes, and the reason is told."""
+    """Here because its norm adds another number than the model's. torch computes, and the reason is reported."""
     monkeypatch.setitem(engine_builder.GELU, "gelu", "tanh")
     folder = body("Bert", bert, tmp_path / "m")
     context = Context()

@@ -1,4 +1,4 @@
-"""A number format that this processor is slow in is not computed in, and the choice is told."""
+"""A number format that this processor is slow in is not computed in, and the choice is reported."""
 
 from __future__ import annotations
 

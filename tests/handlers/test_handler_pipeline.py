@@ -1,4 +1,4 @@
-"""The pipeline handler: what a request may say, and what a client is told of a wrong one."""
+"""The pipeline handler: what a request may contain, and the errors of a wrong one."""
 
 import ast
 import base64

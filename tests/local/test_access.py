@@ -117,7 +117,7 @@ def test_a_publisher_puts_new_objects_and_never_overwrites_or_deletes(cloud: Clo
 
 
 def test_a_large_upload_that_is_refused_gets_its_answer(cloud: Cloud) -> None:
-    """The sender is told, instead of losing the connection in the middle of its megabytes."""
+    """The sender gets the error, instead of losing the connection in the middle of its megabytes."""
     s3 = cloud.client("s3", cloud.user())
     assert (
         code(s3.put_object, Bucket=cloud.bucket, Key="models/x", Body=io.BytesIO(b"x" * (12 << 20))) == "AccessDenied"

@@ -122,7 +122,7 @@ def test_a_rollback_that_fails_says_both() -> None:
         diary.roll_out(read(ROLLING, 2))
 
 
-def test_the_policy_is_read_whole() -> None:
+def test_every_field_of_the_policy_is_read() -> None:
     config = {
         "BlueGreenUpdatePolicy": {
             "TrafficRoutingConfiguration": {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 5},

@@ -144,7 +144,7 @@ def test_an_update_adds_and_drops_variants(cloud: Cloud) -> None:
     assert [v["VariantName"] for v in cloud.settled(endpoint)["ProductionVariants"]] == ["b"]
 
 
-def test_an_update_keeps_what_it_is_told_to_keep(cloud: Cloud) -> None:
+def test_an_update_retains_the_properties_that_it_names(cloud: Cloud) -> None:
     endpoint = cloud.endpoint()
     capacity = {"VariantName": "AllTraffic", "DesiredInstanceCount": 3, "DesiredWeight": 0.5}
     cloud.sagemaker.update_endpoint_weights_and_capacities(

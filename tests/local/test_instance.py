@@ -69,7 +69,7 @@ def host(tmp_path: Path, source: ArchiveSource) -> Iterator[Instance]:
 
 
 def test_a_model_that_loads_longer_than_a_caller_waits(host: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller is told to come again; the load goes on, and its result is there for the next one."""
+    """The caller gets ModelNotReady; the load goes on, and its result is there for the next one."""
     monkeypatch.setattr(instance, "INVOKE_SECONDS", 0.2)
     with pytest.raises(NotReady):
         host.invoke("slow", b"1", {})

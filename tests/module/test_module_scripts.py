@@ -63,7 +63,7 @@ def test_the_reader_says_where_it_is_lost(tmp_path: Path, text: str) -> None:
         hcl.read(source)
 
 
-def test_the_reader_reads_the_whole_module() -> None:
+def test_the_reader_reads_all_of_the_module() -> None:
     for path in [*ROOT.glob("*.tf"), *ROOT.glob("examples/*/*.tf"), *ROOT.glob("tests/module/*.tftest.hcl")]:
         assert hcl.read(path), path
 

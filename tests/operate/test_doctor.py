@@ -50,9 +50,7 @@ def test_credentials(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(problems) == {("credentials", "error"), ("everything else", "unknown")}
 
 
-def test_whoever_may_look_at_nothing_is_not_told_that_all_is_right(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_any_permission_nothing_is_reported_as_right(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
     iam = stack.corner.client("iam")
     iam.create_user(UserName=stack.corner.name)
     made = iam.create_access_key(UserName=stack.corner.name)["AccessKey"]

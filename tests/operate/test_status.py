@@ -186,7 +186,7 @@ def test_bad_flags_are_refused_by_name(corner: Corner, words: list[str]) -> None
     assert words[-2] in shown.err
 
 
-def test_without_an_endpoint_the_ways_to_name_one_are_told(corner: Corner) -> None:
+def test_without_an_endpoint_the_error_lists_the_ways_to_name_one(corner: Corner) -> None:
     shown = corner("status")
     assert shown.code == 2
     assert "MME_ENDPOINT" in shown.err

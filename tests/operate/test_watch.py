@@ -218,7 +218,7 @@ def test_bad_input(project: Project, corner: Corner) -> None:
     assert corner("watch", "--model", "bert", "--endpoint", f"{corner.name}-none").code == 9
 
 
-def test_a_change_is_told_once_it_has_come_to_rest(project: Project) -> None:
+def test_a_change_is_reported_once_files_have_settled(project: Project) -> None:
     before = watch.stamps(project.handler)
     assert {path.name for path in before} == {"inference.py", "helpers.py", "sample.json"}
     slept: list[float] = []

@@ -228,7 +228,7 @@ def test_past_the_bound_nothing_is_left(specs: dict[str, ModelSpec], tmp_path: P
     assert not list((tmp_path / "dist").iterdir())
 
 
-def test_a_format_that_only_the_handler_is_told_is_measured_too(tmp_path: Path) -> None:
+def test_a_format_among_the_handlers_settings_is_measured_too(tmp_path: Path) -> None:
     path = tmp_path / "models.toml"
     table = '[models.b]\nsource = "folder:bert"\nhandler = "embedding"\n[models.b.settings]\ndtype = "bfloat16"\n'
     path.write_text(table, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The whole way into dist: what has not changed is kept, what has is built, and what fails is never noted."""
+"""Packaging into dist: what has not changed stays, what has is built, and what fails is never recorded."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_a_model_is_found_opened_tried_and_laid_beside_another_version(
     expect(answers.nth(0)).to_contain_text("cold")
 
 
-def test_the_whole_way_by_keyboard(cloud: Cloud, local_aws: LocalAws, tab: Any) -> None:
+def test_everything_by_keyboard(cloud: Cloud, local_aws: LocalAws, tab: Any) -> None:
     endpoint = cloud.endpoint()
     cloud.publish("bert-00000000000a.tar.gz", times=2)
     look(tab, local_aws, endpoint)
@@ -328,7 +328,7 @@ def test_a_sound_comes_back_and_can_be_played(cloud: Cloud, local_aws: LocalAws,
     assert asked == ["audio/wav"]
 
 
-def test_the_charts_show_their_scales_whole(cloud: Cloud, local_aws: LocalAws, tab: Any) -> None:
+def test_the_charts_scales_are_not_cut_off(cloud: Cloud, local_aws: LocalAws, tab: Any) -> None:
     """The longest numbers that a scale has lie within the picture, in whatever letters this machine has."""
     look(tab, local_aws, cloud.endpoint())
     expect(tab.locator(".chart").first).to_be_visible()

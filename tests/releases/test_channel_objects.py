@@ -27,7 +27,7 @@ HISTORY = [
         "versions": {A: 100.0},
     },
 ]
-WHOLE = {
+VALID = {
     **{"format": 1, "channel": "bert", "prefix": STORE.prefix, "revision": 2},
     **{"versions": HISTORY[0]["versions"], "history": HISTORY},
 }
@@ -63,14 +63,14 @@ def use(channel: channels.Channel) -> None:
     channels.in_use([channel])
 
 
-def test_a_whole_object() -> None:
-    channel = read(WHOLE)
+def test_a_valid_object_is_read() -> None:
+    channel = read(VALID)
     use(channel)
     assert (channel.revision, dict(channel.split)) == (2, {A: 90.0, B: 10.0})
 
 
 @bounded
-@given(changed(WHOLE))
+@given(changed(VALID))
 def test_an_object_that_was_changed_is_read_or_refused(document: Any) -> None:
     with contextlib.suppress(ReleaseError):
         use(read(document))
@@ -106,4 +106,4 @@ def test_any_json_and_any_bytes(document: Any) -> None:
 def test_what_no_change_would_have_written_is_refused(wrong: dict[str, Any]) -> None:
     """Above all a version of another model, which would answer in this one's name."""
     with pytest.raises(ReleaseError, match=r"s3://models-bucket/production/channels/bert.json is not a channel"):
-        read({**WHOLE, "history": [{**HISTORY[0], **wrong}, HISTORY[1]]})
+        read({**VALID, "history": [{**HISTORY[0], **wrong}, HISTORY[1]]})

@@ -73,7 +73,7 @@ def test_history_is_newest_first_and_bounded(s3: Any, monkeypatch: pytest.Monkey
     assert dict(channel.history[2].split) == {B: 100.0}
 
 
-def test_of_two_changes_at_once_one_is_told(s3: Any) -> None:
+def test_of_two_changes_at_once_one_gets_an_error(s3: Any) -> None:
     for theirs in (B, C):  # the first time the channel is created, the second time it is changed
         mine = channels.read(s3, STORE, "bert")
         change(s3, {theirs: 1}, author="grace")

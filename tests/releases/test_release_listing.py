@@ -64,7 +64,7 @@ def test_a_version_is_found_by_what_people_type() -> None:
         assert releases.find_version(SOME, "bert", wanted) == older
 
 
-def test_a_version_that_cannot_be_told_is_an_error() -> None:
+def test_an_ambiguous_or_unknown_version_is_an_error() -> None:
     with pytest.raises(UsageError, match="fits several versions of bert: aaaa11112222, aaaa33334444"):
         releases.find_version(SOME, "bert", "aaaa")
     with pytest.raises(ReleaseError, match="bert has no version bbbb"):

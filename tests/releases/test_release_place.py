@@ -1,4 +1,4 @@
-"""Where releases lie, and what an account that may not see all of it is told."""
+"""Where releases lie, and the errors for an account that may not see all of it."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_a_publisher_who_may_list_below_the_prefix_only(s3: Any, tmp_path: Path)
         channels.change(limited, STORE, channel, {"bert-000000000000.tar.gz": 1}, action="promote", author="ada")
 
 
-def test_expired_credentials_are_told_although_a_head_says_nothing(s3: Any, tmp_path: Path) -> None:
+def test_expired_credentials_are_reported_although_a_head_has_no_body(s3: Any, tmp_path: Path) -> None:
     watched = Watched(s3)
 
     def refuse(**_: Any) -> None:

@@ -144,7 +144,7 @@ def test_a_file_that_was_damaged_since_it_was_built_is_not_published(s3: Any, tm
     assert body_of(s3) == content
 
 
-def test_a_digest_must_be_whole(s3: Any, tmp_path: Path) -> None:
+def test_a_digest_must_have_all_its_digits(s3: Any, tmp_path: Path) -> None:
     with pytest.raises(ReleaseError, match="64 hex digits"):
         publish(s3, b"small", tmp_path, digest=DIGEST[:12])
 

@@ -1,4 +1,5 @@
-"""A source that is not a model of transformers is named for what it is; and files beside a model are taken or told."""
+"""A source that is not a model of transformers is named for what it is; and files beside a model are taken or
+reported."""
 
 from __future__ import annotations
 
@@ -127,7 +128,7 @@ def test_files_are_taken_along(beside: Path, tmp_path: Path) -> None:
     assert taken.facts["left_out"] == ["words.txt"]
 
 
-def test_what_is_left_out_is_told_and_junk_is_not(beside: Path, tmp_path: Path) -> None:
+def test_what_is_left_out_is_reported_and_junk_is_not(beside: Path, tmp_path: Path) -> None:
     facts = retrieve.snapshot(spec(beside), tmp_path / "s").facts
     assert facts["left_out"] == ["extra/a.txt", "extra/deep/b.txt", "label_map.json", "words.txt"]
     assert extra.words(facts["left_out"]).startswith("left out: extra/a.txt, extra/deep/b.txt, label_map.json")
@@ -176,7 +177,7 @@ def test_a_folders_own_handler_is_used(tmp_path: Path, rest: str) -> None:
     assert "left_out" not in facts
 
 
-def test_the_handler_of_the_table_wins_and_that_is_told(tmp_path: Path) -> None:
+def test_the_handler_of_the_table_wins_and_that_is_reported(tmp_path: Path) -> None:
     folder = tiny_models.bert(tmp_path / "m")
     tiny_models.handler(folder / "code")
     (tmp_path / "models.toml").write_text('[models.m]\nsource = "folder:m"\nhandler = "embedding"\n')

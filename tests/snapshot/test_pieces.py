@@ -53,7 +53,7 @@ def spec(folder: Path) -> ModelSpec:
     return ModelSpec("m", Source("folder", "m", folder), task="feature-extraction")
 
 
-def test_a_fast_tokenizer_is_made_and_told(trained: Path, tmp_path: Path) -> None:
+def test_a_fast_tokenizer_is_made_and_reported(trained: Path, tmp_path: Path) -> None:
     import sentencepiece
 
     taken = retrieve.snapshot(spec(t5(tmp_path / "m", trained)), tmp_path / "s")

@@ -64,7 +64,7 @@ def home(tmp_path: Path) -> Path:
     return folder
 
 
-def test_the_whole_way_and_nothing_left(tmp_path: Path, home: Path) -> None:
+def test_from_start_to_end_and_nothing_left(tmp_path: Path, home: Path) -> None:
     before = working_tree()
     folder = tmp_path / "demo"
     done = demo(folder, home=home)

@@ -48,7 +48,7 @@ def test_the_life_of_a_channel(project: Project) -> None:
     assert "try it" in project("history", "--model", "bert@staging").out
 
 
-def test_a_stale_pipeline_is_told_by_its_exit_code(project: Project) -> None:
+def test_a_stale_pipeline_gets_an_exit_code_of_its_own(project: Project) -> None:
     old, new = project.release("bert", b"1", b"2")
     project("promote", "--model", "bert", "--version", new)
     done = project("promote", "--model", "bert", "--version", old, "--expect", "0")

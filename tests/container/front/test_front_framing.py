@@ -63,7 +63,7 @@ def test_other_versions_are_refused(line: bytes) -> None:
     assert answered(line + b"\r\nHost: x\r\n\r\n")[:2] == ([400], [])
 
 
-def test_http_1_0_is_never_told_to_go_on() -> None:
+def test_http_1_0_never_gets_a_100_continue() -> None:
     head = b" HTTP/1.%d\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\nab"
     assert b"100 Continue" not in answered(b"POST /m" + head % 0)[2].sent
     assert answered(b"POST /m" + head % 1)[2].sent.count(b"100 Continue") == 1
@@ -114,7 +114,7 @@ def test_two_of_what_a_request_has_one_of_are_refused(name: bytes) -> None:
     assert answered(head + H2C + line + line.lower() + b"\r\n")[:2] == ([400], [])
 
 
-def test_what_comes_behind_the_last_request_is_nobodys() -> None:
+def test_what_comes_behind_the_last_request_is_ignored() -> None:
     """A connection that is to be closed begins no further request: its answer could not be sent."""
     codes, requests, wire = answered(b"CONNECT x:443 HTTP/1.1\r\nHost: x\r\n\r\n" + NEXT)
     assert (codes, [method for method, _, _ in requests], wire.closed) == ([200], ["CONNECT"], True)
