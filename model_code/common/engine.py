@@ -195,9 +195,13 @@ class Decoding(Engine):
         return engine_decoders.inputs(self.graph, ids, mask, np.maximum(mask.cumsum(1) - 1, 0), None)
 
 
-# How much of a pass's time counts against those before it; and every how many passes the other way is tried again.
+# How much of a pass's time counts against those before it.
 NEWEST = 0.3
-TRY_EVERY = 24
+# The slower way is tried again once that costs no more than this share of the time since the last try: where it takes
+# half as long again, after 50 passes, and where it takes three times as long, after 200. So few answers are slow for it
+# that the slowest hundredth of all is not made of them. At the least after so many passes, at the most after so many.
+TRY_COST = 0.01
+TRY_EVERY, TRY_EVERY_MOST = 24, 240
 
 
 def _choose(pace: Pace, threads: int) -> int:
@@ -209,7 +213,8 @@ def _choose(pace: Pace, threads: int) -> int:
         return 1
     best, other = (threads, 1) if pace.seconds[threads] < pace.seconds[1] else (1, threads)
     pace.since_tried += 1
-    if pace.since_tried >= TRY_EVERY:
+    loses = pace.seconds[other] / pace.seconds[best] - 1 if pace.seconds[best] else 0.0
+    if pace.since_tried >= min(max(TRY_EVERY, loses / TRY_COST), TRY_EVERY_MOST):
         pace.since_tried = 0
         return other
     return best

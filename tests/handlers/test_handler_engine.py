@@ -343,10 +343,33 @@ def test_one_thread_computes_where_several_are_slower() -> None:
     for chosen, seconds in [(2, 0.02), (1, 0.01)]:
         assert engine._choose(pace, 2) == chosen
         engine._note(pace, chosen, seconds)
-    tried = [engine._choose(pace, 2) for _ in range(engine.TRY_EVERY)]
-    assert tried == [1] * (engine.TRY_EVERY - 1) + [2]
+    passes = round(1 / engine.TRY_COST)  # it takes twice as long, so that it costs one pass in so many
+    tried = [engine._choose(pace, 2) for _ in range(passes)]
+    assert tried == [1] * (passes - 1) + [2]
     for _ in range(5):
         engine._note(pace, 2, 0.005)  # the other process has ended
     assert engine._choose(pace, 2) == 2
     engine._note(pace, 2, 0.03)  # and is there again: once is enough
     assert engine._choose(pace, 2) == 1
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "every"),
+    [
+        (0.010, 0.010, engine.TRY_EVERY),
+        (0.010, 0.011, engine.TRY_EVERY),
+        (0.010, 0.015, 0.5 / engine.TRY_COST),
+        (0.015, 0.010, 0.5 / engine.TRY_COST),
+        (0.030, 0.010, 2 / engine.TRY_COST),
+        (0.010, 1.000, engine.TRY_EVERY_MOST),
+        (0.010, 0.000, engine.TRY_EVERY),
+    ],
+)
+def test_the_slower_way_is_tried_the_less_the_slower_it_is(one: float, two: float, every: float) -> None:
+    """Or it would be in the slowest hundredth of all answers, on a quiet machine and on a busy one."""
+    pace = engine.Pace({1: one, 2: two})
+    best = 2 if two < one else 1
+    tries = [engine._choose(pace, 2) for _ in range(3 * engine.TRY_EVERY_MOST)]
+    places = [place for place, chosen in enumerate(tries, 1) if chosen != best]
+    assert places[0] == pytest.approx(every, abs=1)
+    assert len(places) == int(len(tries) // places[0])
