@@ -447,3 +447,12 @@ def test_machine_code_has_a_folder_for_each_state_of_the_sources(
     with (tmp_path / "capacity" / "loading.py").open("a") as file:
         file.write("# changed\n")
     assert compiled.cache_folder() != first
+
+
+def test_a_fleet_beyond_the_machines_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(np, "empty", full)
+    with pytest.raises(UsageError, match="1 models on 3 instances need more memory than this machine has"):
+        simulate(models(["a"], disk=1, active=1), Requests(np.zeros(1), np.zeros(1, np.int32)), Fleet(3, 1))

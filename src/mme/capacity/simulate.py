@@ -178,7 +178,12 @@ def simulate(
     fleet that cannot be.
     """
     _check(models, fleet)
-    world = _world(models, requests, fleet, seed)
+    try:
+        world = _world(models, requests, fleet, seed)
+    except MemoryError:
+        raise UsageError(
+            f"{len(models):,} models on {fleet.instances:,} instances need more memory than this machine has."
+        ) from None
     count = fleet.instances
     if start is None:
         scaling.begin(world, count)

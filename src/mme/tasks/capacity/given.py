@@ -29,6 +29,8 @@ SHORTEST = 1.0
 
 
 def models_of(context: Context, asked: Asked, settings: Settings) -> Models:
+    if asked.models and asked.catalog:
+        raise UsageError("There is more than one source of the models.", "Give one of --models and --catalog.")
     if asked.models:
         rows = listing.read_csv(Path(asked.models))
     elif asked.catalog:

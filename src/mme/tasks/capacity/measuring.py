@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mme import console
 from mme.capacity import measure as measuring
-from mme.tasks.capacity.asked import Asked, write
+from mme.tasks.capacity.asked import Asked, check_writable, write
 from mme.tasks.command import note, print_json
 
 
@@ -19,6 +19,8 @@ def measure(asked: Asked) -> None:
         )
         for path in paths
     ]
+    if asked.out:
+        check_writable(Path(asked.out))
     document = measuring.measure(subjects, asked.container, note=note)
     text = json.dumps(document, indent=2) + "\n"
     if asked.out:

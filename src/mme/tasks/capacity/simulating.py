@@ -29,7 +29,11 @@ def simulate(context: Context, asked: Asked, settings: Settings) -> None:
     requests, rates, words, _ = traffic_of(asked, settings, models, None)
     fleet = fleets.fleet_of(kind, whole("--count", asked.count, 1, 10_000), models, assumed)
     if asked.deployments:
-        fleet = replace(fleet, deployments=tuple(number("--deployments", t) for t in asked.deployments.split(",")))
+        last = float(requests.time[-1]) if len(requests) else 0.0
+        moments = tuple(number("--deployments", moment) for moment in asked.deployments.split(","))
+        if max(moments) > last:
+            raise UsageError(f"--deployments {max(moments):g}: the last request comes after {last:g} seconds.")
+        fleet = replace(fleet, deployments=moments)
     popular = whole("--warm", asked.warm, 0, len(models))
     fleet = replace(fleet, warm=tuple(int(m) for m in np.argsort(-rates)[:popular]))
     if asked.autoscale:
