@@ -1,4 +1,4 @@
-"""Vectors and scores against sentence-transformers' own, for everything that its files can say of a model."""
+"""Vectors against sentence-transformers' own, for everything that its files can say of a model."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from handler_tools import load, minilm, request
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from handler_tools import load, request
+from sentence_folders import SMALL, older, raw, saved
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
     Dropout,
@@ -26,14 +27,12 @@ from sentence_transformers.sentence_transformer.modules import (
 from transformers import (
     AutoTokenizer,
     BertConfig,
-    BertForSequenceClassification,
     BertModel,
     GPT2Config,
     GPT2Model,
     MPNetConfig,
     MPNetModel,
     RobertaConfig,
-    RobertaForSequenceClassification,
     RobertaModel,
     T5Config,
     T5EncoderModel,
@@ -50,76 +49,13 @@ TEXTS = [
     "Rain.",
 ]
 MODES = ["cls", "max", "mean", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"]
-SMALL = {
-    "vocab_size": 30522,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-}
 GPT2 = {"vocab_size": 30522, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64}
 T5 = {"vocab_size": 30522, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2}
-
-
-def spread(model: Any) -> Any:
-    """The model with numbers that are not near zero, so that nothing is equal by being small."""
-    torch.manual_seed(0)
-    for parameter in model.parameters():
-        parameter.data.normal_(0, 0.3)
-    return model.eval()
-
-
-def raw(folder: Path, model: Any, **tokenizer: Any) -> Path:
-    spread(model).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(minilm(), model_max_length=10**30, **tokenizer).save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return raw(tmp_path_factory.mktemp("tiny"), BertModel(BertConfig(**SMALL)))
-
-
-def saved(folder: Path, tiny: Path, modules: list[Any], old: bool = False, length: int = 24, **options: Any) -> Path:
-    """A model of these modules after the transformer in `tiny`, as sentence-transformers saves it; or, where `old`, as
-    its versions until 5 did."""
-    model = SentenceTransformer(modules=[Transformer(str(tiny), max_seq_length=length), *modules], **options)
-    for module in modules:
-        spread(module)
-    model.save(str(folder))
-    if old:
-        older(folder, length)
-    return folder
-
-
-def older(folder: Path, length: int, lower: bool = False) -> None:
-    listed = json.loads((folder / "modules.json").read_text())
-    for item in listed:
-        kind = item["type"].rpartition(".")[2]
-        item["type"] = f"sentence_transformers.models.{kind}"
-        config = folder / item["path"] / "config.json"
-        if kind == "Pooling":
-            new = json.loads(config.read_text())
-            modes = [new["pooling_mode"]] if isinstance(new["pooling_mode"], str) else new["pooling_mode"]
-            names = {
-                "cls": "cls_token",
-                "max": "max_tokens",
-                "mean": "mean_tokens",
-                "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-                "weightedmean": "weightedmean_tokens",
-                "lasttoken": "lasttoken",
-            }
-            written = {f"pooling_mode_{name}": mode in modes for mode, name in names.items()}
-            size = new["embedding_dimension"]
-            rest = {"word_embedding_dimension": size, "include_prompt": new["include_prompt"]}
-            config.write_text(json.dumps(written | rest))
-        elif kind == "Normalize":
-            config.unlink()
-    (folder / "modules.json").write_text(json.dumps(listed))
-    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": length, "do_lower_case": lower}))
-    settings = json.loads((folder / "tokenizer_config.json").read_text())
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 8}))
 
 
 def same(embedding: ModuleType, folder: Path, texts: list[str] = TEXTS, **parameters: Any) -> np.ndarray:
@@ -379,153 +315,3 @@ def test_a_module_without_weights_of_that_name(tiny: Path, tmp_path: Path) -> No
     SentenceTransformer(modules=[Transformer(str(tiny)), *modules]).save(str(tmp_path / "m"))
     with pytest.raises(ValueError, match="1_WordWeights is a WordWeights"):
         load("embedding").model_fn(str(tmp_path / "m"))
-
-
-# --- cross-encoders --------------------------------------------------------------------------------------------------
-
-QUERY = "Is anybody at home today?"
-DOCUMENTS = [
-    "Nobody.",
-    "The house is quiet.",
-    "Nobody is at home, and the garden gate stands open in the wind all day long.",
-    "word " * 60,
-]
-
-
-@pytest.fixture(scope="module")
-def reranking() -> ModuleType:
-    return load("reranking")
-
-
-def cross_encoder(folder: Path, kind: str = "bert", labels: int = 1, **options: Any) -> Path:
-    if kind == "bert":
-        model: Any = BertForSequenceClassification(BertConfig(**SMALL, num_labels=labels))
-    else:
-        config = RobertaConfig(**SMALL, pad_token_id=1, type_vocab_size=1, num_labels=labels)
-        model = RobertaForSequenceClassification(config)
-    plain = raw(folder.with_name(folder.name + "-raw"), model)
-    CrossEncoder(str(plain), max_length=40, **options).save(str(folder))
-    return folder
-
-
-def ask(reranking: ModuleType, model: Any, **body: Any) -> dict[str, Any]:
-    data = reranking.input_fn(json.dumps(body), "application/json")
-    answer: dict[str, Any] = json.loads(reranking.output_fn(reranking.predict_fn(data, model), "application/json"))
-    return answer
-
-
-@pytest.mark.parametrize("kind", ["bert", "roberta"])
-@pytest.mark.parametrize(
-    ("labels", "options"),
-    [
-        *[(1, {}), (1, {"activation_fn": torch.nn.Identity()}), (1, {"activation_fn": torch.nn.Tanh()}), (3, {})],
-        *[(3, {"activation_fn": torch.nn.Softmax(dim=-1)}), (3, {"activation_fn": torch.nn.LogSoftmax(dim=-1)})],
-        *[(2, {"activation_fn": torch.nn.Softmax(dim=1)}), (3, {"activation_fn": torch.nn.PReLU()})],
-    ],
-)
-def test_scores_are_those_of_a_cross_encoder(
-    reranking: ModuleType, tmp_path: Path, kind: str, labels: int, options: dict[str, Any]
-) -> None:
-    folder = cross_encoder(tmp_path / "m", kind, labels, **options)
-    pairs = [[QUERY, document] for document in DOCUMENTS] + [[DOCUMENTS[3], DOCUMENTS[3]], ["", ""]]
-    expected = CrossEncoder(str(folder)).predict(pairs, batch_size=1)
-    model = reranking.model_fn(str(folder))
-    assert np.abs(np.array(ask(reranking, model, inputs=pairs)["scores"]) - expected).max() < 1e-5
-    for pair, score in zip(pairs, expected, strict=True):
-        alone = ask(reranking, model, inputs=[{"text": pair[0], "text_pair": pair[1]}])["scores"][0]
-        assert np.abs(np.array(alone) - score).max() < 1e-5
-    if labels > 1 and not options:
-        softmax = CrossEncoder(str(folder)).predict(pairs, apply_softmax=True)
-        asked = ask(reranking, model, inputs=pairs, parameters={"activation": "softmax"})["scores"]
-        assert np.abs(np.array(asked) - softmax).max() < 1e-5
-        with pytest.raises(ValueError, match="gives 3 scores for a pair"):
-            ask(reranking, model, query=QUERY, documents=DOCUMENTS)
-
-
-def test_documents_are_ranked_as_a_cross_encoder_ranks_them(reranking: ModuleType, tmp_path: Path) -> None:
-    folder = cross_encoder(tmp_path / "m")
-    expected = CrossEncoder(str(folder)).rank(QUERY, DOCUMENTS, top_k=3, return_documents=True)
-    model = reranking.model_fn(str(folder))
-    answer = ask(reranking, model, query=QUERY, documents=DOCUMENTS, top_k=3, return_documents=True)
-    assert [item["index"] for item in answer["results"]] == [item["corpus_id"] for item in expected]
-    assert [item["document"] for item in answer["results"]] == [item["text"] for item in expected]
-    for ours, theirs in zip(answer["results"], expected, strict=True):
-        assert abs(ours["score"] - theirs["score"]) < 1e-5
-    assert answer["truncated"] == [False, False, False, True]
-    assert answer["tokens"][3] == 40
-    asked = [
-        reranking.input_fn(json.dumps({"query": QUERY, "documents": DOCUMENTS}), "application/json"),
-        reranking.input_fn(json.dumps({"inputs": [["a", "b"]]}), "application/json"),
-        reranking.input_fn(json.dumps({"query": QUERY, "documents": ["x"], "top_k": 0}), "application/json"),
-    ]
-    together = reranking.batch_fn(asked, model)
-    assert [item["index"] for item in together[0]["results"]][:3] == [item["corpus_id"] for item in expected]
-    assert len(together[1]["scores"]) == 1
-    assert isinstance(together[2], ValueError)
-    assert reranking.tokens_fn(asked[1], model) == 5
-
-
-def test_activations_in_older_configurations(reranking: ModuleType, tmp_path: Path) -> None:
-    folder = cross_encoder(tmp_path / "m")
-    for name in ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json"):
-        (folder / name).unlink()
-    config = json.loads((folder / "config.json").read_text())
-    for more in (
-        {"sentence_transformers": {"activation_fn": "torch.nn.modules.activation.Tanh", "version": "4.1.0"}},
-        {"sbert_ce_default_activation_function": "torch.nn.modules.linear.Identity"},
-        {"sbert_ce_default_activation_function": "torch.nn.modules.activation.Softmax"},
-        {},
-    ):
-        (folder / "config.json").write_text(json.dumps(config | more))
-        expected = CrossEncoder(str(folder)).predict([[QUERY, document] for document in DOCUMENTS])
-        answer = ask(reranking, reranking.model_fn(str(folder)), inputs=[[QUERY, item] for item in DOCUMENTS])
-        assert np.abs(np.array(answer["scores"]) - expected).max() < 1e-5
-    (folder / "config.json").write_text(json.dumps(config | {"sentence_transformers": {"activation_fn": "mine.Swish"}}))
-    with pytest.raises(ValueError, match=r"configuration has the activation mine.Swish, .* LogSoftmax"):
-        reranking.model_fn(str(folder))
-
-
-def test_a_cross_encoders_prompt_goes_before_the_first_text(reranking: ModuleType, tmp_path: Path) -> None:
-    folder = cross_encoder(tmp_path / "m", prompts={"q": "find: "}, default_prompt_name="q")
-    model = reranking.model_fn(str(folder))
-    pairs = [[QUERY, document] for document in DOCUMENTS]
-    for named in ({}, {"prompt": "other "}, {"prompt_name": "q"}):
-        expected = CrossEncoder(str(folder)).predict(pairs, **named)
-        assert np.abs(np.array(ask(reranking, model, inputs=pairs, **named)["scores"]) - expected).max() < 1e-5
-
-
-@pytest.mark.parametrize(
-    ("body", "reason"),
-    [
-        ({}, 'has "query", a text, and "documents"'),
-        ({"query": "a"}, 'has "query", a text, and "documents"'),
-        ({"query": 1, "documents": ["b"]}, "query.0. is a number"),
-        ({"query": "a", "documents": []}, "not an empty one"),
-        ({"query": "a", "documents": "b"}, "must be a list of texts"),
-        ({"query": "a", "documents": ["b", None]}, r"documents\[1\] is null"),
-        ({"query": "a", "documents": ["b"], "inputs": [["a", "b"]]}, "not both"),
-        ({"query": "a", "documents": ["b"], "top_n": 1}, "Unknown field 'top_n'. Known: query, documents"),
-        ({"query": "a", "documents": ["b"], "parameters": {"top_n": 1}}, "Unknown parameter 'top_n'"),
-        ({"query": "a", "documents": ["b"], "top_k": 0}, "top_k must be a whole number from 1"),
-        ({"query": "a", "documents": ["b"] * 257}, "There are 257 pairs; at most 256"),
-        ({"inputs": []}, "not an empty one"),
-        ({"inputs": [["a"]]}, r"inputs\[0\] must be a pair"),
-        ({"inputs": [["a", 1]]}, r"inputs\[0\]\[1\] is a number"),
-        ({"inputs": [["a", "b"]], "top_k": 1}, 'go with "query" and "documents"'),
-        ({"inputs": [["a", "b"]], "parameters": {"activation": "relu"}}, "activation must be one of identity, sigmoid"),
-        ({"inputs": [["word " * 99, "b"]], "parameters": {"truncate": False}}, r"inputs\[0\] has 103 tokens"),
-    ],
-)
-def test_a_request_that_is_wrong(
-    reranking: ModuleType, tmp_path_factory: pytest.TempPathFactory, body: dict[str, Any], reason: str
-) -> None:
-    folder = tmp_path_factory.getbasetemp() / "wrong-requests"
-    model = reranking.model_fn(str(folder if folder.is_dir() else cross_encoder(folder)))
-    with pytest.raises(ValueError, match=reason):
-        ask(reranking, model, **body)
-
-
-def test_a_chain_of_modules_is_no_cross_encoder(reranking: ModuleType, tiny: Path, tmp_path: Path) -> None:
-    folder = saved(tmp_path / "m", tiny, [Pooling(16, "mean")])
-    with pytest.raises(ValueError, match="Transformer, Pooling is not computed here"):
-        reranking.model_fn(str(folder))
