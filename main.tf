@@ -32,6 +32,12 @@ resource "terraform_data" "place" {
 
   lifecycle {
     ignore_changes = [input]
+
+    # A partition that a test's mock makes up is none of AWS's.
+    precondition {
+      condition     = !startswith(local.looked_up.partition, "aws") || length(local.other_partitions) == 0
+      error_message = "The region ${local.looked_up.region} is in the partition ${local.looked_up.partition}, where nothing has such an ARN: ${join(", ", local.other_partitions)}. ARNs begin with arn:${local.looked_up.partition}: there."
+    }
   }
 }
 
@@ -68,6 +74,16 @@ locals {
   partition  = local.place.partition
   dns_suffix = local.place.dns_suffix
   region     = local.place.region
+
+  # ARNs that were given and name another partition than the provider's.
+  other_partitions = [
+    for arn in nonsensitive(concat(
+      local.regional_keys,
+      [for arn in [var.role.arn, var.role.permissions_boundary_arn, var.logs.kms_key_arn, var.notifications.kms_key_arn] : nonsensitive(arn) if nonsensitive(arn != null)],
+      [for arn in values(var.role.policy_arns) : nonsensitive(arn)],
+      [for arn in values(var.notifications.topic_arns) : nonsensitive(arn)],
+    )) : arn if split(":", arn)[1] != local.looked_up.partition
+  ]
 
   registry_region    = anytrue([for uri in values(local.given_images) : uri == null]) ? local.region : "us-east-1"
   looked_up_registry = try(split(":", data.aws_sagemaker_prebuilt_ecr_image.this[0].registry_path)[0], "")

@@ -41,8 +41,13 @@ variable "bucket" {
   }
 
   validation {
-    condition     = var.bucket.name == null || (can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.bucket.name)) && !can(regex("\\.\\.|^[0-9.]+$|^xn--|-s3alias$", var.bucket.name)))
-    error_message = "bucket.name is \"${coalesce(var.bucket.name, "null")}\". A bucket's name has 3 to 63 lower-case letters, digits, hyphens and single dots, and is no IP address; give it without s3://."
+    condition     = var.bucket.name == null || (can(regex("^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", var.bucket.name)) && !can(regex("\\.\\.|^[0-9.]+$|^(xn--|sthree-|amzn-s3-demo-)|(-s3alias|--ol-s3|\\.mrap|--x-s3|--table-s3)$", var.bucket.name)))
+    error_message = "bucket.name is \"${coalesce(var.bucket.name, "null")}\". A bucket's name has 3 to 63 lower-case letters, digits, hyphens and single dots, is no IP address, and neither begins nor ends as names that AWS keeps for itself; give it without s3://."
+  }
+
+  validation {
+    condition     = !var.bucket.create || var.bucket.name != null || !can(regex("^(sthree-|amzn-s3-demo-)", lower(var.name)))
+    error_message = "The bucket's name would begin as name does, \"${var.name}\", and AWS keeps such names of buckets for itself. Give another bucket.name."
   }
 
   validation {

@@ -118,6 +118,33 @@ run "another_partition" {
   }
 }
 
+run "refuses_arns_of_another_partition" {
+  command = plan
+
+  providers = { aws = aws.china }
+
+  variables {
+    role = { policy_arns = { reads = "arn:aws:iam::aws:policy/AmazonS3ReadOnlyAccess" } }
+  }
+
+  expect_failures = [terraform_data.place]
+}
+
+run "takes_arns_of_its_own_partition" {
+  command = plan
+
+  providers = { aws = aws.china }
+
+  variables {
+    role = { policy_arns = { reads = "arn:aws-cn:iam::aws:policy/AmazonS3ReadOnlyAccess" } }
+  }
+
+  assert {
+    condition     = length(local.other_partitions) == 0
+    error_message = "Nothing is wrong with them."
+  }
+}
+
 run "nothing_at_all" {
   command = plan
 
