@@ -320,3 +320,16 @@ def test_a_catalogue_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "models.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(CatalogError, match="cannot be read"):
         reader.load(tmp_path / "models.toml")
+
+
+def test_a_handler_at_the_root_of_a_folder_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    """SageMaker's containers run it there; ours for the task would be laid over it."""
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "inference.py").write_text("def model_fn(model_dir): return None\n")
+    text = '[models.bert]\nsource = "folder:bert"\ntask = "fill-mask"\n'
+    with pytest.raises(CatalogError, match=r"models.toml:2: .* has a handler of its own, inference.py, at its root"):
+        load(tmp_path, text)
+    assert load(tmp_path, text + 'handler = "pipeline"\n').models[0].handler is not None
+    (tmp_path / "bert" / "code").mkdir()
+    (tmp_path / "bert" / "inference.py").rename(tmp_path / "bert" / "code" / "inference.py")
+    assert load(tmp_path, text).models[0].handler == tmp_path / "bert" / "code"

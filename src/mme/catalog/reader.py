@@ -411,15 +411,25 @@ class _Reader:
         raise self.fail((*here, "task"), f"task {task!r} is not known.", _did_you_mean(task, known, ", ".join(known)))
 
     def own_handler(self, here: tuple[str, ...], table: Mapping[str, Any]) -> Path | None:
-        """The handler that a folder brings with it, as a model for SageMaker has it: code/inference.py."""
+        """The handler that a folder brings with it, as a model for SageMaker has it: code/inference.py. Raises
+        CatalogError where it brings one that lies elsewhere: to serve it by ours would be to leave its own out."""
         kind, _, location = str(table.get("source", "")).partition(":")
         if kind != "folder" or not location or "\0" in location:
             return None
         try:
-            code = self.folder((*here, "source"), location) / "code"
+            folder = self.folder((*here, "source"), location)
         except CatalogError:
             return None  # which is said of the source
-        return code if (code / "inference.py").is_file() else None
+        if (folder / "code" / "inference.py").is_file():
+            return folder / "code"
+        if (folder / "inference.py").is_file():
+            raise self.fail(
+                (*here, "source"),
+                f"{folder} has a handler of its own, inference.py, at its root, and the table names none.",
+                "Move it, and what it imports, into a folder code/ beside the weights; or name the handler that is to "
+                "serve the model.",
+            )
+        return None
 
     def handler(self, here: tuple[str, ...], written: str) -> Path:
         if written.startswith((".", "/", "~")):
