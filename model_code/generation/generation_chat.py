@@ -69,7 +69,7 @@ def _check(chat: Any, name: str) -> None:
         if content is None and message.get("tool_calls"):
             continue
         if isinstance(content, list):
-            message["content"] = content = _joined(content, here)
+            content = _joined(content, here)
         if not isinstance(content, str):
             raise ValueError(f"{here}.content must be a text.")
         if not content.isascii() and any("\ud800" <= character <= "\udfff" for character in content):
@@ -83,12 +83,35 @@ def _joined(parts: list[Any], name: str) -> str:
     return "\n".join(part["text"] for part in parts)
 
 
+def _reads_parts(tokenizer: Any) -> bool:
+    """Whether the template knows contents that are lists of parts; one that does not writes them as Python does."""
+    parts = [{"type": "text", "text": text} for text in ("first part", "second part")]
+    try:
+        text = tokenizer.apply_chat_template([{"role": "user", "content": parts}], tokenize=False)
+    except Exception:  # whatever it raises: it does not know them
+        return False
+    return all(part["text"] in text for part in parts) and "'type'" not in text and '"type": "text"' not in text
+
+
+def _whole(chat: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The chat with the parts of each content as one text."""
+    listed = [isinstance(message.get("content"), list) for message in chat]
+    return [
+        {**message, "content": _joined(message["content"], "")} if parts else message
+        for message, parts in zip(chat, listed, strict=True)
+    ]
+
+
 def render(request: Chat, tokenizer: Any) -> None:
     """Give the request its texts and tokens. Raises ValueError where the template refuses the messages."""
     if not getattr(tokenizer, "chat_template", None):
         raise ValueError("This model has no chat template: send the prompt itself as inputs.")
     texts = []
-    for chat in request.chats:
+    parted = any(isinstance(message.get("content"), list) for chat in request.chats for message in chat)
+    chats = request.chats
+    if parted and not _reads_parts(tokenizer):
+        chats = [_whole(chat) for chat in chats]
+    for chat in chats:
         goes_on = chat[-1]["role"] == "assistant"  # the model continues what the last message began
         try:
             text = tokenizer.apply_chat_template(

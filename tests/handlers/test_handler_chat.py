@@ -116,3 +116,29 @@ def test_a_text_that_speaks_of_roles_is_a_text(generation: ModuleType, model: An
 def test_settings_do_not_change_what_a_chat_is(generation: ModuleType, folder: Path, tmp_path: Path) -> None:
     model = generation.model_fn(str(linked(folder, tmp_path / "m", max_new_tokens=3)))
     assert ask(generation, model, messages=MESSAGES, parameters={})[0]["generated_tokens"] <= 3
+
+
+PARTED = (
+    "{% for message in messages %}<{{ message.role }}>{% if message.content is string %}{{ message.content }}{% else %}"
+    "{% for part in message.content %}{{ part.text }};{% endfor %}{% endif %}{% endfor %}"
+)
+PARTS = [{"type": "text", "text": "Who"}, {"type": "text", "text": "is it?"}]
+
+
+@pytest.mark.parametrize(("template", "prompt"), [(PARTED, "<user>Who;is it?;"), (TEMPLATE, "<user>Who\nis it?</s>")])
+def test_parts_are_the_templates_to_put_together(
+    generation: ModuleType, folder: Path, tmp_path: Path, template: str, prompt: str
+) -> None:
+    """Where it knows none, they are lines of one text."""
+    without = ("chat_template.jinja", "tokenizer_config.json")
+    made = linked(folder, tmp_path / "m", without)
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    (made / "tokenizer_config.json").write_text(json.dumps({**config, "chat_template": template}))
+    model = generation.model_fn(str(made))
+    parameters = {"max_new_tokens": 2, "return_full_text": True}
+    (answer,) = ask(generation, model, messages=[{"role": "user", "content": PARTS}], parameters=parameters)
+    assert answer["generated_text"].startswith(prompt)
+    both = [[{"role": "user", "content": PARTS}], [{"role": "user", "content": "Rain."}]]
+    answers = ask(generation, model, messages=both, parameters=parameters)
+    assert answers[0][0]["generated_text"].startswith(prompt)
+    assert answers[1][0]["generated_text"].startswith("<user>Rain.")
