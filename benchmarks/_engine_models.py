@@ -173,7 +173,11 @@ class Deberta(Models):
         distances = {"relative_attention": True, "position_buckets": 256, "pos_att_type": ["p2c", "c2p"]}
         config = DebertaV2Config(
             vocab_size=30522,
+            hidden_size=768,
             num_hidden_layers=6,
+            num_attention_heads=12,
+            intermediate_size=3072,
+            layer_norm_eps=1e-7,
             **distances,
             share_att_key=True,
             norm_rel_ebd="layer_norm",

@@ -155,10 +155,17 @@ class Encoding(Engine):
         if encoder.int8:  # it holds the weights, of which the session has its own copy
             self.graph = replace(encoder, graph=b"", structure=b"")
 
-    def run(self, rows: list[list[int]], threads: int = 1, types: list[list[int]] | None = None) -> np.ndarray:
+    def run(
+        self,
+        rows: list[list[int]],
+        threads: int = 1,
+        types: list[list[int]] | None = None,
+        asked: list[np.ndarray] | None = None,
+    ) -> np.ndarray:
         """The last hidden states of all tokens of all texts, one after the other: (tokens, width) float32; where the
-        graph has a head, its numbers for each text or token. At most `threads` threads compute."""
-        feed = engine_inputs.inputs(self.graph, rows, types)
+        graph has a head, its numbers for each text or token (`asked`: for those places of each text, where it is one
+        that fills masks). At most `threads` threads compute."""
+        feed = engine_inputs.inputs(self.graph, rows, types, asked)
         return self.compute(feed, len(feed["ids"]), threads)[0]
 
     def sample(self) -> dict[str, np.ndarray]:

@@ -220,6 +220,10 @@ class Builder:
         change = self._change(name)
         return (self._with_change(answer, x, stored, change, size, out) if change else answer), missing
 
+    def dense_weight(self, stored: str) -> None:
+        """Count a weight that is multiplied with as a linear layer's."""
+        self._dense.append(stored)
+
     def _change(self, name: str) -> str:
         """The name that the adapter has for a layer; an empty one where it leaves the layer as it is."""
         return next((prefix + name for prefix in self._prefixes if prefix + name in self._adapter), "")
@@ -425,7 +429,7 @@ class Builder:
         for change in sorted(self._adapter.keys() - self._adapted):
             if not self._is_beside(change):
                 raise Unsupported(f"its adapter changes {change}")
-        rows = "texts" if self._head == engine_heads.TEXTS else "tokens"
+        rows = {engine_heads.TEXTS: "texts", engine_heads.WORDS: "asked"}.get(self._head, "tokens")
         self.graph.output(x, "hidden", FLOAT, [rows, width])
         if "positions" in self._inputs:
             facts["positions"] = self.config.max_position_embeddings - facts.get("first_position", 0)

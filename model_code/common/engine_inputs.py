@@ -3,6 +3,7 @@
 - `ids`, `types`, `positions`: whole numbers, one for each token;
 - `spread` (texts, longest): which token stands at each place; `lengths` (texts): how many of them are real;
   `places` (tokens): where in the spread-out texts each token stands;
+- `asked`: the tokens that a head which fills masks answers;
 - `firsts` (texts): the first token of each, and `averages` (texts, tokens), which a head takes;
 - `distances` (longest, longest): for each two places the bucket of their distance, which MPNet has a number for;
 - `relative`: the rows of DeBERTa's table of distances that occur, and `ahead` (twice longest): which of them is that of
@@ -16,8 +17,14 @@ import numpy as np
 from engine_builder import MASKED, Encoder, Relative
 
 
-def inputs(encoder: Encoder, rows: list[list[int]], types: list[list[int]] | None = None) -> dict[str, np.ndarray]:
-    """The inputs of the graph for these texts (their tokens; `types`: their token_type_ids, else all 0)."""
+def inputs(
+    encoder: Encoder,
+    rows: list[list[int]],
+    types: list[list[int]] | None = None,
+    asked: list[np.ndarray] | None = None,
+) -> dict[str, np.ndarray]:
+    """The inputs of the graph for these texts (their tokens; `types`: their token_type_ids, else all 0). `asked`: the
+    places of those tokens of each text that a head answers which is asked for some; None: all of them."""
     lengths = np.fromiter(map(len, rows), np.int32, len(rows))
     longest, tokens = int(lengths.max()), int(lengths.sum())
     ids = np.fromiter((token for row in rows for token in row), np.int64, tokens)
@@ -34,6 +41,10 @@ def inputs(encoder: Encoder, rows: list[list[int]], types: list[list[int]] | Non
         made["spread"] = np.where(real, starts[:, None] + rank, 0)
     if "firsts" in encoder.inputs:
         made["firsts"] = starts.astype(np.int64)
+    if "asked" in encoder.inputs:
+        offsets = starts.astype(np.int64)
+        own = None if asked is None else [start + at for start, at in zip(offsets, asked, strict=True)]
+        made["asked"] = np.arange(tokens) if own is None else np.concatenate(own).astype(np.int64)
     if "averages" in encoder.inputs:
         text = np.repeat(np.arange(len(rows)), lengths)
         made["averages"] = np.zeros((len(rows), tokens), np.float32)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import (
     BaseModelOutput,
+    MaskedLMOutput,
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
     TokenClassifierOutput,
@@ -24,6 +25,7 @@ HEADS = {
     "token-classification": engine_heads.TOKENS,
     "question-answering": engine_heads.SPANS,
     "feature-extraction": engine_heads.NONE,
+    "fill-mask": engine_heads.WORDS,
 }
 # Tasks whose texts, or labels, can share a pass, and how many of them are in work at once.
 SHARED = ("text-classification", "zero-shot-classification", "token-classification")
@@ -39,10 +41,12 @@ class Forward(torch.nn.Module):
     device = torch.device("cpu")
     dtype = torch.float32
 
-    def __init__(self, config: Any, encoding: engine.Encoding) -> None:
+    def __init__(self, config: Any, encoding: engine.Encoding, mask: int | None = None) -> None:
+        """`mask` is the token that stands for a word that is asked for."""
         super().__init__()
         self.config = config
         self.encoding = encoding
+        self.mask = mask
 
     def can_generate(self) -> bool:
         return False
@@ -60,10 +64,15 @@ class Forward(torch.nn.Module):
         types = None
         if token_type_ids is not None:
             types = [own[mask].tolist() for own, mask in zip(token_type_ids.numpy(), real, strict=True)]
-        answers = self._answers(rows, types)
+        words = self.encoding.graph.head == engine_heads.WORDS
+        asked = [np.flatnonzero(np.array(row) == self.mask) for row in rows] if words else None
+        answers = self._answers(rows, types, asked)
         if self.encoding.graph.head == engine_heads.TEXTS:
             return SequenceClassifierOutput(logits=torch.from_numpy(np.stack(answers)))
-        spread = np.zeros((*ids.shape, self.encoding.width), np.float32)  # 0 where there is padding
+        spread = np.zeros((*ids.shape, self.encoding.width), np.float32)  # 0 for what is not asked for, and padding
+        if words:
+            spread[real & (ids == self.mask)] = np.concatenate(answers)
+            return MaskedLMOutput(logits=torch.from_numpy(spread))
         spread[real] = np.concatenate(answers)
         if self.encoding.graph.head == engine_heads.SPANS:
             starts, ends = torch.from_numpy(spread).unbind(-1)
@@ -72,15 +81,19 @@ class Forward(torch.nn.Module):
             return TokenClassifierOutput(logits=torch.from_numpy(spread))
         return BaseModelOutput(last_hidden_state=torch.from_numpy(spread))
 
-    def _answers(self, rows: list[list[int]], types: list[list[int]] | None) -> list[np.ndarray]:
-        """What the graph answers to each text: a row, or one for each of its tokens."""
+    def _answers(
+        self, rows: list[list[int]], types: list[list[int]] | None, asked: list[np.ndarray] | None
+    ) -> list[np.ndarray]:
+        """What the graph answers to each text: a row, or one for each of its tokens, or for those that are `asked`."""
+        counts = list(map(len, rows if asked is None else asked))
         answers: list[Any] = [None] * len(rows)
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]), reverse=True)
         for batch in engine.batches(order, rows, engine.PASS_TOKENS):
             own = [types[row] for row in batch] if types is not None else None
-            got = self.encoding.run([rows[row] for row in batch], torch.get_num_threads(), own)
+            places = [asked[row] for row in batch] if asked is not None else None
+            got = self.encoding.run([rows[row] for row in batch], torch.get_num_threads(), own, places)
             if self.encoding.graph.head != engine_heads.TEXTS:
-                parts = np.split(got, np.cumsum([len(rows[row]) for row in batch])[:-1])
+                parts = np.split(got, np.cumsum([counts[row] for row in batch])[:-1])
             else:
                 parts = list(got)
             for row, part in zip(batch, parts, strict=True):
@@ -88,7 +101,7 @@ class Forward(torch.nn.Module):
         return answers
 
 
-def stand_in(kind: type, config: Any, encoding: engine.Encoding) -> Forward:
+def stand_in(kind: type, config: Any, encoding: engine.Encoding, mask: int | None = None) -> Forward:
     """What a pipeline takes for a model of this class of transformers: with its name, and taking what it takes."""
     signature = inspect.signature(kind.forward)  # type: ignore[attr-defined]
 
@@ -97,7 +110,7 @@ def stand_in(kind: type, config: Any, encoding: engine.Encoding) -> Forward:
         return self.answer(**inputs)
 
     forward.__signature__ = signature  # type: ignore[attr-defined]
-    made: Forward = type(kind.__name__, (Forward,), {"forward": forward})(config, encoding)
+    made: Forward = type(kind.__name__, (Forward,), {"forward": forward})(config, encoding, mask)
     return made
 
 
@@ -146,4 +159,4 @@ def load(
         unequal = engine.compared(lambda: engine.differs(encoding, model(), most, typed))
         if unequal is not None:
             return None, unequal
-    return stand_in(kind, config, encoding), ""
+    return stand_in(kind, config, encoding, tokenizer.mask_token_id), ""

@@ -17,6 +17,7 @@ AUTO = {
     "token-classification": "ForTokenClassification",
     "question-answering": "ForQuestionAnswering",
     "feature-extraction": "Model",
+    "fill-mask": "ForMaskedLM",
 }
 LABELS = {"id2label": {0: "contradiction", 1: "neutral", 2: "entailment"}}
 TEXTS = [
@@ -26,6 +27,7 @@ TEXTS = [
     "word " * 60,
     "Paris is a city in France .",
 ]
+MASKED = ["the [MASK] is quiet", "nobody is at [MASK] and the [MASK] stands open", "[MASK]"]
 LONG = "Anna went from Berlin to Paris with the boat that her brother had built . " * 30  # more than the model reads
 QUESTION = {"question": "who went to Paris ?", "context": "Anna went to Paris . Nobody saw her ."}
 
@@ -96,6 +98,13 @@ ASKED: dict[str, list[tuple[Any, dict[str, Any]]]] = {
         (QUESTION, {"top_k": 4, "handle_impossible_answer": True}),
         ([QUESTION, {"question": "where ?", "context": TEXTS[4]}], {"max_answer_len": 3, "align_to_words": False}),
         ({"question": "who went to Paris ?", "context": LONG}, {"doc_stride": 30, "max_seq_len": 90, "top_k": 3}),
+    ],
+    "fill-mask": [
+        (MASKED[0], {}),
+        (MASKED, {}),
+        (MASKED, {"top_k": 12}),
+        (MASKED[1], {"targets": ["house", "rain", "boat"]}),
+        ([f"{LONG} {MASKED[0]}", f"{MASKED[1]} {LONG}"][1], {"truncation": True, "top_k": 2}),
     ],
     "feature-extraction": [
         (TEXTS[0], {}),
