@@ -212,7 +212,7 @@ def test_no_request_and_a_single_model_are_right(capacity: Any, tmp_path: Path) 
         (("plan", *LAW, "--count", "3"), "--count is a flag of `capacity simulate`, not of plan"),
         (("plan", *LAW, "--at-least", "1.5"), "--at-least takes a whole number"),
         (("plan", *LAW, "--gaps"), "--gaps goes with --trace and --access-log"),
-        (("plan", *LAW, "--hours", "5"), "--hours goes with --live"),
+        (("plan", "--models", "models.csv", "--trace", "t.csv", "--hours", "5"), "--hours goes with --live and --zipf"),
         (("plan", "--models", "models.csv", "--trace", "t.csv", "--swing", "0.5"), "--swing goes with --zipf"),
         (
             ("simulate", *LAW, "--type", "ml.m5.large", "--count", "1", "--per-model", "--page", "x"),

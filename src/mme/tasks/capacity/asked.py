@@ -66,7 +66,7 @@ class Asked:
         law = self.zipf is not None and not self.live
         for name, fits, words in (
             *((name, law, "--zipf") for name in ("rate", "swing", "bursts", "churn")),
-            ("hours", self.live or (law and self.what == "simulate"), "--live, and with --zipf of `capacity simulate`"),
+            ("hours", self.live or law, "--live and --zipf"),
             ("gaps", self.trace is not None or self.access_log is not None, "--trace and --access-log"),
         ):
             if name in given and not fits:
