@@ -32,7 +32,7 @@ WHAT = ("plan", "simulate", "measure")
         "live": "the traffic: the CloudWatch metrics of the endpoint (--endpoint) in the last --hours",
         "zipf": "the traffic: by Zipf's law with this exponent, at --rate; with --live: the exponent to use",
         "rate": "with --zipf: requests a second, on average",
-        "hours": "with --zipf and --live: for how long; else 1, and 24 with --live. A plan looks at the busiest time of it",
+        "hours": "with --zipf and --live: for how long; else 1, and 24 with --live",
         "swing": "with --zipf: how much more at the busiest time of the day than on average, 0 to 1",
         "bursts": "with --zipf: NUMBER,FACTOR,SECONDS: so many bursts an hour, of so many times the rate, so long",
         "churn": "with --zipf: the share of models whose popularity changes places in a day",
