@@ -6,6 +6,7 @@ from typing import Any
 from handler_common import DTYPES, Request, check_choice, check_flag, check_integer, check_number
 
 MAX_SEED = 2**63 - 1
+COLDEST = 1e-5  # a temperature below it is greedy: divided by it, numbers would be past what float32 holds
 # `stop`: the number of strings and their length, at most. They are searched for after every step, so both cost time.
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 100
@@ -15,7 +16,7 @@ PARAMETERS: dict[str, Any] = {
     "max_new_tokens": 64,  # from 1 to the setting max_new_tokens_limit
     "min_new_tokens": 0,
     "do_sample": False,  # true on its own where a request names one of SAMPLING
-    "temperature": 1.0,  # 0 is greedy
+    "temperature": 1.0,  # 0, and what is below COLDEST, is greedy
     "top_k": 50,  # 0: all tokens
     "top_p": 1.0,
     "min_p": 0.0,
@@ -82,7 +83,7 @@ def options_of(request: Request, settings: dict[str, Any]) -> Options:
         )
     if "min_new_tokens" not in asked:
         values["min_new_tokens"] = min(values["min_new_tokens"], values["max_new_tokens"])
-    if values["temperature"] == 0:
+    if values["temperature"] < COLDEST:
         values |= {"do_sample": False, "temperature": 1.0}
     beams, sequences = values["num_beams"], values["num_return_sequences"]
     if beams > 1 and values["do_sample"]:
@@ -148,7 +149,7 @@ def _check_parameters(where: str, values: dict[str, Any], limits: dict[str, Any]
     check_number(where + "min_p", values["min_p"], 0.0, 1.0)
     check_number(where + "top_p", values["top_p"], 0.0, 1.0, above=True)
     check_number(where + "typical_p", values["typical_p"], 0.0, 1.0, above=True)
-    check_number(where + "repetition_penalty", values["repetition_penalty"], 0.0, 100.0, above=True)
+    check_number(where + "repetition_penalty", values["repetition_penalty"], 0.01, 100.0)
     check_number(where + "length_penalty", values["length_penalty"], -100.0, 100.0)
     for name in ("do_sample", "return_full_text", "truncate"):
         check_flag(where + name, values[name])

@@ -353,3 +353,19 @@ def test_other_kinds_of_decoder(generation: ModuleType, tmp_path: Path, kind: st
         expected = [generated(model, prompt, seed=seed, **wanted) for prompt in PROMPTS]
         got = answer(generation, model, PROMPTS, **ask, **({} if seed is None else {"seed": seed}))
         assert [texts(results) for results in got] == expected
+
+
+def test_a_request_with_tiny_numbers_does_not_fail_those_beside_it(generation: ModuleType, generator: Any) -> None:
+    """Numbers past what float32 holds are no probabilities, for which torch fails the whole batch."""
+    greedy = generation.predict_fn(request(generation, "It was", max_new_tokens=4), generator)
+    odd = [
+        request(generation, "It was", max_new_tokens=4, temperature=1e-300),
+        request(generation, "It was", max_new_tokens=4, seed=1, temperature=1e-5, repetition_penalty=0.01, top_p=0.5),
+        request(generation, "It was", max_new_tokens=4, seed=1, repetition_penalty=1e-300),
+        request(generation, "It was", max_new_tokens=4),
+    ]
+    cold, low, refused, beside = generation.batch_fn(odd, generator)
+    assert cold == beside == greedy
+    assert low[0]["generated_tokens"] == 4
+    assert isinstance(refused, ValueError)
+    assert "repetition_penalty must be a number from 0.01 to 100" in str(refused)

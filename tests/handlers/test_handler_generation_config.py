@@ -115,7 +115,7 @@ def test_stop_texts_are_not_part_of_an_answer(generation: ModuleType, tmp_path: 
         ({"penalty_alpha": 0.6, "top_k": 4}, "penalty_alpha is 0.6"),
         ({"dola_layers": "low"}, "dola_layers is 'low'"),
         ({"num_beams": 4, "num_beam_groups": 2, "diversity_penalty": 1.0}, "num_beam_groups is 2|diversity_penalty"),
-        ({"repetition_penalty": -1.0}, "repetition_penalty must be a number above 0"),
+        ({"repetition_penalty": -1.0}, "repetition_penalty must be a number from 0.01"),
         ({"num_beams": 20}, "what the settings allow: num_beams must be a whole number from 1 to 8"),
     ],
 )
