@@ -132,9 +132,16 @@ def warm_accuracy(warm_libraries: Path) -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def forked(warm_everywhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test starts with this interpreter, the local AWS or containers, is forked from one that has imported
+    the libraries. The process that it has started is then another than the one that does the work."""
+    monkeypatch.setattr(sys, "executable", str(warm_everywhere))
+
+
 @pytest.fixture(scope="module")
-def forked(warm_everywhere: Path) -> Iterator[None]:
-    """Of a module's tests: what they start with this interpreter, the local AWS or containers, is forked."""
+def forked_module(warm_everywhere: Path) -> Iterator[None]:
+    """The same for all tests of a module."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "executable", str(warm_everywhere))
         yield

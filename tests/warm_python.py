@@ -210,6 +210,7 @@ def _start(connection: socket.socket, inherited: list[socket.socket]) -> int:
     request = json.loads(_exactly(connection, int.from_bytes(head, "big")))
     pid = os.fork()
     if pid == 0:
+        _end_with_the_parent()
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -224,6 +225,14 @@ def _start(connection: socket.socket, inherited: list[socket.socket]) -> int:
     for file in files:
         os.close(file)
     return pid
+
+
+def _end_with_the_parent() -> None:
+    """However the warm interpreter ends, nothing is left of what it runs (on Linux)."""
+    if sys.platform.startswith("linux"):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def _moved(file: int, above: int) -> int:

@@ -40,6 +40,7 @@ def threads(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
+@pytest.mark.usefixtures("forked")
 def test_the_log_and_the_metrics_say_what_computes(start: Any, models: list[Path]) -> None:
     container = start(MME_PRELOAD="torch,transformers,onnxruntime")
     for number, folder in enumerate(models):
@@ -51,6 +52,7 @@ def test_the_log_and_the_metrics_say_what_computes(start: Any, models: list[Path
     assert "model" not in loads(container, 2)[1]["shared"]
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_busy_model_is_given_more_memory_and_gives_it_back(start: Any, models: list[Path]) -> None:
     container = start(MME_PRELOAD="torch,transformers,onnxruntime", MME_BUSY_ANSWERS="1")
     for number, folder in enumerate(models):
@@ -86,6 +88,7 @@ def near(got: list[list[float]], want: list[list[float]]) -> bool:
     return max(abs(one - other) for one, other in pairs) < 1e-5
 
 
+@pytest.mark.usefixtures("forked")
 def test_answers_are_torchs(start: Any, models: list[Path]) -> None:
     texts = json.dumps(["the house is quiet", "nobody", "home and nobody at the house ."])
     answers = []

@@ -352,6 +352,7 @@ def test_metrics_count(container: Container, handler: Make) -> None:
     assert container.metric('mme_model_answers_total{model="one",status="400"}') == 1
     assert container.metric('mme_models{state="active"}') == 1
     assert container.metric('mme_model_private_bytes{model="one"}') > 0
+    wait_until(lambda: [row["status"] for row in container.events("invoke")[-4:]] == [200, 200, 200, 400])
     line = container.events("invoke")[-2]
     assert line["model"] == "one"
     assert {"queue_ms", "decode_ms", "predict_ms", "encode_ms", "total_ms", "batch"} <= line.keys()

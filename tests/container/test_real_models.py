@@ -46,7 +46,7 @@ def test_embeddings_match_transformers_alone_and_in_batches(container: Container
         for call, vector in zip(calls, expected * 4, strict=True):
             got = torch.tensor(call.result().json()["embeddings"][0])
             assert torch.allclose(got, vector, atol=1e-5)
-    assert max(row["batch"] for row in container.events("invoke") if row["model"] == "minilm") > 1
+    wait_until(lambda: any(row["batch"] > 1 for row in container.events("invoke") if row["model"] == "minilm"))
 
 
 @pytest.mark.parametrize("settings", [{"quantize": "int8"}, {"dtype": "bfloat16"}], ids=["int8", "bfloat16"])

@@ -103,7 +103,7 @@ def test_embeddings_of_many_adapters_over_one_base(container: Container, tmp_pat
         reply = call.result()
         assert reply.status == 200, reply.body
         assert torch.allclose(torch.tensor(reply.json()["embeddings"][0]), expected[key], atol=1e-5), key
-    assert max(row["batch"] for row in container.events("invoke") if row["model"] == "bert-4") > 1
+    wait_until(lambda: any(row["batch"] > 1 for row in container.events("invoke") if row["model"] == "bert-4"))
     for text in TEXTS:
         answers = torch.stack([expected[name, text] for name in BERTS])
         assert torch.cdist(answers, answers).fill_diagonal_(9).min() > 0.1, "whose answer it is can be told"

@@ -66,6 +66,7 @@ def load_family(container: Container, folders: dict[str, Path]) -> list[int]:
     return shared
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_family_is_made_once_and_each_keeps_its_weights(start: Callable[..., Container], handler: Make) -> None:
     container = start(MME_PRELOAD="torch,transformers")
     folders = {}
@@ -85,6 +86,7 @@ def test_a_family_is_made_once_and_each_keeps_its_weights(start: Callable[..., C
     assert load_family(container, folders) == [0, 2, 2, 2]
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_second_that_does_otherwise_than_its_files_let_expect(start: Callable[..., Container], handler: Make) -> None:
     """Its handler takes the structure for itself with other options, or nothing at all, or does not even load."""
     container = start(MME_PRELOAD="torch,transformers")
@@ -106,6 +108,7 @@ def test_a_second_that_does_otherwise_than_its_files_let_expect(start: Callable[
     container.wait_for_log('"event": "load", "model": "plain".*"shared": \\[\\]')
 
 
+@pytest.mark.usefixtures("forked")
 def test_what_differs_is_not_shared(start: Callable[..., Container], handler: Make) -> None:
     """Other configuration, other words, other type of numbers: each makes another result, and gets it."""
     container = start(MME_PRELOAD="torch,transformers")
@@ -127,6 +130,7 @@ def test_what_differs_is_not_shared(start: Callable[..., Container], handler: Ma
         assert vector == pytest.approx(expected(folder, "one five", **options), abs=1e-6), name
 
 
+@pytest.mark.usefixtures("forked")
 def test_converted_weights_are_never_shared(start: Callable[..., Container], handler: Make) -> None:
     """In bfloat16 from a float32 file no parameter lies in the file as it is; every model converts its own."""
     container = start(MME_PRELOAD="torch,transformers")
@@ -141,6 +145,7 @@ def test_converted_weights_are_never_shared(start: Callable[..., Container], han
         assert vector == pytest.approx(expected(folder, "two", dtype=torch.bfloat16), abs=1e-6)
 
 
+@pytest.mark.usefixtures("forked")
 def test_tied_weights_stay_tied(start: Callable[..., Container], handler: Make) -> None:
     source = """
         import torch
@@ -167,6 +172,7 @@ def test_tied_weights_stay_tied(start: Callable[..., Container], handler: Make) 
         assert net.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=8, do_sample=False)[0].tolist() == tokens
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_handler_that_loads_the_same_twice_gets_two(start: Callable[..., Container], handler: Make) -> None:
     source = """
         from transformers import AutoModel

@@ -113,3 +113,17 @@ def test_what_a_program_starts_with_it_is_forked_too_where_it_is_everywhere(warm
     for everywhere, said in ((True, f"{python} True"), (False, f"{sys.executable} False")):
         words = [warm.executable(python, everywhere=everywhere), "-c", outer]
         assert subprocess.run(words, capture_output=True, text=True).stdout.strip() == said
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs prctl")
+def test_nothing_is_left_where_the_warm_interpreter_is_killed(tmp_path: Path) -> None:
+    with WarmPython(sys.executable, [], os.environ) as warm:
+        source = "import os, time; os.write(1, str(os.getpid()).encode() + b'\\n'); time.sleep(3600)"
+        words = [warm.executable(tmp_path / "python"), "-c", source]
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as asking:
+            assert asking.stdout is not None
+            program = int(asking.stdout.readline())
+            server = int(Path(f"/proc/{program}/stat").read_text().rpartition(")")[2].split()[1])
+            os.kill(server, signal.SIGKILL)
+            assert asking.stdout.read() == b"", "the program has ended, which holds the other end"
+            assert asking.wait() == 1

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
+from container_process import wait_until
 from operate_tools import Corner, corner_of
 
 from mme.archive import write
@@ -333,12 +334,13 @@ def test_without_warming_every_model_is_cold_once_after_an_update(logging_corner
     endpoint = logging_corner.endpoint()
     with Traffic(logging_corner, endpoint, targets) as traffic:
         traffic.goes_on()
-        before = cold_users(logging_corner, endpoint)
+        # A container writes its log's line after the answer, and it is read later still.
+        wait_until(lambda: cold_users(logging_corner, endpoint) == len(targets))
         logging_corner.sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=logging_corner.config())
         assert logging_corner.settled(endpoint)["EndpointStatus"] == "InService"
         traffic.goes_on()
     assert traffic.failed == []
-    assert cold_users(logging_corner, endpoint) - before == len(targets)
+    wait_until(lambda: cold_users(logging_corner, endpoint) == 2 * len(targets))
 
 
 def test_an_update_through_a_second_endpoint_has_no_cold_request(logging_corner: Corner) -> None:

@@ -168,6 +168,7 @@ def output_fn(prediction, accept):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_in_our_container(tmp_path: Path) -> None:
     """A mean over the padding too is seen; one over the text alone is not doubted."""
 

@@ -43,7 +43,8 @@ dtype    = "bfloat16"
 """
 
 
-pytestmark = pytest.mark.usefixtures("warm_accuracy")
+PYTHON = sys.executable
+pytestmark = pytest.mark.usefixtures("warm_accuracy", "forked_module")
 
 
 @pytest.fixture(scope="module")
@@ -286,7 +287,9 @@ def test_a_process_without_memory_says_so(
     modules = tmp_path_factory.mktemp("modules")
     (modules / "sitecustomize.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     monkeypatch.setenv("PYTHONPATH", str(modules))
-    monkeypatch.setattr(accuracy, "run_guarded", process.run_guarded)  # an interpreter of its own, which imports that
+    # An interpreter of its own, which imports that.
+    monkeypatch.setattr(accuracy, "run_guarded", process.run_guarded)
+    monkeypatch.setattr(sys, "executable", PYTHON)
     with pytest.raises(SourceError, match="cannot be measured: there is not enough memory to load the model"):
         retrieve.snapshot(specs["minilm"], tmp_path / "out")
     assert not list(tmp_path.iterdir())

@@ -86,6 +86,7 @@ def source(tmp_path: Path, bert: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_own_code_without_a_handler_is_verified_as_an_endpoint_runs_that_trusts_it(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -182,6 +182,7 @@ def test_nothing_is_left_when_the_verifier_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_with_the_real_container_and_handlers(tmp_path: Path) -> None:
     """Both handlers that ship with mme, and a model without a handler, in one container."""
     from mme.catalog import reader

@@ -21,6 +21,7 @@ def tiny_gpt2(project: Project) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_streamed_archive_is_the_one_that_package_builds(project: Project) -> None:
     tiny_gpt2(project)
     assert "would package and upload" in project("upload", "--stream", "--dry-run").out
@@ -46,6 +47,7 @@ def test_streaming_reads_a_source_once_to_tell_what_it_is(project: Project, monk
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_a_streamed_model_that_does_not_answer_is_not_published(project: Project) -> None:
     handler = project.folder / "model_code" / "broken"
     handler.mkdir(parents=True)
@@ -62,6 +64,7 @@ def test_a_streamed_model_that_does_not_answer_is_not_published(project: Project
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_package_and_streamed_upload_in_a_row_put_no_archive_on_the_disk(project: Project) -> None:
     tiny_gpt2(project)
     project.tasks_file(chained=True)
