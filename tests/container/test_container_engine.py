@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,37 @@ def test_the_parent_has_one_thread(start: Any, models: list[Path]) -> None:
         pid for pid in processes(container.process.pid) if Path(f"/proc/{pid}/comm").read_text().strip() == "mme-parent"
     ]
     assert threads(parent) == 1
+
+
+def test_pipelines_are_the_engines_too_and_concurrent_requests_share_passes(start: Any, tmp_path: Path) -> None:
+    import tiny_models
+    import torch
+    from transformers import BertConfig, BertForSequenceClassification
+
+    container = start(MME_PRELOAD="torch,transformers,onnxruntime")
+    for number in range(2):
+        folder = tmp_path / f"c{number}"
+        torch.manual_seed(number)
+        sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+        config = BertConfig(vocab_size=len(tiny_models.WORDS), num_labels=3, **sizes)
+        BertForSequenceClassification(config).save_pretrained(folder)
+        tiny_models.wordpiece(folder)
+        handler_files.copy_handler(ROOT / "model_code" / "pipeline", folder / "code")
+        (folder / "code" / "settings.json").write_text('{"task": "text-classification"}')
+        assert container.load(f"c{number}", folder).status == 200
+    for event in loads(container, 2):
+        assert (event["engine"], event["engine_reason"]) == ("onnxruntime", "")
+    assert "model" not in loads(container, 2)[1]["shared"]
+    words = [" ".join(tiny_models.WORDS[-count:]) for count in range(1, 9)]
+
+    def ask(text: str) -> Any:
+        body = json.dumps({"inputs": text, "parameters": {"top_k": None}})
+        reply = container.call("POST", "/models/c1/invoke", body, {"Content-Type": "application/json"})
+        assert reply.status == 200
+        return sorted((entry["label"], entry["score"]) for entry in reply.json())
+
+    alone = [ask(text) for text in words]
+    with ThreadPoolExecutor(len(words)) as pool:
+        for got, want in zip(pool.map(ask, words * 3), alone * 3, strict=True):
+            assert [label for label, _ in got] == [label for label, _ in want]
+            assert [score for _, score in got] == pytest.approx([score for _, score in want], abs=1e-5)
