@@ -20,6 +20,10 @@ from mme.tasks.capacity.given import models_of, prices_of, say_if_slow, settings
 from mme.tasks.command import note, open_store, print_json
 
 
+IDLE = 0.3
+"""The processor's share below which an instance could take several times the traffic."""
+
+
 def plan(context: Context, asked: Asked, settings: Settings) -> None:
     if asked.publish:
         published.check_name(asked.publish)
@@ -59,6 +63,12 @@ def plan(context: Context, asked: Asked, settings: Settings) -> None:
         value = tfvars.variants(made.best, asked.routing, peak, trough, assumed.at_least)
         write(Path(asked.tfvars), tfvars.text(value))
         note(f"The variants are in {asked.tfvars}: terraform apply -var-file={asked.tfvars}")
+        if made.best.processor < IDLE:
+            target = value["primary"]["autoscaling"]["invocations_per_instance"]
+            note(
+                f"Autoscaling adds instances above {target:,} invocations a minute on each, which is this traffic; with "
+                f"{report.share(made.best.processor)} of the processor at work, an instance carries more: raise it."
+            )
     if asked.json:
         print_json(report.plan_json(made, models, prices, notes))
     else:
