@@ -85,7 +85,7 @@ def test_a_plan_as_json_and_everything_it_writes(capacity: Any, tmp_path: Path) 
     assert (primary["instance_type"], primary["instance_count"]) == (best["type"], best["instances"])
     assert "Capacity plan" in (tmp_path / "plan.html").read_text()
     idle = capacity("plan", *LAW[:-1], "0.5", "--type", "ml.m5.large", "--tfvars", "idle.tfvars.json")
-    assert "Autoscaling adds instances above 30 invocations a minute on each, which is this traffic" in idle.err
+    assert "Autoscaling adds instances above 30 invocations a minute on each: this traffic" in idle.err
     names = sorted(path.name for path in (tmp_path / "plots").iterdir())
     assert names == ["cost-and-cold.svg", "hits-and-instances.svg", "latency-by-popularity.svg"]
 

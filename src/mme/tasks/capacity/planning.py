@@ -19,7 +19,6 @@ from mme.tasks.capacity.asked import Asked, counted, number, write
 from mme.tasks.capacity.given import models_of, prices_of, say_if_slow, settings_of, traffic_of
 from mme.tasks.command import note, open_store, print_json
 
-
 IDLE = 0.3
 """The processor's share below which an instance could take several times the traffic."""
 
@@ -66,7 +65,7 @@ def plan(context: Context, asked: Asked, settings: Settings) -> None:
         if made.best.processor < IDLE:
             target = value["primary"]["autoscaling"]["invocations_per_instance"]
             note(
-                f"Autoscaling adds instances above {target:,} invocations a minute on each, which is this traffic; with "
+                f"Autoscaling adds instances above {target:,} invocations a minute on each: this traffic. With "
                 f"{report.share(made.best.processor)} of the processor at work, an instance carries more: raise it."
             )
     if asked.json:
