@@ -42,6 +42,7 @@ class Generator:
     engine: engine.Decoding | None  # computes steps, where that is faster
     cache: str | None  # what transformers calls keys and values, given and answered; None: the model has none
     together: bool = True  # whether prompts of several lengths share a pass; else each is left to `generate`
+    words: int | None = None  # tokens that the model knows, where its tokenizer has more
     same_rotation: int | None = None  # tokens; past them the longest text changes how all others are read
 
 

@@ -369,3 +369,24 @@ def test_a_request_with_tiny_numbers_does_not_fail_those_beside_it(generation: M
     assert low[0]["generated_tokens"] == 4
     assert isinstance(refused, ValueError)
     assert "repetition_penalty must be a number from 0.01 to 100" in str(refused)
+
+
+def test_a_token_that_the_model_does_not_know_is_refused_alone(generation: ModuleType, tmp_path: Path) -> None:
+    """Tokenizers may have more tokens than the model has embeddings: looking one up fails the whole batch."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(TINY_GPT2)
+    tokenizer.add_tokens(["<beyond>"])
+    folder = linked(TINY_GPT2, tmp_path / "m", ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"))
+    tokenizer.save_pretrained(folder)
+    model = generation.model_fn(str(folder))
+    assert len(tokenizer) > model.words
+    asked = [request(generation, text, max_new_tokens=3) for text in ("It was", "a <beyond> b", "He")]
+    first, refused, last = generation.batch_fn(asked, model)
+    assert isinstance(refused, ValueError)
+    assert "inputs has the token '<beyond>', which the model does not know" in str(refused)
+    plain = generation.model_fn(str(TINY_GPT2))
+    assert plain.words is None
+    assert [first, last] == [
+        generation.predict_fn(request(generation, t, max_new_tokens=3), plain) for t in ("It was", "He")
+    ]
