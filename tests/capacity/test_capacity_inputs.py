@@ -186,6 +186,9 @@ def test_a_trace_is_read_in_seconds_or_dates(tmp_path: Path) -> None:
     assert asked.time.tolist() == [0, 1]
     assert asked.factor is not None
     assert asked.factor.tolist() == pytest.approx([2.0, 0.5])
+    moments = ("2026-11-26T21:00:00.5Z", "2026-11-26 21:00:00.750000000", "2026-11-26T22:00:01.250+01:00")
+    finer = "time,model\n" + "".join(f"{moment},bert\n" for moment in moments)
+    assert trace.read_csv(written(tmp_path, finer), three()).time.tolist() == pytest.approx([0, 0.25, 0.75])
 
 
 @pytest.mark.parametrize("text", ["time,model\n", "time,model\n5,gpt2\n"])

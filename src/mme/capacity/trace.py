@@ -53,7 +53,9 @@ def _time(text: str) -> float | None:
     value = finite(text)
     if value is None:
         try:
-            moment = datetime.fromisoformat(text.replace("Z", "+00:00"))
+            # Python 3.10 takes three digits or six behind the point.
+            six = re.sub(r"(?<=\.)[0-9]+", lambda digits: digits[0][:6].ljust(6, "0"), text)
+            moment = datetime.fromisoformat(six.replace("Z", "+00:00"))
         except ValueError:
             return None
         return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
