@@ -15,6 +15,7 @@ from pathlib import Path
 
 import boto3
 import botocore.session
+import hypothesis
 import pytest
 import tiny_models
 from warm_python import WarmPython, warm_libraries_for
@@ -62,6 +63,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.enable()
 
+
+# How long an example may take, or making one, is a property of the machine and of what else it does.
+hypothesis.settings.register_profile(
+    "any-machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any-machine")
 
 # AWS's descriptions of its services, megabytes of JSON, are read once and not for every session that a test begins.
 botocore.session.create_loader = functools.cache(botocore.session.create_loader)

@@ -77,6 +77,13 @@ def corner_of_real(
         yield made
 
 
+def save(file: Path, text: str) -> None:
+    """As an editor does. Were it written in place, who looks at that moment would see an empty file."""
+    written = file.parents[2] / f"{file.name}.new"  # not in a folder that is watched
+    written.write_text(text)
+    written.replace(file)
+
+
 class Watching:
     """`invoke watch` as a process, whose lines are read as they come."""
 
@@ -101,7 +108,7 @@ class Watching:
     def end(self) -> tuple[int, str]:
         self.process.send_signal(signal.SIGINT)
         assert self.process.stderr
-        return self.process.wait(timeout=20), self.process.stderr.read()
+        return self.process.wait(timeout=120), self.process.stderr.read()
 
     def __enter__(self) -> Watching:
         return self
@@ -133,32 +140,32 @@ def test_each_save_answers_or_says_what_is_wrong_and_where(corner_of_real: Corne
         assert (first["ok"], json.loads(first["answer"])["said"]) == (True, "one")
         assert asked(corner, endpoint) == "one"
 
-        project.helpers.write_text(HELPERS.replace("one", "two"))  # a file that is imported
+        save(project.helpers, HELPERS.replace("one", "two"))  # a file that is imported
         second = watching.next()
         assert json.loads(second["answer"])["said"] == "two"
         assert second["target"] != first["target"]
         assert asked(corner, endpoint) == "two"
 
-        project.script.write_text(HANDLER + "\ndef broken(:\n")
+        save(project.script, HANDLER + "\ndef broken(:\n")
         problem = watching.next()
         assert problem["ok"] is False
         assert "mine/inference.py:13:" in problem["problem"]
         assert asked(corner, endpoint) == "two", "what answered before goes on"
 
-        project.script.write_text(HANDLER.replace("return 1", "raise KeyError('no weights')"))
+        save(project.script, HANDLER.replace("return 1", "raise KeyError('no weights')"))
         problem = watching.next()
         assert "inference.py:7: KeyError: 'no weights'" in problem["problem"]
         assert asked(corner, endpoint) == "two"
 
-        project.script.write_text(HANDLER)
-        project.helpers.write_text("def word():\n    raise ValueError('not a word')\n")
+        save(project.script, HANDLER)
+        save(project.helpers, "def word():\n    raise ValueError('not a word')\n")
         while "not a word" not in (problem := watching.next()).get("problem", ""):
             pass  # the two saves may be seen one after the other
         assert "helpers.py:2: ValueError: not a word" in problem["problem"]
         assert str(Path("model_code", "common")) in problem["problem"]
         assert asked(corner, endpoint) == "two"
 
-        project.helpers.write_text(HELPERS.replace("one", "three"))
+        save(project.helpers, HELPERS.replace("one", "three"))
         assert json.loads(watching.next()["answer"])["said"] == "three"
         assert asked(corner, endpoint) == "three"
         code, err = watching.end()
@@ -174,7 +181,7 @@ def test_the_weights_are_packaged_once_and_old_saves_are_removed(corner_of_real:
     with Watching("--endpoint", endpoint) as watching:
         targets = [watching.next()["target"]]
         for word in ("two", "three", "four", "five"):
-            project.helpers.write_text(HELPERS.replace("one", word))
+            save(project.helpers, HELPERS.replace("one", word))
             made = watching.next()
             assert made["ok"]
             targets.append(made["target"])
@@ -226,9 +233,9 @@ def test_a_change_is_reported_once_files_have_settled(project: Project) -> None:
     def sleep(seconds: float) -> None:
         slept.append(seconds)
         if len(slept) == 1:  # it is saved in two steps
-            project.script.write_text("half")
+            save(project.script, "half")
         if len(slept) == 2:
-            project.script.write_text(HANDLER + "# more\n")
+            save(project.script, HANDLER + "# more\n")
 
     seen = watch.changes(project.handler, before, sleep)
     assert next(seen) is None
@@ -244,7 +251,7 @@ def test_a_change_is_reported_once_files_have_settled(project: Project) -> None:
 
 
 def test_a_handler_that_does_not_parse_is_still_watched(project: Project) -> None:
-    project.script.write_text("def broken(:\n")
+    save(project.script, "def broken(:\n")
     assert {path.name for path in watch.stamps(project.handler)} >= {"inference.py"}
     (project.handler / "out").symlink_to("/")  # what may not be packed at all
     assert {path.name for path in watch.stamps(project.handler)} >= {"inference.py", "sample.json"}
