@@ -333,3 +333,22 @@ def test_an_upload_in_many_threads_at_once(cloud: Cloud, tmp_path: Path) -> None
     config = TransferConfig(multipart_chunksize=5 * MIB, max_concurrency=8)
     cloud.s3.upload_file(str(source), cloud.bucket, "models/x", Config=config)
     assert cloud.s3.get_object(Bucket=cloud.bucket, Key="models/x")["Body"].read() == source.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "key", ["two\nlines", "m/a\r\nb", "m/%0A", "m/../x", "m//x", "?a=b&c#d", 'm/"<&>"', "m/\u202eü"]
+)
+def test_keys_of_any_kind(cloud: Cloud, key: str) -> None:
+    """Put, read, listed, copied and deleted under the name that they were given, and held to policies by it."""
+    named = {"Bucket": cloud.bucket, "Key": key}
+    cloud.s3.put_object(**named, Body=b"content")
+    assert cloud.s3.get_object(**named)["Body"].read() == b"content"
+    cloud.s3.copy_object(Bucket=cloud.bucket, Key="copy", CopySource=named)
+    assert {item["Key"] for item in cloud.s3.list_objects_v2(Bucket=cloud.bucket)["Contents"]} == {key, "copy"}
+    everything = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    denied = {"Effect": "Deny", "Action": "s3:GetObject", "Resource": f"arn:aws:s3:::{cloud.bucket}/{key[:2]}*"}
+    reader = cloud.client("s3", cloud.user(everything, denied))
+    assert error_of(reader.get_object, **named)["Error"]["Code"] == "AccessDenied"
+    assert reader.get_object(Bucket=cloud.bucket, Key="copy")["Body"].read() == b"content"
+    cloud.s3.delete_object(**named)
+    assert error_of(cloud.s3.get_object, **named)["Error"]["Code"] == "NoSuchKey"

@@ -18,7 +18,14 @@ from mme.local.corrections.others import (
     log_group_keys,
     metric_dimensions,
 )
-from mme.local.corrections.s3 import bucket_policies, composite_checksums, delete_markers, lifecycle_rules, object_bytes
+from mme.local.corrections.s3 import (
+    bucket_policies,
+    composite_checksums,
+    delete_markers,
+    lifecycle_rules,
+    object_bytes,
+    object_keys,
+)
 from mme.local.corrections.sagemaker import (
     arns,
     endpoint_configurations,
@@ -50,6 +57,7 @@ def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folde
     autoscaling_tags()
     autoscaling_alarms()
     autoscaling_activities()
+    object_keys()
     bucket_policies()
     lifecycle_rules()
     composite_alarms()

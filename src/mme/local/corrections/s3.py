@@ -25,6 +25,18 @@ def bucket_policies() -> None:
     FakeBucket.get_permission = get_permission
 
 
+def object_keys() -> None:
+    """An object whose key has a line break is not found: the routes' dot is any character but that."""
+    from moto.moto_server.utilities import RegexConverter
+
+    def with_regex(self: Any, url_map: Any, *items: Any) -> None:
+        prepare(self, url_map, *items)
+        self.regex = f"(?s:{self.regex})"
+
+    prepare = RegexConverter.__init__
+    RegexConverter.__init__ = with_regex
+
+
 def lifecycle_rules() -> None:
     """GetBucketLifecycleConfiguration leaves out NewerNoncurrentVersions, object sizes and the transition's default
     minimum; the provider waits three minutes for them and fails. Here it answers the document that was put."""
