@@ -116,9 +116,9 @@ async function askModels() {
     const tag = answer.headers.get("ETag");
     problem("Models", null);
     if (tag && tag === releasedTag) return;
-    const found = await answer.json();
+    const body = await answer.json();
     if (name !== state?.endpoint?.name) return;
-    released = found;
+    released = body;
     releasedTag = tag;
     for (const model of released.models) model.words = [model.name, ...model.versions.map((v) => v[0]), ...released.channels.filter((c) => c.model === model.name).map((c) => c.name)].join(" ");
     $("count").textContent = whole(released.models.length);
@@ -143,9 +143,9 @@ async function askSeries() {
   const name = state?.endpoint?.name;
   if (!name) return;
   try {
-    const found = await (await call("series", { endpoint: name })).json();
+    const body = await (await call("series", { endpoint: name })).json();
     if (name !== state?.endpoint?.name) return;
-    series = found;
+    series = body;
     problem("Metrics", null);
     if (current() === "overview") showCharts();
   } catch (error) {
@@ -157,12 +157,12 @@ async function askLog() {
   const name = state?.endpoint?.name;
   if (!name) return;
   try {
-    const found = await (await call("log", { endpoint: name, since: logFrom })).json();
+    const body = await (await call("log", { endpoint: name, since: logFrom })).json();
     if (name !== state?.endpoint?.name) return;
     problem("Log", null);
-    logFrom = found.next;
-    logCut = logCut || found.cut;
-    const fresh = found.lines.filter((line) => !lineIds.has(line.id));
+    logFrom = body.next;
+    logCut = logCut || body.cut;
+    const fresh = body.lines.filter((line) => !lineIds.has(line.id));
     if (!fresh.length) return;
     for (const line of fresh) {
       lineIds.add(line.id);
@@ -339,17 +339,17 @@ function showCharts() {
 
 /** For each target: is it loaded, and since when it is idle; the most of all instances. */
 function loadedNow() {
-  const found = new Map();
+  const targets = new Map();
   for (const instance of state?.endpoint?.instances ?? []) {
     for (const [target, how, users, idle] of instance.models) {
-      const known = found.get(target) ?? { count: 0, how, users: 0, idle: Infinity };
+      const known = targets.get(target) ?? { count: 0, how, users: 0, idle: Infinity };
       if (how === "loaded") { known.count += 1; known.how = how; }
       known.users += users;
       known.idle = Math.min(known.idle, idle);
-      found.set(target, known);
+      targets.set(target, known);
     }
   }
-  return found;
+  return targets;
 }
 
 const targetOf = (model, version) => `${model.name}-${version[0]}.tar.gz`;
@@ -444,16 +444,16 @@ function showDetail(loaded, now) {
 function showRequests() {
   const words = $("request-filter").value.trim().toLowerCase();
   const errors = $("request-errors").checked, cold = $("request-cold").checked;
-  const found = requests.filter((line) => (!words || `${line.target} ${line.status}`.toLowerCase().includes(words)) && (!errors || (line.status ?? 200) >= 400) && (!cold || line.cold));
-  const shown = found.slice(-REQUESTS_SHOWN).reverse();
+  const matching = requests.filter((line) => (!words || `${line.target} ${line.status}`.toLowerCase().includes(words)) && (!errors || (line.status ?? 200) >= 400) && (!cold || line.cold));
+  const shown = matching.slice(-REQUESTS_SHOWN).reverse();
   fill($("request-table").tBodies[0], shown.map((line) => el("tr", {},
     el("td", { className: "time", textContent: clock(line.ms) }), el("td", { className: "wide mono", textContent: line.target }),
     el("td", {}, badge(String(line.status ?? "–"), (line.status ?? 200) >= 400 ? "bad" : "good")), el("td", { className: "n", textContent: line.total_ms === undefined ? "–" : time(line.total_ms) }),
     el("td", {}, line.cold ? badge("cold", "warn") : null), el("td", { textContent: line.stream.split("/")[0] }))));
   if (!shown.length) fill($("request-table").tBodies[0], el("tr", {}, el("td", { colSpan: 6, className: "none", textContent: requests.length ? "None of the requests is like that." : "No requests in the log of the last 15 minutes. They come from our container's lines; other containers do not name the target." })));
-  const warm = middle(found.filter((line) => !line.cold && line.total_ms !== undefined).map((line) => line.total_ms));
-  const first = middle(found.filter((line) => line.cold && line.total_ms !== undefined).map((line) => line.total_ms));
-  $("request-sum").textContent = found.length ? `${whole(found.length)} requests${found.length > shown.length ? `, the last ${shown.length} shown` : ""} · in the container: warm ${time(warm)}, the first after a load ${time(first)} (medians)` : "";
+  const warm = middle(matching.filter((line) => !line.cold && line.total_ms !== undefined).map((line) => line.total_ms));
+  const first = middle(matching.filter((line) => line.cold && line.total_ms !== undefined).map((line) => line.total_ms));
+  $("request-sum").textContent = matching.length ? `${whole(matching.length)} requests${matching.length > shown.length ? `, the last ${shown.length} shown` : ""} · in the container: warm ${time(warm)}, the first after a load ${time(first)} (medians)` : "";
 }
 
 // -- log
@@ -481,14 +481,14 @@ function wantedLines() {
 }
 
 function showLog() {
-  const found = wantedLines();
-  const shown = found.slice(-LINES_SHOWN);
+  const matching = wantedLines();
+  const shown = matching.slice(-LINES_SHOWN);
   const box = $("lines");
   const at = box.scrollTop;
   box.replaceChildren(...shown.map(logLine));
   if (!shown.length) box.append(el("div", { className: "none", textContent: lines.length ? "No line is like that." : state?.endpoint ? "Nothing was written in the last 15 minutes." : "There is no endpoint." }));
   box.scrollTop = $("log-follow").checked ? box.scrollHeight : at;
-  $("log-note").textContent = `${whole(found.length)} lines${found.length > shown.length ? `, the last ${shown.length} shown` : ""}${logCut ? " · older ones are left out" : ""}`;
+  $("log-note").textContent = `${whole(matching.length)} lines${matching.length > shown.length ? `, the last ${shown.length} shown` : ""}${logCut ? " · older ones are left out" : ""}`;
 }
 
 // -- moving about
