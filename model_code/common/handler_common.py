@@ -281,6 +281,22 @@ def tokenize(requests: list[Request], tokenizer: Any, typed: bool = False) -> No
         request.types = [list(next(types)) for _ in request.texts] if types else None
 
 
+def known_tokens(config: Any, tokenizer: Any) -> int | None:
+    """How many tokens a model with this configuration has embeddings for, where its tokenizer has more; else None."""
+    known = getattr(config, "vocab_size", None)
+    return known if isinstance(known, int) and len(tokenizer) > known else None
+
+
+def check_known(name: str, ids: list[int], tokenizer: Any, known: int | None) -> None:
+    """Raises ValueError for a token that the model has no embedding for: looking it up would fail the whole batch."""
+    if known is not None and ids and max(ids) >= known:
+        token = tokenizer.convert_ids_to_tokens(max(ids))
+        raise ValueError(
+            f"{name} has the token {token!r}, which the model does not know: its tokenizer has more tokens than it has "
+            f"embeddings ({known})."
+        )
+
+
 def lower_cased(tokenizer: Any) -> bool:
     """Have the tokenizer read everything in lower case; True where it cannot, and its texts have to be."""
     if not getattr(tokenizer, "is_fast", False):

@@ -53,6 +53,7 @@ class Embedder:
     lower: bool = False  # whether texts are made lower case before it reads them
     way: str = handler_exact.PADDED  # which texts can share a forward pass that pads
     similarity: str = "cosine"  # how two of its vectors are compared
+    words: int | None = None  # tokens that the model knows, where its tokenizer has more
 
 
 def embed(rows: list[Row], model: Embedder) -> list[np.ndarray]:

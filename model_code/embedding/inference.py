@@ -40,10 +40,12 @@ from handler_common import (
     check_choice,
     check_flag,
     check_integer,
+    check_known,
     check_quantize,
     check_text,
     device_of,
     encoder_of,
+    known_tokens,
     load_tokenizer,
     loading_options,
     lower_cased,
@@ -145,6 +147,7 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
         any(encoded.get("token_type_ids") or ()),
         lower,
         similarity=embedding_similarity.function_of(folder),
+        words=known_tokens(config, tokenizer),
     )
     _options(Request([], False, {}), embedder)  # the settings, against what the model has
     if model is None or embedding_packed.known(model):
@@ -346,6 +349,7 @@ def _fit(request: Request, option: Options, model: Embedder) -> tuple[list[Row],
     for place, text in enumerate(ids):
         if not text:
             raise ValueError(f"{name_of(request, place)} has no tokens.")
+        check_known(name_of(request, place), text, model.tokenizer, model.words)
         if cut[place]:
             if not option.truncate:
                 raise ValueError(

@@ -39,8 +39,10 @@ from generation_options import LIMITS, PARAMETERS, Options, defaults_of, options
 from handler_common import (
     JSON,
     Request,
+    check_known,
     check_quantize,
     device_of,
+    known_tokens,
     load_tokenizer,
     load_whole,
     loading_options,
@@ -98,7 +100,7 @@ def model_fn(model_dir: str, context: Any = None) -> Generator:
         arguments=arguments,
         engine=decoding,
         cache=next((name for name in CACHES if name in arguments), None),
-        words=_words(model, tokenizer),
+        words=known_tokens(model.config, tokenizer),
         same_rotation=same_rotation(model.config),
     )
     if written.further:
@@ -218,12 +220,7 @@ def _prompts(request: Request, option: Options, model: Generator) -> list[Prompt
             if start is None:
                 raise ValueError(f"{name_of(request, place)} has no tokens, and the model has none to begin with.")
             ids = [start]
-        if model.words is not None and max(ids) >= model.words:
-            token = model.tokenizer.convert_ids_to_tokens(max(ids))
-            raise ValueError(
-                f"{name_of(request, place)} has the token {token!r}, which the model does not know: its tokenizer has "
-                f"more tokens than it has embeddings ({model.words})."
-            )
+        check_known(name_of(request, place), ids, model.tokenizer, model.words)
         truncated = False
         if len(ids) >= model.context:
             room = model.context - min(option.max_new_tokens, model.context - 1)
@@ -267,12 +264,6 @@ def _answer(sequence: Sequence, model: Generator) -> dict[str, Any]:
 
 
 # --- What the model can do ------------------------------------------------------------------------------------------
-
-
-def _words(model: Any, tokenizer: Any) -> int | None:
-    """How many tokens the model knows, where its tokenizer has more: one of those would fail a whole batch."""
-    known = getattr(model.get_input_embeddings(), "num_embeddings", None)
-    return known if known is not None and len(tokenizer) > known else None
 
 
 def _context_length(config: Any) -> int:

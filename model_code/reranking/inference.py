@@ -37,8 +37,10 @@ from handler_common import (
     check_choice,
     check_flag,
     check_integer,
+    check_known,
     check_text,
     device_of,
+    known_tokens,
     load_tokenizer,
     loading_options,
     lower_cased,
@@ -120,6 +122,7 @@ class Reranker:
     lower: bool  # whether texts are made lower case before it reads them
     engine: engine.Encoding | None
     way: str = handler_exact.PADDED  # which pairs can share a forward pass
+    words: int | None = None  # tokens that the model knows, where its tokenizer has more
 
 
 # --- The four functions that the toolkit calls -----------------------------------------------------------------------
@@ -174,6 +177,7 @@ def model_fn(model_dir: str, context: Any = None) -> Reranker:
         frozenset(inspect.signature(model.forward).parameters) if model is not None else frozenset(),
         lower,
         encoding,
+        words=known_tokens(config, tokenizer),
     )
     _options(Ranking([], False, {}), reranker)  # the settings, against what the model has
     if model is None:
@@ -367,6 +371,7 @@ def _fit(request: Ranking, option: Options, model: Reranker) -> list[Row]:
         for place, cut in enumerate(request.cut):
             if not rows[place].ids:
                 raise ValueError(f"{_name(request, place)} has no tokens.")
+            check_known(_name(request, place), rows[place].ids, model.tokenizer, model.words)
             if cut and not option.truncate:
                 raise ValueError(
                     f"{_name(request, place)} has {len(rows[place])} tokens with what it is paired with; at most "

@@ -17,6 +17,7 @@ from sentence_transformers.sentence_transformer.modules import (
     Pooling,
 )
 from transformers import (
+    AutoTokenizer,
     BertConfig,
     BertForSequenceClassification,
     BertModel,
@@ -175,3 +176,17 @@ def test_a_chain_of_modules_is_no_cross_encoder(reranking: ModuleType, tiny: Pat
     folder = saved(tmp_path / "m", tiny, [Pooling(16, "mean")])
     with pytest.raises(ValueError, match="Transformer, Pooling is not computed here"):
         reranking.model_fn(str(folder))
+
+
+def test_a_token_that_the_model_does_not_know_is_refused_alone(reranking: ModuleType, tmp_path: Path) -> None:
+    """Tokenizers may have more tokens than the model has embeddings: looking one up fails the whole batch."""
+    folder = cross_encoder(tmp_path / "m")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<beyond>"])
+    tokenizer.save_pretrained(folder)
+    model = reranking.model_fn(str(folder))
+    bodies = [json.dumps({"inputs": [["a", text]]}) for text in ("Rain.", "a <beyond> b", "Rain.")]
+    first, refused, last = reranking.batch_fn([reranking.input_fn(b, "application/json") for b in bodies], model)
+    assert isinstance(refused, ValueError)
+    assert "inputs[0] has the token '<beyond>', which the model does not know" in str(refused)
+    assert first == last

@@ -315,3 +315,20 @@ def test_a_module_without_weights_of_that_name(tiny: Path, tmp_path: Path) -> No
     SentenceTransformer(modules=[Transformer(str(tiny)), *modules]).save(str(tmp_path / "m"))
     with pytest.raises(ValueError, match="1_WordWeights is a WordWeights"):
         load("embedding").model_fn(str(tmp_path / "m"))
+
+
+def test_a_token_that_the_model_does_not_know_is_refused_alone(
+    embedding: ModuleType, tiny: Path, tmp_path: Path
+) -> None:
+    """Tokenizers may have more tokens than the model has embeddings: looking one up fails the whole batch."""
+    folder = saved(tmp_path / "m", tiny, [Pooling(16, "mean")])
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<beyond>"])
+    tokenizer.save_pretrained(folder)
+    model = embedding.model_fn(str(folder))
+    first, refused, last = embedding.batch_fn(
+        [request(embedding, t) for t in ("Rain.", "a <beyond> b", "Rain.")], model
+    )
+    assert isinstance(refused, ValueError)
+    assert "inputs has the token '<beyond>', which the model does not know" in str(refused)
+    assert np.array_equal(first["embeddings"], last["embeddings"])
