@@ -246,24 +246,26 @@ def _class(folder: Path, task: Task) -> tuple[Any, Any]:
     # Some versions lack some of them.
     classes = [cls for name in task.classes if (cls := getattr(transformers, name, None)) is not None]
     kinds = [cls for cls in classes if type(config) in getattr(cls, "_model_mapping", {})]
-    named = [cls for cls in kinds if _names(cls, config) & set(config.architectures or ())]
+    named = [cls for cls in kinds if set(_names(cls, config)) & set(config.architectures or ())]
     return (named or kinds or classes)[0], config
 
 
-def _names(auto: Any, config: Any) -> set[str]:
-    return {kind.__name__ for kind in _mapped(auto, config)}
+def _names(auto: Any, config: Any) -> list[str]:
+    """Of the classes that the Auto class has for this configuration. None of them is imported for it, which takes
+    longer than all else of a load by the engine."""
+    mapping = auto._model_mapping
+    mapped = getattr(mapping, "_model_mapping", {}).get(getattr(config, "model_type", None))
+    if mapped is None:  # one that was registered
+        mapped = mapping[type(config)]
+    listed = mapped if isinstance(mapped, (tuple, list)) else (mapped,)
+    return [kind if isinstance(kind, str) else kind.__name__ for kind in listed]
 
 
-def _mapped(auto: Any, config: Any) -> list[type]:
-    mapped = auto._model_mapping[type(config)]
-    return list(mapped) if isinstance(mapped, (tuple, list)) else [mapped]
-
-
-def _kind(auto: Any, config: Any) -> type | None:
-    """The class of which the Auto class makes the model, where that is one of transformers' own."""
+def _kind(auto: Any, config: Any) -> str | None:
+    """The name of the class of which the Auto class makes the model, where that is one of transformers' own."""
     if type(config) not in getattr(auto, "_model_mapping", {}):
         return None
-    return _mapped(auto, config)[0]
+    return _names(auto, config)[0]
 
 
 def _of_languages(folder: Path, tokenizer: Any) -> Any:

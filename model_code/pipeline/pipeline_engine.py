@@ -1,7 +1,6 @@
 """ONNX Runtime (`engine.py`) in the place of a pipeline's model. What a pipeline does before and after the forward pass
 stays transformers' own."""
 
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,7 +50,7 @@ class Forward(torch.nn.Module):
     def can_generate(self) -> bool:
         return False
 
-    def answer(
+    def forward(
         self,
         input_ids: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
@@ -101,16 +100,9 @@ class Forward(torch.nn.Module):
         return answers
 
 
-def stand_in(kind: type, config: Any, encoding: engine.Encoding, mask: int | None = None) -> Forward:
-    """What a pipeline takes for a model of this class of transformers: with its name, and taking what it takes."""
-    signature = inspect.signature(kind.forward)  # type: ignore[attr-defined]
-
-    def forward(self: Forward, **inputs: Any) -> Any:
-        signature.bind(self, **inputs)
-        return self.answer(**inputs)
-
-    forward.__signature__ = signature  # type: ignore[attr-defined]
-    made: Forward = type(kind.__name__, (Forward,), {"forward": forward})(config, encoding, mask)
+def stand_in(kind: str, config: Any, encoding: engine.Encoding, mask: int | None = None) -> Forward:
+    """What a pipeline takes for a model of the class of this name, which is not imported for it."""
+    made: Forward = type(kind, (Forward,), {})(config, encoding, mask)
     return made
 
 
@@ -130,14 +122,14 @@ def alone(name: str, text: Any, options: dict[str, Any], answer: Any) -> Any:
 def load(
     name: str,
     folder: Path,
-    kind: type | None,
+    kind: str | None,
     config: Any,
     tokenizer: Any,
     dtype: str,
     device: torch.device,
     model: Callable[[], Any],
 ) -> tuple[Forward | None, str]:
-    """What computes the task `name` in the place of a model of the class `kind`; or None, and why. `model` loads
+    """What computes the task `name` in the place of a model of the class named `kind`; or None, and why. `model` loads
     transformers' own, which the answers are compared with unless they are known to be equal."""
     if name not in HEADS:
         return None, f"no graph is known for {name}"
