@@ -15,7 +15,7 @@ import pytest
 from container_process import Container
 
 from mme import handler_files
-from mme.container import memory, system
+from mme.container import conversion, memory, system
 from mme.container.config import MiB
 from mme.container.front.models import Model
 
@@ -70,8 +70,14 @@ def settings(folder: Path, ours: bool = True, **said: Any) -> Path:
     ],
 )
 def test_each_number_counts_as_what_it_becomes(
-    tmp_path: Path, kind: str, said: dict[str, Any], converted: int, meanwhile: int
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    said: dict[str, Any],
+    converted: int,
+    meanwhile: int,
 ) -> None:
+    monkeypatch.setattr(conversion, "fast", frozenset)
     folder = settings(weights(tmp_path / "m", layer_weight=(kind, 1000)), **said)
     found = memory.weights(str(folder))
     assert (found.converted, found.meanwhile) == (1000 * converted, 1000 * meanwhile)
@@ -79,6 +85,23 @@ def test_each_number_counts_as_what_it_becomes(
     assert entry.load_estimate - entry.estimate == 1000 * meanwhile
     entry.private = 7
     assert (entry.estimate, entry.load_estimate) == (7, 7 + 1000 * meanwhile)
+
+
+def test_a_format_that_the_processor_has_stays_as_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversion, "fast", lambda: frozenset({"BF16"}))
+    for number, (kind, dtype, converted) in enumerate(
+        [("BF16", "bfloat16", 0), ("BF16", "float32", 4), ("F32", "bfloat16", 2), ("F16", "float16", 4)]
+    ):
+        folder = settings(weights(tmp_path / str(number), a=(kind, 1000)), dtype=dtype)
+        assert memory.weights(str(folder)).converted == 1000 * converted, (kind, dtype)
+
+
+def test_whatever_is_asked_for_is_computed_in_where_a_setting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MME_FORMAT", "asked")
+    assert conversion.fast.__wrapped__() == {"BF16", "F16"}
+    monkeypatch.delenv("MME_FORMAT")
+    monkeypatch.setenv("MME_DEVICE", "cpu")
+    assert conversion.fast.__wrapped__() <= {"BF16", "F16"}
 
 
 def test_tables_stay_as_they_are_in_int8(tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 Weights in a safetensors file stay mapped where they lie in the format that the model computes in. In any other format
 they are converted, which is a copy. The handlers that come with mme compute in float32 unless ``code/settings.json``
-asks for another format (docs/handlers.md), and in float32 also where it does and the processor is slow in that. What
+asks for another format (docs/handlers.md), and in float32 also where it does and the processor lacks that. What
 other handlers do their files do not say: those take what they are seen to take (see admission.py).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import struct
@@ -25,6 +26,10 @@ MAX_SETTINGS = 1024 * 1024
 MAX_HEADER = 100_000_000  # the format's own bound
 FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}  # bytes of a number
 FORMATS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+INSTRUCTIONS = {  # as Linux names them, of x86-64 and of arm64
+    "BF16": {"avx512_bf16", "amx_bf16", "bf16"},
+    "F16": {"avx512_fp16", "amx_fp16", "asimdhp"},
+}
 # Bytes for each number of a layer that computes in int8: what stays (the library that computes holds its weights twice)
 # and what is there meanwhile (the graph with the weights in it, written and read), measured with both engines.
 INT8, INT8_MEANWHILE = 2, 3
@@ -39,15 +44,16 @@ def needs(folder: Path, mapped: Iterable[Path], copied: int) -> tuple[int, int]:
         return 0, 0
     int8 = settings.get("quantize") == "int8" or settings.get("accuracy") == "small"
     asked = "bfloat16" if settings.get("accuracy") in ("close", "small") else settings.get("dtype")
-    formats = {"F32", FORMATS.get(str(asked), "F32")}
+    wanted = FORMATS.get(str(asked), "F32")
+    formats = {wanted} if wanted in fast() else {"F32", wanted}
     paths = list(mapped)
     stored = [path for path in paths if path.name == STORED]
     if stored:
         paths = stored if int8 else [path for path in paths if path.name != STORED]
     kinds = _numbers(paths)
     stays = max(
-        sum(count * FLOATS[wanted] for (kind, _), count in kinds.items() if kind in FLOATS and kind != wanted)
-        for wanted in formats
+        sum(count * FLOATS[one] for (kind, _), count in kinds.items() if kind in FLOATS and kind != one)
+        for one in formats
     )
     meanwhile = 0
     if int8:
@@ -57,6 +63,22 @@ def needs(folder: Path, mapped: Iterable[Path], copied: int) -> tuple[int, int]:
         meanwhile = max(0, most - stays)
     # Which format older files have is not known without reading them; 32 bits for 16 are the most that is likely.
     return stays + copied, meanwhile
+
+
+@functools.cache
+def fast() -> frozenset[str]:
+    """The formats of 16 bits that handlers do not leave for float32: those for which the processor has instructions, by
+    its flags; all where there is a GPU, or where MME_FORMAT says so."""
+    every = frozenset(("F16", "BF16"))
+    gpu = os.environ.get("MME_DEVICE", "").strip().lower() != "cpu" and Path("/dev/nvidiactl").exists()
+    if gpu or os.environ.get("MME_FORMAT", "").strip().lower() == "asked":
+        return every
+    try:
+        text = Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return frozenset()
+    row = next((row for row in text.splitlines() if row.lower().startswith(("flags", "features"))), "")
+    return frozenset(kind for kind, names in INSTRUCTIONS.items() if names & set(row.split()))
 
 
 def _int8(kinds: dict[tuple[str, bool], int]) -> tuple[int, int]:
