@@ -78,7 +78,7 @@ def test_a_bomb_is_not_unpacked() -> None:
 
     (seen,) = archives.look(S3(), "b", {"bert.tar.gz": ("k", len(buffer.getvalue()))})  # type: ignore[arg-type]
     assert seen.names == ("bert/zeros",)
-    assert not seen.whole
+    assert not seen.complete
 
 
 def test_a_handler_that_needs_what_the_image_lacks(stack: Stack) -> None:
