@@ -22,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 # Without what qemu does not emulate of it, which it would say at each start.
 PROCESSOR = "Haswell-noTSX,-pcid,-x2apic,-tsc-deadline,-invpcid"
 
-# Two threads are in ONNX Runtime at once there, and emulated neither comes to an end. It is the emulator: with all the
-# instructions that it has (-cpu max) it is the same.
+# Two threads are in ONNX Runtime at once there, and emulated neither comes to an end, with all instructions that the
+# emulator knows as with AVX2 alone: most likely the emulator's doing.
 HANG = ("tests/handlers/test_handler_engine.py::test_threads_share_a_batch",)
 
 
