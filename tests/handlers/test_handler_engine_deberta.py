@@ -16,6 +16,7 @@ load("embedding")
 pytest.importorskip("onnxruntime")
 import engine  # noqa: E402
 import engine_builder  # noqa: E402
+import engine_heads  # noqa: E402
 import engine_inputs  # noqa: E402
 
 LONGEST = 90
@@ -59,7 +60,7 @@ def wanted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MME_ENGINE", raising=False)
 
 
-def saved(kind: str, folder: Path, seed: int, head: bool = False, **options: Any) -> Any:
+def saved(kind: str, folder: Path, seed: int, head: str = engine_heads.NONE, **options: Any) -> Any:
     """transformers' own model, which is in the folder, too."""
     sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     sizes |= {"intermediate_size": 24, "max_position_embeddings": LONGEST, "num_labels": 3}
@@ -72,7 +73,7 @@ def saved(kind: str, folder: Path, seed: int, head: bool = False, **options: Any
     return model
 
 
-def compare(model: Any, folder: Path, lengths: list[int], seed: int, head: bool = False) -> None:
+def compare(model: Any, folder: Path, lengths: list[int], seed: int, head: str = engine_heads.NONE) -> None:
     encoding = engine.load(folder, transformers.AutoConfig.from_pretrained(folder), head=head)
     assert engine.differs(encoding, model, LONGEST) is None
     numbers = np.random.default_rng(seed)
@@ -103,7 +104,7 @@ def test_options_at_random_are_transformers_own(seed: int, tmp_path: Path) -> No
     kind, options = pick.choice(OPTIONS)
     others = [other for name, more in OPTIONS if name == kind for other in more.items()]
     options = options | dict(pick.choices(others, k=3)) | {"num_attention_heads": pick.choice([1, 4])}
-    head = pick.random() < 0.5
+    head = engine_heads.TEXTS if pick.random() < 0.5 else engine_heads.NONE
     model = saved(kind, tmp_path, seed, head, **options)
     compare(model, tmp_path, [pick.randint(1, LONGEST) for _ in range(4)], seed, head)
 

@@ -29,7 +29,15 @@ from pathlib import Path
 ROOM = float(os.environ.get("FAKE_ROOM", "100"))
 LOADED: dict[str, dict] = {}
 LOCK = threading.Lock()
+OUTPUT = threading.Lock()
 LOADS = [0]
+
+
+def say(line: str) -> None:
+    """Write a line to the log in one piece: threads that print write the ends of their lines by themselves."""
+    with OUTPUT:
+        sys.stdout.write(line + "\n")
+        sys.stdout.flush()
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -65,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
         name = self.path.removeprefix("/models/")
         with LOCK:
             known = LOADED.pop(name, None)
-        print(f"unload {name}", flush=True)
+        say(f"unload {name}")
         self._answer(200 if known else 404)
 
     def do_POST(self) -> None:
@@ -79,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
         LOADS[0] += 1
         name, folder = asked["model_name"], Path(asked["url"])
         settings = json.loads((folder / "model.json").read_text()) if (folder / "model.json").exists() else {}
-        print(f"load {name} {json.dumps(settings)}", flush=True)
+        say(f"load {name} {json.dumps(settings)}")
         time.sleep(settings.get("load_seconds", 0))
         if settings.get("die") == "load":
             os._exit(9)
@@ -145,7 +153,7 @@ def end(*_: object) -> None:
 if __name__ == "__main__":
     if "FAKE_STOP_SECONDS" in os.environ:
         signal.signal(signal.SIGTERM, end)
-    print("fake container starts", flush=True)
+    say("fake container starts")
     if os.environ.get("FAKE_BROKEN"):
         sys.exit(3)
     time.sleep(float(os.environ.get("FAKE_START_SECONDS", "0")))

@@ -20,9 +20,7 @@ LOCK = threading.Lock()
 
 
 def tell(event: str, level: str = "info", **fields: object) -> None:
-    with LOCK:
-        sys.stdout.write(json.dumps({"level": level, "event": event, **fields}) + "\n")
-        sys.stdout.flush()
+    fake_container.say(json.dumps({"level": level, "event": event, **fields}))
 
 
 class Handler(fake_container.Handler):

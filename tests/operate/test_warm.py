@@ -350,7 +350,7 @@ def test_an_update_through_a_second_endpoint_has_no_cold_request(logging_corner:
     old = logging_corner.endpoint()
     with Traffic(logging_corner, old, targets) as traffic:
         traffic.goes_on()
-        before = cold_users(logging_corner, old)
+        wait_until(lambda: cold_users(logging_corner, old) == len(targets))
         new = logging_corner.endpoint()  # the same bucket, another configuration
         used = logging_corner("warm", "--endpoint", old, "--most-used", "10", "--hours", "1", "--dry-run")
         assert all(target in used.err for target in targets)
@@ -362,7 +362,7 @@ def test_an_update_through_a_second_endpoint_has_no_cold_request(logging_corner:
         traffic.endpoint = new
         traffic.goes_on()
     assert traffic.failed == []
-    assert cold_users(logging_corner, old, new) - before == 0
+    assert cold_users(logging_corner, old, new) == len(targets)
 
 
 def test_weights_that_go_over_to_a_warm_variant_make_no_cold_request(logging_corner: Corner) -> None:
@@ -374,7 +374,7 @@ def test_weights_that_go_over_to_a_warm_variant_make_no_cold_request(logging_cor
     endpoint = logging_corner.endpoint(logging_corner.config(blue, green))
     with Traffic(logging_corner, endpoint, targets) as traffic:
         traffic.goes_on()
-        before = cold_users(logging_corner, endpoint)
+        wait_until(lambda: cold_users(logging_corner, endpoint) == len(targets))
         words = [word for target in targets for word in ("--target", target)]
         result = logging_corner("warm", "--endpoint", endpoint, "--variant", "green", *words, "--json")
         assert states(result) == dict.fromkeys(targets, "warm")
@@ -389,7 +389,7 @@ def test_weights_that_go_over_to_a_warm_variant_make_no_cold_request(logging_cor
         assert logging_corner.settled(endpoint)["EndpointStatus"] == "InService"
         traffic.goes_on()
     assert traffic.failed == []
-    assert cold_users(logging_corner, endpoint) - before == 0
+    assert cold_users(logging_corner, endpoint) == len(targets)
     assert invoked(logging_corner, endpoint)[-1].variant == "green"
 
 
