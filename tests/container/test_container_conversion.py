@@ -250,5 +250,6 @@ def test_what_is_promised_bounds_what_is_taken(start: Any, tmp_path: Path, kind:
         assert watched.most <= entry.load_estimate, (folder.name, said)
         assert watched.now() <= entry.estimate, (folder.name, said)
         if (folder, said) == (half, {}):
-            assert watched.now() > 4 * numbers, "otherwise this test sees nothing"
+            # Float32 made of 16 bits is four bytes a number, less what the process has given back meanwhile.
+            assert watched.now() > 3 * numbers, "otherwise this test sees nothing"
         container.unload("m")
