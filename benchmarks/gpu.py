@@ -48,7 +48,6 @@ ROOT = Path(__file__).resolve().parents[1]
 # Seconds that each part is sure to have. What one does not need, those after it may take.
 PARTS = {"correct": 45, "load": 60, "full": 30, "memory": 30, "speed": 75, "turns": 85}
 NEEDED = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "httptools", "prometheus_client")
-USED = ("pynvml", "orjson", "uvloop")  # the container does without; pynvml is the package nvidia-ml-py
 MODELS_SECONDS = 20
 
 

@@ -11,6 +11,15 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY_GPT2 = ROOT / "demo" / "tiny-gpt2"
+# A small encoder's configuration, for all-MiniLM-L6-v2's tokenizer.
+SMALL = {
+    "vocab_size": 30522,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+    "max_position_embeddings": 64,
+}
 
 
 class Context:

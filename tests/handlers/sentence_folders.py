@@ -16,15 +16,6 @@ from transformers import (
     AutoTokenizer,
 )
 
-SMALL = {
-    "vocab_size": 30522,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-}
-
 
 def spread(model: Any) -> Any:
     """The model with numbers that are not near zero, so that nothing is equal by being small."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from handler_tools import load
-from sentence_folders import SMALL, raw, saved
+from handler_tools import SMALL, load
+from sentence_folders import raw, saved
 from sentence_transformers import CrossEncoder
 from sentence_transformers.sentence_transformer.modules import (
     Pooling,

@@ -10,20 +10,12 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from handler_tools import load, minilm, request
+from handler_tools import SMALL, load, minilm, request
 from transformers import AutoTokenizer
 
 handler_exact = load("embedding").handler_exact
 
 TEXTS = ["rain", "the house is quiet", "word " * 40, "rain", "nobody is at home and the gate stands open", "a b c d"]
-SMALL = {
-    "vocab_size": 30522,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-}
 FUNNEL = {"vocab_size": 30522, "block_sizes": [1, 1], "d_model": 16, "n_head": 2, "d_head": 8, "d_inner": 32}
 XLNET = {"vocab_size": 30522, "d_model": 16, "n_layer": 2, "n_head": 2, "d_inner": 32}
 # Which leak padding, and so must not share a forward pass with texts of another length.

@@ -10,21 +10,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from handler_tools import cosines, linked, load, minilm, request
+from handler_tools import SMALL, cosines, linked, load, minilm, request
 from transformers import AutoTokenizer
 
 load("embedding")  # which puts its modules on the path
 import embedding_passes  # noqa: E402
 
 TEXTS = ["rain", "the house is quiet", "word " * 40, "rain", "nobody is at home and the gate stands open", "a b c"]
-SMALL = {
-    "vocab_size": 30522,
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 32,
-    "max_position_embeddings": 64,
-}
 DISTIL = {"vocab_size": 30522, "dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 32, "max_position_embeddings": 64}
 FAMILIES: dict[str, dict[str, Any]] = {
     "Bert": SMALL | {"hidden_act": "relu"},

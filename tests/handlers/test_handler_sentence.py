@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from handler_tools import load, request
-from sentence_folders import SMALL, older, raw, saved
+from handler_tools import SMALL, load, request
+from sentence_folders import older, raw, saved
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,

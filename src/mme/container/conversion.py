@@ -17,6 +17,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
+from mme.container import system
 from mme.container.files import open_regular, read_regular
 
 OURS = "handler_common.py"  # lies beside each handler that comes with mme
@@ -70,7 +71,7 @@ def fast() -> frozenset[str]:
     """The formats of 16 bits that handlers do not leave for float32: those for which the processor has instructions, by
     its flags; all where there is a GPU, or where MME_FORMAT says so."""
     every = frozenset(("F16", "BF16"))
-    gpu = os.environ.get("MME_DEVICE", "").strip().lower() != "cpu" and Path("/dev/nvidiactl").exists()
+    gpu = os.environ.get("MME_DEVICE", "").strip().lower() != "cpu" and system.has_gpu()
     if gpu or os.environ.get("MME_FORMAT", "").strip().lower() == "asked":
         return every
     try:

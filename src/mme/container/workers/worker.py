@@ -114,7 +114,7 @@ class Worker:
         self._only_here()
         self._templates.close()
         system.trim_heap()
-        used = os.times()  # the memory of processes that the handler started counts too
+        used = os.times()  # the processor time of what the handler started counts, too
         meta = {
             "seconds": time.monotonic() - began,
             "cpu": time.process_time() + used.children_user + used.children_system,
