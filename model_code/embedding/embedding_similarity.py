@@ -62,4 +62,6 @@ def compared(vectors: np.ndarray, function: str) -> list[float]:
         if function == "cosine":
             rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
         scores = rows[1:] @ rows[0]
+    if not np.isfinite(scores).all():
+        raise ArithmeticError("The model's vectors are too large to be compared: the result is NaN or infinite.")
     return [float(number) for number in scores]

@@ -277,14 +277,15 @@ def batch_fn(inputs: list[Request], model: Embedder) -> list[Any]:
     vectors = embed(rows, model) if rows else []
     for index, first, option in places:
         count = len(inputs[index].texts)
+        lengths = [len(row) for row in rows[first : first + count]]
         try:
             part = _finished(np.stack(vectors[first : first + count]), option, model)
-        except ValueError as error:
+            _check_numbers(inputs[index], part)
+            if isinstance(inputs[index], embedding_similarity.Comparison):
+                results[index] = embedding_similarity.compared(part, model.similarity)
+                continue
+        except (ValueError, ArithmeticError) as error:
             results[index] = error
-            continue
-        lengths = [len(row) for row in rows[first : first + count]]
-        if isinstance(inputs[index], embedding_similarity.Comparison):
-            results[index] = embedding_similarity.compared(part, model.similarity)
         else:
             results[index] = {"embeddings": part, "tokens": lengths, "truncated": truncated[index]}
     return results
@@ -390,6 +391,14 @@ def _finished(vectors: np.ndarray, option: Options, model: Embedder) -> np.ndarr
         )
     cut = vectors[:, : option.dimensions or model.sentence.dimensions]
     return _unit(cut) if option.normalize else np.ascontiguousarray(cut)
+
+
+def _check_numbers(request: Request, vectors: np.ndarray) -> None:
+    """Raises ArithmeticError for a vector that holds NaN or infinity: JSON has neither, and they answer nothing."""
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        name = name_of(request, int(finite.argmin()))
+        raise ArithmeticError(f"The model's vector of {name} holds numbers that are none (NaN or infinite).")
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:

@@ -50,6 +50,14 @@ SETTINGS: dict[str, Any] = {
     "max_pixels": 50_000_000,  # of an image
     "max_audio_seconds": 1800,
 }
+# Tasks that answer with the names of classes.
+LABELLED = (
+    "text-classification",
+    "token-classification",
+    "image-classification",
+    "audio-classification",
+    "video-classification",
+)
 LENGTHS = ("max_new_tokens", "max_length", "min_new_tokens", "min_length")
 LANGUAGES = "_build_translation_inputs"  # attributes of tokenizers of many languages
 
@@ -107,8 +115,9 @@ def model_fn(model_dir: str, context: Any = None) -> Served:
     names = getattr(model.config, "id2label", None)
     if names and not getattr(model.config, "label2id", None):  # transformers 5 does not make one of the other
         model.config.label2id = {label: number for number, label in names.items()}
+    _check_labels(name, names)
     parts = pipeline_own.Parts(written, model, **between)
-    reads = encoding.graph.positions if encoding else _readable_tokens(model)
+    reads = encoding.graph.positions if encoding else pipeline_own.positions(model)
     if tokenizer is not None and reads is not None and tokenizer.model_max_length > reads:
         tokenizer.model_max_length = reads
     shares = encoding is not None and name in pipeline_engine.SHARED and tokenizer.pad_token_id is not None
@@ -231,6 +240,19 @@ def _settings(folder: Path) -> tuple[str, str, Task, dict[str, Any], dict[str, A
     return written, name, task, settings, defaults
 
 
+def _check_labels(name: str, names: Any) -> None:
+    """Raises ValueError where the model may answer with a class that its configuration has no name for: the pipeline
+    fails then, and only when such an answer comes."""
+    if name not in LABELLED or not isinstance(names, dict):
+        return
+    unnamed = [number for number in range(len(names)) if number not in names]
+    if unnamed:
+        raise ValueError(
+            f"config.json: id2label has {len(names)} labels and none for {unnamed[0]}: they are numbered from 0 on, "
+            "without gaps, as the model's classes are."
+        )
+
+
 def _check_pandas(name: str) -> None:
     try:
         import pandas
@@ -327,25 +349,6 @@ def _pipeline(name: str, parts: pipeline_own.Parts, device: torch.device, shares
     return call
 
 
-def _readable_tokens(model: Any) -> int | None:
-    """How many tokens the table of positions has a row for; None for a model without one."""
-    readable = []
-    for name, module in model.named_modules():
-        last = name.rpartition(".")[2]
-        if last not in ("position_embeddings", "embed_positions", "position_embedding", "wpe"):
-            continue
-        if not isinstance(module, torch.nn.Embedding) or "vision" in name or "decoder" in name:
-            continue
-        rows = module.num_embeddings
-        if "Sinusoidal" not in type(module).__name__:
-            if hasattr(module, "offset"):
-                rows -= module.offset
-            elif module.padding_idx is not None:  # positions are numbered from there on
-                rows -= module.padding_idx + 1
-        readable.append(rows)
-    return min(readable, default=None)
-
-
 # --- Predicting ------------------------------------------------------------------------------------------------------
 
 
@@ -392,25 +395,27 @@ def _check_tokens(inputs: Any, model: Served) -> None:
 
 def _check_fits(inputs: Any, asked: dict[str, Any], model: Served) -> None:
     """Refuse a text that the model has no positions for, unless it is to be cut."""
-    if model.reads is None or model.task.inputs not in ("text", "text or pair") or asked.get("truncation"):
+    texts_alone = model.task.inputs in ("text", "text or pair", "text or messages")
+    if model.reads is None or not texts_alone or asked.get("truncation"):
         return
-    if model.name in ("zero-shot-classification", "text-generation", "text-to-audio"):
+    if model.name in ("zero-shot-classification", "text-to-audio"):
         return
+    if model.name == "text-generation" and isinstance(inputs, list) and isinstance(inputs[0], dict):
+        inputs = [inputs]  # one chat
     if model.name == "token-classification" and asked.get("stride"):
         return
     for place, item in enumerate(inputs if isinstance(inputs, list) else [inputs]):
         texts = (item["text"], item.get("text_pair")) if isinstance(item, dict) else (item,)
+        if isinstance(item, list):
+            texts = (model.parts.tokenizer.apply_chat_template(item, tokenize=False),)
         if sum(len(text) for text in texts if text) < model.reads // 2:
             continue  # a character is two tokens at the most, nearly always
         tokens = len(model.parts.tokenizer(*(text for text in texts if text), verbose=False)["input_ids"])
         if tokens > model.reads:
             name = f"inputs[{place}]" if isinstance(inputs, list) else "inputs"
-            way = (
-                "give parameters.stride"
-                if model.name == "token-classification"
-                else "set parameters.truncation to true"
-            )
-            raise ValueError(f"{name} has {tokens} tokens; the model reads {model.reads}. Shorten it, or {way}.")
+            ways = {"token-classification": ", or give parameters.stride", "text-generation": ""}
+            way = ways.get(model.name, ", or set parameters.truncation to true")
+            raise ValueError(f"{name} has {tokens} tokens; the model reads {model.reads}. Shorten it{way}.")
 
 
 def _spread(model: Served, asked: dict[str, Any]) -> dict[str, Any]:
@@ -429,6 +434,9 @@ def _spread(model: Served, asked: dict[str, Any]) -> dict[str, Any]:
         )
     if name == "fill-mask" and "targets" in options:
         options["targets"] = _listed(options["targets"])
+    if name == "text-generation" and model.reads is not None:
+        # A text ends with the model's table of positions, where the pipeline would fail.
+        options["stopping_criteria"] = transformers.StoppingCriteriaList([pipeline_own.Full(model.reads)])
     if name == "mask-generation":
         # The pipeline never ends where the last batch of points is not a whole one.
         points, most = options.get("points_per_crop", 32) ** 2, options.get("points_per_batch", 64)

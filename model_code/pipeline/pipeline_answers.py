@@ -34,6 +34,8 @@ def write(prediction: Any, accept: str | None) -> Any:
     if kind in WAV and sound is not None:
         return pipeline_media.wave_file(*sound)
     if kind == CSV and table is not None:
+        numbers = [value for row in table for value in row.values() if isinstance(value, (float, np.floating))]
+        _check_numbers("CSV", numbers)
         stream = io.StringIO()
         writer = csv.DictWriter(stream, list(table[0]))
         writer.writeheader()
@@ -41,7 +43,9 @@ def write(prediction: Any, accept: str | None) -> Any:
         return stream.getvalue().encode()
     if kind == NPY:
         buffer = io.BytesIO()
-        np.save(buffer, np.asarray(prediction, np.float32), allow_pickle=False)
+        array = np.asarray(prediction, np.float32)
+        _check_numbers("npy", array)
+        np.save(buffer, array, allow_pickle=False)
         return buffer.getvalue()
     try:
         return json.dumps(
@@ -49,6 +53,12 @@ def write(prediction: Any, accept: str | None) -> Any:
         ).encode()
     except ValueError as error:
         raise ArithmeticError(f"The model's answer cannot be written as JSON: {error}.") from None
+
+
+def _check_numbers(form: str, numbers: Any) -> None:
+    """As for JSON, which has no NaN: a model that answers it has answered nothing."""
+    if not np.isfinite(numbers).all():
+        raise ArithmeticError(f"The model's answer is not written as {form}: it holds NaN or infinite numbers.")
 
 
 def picture(mask: Any) -> Any:

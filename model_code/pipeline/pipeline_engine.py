@@ -44,6 +44,7 @@ class Forward(torch.nn.Module):
         """`mask` is the token that stands for a word that is asked for."""
         super().__init__()
         self.config = config
+        self.base_model_prefix = config.model_type  # which a pipeline names in what it says of a text without a mask
         self.encoding = encoding
         self.mask = mask
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 
 MASKED = -10000.0  # the logit of a token that cannot be in the answer
 
@@ -25,7 +26,39 @@ class Parts:
     processor: Any = None
 
 
+def positions(model: Any, decoder: bool = False) -> int | None:
+    """How many tokens the table of positions has a row for, of what reads a text, or of the ``decoder`` that writes
+    one; None for a model without one."""
+    rows_of = []
+    for name, module in model.named_modules():
+        last = name.rpartition(".")[2]
+        if last not in ("position_embeddings", "embed_positions", "position_embedding", "wpe"):
+            continue
+        if not isinstance(module, torch.nn.Embedding) or "vision" in name or ("decoder" in name) != decoder:
+            continue
+        rows = module.num_embeddings
+        if "Sinusoidal" not in type(module).__name__:
+            if hasattr(module, "offset"):
+                rows -= module.offset
+            elif module.padding_idx is not None:  # positions are numbered from there on
+                rows -= module.padding_idx + 1
+        rows_of.append(rows)
+    return min(rows_of, default=None)
+
+
 # --- Writing -------------------------------------------------------------------------------------------------------
+
+
+class Full(transformers.StoppingCriteria):  # type: ignore[misc]
+    """Ends a text where the model's table of positions ends. (Of the library's own MaxLengthCriteria, one given here
+    would take the place of that which `generate` makes of max_new_tokens.)"""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        count, length = input_ids.shape
+        return torch.full((count,), length > self.most, dtype=torch.bool, device=input_ids.device)
 
 
 class Writer:
@@ -34,16 +67,17 @@ class Writer:
     def __init__(self, parts: Parts, beams: int | None = None) -> None:
         """`beams`: the number of beams for models whose configuration does not give one."""
         self.model = parts.model
-        self.prefix = ""
+        self.most = positions(parts.model, decoder=True)
+        self.prefix = getattr(parts.model.config, "prefix", None) or ""
         config = copy.deepcopy(parts.model.generation_config)
         if config.max_new_tokens is None and config.max_length in (None, 20):  # 20: until transformers 5, not set
             config.max_new_tokens = 256
         if beams is not None and config.num_beams in (None, 1):
             config.num_beams = beams
-        special = (getattr(parts.model.config, "task_specific_params", None) or {}).get(parts.task)
+        special = _special(parts)
         if special:
             special = dict(special)
-            self.prefix = special.pop("prefix", "")
+            self.prefix = special.pop("prefix", self.prefix)
             config.update(**special)
             if "max_length" in special and "max_new_tokens" not in special:
                 config.max_new_tokens = None
@@ -61,9 +95,22 @@ class Writer:
         if not options.get("do_sample", config.do_sample) and options.get("num_return_sequences", 1) > beams:
             raise ValueError("parameters.num_return_sequences: set do_sample to true, or num_beams to as many.")
         arguments = () if first is None else (first,)
+        if self.most is not None:  # a text ends with the decoder's table of positions, where `generate` would fail
+            options["stopping_criteria"] = transformers.StoppingCriteriaList([Full(self.most)])
         with seeded(asked.get("seed"), self.model.device):
             tokens: torch.Tensor = self.model.generate(*arguments, **inputs, generation_config=config, **options)
         return tokens
+
+
+def _special(parts: Parts) -> dict[str, Any] | None:
+    """The model's settings for the task. A translation that names no languages is the first that the model has
+    settings for."""
+    known = getattr(parts.model.config, "task_specific_params", None) or {}
+    task = parts.task
+    if task == "translation":
+        task = next((name for name in known if name.startswith(task)), task)
+    settings: dict[str, Any] | None = known.get(task)
+    return settings
 
 
 def seeded(seed: int | None, device: torch.device) -> Any:

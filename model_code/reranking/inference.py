@@ -321,7 +321,10 @@ def batch_fn(inputs: list[Ranking], model: Reranker) -> list[Any]:
     for index, first, option in places:
         request = inputs[index]
         part = option.activation(scores[first : first + len(request.pairs)])
-        results[index] = _answer(request, option, part.numpy().astype(np.float32))
+        try:
+            results[index] = _answer(request, option, part.numpy().astype(np.float32))
+        except ArithmeticError as error:
+            results[index] = error
     return results
 
 
@@ -424,7 +427,7 @@ def _answer(request: Ranking, option: Options, scores: np.ndarray) -> dict[str, 
     # As short as float32 allows: through float64, 0.1 would read 0.10000000149011612.
     rows = [[float(str(number)) for number in row] for row in scores]
     if not np.isfinite(scores).all():
-        raise ValueError("The model's scores are no numbers (NaN or infinite).")
+        raise ArithmeticError("The model's scores hold numbers that are none (NaN or infinite).")
     if not request.ranked:
         return {"scores": [row[0] if len(row) == 1 else row for row in rows], **rest}
     order = sorted(range(len(rows)), key=lambda place: -rows[place][0])[: option.top_k]

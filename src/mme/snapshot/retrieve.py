@@ -316,7 +316,22 @@ def _unused(spec: ModelSpec, located: Located) -> dict[str, Any]:
             "its generation_config.json has texts sampled (do_sample); here they are where a request or the setting "
             "do_sample asks for that, and else the most likely tokens"
         )
+    if spec.handler is not None and has_module(spec.handler, GENERATION_MODULE):
+        words += _unused_of_pipelines(portable.read_json(located.path / "config.json"))
     return {"unused": words} if words else {}
+
+
+def _unused_of_pipelines(config: Mapping[str, Any]) -> list[str]:
+    """What a configuration has for transformers' text-generation pipeline alone, which `generate` does not know."""
+    special = (config.get("task_specific_params") or {}).get("text-generation") or {}
+    # How long a text is and whether it is sampled is a request's to say.
+    names = sorted(name for name in special if name not in ("do_sample", "max_length", "max_new_tokens"))
+    said = [f"task_specific_params ({', '.join(names)})"] if names else []
+    said += ["prefix"] if config.get("prefix") else []
+    if not said:
+        return []
+    way = 'handler = "pipeline" follows them; the handler\'s settings can say the former'
+    return [f"its config.json has {' and '.join(said)}, for transformers' pipeline alone, not followed here: {way}"]
 
 
 def _write_files(
