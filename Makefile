@@ -44,7 +44,7 @@ help:
 	@echo "make demo KEEP=1   the same, but leave the local AWS up for you to try"
 	@echo "make check         lint, types and the quick tests: what to run while you work"
 	@echo "make test          lint, types and every test (Python and terraform test)"
-	@echo "make test-avx2     what depends on kernels, as on a processor with AVX2 alone (needs qemu-user; half an hour)"
+	@echo "make test-avx2     what depends on kernels, as on a processor with AVX2 alone (needs a C compiler)"
 	@echo "make image         build the serving container's image with docker, podman or buildah, and test it"
 	@echo "make stock         install the stock multi-model-server, which the tests use where Java is present"
 	@echo "make mlserver      install MLServer's Hugging Face runtime, which the figures compare with where it is"
@@ -76,7 +76,7 @@ check: lint
 	$(PYTEST) -m "not slow and not alone"
 
 test-avx2: $(VENV)/.dev
-	$(BIN)/python scripts/avx2.py $(AVX2_TESTS)
+	$(BIN)/python scripts/avx2.py $(PYTEST) -p no:cacheprovider $(AVX2_TESTS)
 
 stock: $(STOCK)/.done
 
