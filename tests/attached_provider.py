@@ -63,7 +63,9 @@ def _few_resources(reattach: str) -> Iterator[str]:
     """Turns Terraform's directions to a provider into those to a smaller one, as long as the block lasts."""
     [(name, provider)] = json.loads(reattach).items()
     address = provider["Addr"]
-    words = [sys.executable, "-I", few_resources.__file__, f"{address['Network']}:{address['String']}", *_resources()]
+    schemas = Path(_installed().name) / "schemas"
+    words = [sys.executable, "-I", few_resources.__file__, f"{address['Network']}:{address['String']}", str(schemas)]
+    words += _resources()
     with subprocess.Popen(words, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as between:
         assert between.stdin is not None
         assert between.stdout is not None

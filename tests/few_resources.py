@@ -4,9 +4,15 @@ Terraform asks a provider for the schemas of all it has, 5 MB, at each command, 
 what a plan takes of a processor. This stands between the two, and leaves out of that one answer the schemas of the
 resources and data sources that are not named to it. Everything else goes through as it is, in both directions.
 
-    python few_resources.py ADDRESS NAME …
+    python few_resources.py ADDRESS SCHEMAS NAME …
 
-ADDRESS is the provider's, as gRPC has it (``unix:/…``). Prints its own address and serves until standard input closes.
+ADDRESS is the provider's, as gRPC has it (``unix:/…``). SCHEMAS is a file with the answer for these names, which is
+made where it is not there: all processes of one version of the provider can share it. Prints its own address and serves
+until standard input closes.
+
+Before each command's work the provider checks a configuration (PrepareProviderConfig), and all of its 1,500 resources
+with it. What it says about one configuration is asked for once.
+
 The protocol is tfplugin5, of which one message is read here: what GetSchema answers, GetProviderSchema.Response. Its
 fields 2, 3 and 8 are maps from names to the schemas of resources, data sources and ephemeral resources
 (https://github.com/hashicorp/terraform/blob/main/docs/plugin-protocol/tfplugin5.proto).
@@ -25,6 +31,7 @@ import grpc
 
 _SERVICE = "/tfplugin5.Provider/"
 _GET_SCHEMA = f"{_SERVICE}GetSchema"
+_ASKED_ONCE = f"{_SERVICE}PrepareProviderConfig"
 _MAPS_OF_SCHEMAS = (2, 3, 8)
 _LENGTH_DELIMITED = 2
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
@@ -70,6 +77,7 @@ class _Between(grpc.GenericRpcHandler):  # type: ignore[misc]
     def __init__(self, provider: Any, schemas: bytes) -> None:
         self._provider = provider
         self._schemas = schemas
+        self._prepared: dict[bytes, bytes] = {}
 
     def service(self, details: Any) -> Any:
         """The handler of a call. Terraform does without what go-plugin offers beside the provider."""
@@ -85,12 +93,29 @@ class _Between(grpc.GenericRpcHandler):  # type: ignore[misc]
             except grpc.RpcError as error:
                 context.abort(error.code(), error.details())
 
+        def answer_once(request: bytes, context: Any) -> Any:
+            if request not in self._prepared:
+                self._prepared[request] = answer(request, context)
+            return self._prepared[request]
+
+        if details.method == _ASKED_ONCE:
+            return grpc.unary_unary_rpc_method_handler(answer_once)
         return grpc.unary_unary_rpc_method_handler(answer)
 
 
-def serve(provider: str, names: set[str]) -> None:
-    with tempfile.TemporaryDirectory(prefix="few-") as folder, grpc.insecure_channel(provider, _UNLIMITED) as channel:
+def _schemas(channel: Any, place: Path, names: set[str]) -> bytes:
+    """What is in the file, which appears with all that is in it."""
+    if not place.exists():
         schemas = few(channel.unary_unary(_GET_SCHEMA)(b""), names)
+        with tempfile.NamedTemporaryFile(dir=place.parent, delete=False) as file:
+            file.write(schemas)
+        Path(file.name).replace(place)
+    return place.read_bytes()
+
+
+def serve(provider: str, place: Path, names: set[str]) -> None:
+    with tempfile.TemporaryDirectory(prefix="few-") as folder, grpc.insecure_channel(provider, _UNLIMITED) as channel:
+        schemas = _schemas(channel, place, names)
         server = grpc.server(ThreadPoolExecutor(32), [_Between(channel, schemas)], options=_UNLIMITED)
         socket = Path(folder) / "socket"
         server.add_insecure_port(f"unix:{socket}")
@@ -101,4 +126,4 @@ def serve(provider: str, names: set[str]) -> None:
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], set(sys.argv[2:]))
+    serve(sys.argv[1], Path(sys.argv[2]), set(sys.argv[3:]))
