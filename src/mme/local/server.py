@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import os
@@ -13,6 +14,8 @@ import threading
 import time
 from collections.abc import Callable
 from types import ModuleType
+
+import botocore.session
 
 from mme.errors import UsageError
 from mme.local.console import log
@@ -70,6 +73,8 @@ def _serve(
     os.environ["MOTO_ACCOUNT_ID"] = settings.account
     os.environ["MOTO_DISABLE_GLOBAL_CORS"] = "true"
     os.environ.setdefault("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
+    # moto asks a new session for the regions of each service. What sessions read is read once, a third of the start.
+    botocore.session.create_loader = functools.cache(botocore.session.create_loader)
     assembly = _assembly()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     built = assembly.build(settings, data.path, url)
