@@ -60,7 +60,19 @@ gc.disable()
 
 def pytest_collection_finish() -> None:
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)  # tests import more
     gc.enable()
+
+
+# A thread of torch's that waits for the others watches for milliseconds and takes a core from the other workers. Here
+# torch computes in one thread, as the models are small; programs that tests start watch no longer than a container's.
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+
+
+def pytest_runtest_setup() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
 # How long an example may take, or making one, is a property of the machine and of what else it does.

@@ -6,17 +6,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-import torch
 from handler_tools import TINY_GPT2, linked, load, minilm
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """The models are small: more threads only wait for each other, the more so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session", autouse=True)
