@@ -13,6 +13,8 @@
   `window` (1, 1, longest, longest): what ModernBERT adds to attention so that most of its layers see near tokens only.
 """
 
+from itertools import chain
+
 import numpy as np
 from engine_builder import MASKED, Encoder, Relative
 
@@ -25,15 +27,20 @@ def inputs(
 ) -> dict[str, np.ndarray]:
     """The inputs of the graph for these texts (their tokens; `types`: their token_type_ids, else all 0). `asked`: the
     places of those tokens of each text that a head answers which is asked for some; None: all of them."""
-    lengths = np.fromiter(map(len, rows), np.int32, len(rows))
-    longest, tokens = int(lengths.max()), int(lengths.sum())
-    ids = np.fromiter((token for row in rows for token in row), np.int64, tokens)
-    starts = np.cumsum(lengths) - lengths
-    places = np.arange(tokens) - np.repeat(starts, lengths)  # of each token in its text
-    rank = np.arange(longest)
+    lengths = np.array([len(row) for row in rows], np.int32)
+    if len(rows) == 1:  # the usual case, of which as little as can be is computed
+        ids = np.array(rows[0], np.int64)
+        longest = tokens = len(ids)
+        starts, rank = _counting(1), _counting(tokens)
+        places = rank
+    else:
+        longest, tokens = int(lengths.max()), int(lengths.sum())
+        ids = np.fromiter(chain.from_iterable(rows), np.int64, tokens)
+        starts, rank = np.cumsum(lengths) - lengths, _counting(longest)
+        places = _counting(tokens) - np.repeat(starts, lengths)  # of each token in its text
     made: dict[str, np.ndarray] = {"ids": ids, "lengths": lengths}
     if tokens == len(rows) * longest:  # nothing is spread out
-        made["places"] = np.arange(tokens)
+        made["places"] = _counting(tokens)
         made["spread"] = made["places"].reshape(len(rows), longest)
     else:
         real = rank < lengths[:, None]
@@ -54,7 +61,7 @@ def inputs(
         if encoder.not_counted is not None and (ids == encoder.not_counted).any():
             made["positions"] = _counted(ids, starts, lengths, encoder)
     if "types" in encoder.inputs:
-        flat = (kind for row in types for kind in row) if types is not None else None
+        flat = None if types is None else chain.from_iterable(types)
         made["types"] = np.zeros(tokens, np.int64) if flat is None else np.fromiter(flat, np.int64, tokens)
     if "distances" in encoder.inputs:
         made["distances"] = _buckets(rank[None, :] - rank[:, None], encoder.buckets)
@@ -71,6 +78,18 @@ def inputs(
         near = np.abs(rank[None, :] - rank[:, None]) <= encoder.window
         made["window"] = np.where(near, np.float32(0), np.float32(MASKED))[None, None]
     return made
+
+
+_numbers = np.arange(512)  # whole numbers from 0, of which passes get as many as they have tokens
+
+
+def _counting(count: int) -> np.ndarray:
+    """np.arange(count), which is not to be written to."""
+    global _numbers
+    numbers = _numbers
+    if count > len(numbers):
+        _numbers = numbers = np.arange(2 * count)
+    return numbers[:count]
 
 
 def _counted(ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, encoder: Encoder) -> np.ndarray:

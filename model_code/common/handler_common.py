@@ -83,7 +83,7 @@ def read_body(data: Any, content_type: str | None) -> Any:
     if kind == TEXT:
         return text
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return _JSON.decode(text)
     except RecursionError:
         raise ValueError("The body is JSON nested too deeply.") from None
     except json.JSONDecodeError as error:
@@ -132,6 +132,9 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"The body is not valid JSON: {name} is not a JSON number.")
 
 
+_JSON = json.JSONDecoder(parse_constant=_refuse_constant)
+
+
 def _kind(value: Any) -> str:
     names = {dict: "an object", list: "a list", bool: "a boolean", int: "a number", float: "a number", str: "a text"}
     return names.get(type(value), "null")
@@ -144,6 +147,8 @@ def name_of(request: Request, place: int) -> str:
 def negotiate(accept: str | None, offered: tuple[str, ...]) -> str:
     """The media type of the answer: the offered one with the highest weight in `accept` (RFC 9110, 12.5.1); among
     equals the one that it names first, and for a range such as */* the one that is offered first."""
+    if accept in offered:
+        return accept
     ranges = []  # (type, weight), in the header's order
     for part in (accept or "").lower().split(","):
         kind, *parameters = [word.strip() for word in part.split(";")]
@@ -266,12 +271,50 @@ def device_of(context: Any) -> torch.device:
     return torch.device("cuda", int(gpu) if gpu is not None and int(gpu) >= 0 else 0)
 
 
-def tokenize(requests: list[Request], tokenizer: Any, typed: bool = False) -> None:
+# Where transformers' own code for fast tokenizers lies: tokenization_utils_base, _fast (4), _tokenizers (5).
+_OF_TRANSFORMERS = "transformers.tokenization_utils"
+_READING = ("__call__", "_call_one", "_encode_plus", "_batch_encode_plus", "_convert_encoding")
+# What says whether two ways of reading texts are the same: special tokens, spaces, accents and no text at all.
+_PROBES = ["The house was quiet.", "", " Ünïcode \n東京 \t naïve ", "[MASK] <s> </s> <unk> [SEP] <|endoftext|>"]
+
+
+def direct(tokenizer: Any, typed: bool = False) -> Any:
+    """The tokenizers library's own tokenizer, where transformers adds nothing to what that makes of a text; else None.
+    What transformers does around it takes as long again, and a request of one text feels it."""
+    if not getattr(tokenizer, "is_fast", False):
+        return None
+    methods = [getattr(type(tokenizer), name, None) for name in _READING]
+    if not all(str(method.__module__).startswith(_OF_TRANSFORMERS) for method in methods if method is not None):
+        return None
+    reads = tokenizer.backend_tokenizer
+    try:
+        wanted = tokenizer(_PROBES, return_attention_mask=False, return_token_type_ids=typed, verbose=False)
+        made = reads.encode_batch_fast(_PROBES)
+    except Exception:  # it cannot read all of this: its users will see when it matters
+        return None
+    same = [list(ids) for ids in wanted["input_ids"]] == [encoded.ids for encoded in made]
+    if same and typed:
+        same = [list(types) for types in wanted["token_type_ids"]] == [encoded.type_ids for encoded in made]
+    return reads if same else None
+
+
+def tokenize(requests: list[Request], tokenizer: Any, typed: bool = False, reads: Any = None) -> None:
     """Give every request its tokens, uncut, with one call of the tokenizer for all that have none yet; and, if `typed`,
-    their types."""
+    their types. `reads` is what `direct` answers for the tokenizer."""
     missing = [request for request in requests if request.tokens is None]
     texts = [request.read(place) for request in missing for place in range(len(request.texts))]
     if not texts:
+        return
+    if reads is not None:
+        if reads.truncation is not None:  # as transformers left it when a text was cut
+            reads.no_truncation()
+        if reads.padding is not None:
+            reads.no_padding()
+        made = iter(reads.encode_batch_fast(texts))
+        for request in missing:
+            own = [next(made) for _ in request.texts]
+            request.tokens = [text.ids for text in own]
+            request.types = [text.type_ids for text in own] if typed else None
         return
     encoded = tokenizer(texts, return_attention_mask=False, return_token_type_ids=typed, verbose=False)
     ids = iter(encoded["input_ids"])

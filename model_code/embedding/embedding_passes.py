@@ -54,13 +54,19 @@ class Embedder:
     way: str = handler_exact.PADDED  # which texts can share a forward pass that pads
     similarity: str = "cosine"  # how two of its vectors are compared
     words: int | None = None  # tokens that the model knows, where its tokenizer has more
+    reads: Any = None  # the tokenizer without what transformers has around it (handler_common.direct)
+    usual: Any = None  # the options of a request without parameters
 
 
 def embed(rows: list[Row], model: Embedder) -> list[np.ndarray]:
     """One float32 vector per row, in the order of `rows`."""
     if not rows:
         raise ValueError("There is nothing to embed.")
-    order = sorted(range(len(rows)), key=lambda row: (len(rows[row]), rows[row].pooling, rows[row].skip), reverse=True)
+    order = [0]
+    if len(rows) > 1:
+        order = sorted(
+            range(len(rows)), key=lambda row: (len(rows[row]), rows[row].pooling, rows[row].skip), reverse=True
+        )
     most = model.settings["batch_tokens"]
     if model.engine is not None:
         batches, pooled = _by_engine(order, rows, model)
@@ -121,13 +127,16 @@ def _means(hidden: np.ndarray, rows: list[Row]) -> list[np.ndarray]:
     vectors = []
     start = 0
     for row in rows:
-        vectors.append(hidden[start : start + len(row)].sum(axis=0) / np.float32(len(row)))
+        total: np.ndarray = np.add.reduce(hidden[start : start + len(row)], axis=0)
+        vectors.append(total / np.float32(len(row)))
         start += len(row)
     return vectors
 
 
 def _threads(threads: int, rows: list[Row], model: Embedder) -> tuple[int, int]:
     """Into how many shares to split the rows, and how many threads each gets."""
+    if threads == 1 or len(rows) == 1:
+        return 1, threads
     kind = model.settings["quantize"] or model.settings["dtype"]
     tokens = sum(map(len, rows)) * (model.config.hidden_size / 384) ** 2
     shares = max(1, min(threads, len(rows), int(tokens / SHARE_TOKENS[kind])))

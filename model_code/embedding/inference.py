@@ -16,6 +16,7 @@ Defaults come from `code/settings.json` in the model's folder (see SETTINGS), th
 import inspect
 import io
 import json
+import math
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,7 @@ from handler_common import (
     check_quantize,
     check_text,
     device_of,
+    direct,
     encoder_of,
     known_tokens,
     load_tokenizer,
@@ -148,8 +150,10 @@ def model_fn(model_dir: str, context: Any = None) -> Embedder:
         lower,
         similarity=embedding_similarity.function_of(folder),
         words=known_tokens(config, tokenizer),
+        reads=direct(tokenizer, any(encoded.get("token_type_ids") or ())),
     )
-    _options(Request([], False, {}), embedder)  # the settings, against what the model has
+    # The settings, against what the model has.
+    embedder = replace(embedder, usual=_options(Request([], False, {}), embedder))
     if model is None or embedding_packed.known(model):
         return embedder
     way = _way(embedder, list(encoded["input_ids"]))
@@ -242,7 +246,7 @@ def tokens_fn(data: Request, model: Embedder) -> int:
         _options(data, model)
     except ValueError:
         return 1  # batch_fn will refuse it
-    tokenize([data], model.tokenizer, model.typed)
+    tokenize([data], model.tokenizer, model.typed, model.reads)
     return sum(min(len(ids), model.max_length) for ids in data.tokens or ())
 
 
@@ -257,7 +261,7 @@ def batch_fn(inputs: list[Request], model: Embedder) -> list[Any]:
         except ValueError as error:
             results[index] = error
     sound = [request for request, option in zip(inputs, options, strict=True) if option]
-    tokenize(sound, model.tokenizer, model.typed)
+    tokenize(sound, model.tokenizer, model.typed, model.reads)
 
     rows: list[Row] = []  # every text of every sound request
     places: list[tuple[int, int, Options]] = []  # of each sound request: itself, and its first row
@@ -279,7 +283,8 @@ def batch_fn(inputs: list[Request], model: Embedder) -> list[Any]:
         count = len(inputs[index].texts)
         lengths = [len(row) for row in rows[first : first + count]]
         try:
-            part = _finished(np.stack(vectors[first : first + count]), option, model)
+            part = vectors[first][None] if count == 1 else np.stack(vectors[first : first + count])
+            part = _finished(part, option, model)
             _check_numbers(inputs[index], part)
             if isinstance(inputs[index], embedding_similarity.Comparison):
                 results[index] = embedding_similarity.compared(part, model.similarity)
@@ -301,6 +306,15 @@ def busy_fn(model: Embedder) -> engine.Encoding | None:
 
 def _options(request: Request, model: Embedder) -> Options:
     """The request's options; its prompt is noted in it. Raises ValueError for invalid ones."""
+    if len(request.texts) > model.settings["max_inputs"]:
+        raise ValueError(
+            f"inputs has {len(request.texts)} texts; at most {model.settings['max_inputs']} are taken in one request."
+        )
+    request.lower = model.lower
+    usual: Options | None = model.usual
+    if usual is not None and not request.parameters:
+        request.prefix = usual.prompt
+        return usual
     values = {name: model.settings[name] for name in PARAMETERS} | request.parameters
     pooling = _modes("parameters.pooling", values["pooling"])
     if values["normalize"] is not None:
@@ -310,14 +324,9 @@ def _options(request: Request, model: Embedder) -> Options:
     dimensions = values["dimensions"]
     if dimensions is not None:
         check_integer("parameters.dimensions", dimensions, 1, MOST_DIMENSIONS)
-    if len(request.texts) > model.settings["max_inputs"]:
-        raise ValueError(
-            f"inputs has {len(request.texts)} texts; at most {model.settings['max_inputs']} are taken in one request."
-        )
     # A prompt in the request goes before a name in the settings.
     own = request.parameters if {"prompt", "prompt_name"} & request.parameters.keys() else values
     request.prefix = handler_sentence.prompt(model.sentence, own.get("prompt"), own.get("prompt_name"))
-    request.lower = model.lower
     return Options(
         pooling or model.sentence.pooling or ("mean",),
         values["normalize"],
@@ -350,7 +359,8 @@ def _fit(request: Request, option: Options, model: Embedder) -> tuple[list[Row],
     for place, text in enumerate(ids):
         if not text:
             raise ValueError(f"{name_of(request, place)} has no tokens.")
-        check_known(name_of(request, place), text, model.tokenizer, model.words)
+        if model.words is not None:
+            check_known(name_of(request, place), text, model.tokenizer, model.words)
         if cut[place]:
             if not option.truncate:
                 raise ValueError(
@@ -395,6 +405,8 @@ def _finished(vectors: np.ndarray, option: Options, model: Embedder) -> np.ndarr
 
 def _check_numbers(request: Request, vectors: np.ndarray) -> None:
     """Raises ArithmeticError for a vector that holds NaN or infinity: JSON has neither, and they answer nothing."""
+    if math.isfinite(np.add.reduce(vectors, axis=None)):  # what is none stays so in a sum
+        return
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
         name = name_of(request, int(finite.argmin()))
@@ -402,7 +414,9 @@ def _check_numbers(request: Request, vectors: np.ndarray) -> None:
 
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))[:, None]
+    if len(vectors) == 1:  # the usual case, in fewer steps
+        return vectors / np.float32(max(math.sqrt(np.vdot(vectors, vectors)), 1e-12))
+    lengths = np.sqrt(np.add.reduce(vectors * vectors, axis=1, keepdims=True))
     unit: np.ndarray = vectors / np.maximum(lengths, np.float32(1e-12))
     return unit
 

@@ -289,3 +289,41 @@ def test_a_models_own_code_runs_only_where_the_operator_says_so(
     vectors = embedding.predict_fn(request(embedding, "a"), model)["embeddings"]
     ids = model.tokenizer("a")["input_ids"]
     assert np.allclose(vectors[0], table[ids].mean(dim=0).numpy())
+
+
+def test_texts_are_read_as_transformers_reads_them(embedding: ModuleType, embedder: Any) -> None:
+    assert embedder.reads is not None, "of this tokenizer the library alone makes the tokens"
+    embedding.predict_fn(request(embedding, TEXTS[-1], max_length=5), embedder)
+    assert embedder.reads.truncation is not None, "a text that was cut leaves that behind"
+    for typed in (False, True):
+        data = request(embedding, TEXTS)
+        embedding.tokenize([data], embedder.tokenizer, typed, embedder.reads)
+        wanted = embedder.tokenizer(TEXTS, verbose=False)
+        assert data.tokens == wanted["input_ids"]
+        assert data.types == (wanted["token_type_ids"] if typed else None)
+
+
+def test_a_tokenizer_that_changes_what_the_library_makes_is_asked_itself(embedding: ModuleType, embedder: Any) -> None:
+    kind = type(embedder.tokenizer)
+
+    class Reversed(kind):  # type: ignore[misc, valid-type]
+        def __call__(self, *texts: Any, **options: Any) -> Any:
+            encoded = super().__call__(*texts, **options)
+            return {name: [row[::-1] for row in rows] for name, rows in encoded.items()}
+
+    class Splitting(kind):  # type: ignore[misc, valid-type]
+        """Whose vocabulary changes after it was read, so that only its tokens tell."""
+
+        @property
+        def backend_tokenizer(self) -> Any:
+            other = type(super().backend_tokenizer).from_str(super().backend_tokenizer.to_str())
+            other.add_tokens(["The house"])
+            return other
+
+    for other in (Reversed, Splitting):
+        made = other.from_pretrained(embedder.tokenizer.name_or_path)
+        assert embedding.direct(made) is None
+        data = request(embedding, TEXTS)
+        embedding.tokenize([data], made, False, embedding.direct(made))
+        assert data.tokens == [list(ids) for ids in made(TEXTS, verbose=False)["input_ids"]]
+    assert embedding.direct(object()) is None
