@@ -57,6 +57,8 @@ def _weight(text: str) -> float:
 
 def accepted(header: str | None) -> str:
     """The most wanted type of an Accept header, JSON where it names none."""
+    if header == JSON:  # the usual case, of which little is to be computed
+        return JSON
     kind = next(iter(acceptable(header)), JSON)
     return "application/octet-stream" if "*" in kind else kind
 
@@ -64,6 +66,8 @@ def accepted(header: str | None) -> str:
 def text(body: bytes, content_type: str) -> str:
     """A body of text in the charset that its content type names, UTF-8 where it names none. Raises ValueError where it
     is not, and 415 for a charset that is not known."""
+    if ";" not in content_type:
+        return body.decode()
     parameters = (part.partition("=") for part in content_type.split(";")[1:])
     named = next((value for name, _, value in parameters if name.strip().lower() == "charset"), "utf-8")
     charset = named.strip().strip("\"'").lower().replace("_", "-").replace("windows-", "cp")

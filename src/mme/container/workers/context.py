@@ -70,6 +70,8 @@ class Context:
         self.notes: dict[str, str] = {}
         self.request_ids: dict[int, str] = {0: ""}
         self.request_processor = [RequestProcessor({})]
+        self._first_half = uuid.uuid4().hex[:16]
+        self._requests = 0
 
     def note(self, **notes: str) -> None:
         """What the handler says of how it runs the model, for the log and ``/metrics``: ``engine`` is the library that
@@ -82,7 +84,8 @@ class Context:
         """A request's turn begins. ``headers`` are its own object: with the same one its turn goes on."""
         if self.request_processor[0].get_request_properties() is not headers:
             self.request_processor = [RequestProcessor(headers)]
-            self.request_ids = {0: uuid.uuid4().hex}
+            self._requests += 1
+            self.request_ids = {0: f"{self._first_half}{self._requests:016x}"}
 
     def get_request_id(self, idx: int = 0) -> str | None:
         return self.request_ids.get(idx)
