@@ -5,6 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -34,17 +35,20 @@ def test_a_file_that_has_just_been_written_is_not_the_processs(tmp_path: Path, w
         before = memory.private()
         with mmap.mmap(file.fileno(), SIZE, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ) as mapped:
             assert look(mapped)
-            assert abs(memory.private() - before) < SLACK
+            for fresh in (False, True):
+                assert abs(memory.private(fresh=fresh) - before) < SLACK
         with mmap.mmap(file.fileno(), SIZE, access=mmap.ACCESS_COPY) as mapped:
             mapped[:] = bytes(SIZE)  # now it is its own
-            assert abs(memory.private() - before - SIZE) < SLACK
+            for fresh in (False, True):
+                assert abs(memory.private(fresh=fresh) - before - SIZE) < SLACK
 
 
 def test_what_no_file_backs_is_the_processs() -> None:
     before = memory.private()
     with mmap.mmap(-1, SIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as mapped:
         mapped[:] = bytes(SIZE)
-        assert abs(memory.private() - before - SIZE) < SLACK
+        for fresh in (False, True):
+            assert abs(memory.private(fresh=fresh) - before - SIZE) < SLACK
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no such files")
@@ -55,10 +59,24 @@ def test_memory_that_is_mapped_like_a_file_is_the_processs() -> None:
         os.truncate(fd, SIZE)
         with mmap.mmap(fd, SIZE) as one, mmap.mmap(-1, SIZE, flags=mmap.MAP_SHARED) as other:
             one[:] = other[:] = bytes(SIZE)
-            assert abs(memory.private() - before - 2 * SIZE) < SLACK
+            for fresh in (False, True):
+                assert abs(memory.private(fresh=fresh) - before - 2 * SIZE) < SLACK
     finally:
         os.close(fd)
 
 
 def test_a_process_that_is_gone_has_none() -> None:
-    assert memory.private(2**30) == 0
+    assert memory.private(2**30) == memory.private(2**30, fresh=True) == 0
+
+
+def test_a_folder_is_lately_written_for_a_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not memory.written_lately(str(tmp_path / "none"))
+    assert not memory.written_lately(str(tmp_path))
+    (tmp_path / "code").mkdir()
+    assert not memory.written_lately(str(tmp_path)), "only files have weights"
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    os.utime(tmp_path / "model.safetensors", (0, 0))  # as an archive has it, which says nothing of when it was unpacked
+    assert memory.written_lately(str(tmp_path))
+    later = time.time() + 2 * memory.LATELY
+    monkeypatch.setattr(time, "time", lambda: later)
+    assert not memory.written_lately(str(tmp_path))

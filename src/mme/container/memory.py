@@ -7,6 +7,7 @@ import re
 import stat
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,32 +69,58 @@ def default_reserve(total: int) -> int:
 _OURS = ("/memfd:", "/dev/zero (deleted)", "/SYSV")  # mapped like files, and gone with the last process that has them
 
 
-def private(pid: int | str = "self") -> int:
-    """Memory that ends with the process: its private pages that no file backs. 0 where there is no /proc."""
-    text = _read(f"/proc/{pid}/smaps_rollup")
-    if text is None:
-        return 0
-    rows = _kilobytes(text)
-    own = rows["Private_Dirty"] + rows.get("Private_Hugetlb", 0) + rows.get("Swap", 0)
-    # Dirty pages need not be anonymous: a mapped file that was written lately, or that lies in memory (tmpfs), has some
-    # too.
-    if rows["Private_Dirty"] + rows.get("Shared_Dirty", 0) > rows.get("Anonymous", 0):
-        own -= _of_files(_read(f"/proc/{pid}/smaps") or "")
-    return max(0, own) * 1024
+_DIRTY = re.compile(r"\nPrivate_Dirty: +([1-9]\d*) kB\n")  # of the mappings that have any
+_AWAY = re.compile(r"\n(?:Private_Hugetlb|Swap): +([1-9]\d*) kB\n")
 
 
-def _of_files(smaps: str) -> int:
-    """Kilobytes of private dirty pages that are a file's, going by the list of all mappings (proc_pid_smaps(5))."""
-    total = 0
-    for area in re.split(r"\n(?=[0-9a-f]+-[0-9a-f]+ )", smaps):
-        head, _, text = area.partition("\n")
-        name = head.split(None, 5)[5] if len(head.split(None, 5)) == 6 else ""
-        deleted = name.startswith("/dev/shm/") and name.endswith(" (deleted)")  # noqa: S108
-        if name.startswith("/") and not name.startswith(_OURS) and not deleted:
-            rows = _kilobytes(text)
-            # What was written through a private mapping is anonymous, and the process's own.
-            total += max(0, rows.get("Private_Dirty", 0) - rows.get("Anonymous", 0))
+def private(pid: int | str = "self", fresh: bool = False) -> int:
+    """Memory that ends with the process: its private pages that no file backs. 0 where there is no /proc.
+
+    ``fresh`` says that it has files mapped that were written lately: then one look is enough where it takes two else.
+    """
+    if not fresh:
+        text = _read(f"/proc/{pid}/smaps_rollup")
+        if text is None:
+            return 0
+        rows = _kilobytes(text)
+        # Dirty pages need not be anonymous: a mapped file that was written lately, or that lies in memory (tmpfs), has
+        # some too.
+        if rows["Private_Dirty"] + rows.get("Shared_Dirty", 0) <= rows.get("Anonymous", 0):
+            return (rows["Private_Dirty"] + rows.get("Private_Hugetlb", 0) + rows.get("Swap", 0)) * 1024
+    return _unbacked(_read(f"/proc/{pid}/smaps") or "") * 1024
+
+
+def _unbacked(smaps: str) -> int:
+    """Kilobytes of private pages that are no file's, going by the list of all mappings (proc_pid_smaps(5))."""
+    total = sum(int(size) for size in _AWAY.findall(smaps))
+    for match in _DIRTY.finditer(smaps):
+        dirty = int(match[1])
+        begin = smaps.index("\nAnonymous:", match.start()) + len("\nAnonymous:")
+        # What was written through a private mapping is anonymous, and the process's own.
+        anonymous = int(smaps[begin : smaps.index(" kB", begin)])
+        total += min(dirty, anonymous) if dirty > anonymous and _backed(smaps, match.start()) else dirty
     return total
+
+
+def _backed(smaps: str, at: int) -> bool:
+    """Whether a file backs the mapping whose description this is a place of."""
+    end = smaps.rindex("\nSize:", 0, at)
+    words = smaps[smaps.rfind("\n", 0, end) + 1 : end].split(None, 5)
+    name = words[5] if len(words) == 6 else ""
+    deleted = name.startswith("/dev/shm/") and name.endswith(" (deleted)")  # noqa: S108
+    return name.startswith("/") and not name.startswith(_OURS) and not deleted
+
+
+LATELY = 60.0  # seconds: Linux writes changed pages back after 30, and looks for them every 5
+
+
+def written_lately(model_dir: str) -> bool:
+    """Whether a file at the top of the folder was put there a moment ago, so that its pages may still be unwritten."""
+    try:
+        with os.scandir(model_dir) as entries:
+            return any(time.time() - entry.stat().st_ctime < LATELY for entry in entries if entry.is_file())
+    except OSError:
+        return False
 
 
 def _kilobytes(text: str) -> dict[str, int]:
@@ -121,8 +148,9 @@ class Weights:
 
     ``mapped`` are bytes that stay in files (shared by every model with the same file, and given up by the kernel
     under pressure); ``copied`` are bytes that loading brings into private memory as they are, and ``converted`` those
-    that it makes there in another number format, with ``meanwhile`` more of them until it is over; ``files`` names each
-    mapped file by (device, inode, size), so that a file with several names counts once.
+    that it makes there in another number format, with ``meanwhile`` more of them until it is over; ``grown`` is by how
+    much they are larger in that format than in the files; ``files`` names each mapped file by (device, inode, size), so
+    that a file with several names counts once.
     """
 
     mapped: int
@@ -130,6 +158,7 @@ class Weights:
     files: tuple[tuple[int, int, int], ...]
     converted: int = 0
     meanwhile: int = 0
+    grown: int = 0
 
 
 NO_WEIGHTS = Weights(0, 0, ())
@@ -153,5 +182,5 @@ def weights(model_dir: str) -> Weights:
                     copied += info.st_size
     if mapped:  # the same weights in an older format beside them are not read
         copied = 0
-    converted, meanwhile = conversion.needs(Path(model_dir), mapped.values(), copied)
-    return Weights(sum(key[2] for key in mapped), copied, tuple(sorted(mapped)), converted, meanwhile)
+    converted, meanwhile, grown = conversion.needs(Path(model_dir), mapped.values(), copied)
+    return Weights(sum(key[2] for key in mapped), copied, tuple(sorted(mapped)), converted, meanwhile, grown)

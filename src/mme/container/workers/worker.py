@@ -118,7 +118,7 @@ class Worker:
         meta = {
             "seconds": time.monotonic() - began,
             "cpu": time.process_time() + used.children_user + used.children_system,
-            "private": memory.private(),
+            "private": memory.private(fresh=memory.written_lately(spec.model_dir)),
             "recipes": [recipe.plain() for recipe in self._templates.noted],
             "shared": sorted([*self._templates.used, *(["handler"] if self._handler.adopted else [])]),
             "notes": self._handler.context.notes,
