@@ -96,6 +96,27 @@ def test_a_format_that_the_processor_has_stays_as_it_lies(tmp_path: Path, monkey
         assert memory.weights(str(folder)).converted == 1000 * converted, (kind, dtype)
 
 
+@pytest.mark.parametrize(
+    ("tensors", "dtype", "grown"),
+    [
+        ({"a": ("BF16", 1000)}, "float32", 2000),
+        ({"a": ("BF16", 1000)}, "bfloat16", 0),
+        ({"a": ("F16", 1000)}, "bfloat16", 0),
+        ({"a": ("F32", 1000)}, "float32", 0),
+        ({"a": ("F32", 1000)}, "float16", 0),  # a card has less to hold, and what it was promised is not counted down
+        ({"a": ("F32", 1000), "b": ("F16", 500), "c": ("I8", 300)}, "float32", 1000),
+    ],
+)
+def test_a_card_holds_the_numbers_in_the_format_that_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tensors: dict[str, tuple[str, int]], dtype: str, grown: int
+) -> None:
+    monkeypatch.setattr(conversion, "fast", lambda: frozenset({"BF16", "F16"}))  # as where there is a GPU
+    assert memory.weights(str(settings(weights(tmp_path, **tensors), dtype=dtype))).grown == grown
+    (tmp_path / "code" / "handler_common.py").unlink()
+    (tmp_path / "code" / "settings.json").unlink()
+    assert memory.weights(str(tmp_path)).grown == 0, "what another handler computes in is not known"
+
+
 def test_whatever_is_asked_for_is_computed_in_where_a_setting_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MME_FORMAT", "asked")
     assert conversion.fast.__wrapped__() == {"BF16", "F16"}

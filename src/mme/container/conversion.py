@@ -37,12 +37,13 @@ INT8, INT8_MEANWHILE = 2, 3
 INT8_CONVERTED_MEANWHILE = 2  # where the file has neither float32 nor int8 numbers
 
 
-def needs(folder: Path, mapped: Iterable[Path], copied: int) -> tuple[int, int]:
-    """(what stays, what is taken beyond that while the model loads), given its files that can stay ``mapped`` and the
-    bytes of its older files. Raises OSError where a file cannot be read."""
+def needs(folder: Path, mapped: Iterable[Path], copied: int) -> tuple[int, int, int]:
+    """(what stays, what is taken beyond that while the model loads, how much larger the numbers are in the format that
+    computes than in the files), given its files that can stay ``mapped`` and the bytes of its older files. Raises
+    OSError where a file cannot be read."""
     settings = _settings(folder)
     if settings is None:
-        return 0, 0
+        return 0, 0, 0
     int8 = settings.get("quantize") == "int8" or settings.get("accuracy") == "small"
     asked = "bfloat16" if settings.get("accuracy") in ("close", "small") else settings.get("dtype")
     wanted = FORMATS.get(str(asked), "F32")
@@ -56,6 +57,10 @@ def needs(folder: Path, mapped: Iterable[Path], copied: int) -> tuple[int, int]:
         sum(count * FLOATS[one] for (kind, _), count in kinds.items() if kind in FLOATS and kind != one)
         for one in formats
     )
+    grown = max(
+        sum(count * (FLOATS[one] - FLOATS[kind]) for (kind, _), count in kinds.items() if kind in FLOATS)
+        for one in formats
+    )
     meanwhile = 0
     if int8:
         ours, passing = _int8(kinds)
@@ -63,7 +68,7 @@ def needs(folder: Path, mapped: Iterable[Path], copied: int) -> tuple[int, int]:
         stays = max(stays, ours)
         meanwhile = max(0, most - stays)
     # Which format older files have is not known without reading them; 32 bits for 16 are the most that is likely.
-    return stays + copied, meanwhile
+    return stays + copied, meanwhile, max(0, grown)
 
 
 @functools.cache

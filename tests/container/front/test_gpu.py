@@ -25,10 +25,10 @@ class MadeUp(Gpus):
         return self.gpus
 
 
-def place(gpus: MadeUp | None, size: int, device: str = "auto") -> str | None:
+def place(gpus: MadeUp | None, size: int, device: str = "auto", grown: int = 0) -> str | None:
     async def ask() -> str | None:
         admission = Admission(read({"MME_DEVICE": device}), Totals(), Machine(), gpus)
-        return await admission.place(Model("m", "/m", "/m", 1, memory.Weights(size, 0, ())), wait=False)
+        return await admission.place(Model("m", "/m", "/m", 1, memory.Weights(size, 0, (), grown=grown)), wait=False)
 
     return asyncio.run(ask())
 
@@ -44,6 +44,13 @@ def test_a_model_that_fits_on_no_gpu_is_a_507() -> None:
     with pytest.raises(ServingError, match="GPU memory") as raised:
         place(gpus, 4000 * MiB)
     assert raised.value.status == 507
+
+
+def test_a_file_of_16_bits_counts_as_what_it_is_computed_in() -> None:
+    gpus = MadeUp(Gpu("GPU-a", 16 * 1024 * MiB, GPU_CONTEXT + 1500 * MiB))
+    assert place(gpus, 1000 * MiB) == "GPU-a"
+    with pytest.raises(ServingError, match="GPU memory"):
+        place(gpus, 1000 * MiB, grown=1000 * MiB)
 
 
 def test_without_a_gpu_the_cpu_serves_unless_a_gpu_is_demanded() -> None:

@@ -122,8 +122,8 @@ class Cards:
 
 
 def _size(model: Model) -> int:
-    """What a process of this model takes on a GPU, about."""
-    return GPU_CONTEXT + int((model.weights.mapped + model.weights.copied) * 1.2)
+    """What a process of this model takes on a GPU, about: its weights lie there in the format that computes."""
+    return GPU_CONTEXT + int((model.weights.mapped + model.weights.copied + model.weights.grown) * 1.2)
 
 
 def unseen(gpus: Gpus, present: Callable[[], bool]) -> str | None:
