@@ -332,8 +332,12 @@ def run(demo: Demo, keep: bool) -> None:
             f"export AWS_REGION={env['AWS_REGION']} AWS_DEFAULT_REGION={env['AWS_REGION']}\n\n"
             f"What to look at next:\n"
             f"  {env['AWS_ENDPOINT_URL']}{PAGE}  a page for the browser: models, requests, memory, a box to try them\n"
-            f"  invoke status --terraform {root}\n"
-            f"  invoke predict --terraform {root} --model bert --text hello\n\n"
+            "\n"
+            f"  source .venv/bin/activate && export MME_TERRAFORM={root}\n"
+            "  invoke status\n"
+            "  invoke predict --model bert --text hello\n\n"
+            'Your own model: write its table into models.toml (README.md, "Your own models"), then\n'
+            "  invoke package upload --model NAME && invoke predict --model NAME --text hello\n\n"
             f"Stop it with: kill {demo.server.pid}"
         )
 

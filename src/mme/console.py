@@ -45,6 +45,11 @@ def shares(split: Mapping[str, float]) -> str:
     return ", ".join(f"{target} {100 * weight / total:g} %" for target, weight in split.items())
 
 
+def short_shares(split: Mapping[str, float]) -> str:
+    """The same where the model's name stands beside it: digests alone, ``0123456789ab 90 %, 456789abcdef 10 %``."""
+    return shares({target.removesuffix(".tar.gz").rpartition("-")[2]: weight for target, weight in split.items()})
+
+
 def when(time: datetime) -> str:
     """A time in UTC, to the second."""
     return time.strftime("%Y-%m-%d %H:%M:%SZ")

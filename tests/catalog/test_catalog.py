@@ -333,3 +333,31 @@ def test_a_handler_at_the_root_of_a_folder_is_not_left_out_in_silence(tmp_path: 
     (tmp_path / "bert" / "code").mkdir()
     (tmp_path / "bert" / "inference.py").rename(tmp_path / "bert" / "code" / "inference.py")
     assert load(tmp_path, text).models[0].handler == tmp_path / "bert" / "code"
+
+
+@pytest.mark.parametrize(
+    ("files", "said"),
+    [
+        (
+            {"config.json": '{"architectures": ["BertForSequenceClassification"]}'},
+            'Add task = "text-classification": its config.json says BertForSequenceClassification. Or handler =',
+        ),
+        ({"config.json": '{"architectures": ["GPT2LMHeadModel"]}'}, 'Add task = "text-generation"'),
+        ({"config.json": '{"architectures": ["BertModel"]}', "modules.json": "[]"}, 'Add handler = "embedding": '),
+        ({"config.json": '{"architectures": ["BertModel"]}'}, 'Add handler = "embedding", '),
+        ({"config.json": '{"architectures": [7]}'}, 'Add handler = "embedding", '),
+        ({"config.json": '{"architectures": ["x\\u001b[31m ForMaskedLM"]}'}, 'Add handler = "embedding", '),
+        ({"config.json": "[" * 100_000}, 'Add handler = "embedding", '),
+        ({}, 'Add handler = "embedding", '),
+    ],
+)
+def test_the_line_that_lacks_is_suggested_by_what_the_folder_holds(
+    tmp_path: Path, files: dict[str, str], said: str
+) -> None:
+    (tmp_path / "x").mkdir()
+    for name, text in files.items():
+        (tmp_path / "x" / name).write_text(text)
+    with pytest.raises(CatalogError) as failed:
+        load(tmp_path, '[models.a]\nsource = "folder:x"\n')
+    assert said in str(failed.value)
+    assert len(str(failed.value)) < 500

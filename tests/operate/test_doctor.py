@@ -151,6 +151,12 @@ def test_quotas_that_cannot_be_read_are_no_pass(stack: Stack) -> None:
     assert "AccessDeniedException" in stack.only("quota", "unknown", "--endpoint", stack.endpoint())
 
 
+def test_the_local_aws_has_no_quotas_and_asks_for_no_right_to_read_them(stack: Stack) -> None:
+    stack.quotas = stack.corner.client("service-quotas")
+    said = stack.only("quota", "unknown", "--type", "ml.m5.xlarge", "--bucket", stack.corner.bucket)
+    assert "The local AWS has no quotas." in said
+
+
 @pytest.mark.parametrize(
     "words", [["--type", "m5.large"], ["--type", "ml.m5.large=0"], ["--archives", "0"], ["--archives", "x"]]
 )

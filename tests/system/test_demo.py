@@ -113,10 +113,11 @@ def test_keep_leaves_an_aws_that_any_client_can_use_and_a_second_run_says_so(
         with urllib.request.urlopen(page) as answer:
             assert b"page.js" in answer.read()
         (predict,) = re.findall(r"^  invoke (predict .+)$", done.stdout, re.MULTILINE)
+        (root,) = re.findall(r" && export MME_TERRAFORM=(.+)$", done.stdout, re.MULTILINE)
         asked = subprocess.run(
             [sys.executable, "-m", "mme", *predict.split()],
             cwd=REPOSITORY,
-            env={**os.environ, **env},
+            env={**os.environ, **env, "MME_TERRAFORM": root},
             capture_output=True,
             text=True,
         )

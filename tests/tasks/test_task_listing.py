@@ -43,7 +43,12 @@ def test_models_show_the_catalogue_beside_what_is_released(project: Project) -> 
     assert shown["not_in_catalogue"] == ["stray"]
     project("promote", "--model", "bert", "--version", old)
     table = project("models")
-    assert [line.split()[0] for line in table.out.splitlines()[2:]] == ["bert", "gpt2"]
+    rows = [line.split() for line in table.out.splitlines()[2:]]
+    assert [row[0] for row in rows] == ["bert", "gpt2"]
+    meanings = [row[-1] for row in rows]
+    assert meanings == [old.removeprefix("bert-").removesuffix(".tar.gz"), "-"], (
+        "a name without a release means nothing"
+    )
     assert "stray" in table.err
     assert project("models", "--json").json["models"][0]["channel"] == {old: 100.0}
 

@@ -32,10 +32,17 @@ print(json.dumps({n: [t.__doc__, [[a.names, a.help] for a in t.get_arguments()]]
     assert set(NAMES) <= said.keys()
     for name, (doc, arguments) in said.items():
         assert doc, name
-        assert len(doc.strip().splitlines()[0]) > 30, name
+        first = doc.strip().splitlines()[0]
+        assert len(first) > 30, name
+        assert first.endswith("."), f"`invoke --list` shows the first line alone, and that of {name} breaks off"
         for names, text in arguments:
             assert text, f"{name} --{names[0]}"
             assert all(len(given) > 1 for given in names), f"{name} has a one-letter flag"
+    texts = {name: {names[0]: text for names, text in arguments} for name, (_, arguments) in said.items()}
+    assert texts["package"]["out"] == "the folder for the archives; default dist"
+    assert texts["prune"]["keep"].endswith("; default 5")
+    assert texts["upload"]["catalog"] == "the catalogue (models.toml)", "its default is said once"
+    assert "default" not in texts["upload"]["bucket"]
 
 
 def test_help_is_printed(project: Project) -> None:

@@ -106,8 +106,8 @@ def _serverless(models: Models, rates: Floats, base: int, prices: Prices, settin
         name,
         month,
         "1 endpoint" if len(models) == 1 else f"{len(models):,} endpoints",
-        f"processing alone ({prices.serverless_source}); every model has an endpoint of its own, "
-        f"whose cold starts are not counted{more}",
+        f"processing alone, by a price of {prices.serverless_source.partition(';')[0]}; every model has an endpoint of "
+        f"its own, whose cold starts are not counted{more}",
     )
 
 

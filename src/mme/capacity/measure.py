@@ -85,6 +85,11 @@ def measure(
                 f"{root.parent} lies in memory (tmpfs): wakes take some 20 ms longer there than on an endpoint, whose "
                 "models lie on a disk. Set TMPDIR to a folder on a disk."
             )
+        if (busy := os.getloadavg()[0]) > (os.cpu_count() or 1) / 2:
+            note(
+                f"This machine is busy (load average {busy:.1f}, {os.cpu_count()} cores): the seconds come out too "
+                "long. Measure again when it has nothing else to do."
+            )
         with _running(container, root) as running:
             base = running.memory()
             for number, subject in enumerate(subjects):

@@ -45,6 +45,7 @@ from mme.catalog.spec import (
     ModelSpec,
     Source,
 )
+from mme.catalog.suggestion import missing_line
 from mme.catalog.toml_lines import line_numbers
 
 P = ParamSpec("P")
@@ -381,13 +382,20 @@ class _Reader:
         if own is not None:
             return task, own
         if task is None:
+            line = self.suggestion(here, table)
             raise self.fail(
                 here,
                 f"model {name!r} has neither a handler nor a task.",
-                'Add handler = "embedding" or "generation", a folder of your own ("./my_handler"), or the task, for '
-                f"which there is a handler ({', '.join(TASKS)}).",
+                (f"Add {line} Or " if line else "Add ")
+                + 'handler = "embedding", "generation" or "reranking", a folder of your own ("./my_handler"), or a '
+                'task such as "text-classification" (docs/handlers.md has them all).',
             )
         return task, None
+
+    def suggestion(self, here: tuple[str, ...], table: Mapping[str, Any]) -> str | None:
+        """The line that the table of a folder most likely lacks, and why; else None."""
+        folder = self.source_folder(here, table)
+        return missing_line(folder) if folder is not None else None
 
     def task(self, here: tuple[str, ...], task: str | None, handler: str | None) -> str | None:
         """The task under its own name."""
@@ -413,13 +421,9 @@ class _Reader:
     def own_handler(self, here: tuple[str, ...], table: Mapping[str, Any]) -> Path | None:
         """The handler that a folder brings with it, as a model for SageMaker has it: code/inference.py. Raises
         CatalogError where it brings one that lies elsewhere: to serve it by ours would be to leave its own out."""
-        kind, _, location = str(table.get("source", "")).partition(":")
-        if kind != "folder" or not location or "\0" in location:
+        folder = self.source_folder(here, table)
+        if folder is None:
             return None
-        try:
-            folder = self.folder((*here, "source"), location)
-        except CatalogError:
-            return None  # which is said of the source
         if (folder / "code" / "inference.py").is_file():
             return folder / "code"
         if (folder / "inference.py").is_file():
@@ -430,6 +434,16 @@ class _Reader:
                 "serve the model.",
             )
         return None
+
+    def source_folder(self, here: tuple[str, ...], table: Mapping[str, Any]) -> Path | None:
+        """The folder that is the table's source; None where it is another source, or not there."""
+        kind, _, location = str(table.get("source", "")).partition(":")
+        if kind != "folder" or not location or "\0" in location:
+            return None
+        try:
+            return self.folder((*here, "source"), location)
+        except CatalogError:
+            return None  # which is said of the source
 
     def handler(self, here: tuple[str, ...], written: str) -> Path:
         if written.startswith((".", "/", "~")):

@@ -14,7 +14,7 @@ import boto3
 from botocore.exceptions import ClientError
 
 from mme import channels, releases
-from mme.aws import code_of, concerns_every_call, explained
+from mme.aws import code_of, concerns_every_call, explained, is_local
 from mme.errors import EndpointError, MmeError
 from mme.operate import archives, bucket, images, policies, processors, rights
 from mme.operate import facts as endpoint_facts
@@ -343,6 +343,9 @@ def _quotas(clients: Clients, subject: Subject, seen: _Seen) -> Iterator[Finding
     except ClientError as problem:
         if concerns_every_call(problem):
             raise
+        if code_of(problem) == "UnknownOperationException" and is_local(clients.quotas):
+            yield unknown("quota", "The local AWS has no quotas.")
+            return
         yield unknown(
             "quota",
             f"The quotas of SageMaker cannot be read ({code_of(problem)}).",

@@ -78,10 +78,19 @@ def command(
         ]
         added = [introspection.Parameter(flag, introspection.Parameter.KEYWORD_ONLY, default=None) for flag in where]
         run.__signature__ = own.replace(parameters=[*ordinary, *added])  # type: ignore[attr-defined]
-        texts = {**help, **{flag: WHERE_HELP[flag] for flag in where}}
+        texts = {flag: _with_default(text, own.parameters.get(flag.replace("-", "_"))) for flag, text in help.items()}
+        texts |= {flag: WHERE_HELP[flag] for flag in where}
         return task(auto_shortflags=False, positional=list(positional), iterable=list(repeatable), help=texts)(run)
 
     return decorate
+
+
+def _with_default(text: str, parameter: introspection.Parameter | None) -> str:
+    """The help of a flag with its default, which Invoke leaves out, where it has one and the text does not say it."""
+    default = parameter.default if parameter is not None else None
+    if not isinstance(default, str) or not default or re.search(rf"(\(|else |default ){re.escape(default)}\b", text):
+        return text
+    return f"{text}; default {default}"
 
 
 _printed: ContextVar[bool] = ContextVar("printed")

@@ -104,8 +104,7 @@ def status(
     every: str = "5",
     json: bool = False,
 ) -> None:
-    """Show what the endpoint is doing: instances, scaling, alarms, cache hits, loads, the most used models, what is
-    released.
+    """Show what the endpoint is doing: instances, alarms, cache hits, loads, the most used models, releases.
 
     Only the endpoint's name is needed: the bucket is the one that the endpoint reads its models from, unless --bucket
     or another setting names one. What may not be read is named, and the rest shown.

@@ -279,9 +279,9 @@ def models(
                 item["handler"] or "-",
                 item["built"] or "-",
                 newest["target"] if newest else "-",
-                newest["time"] if newest else "-",
+                console.when(released[item["name"]][0].time) if newest else "-",
                 str(len(item["versions"])),
-                console.shares(item["channel"]) if item["channel"] else "newest",
+                console.short_shares(item["channel"]) if item["channel"] else "newest" if newest else "-",
             )
         )
     head = ("model", "source", "handler", "built", "newest release", "released", "versions", "the name means")

@@ -42,11 +42,11 @@ def watch(
     author: str | None = None,
     json: bool = False,
 ) -> None:
-    """Edit a handler and have it answer on the local endpoint: each save is a version, asked its sample, then
-    MODEL@dev.
+    """Edit a handler, and each save answers on the local endpoint.
 
-    The version before goes on answering until the new one has answered. An error in a save is shown with file and line.
-    Works with the local AWS alone (invoke local); ends with Ctrl-C.
+    A save becomes a version, is asked its sample, and is then what MODEL@dev (--channel) means. The version before goes
+    on answering until the new one has answered. An error in a save is shown with file and line. Works with the local
+    AWS alone (invoke local); ends with Ctrl-C.
     """
     from mme.operate import watch as endpoint_watch  # slow to import, and few tasks need it
     from mme.packaging.defaults import completed

@@ -162,4 +162,4 @@ def prices_of(asked: Asked, settings: Settings) -> instances.Prices:
 
 def say_if_slow() -> None:
     if not COMPILED:
-        note("numba is not installed: the simulation runs a hundred times slower. pip install 'mme[capacity]'")
+        note("numba is not installed, so this takes a hundred times as long: pip install 'mme[capacity]'")
