@@ -153,8 +153,8 @@ def test_quotas_that_cannot_be_read_are_no_pass(stack: Stack) -> None:
 
 def test_the_local_aws_has_no_quotas_and_asks_for_no_right_to_read_them(stack: Stack) -> None:
     stack.quotas = stack.corner.client("service-quotas")
-    said = stack.only("quota", "unknown", "--type", "ml.m5.xlarge", "--bucket", stack.corner.bucket)
-    assert "The local AWS has no quotas." in said
+    problems = stack.problems("--type", "ml.m5.xlarge", "--bucket", stack.corner.bucket)
+    assert problems["quota", "unknown"] == "The local AWS has no quotas."
 
 
 @pytest.mark.parametrize(
