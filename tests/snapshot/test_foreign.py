@@ -44,6 +44,7 @@ def refused(folder: Path, **more: Any) -> tuple[str, str]:
         (["saved_model.pb", "variables/variables.index"], "TensorFlow (SavedModel)", "made from"),
         (["openvino_model.xml", "openvino_model.bin"], "OpenVINO", "made from"),
         (["epoch=3.ckpt"], "a training checkpoint", "save_pretrained"),
+        (["config.json", "pytorch_model_fsdp_0/__0_0.distcp"], "(FSDP)", "accelerate merge-weights"),
         (["model.pt"], "PyTorch, saved as a whole", "save_pretrained"),
         (["readme.txt"], "is not a model: there is no config.json", "A model's folder has config.json"),
         (["inner/config.json"], "is not a model: there is no config.json", "Is it in inner?"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -89,3 +90,35 @@ def test_further_tensors_and_whole_numbers_of_buffers_are_taken(own: Path, tmp_p
     changed(own, "cls.predictions.bias", torch.ones(8))
     changed(own, "embeddings.position_ids", torch.arange(8))
     taken(own, tmp_path / "out")
+
+
+def configured(base: Path, **values: object) -> None:
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, **values}))
+
+
+def test_a_way_of_quantizing_that_transformers_does_not_know_says_nothing(own: Path, tmp_path: Path) -> None:
+    """transformers passes it over with a warning, and takes the scaled numbers for the weights."""
+    configured(own, quantization_config={"quant_method": "modelopt", "quant_algo": "FP8"})
+    taken(own, tmp_path / "plain")
+    changed(own, QUERY.removesuffix("weight") + "weight_scale", torch.ones(8))
+    with pytest.raises(
+        SourceError, match=r"weight_scale among them.*a way that transformers does not know \(modelopt\)"
+    ):
+        taken(own, tmp_path / "out")
+
+
+@pytest.mark.parametrize("values", [{"num_hidden_layers": 10**7}, {"text_config": {"encoder_layers": 10**9}}])
+def test_a_model_of_more_layers_than_tensors_is_refused_before_it_is_built(
+    own: Path, tmp_path: Path, values: dict[str, object]
+) -> None:
+    configured(own, **values)
+    with pytest.raises(SourceError, match=r"layers = [\d,]+, and its weights are \d+ tensors"):
+        taken(own, tmp_path / "out")
+
+
+def test_an_adapter_beside_the_weights_is_spoken_of(own: Path, tmp_path: Path) -> None:
+    tiny_adapters.lora(own, own, ("query",))
+    spec = ModelSpec("model", Source("folder", "own", own), task="feature-extraction")
+    (words,) = retrieve.snapshot(spec, tmp_path / "out").facts["unused"]
+    assert "adapter_config.json" in words

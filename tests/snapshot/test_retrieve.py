@@ -321,6 +321,21 @@ def test_a_config_that_is_no_json(model: Path, tmp_path: Path) -> None:
         retrieve.snapshot(spec(model), tmp_path / "snapshot")
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json", "generation_config.json", "modules.json"])
+def test_a_file_that_is_nested_without_end(model: Path, tmp_path: Path, name: str) -> None:
+    (model / name).write_text('{"x": ' + "[" * 100_000 + "]" * 100_000 + "}")
+    with pytest.raises(SourceError, match="recursion"):
+        retrieve.snapshot(spec(model), tmp_path / "snapshot")
+
+
+def test_a_configuration_with_half_a_surrogate_pair(model: Path, tmp_path: Path) -> None:
+    """JSON can spell it, and UTF-8 cannot write it."""
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "author": "\ud800"}))
+    taken = retrieve.snapshot(spec(model), tmp_path / "snapshot")
+    assert json.loads((taken.path / "config.json").read_text())["author"] == "\ud800"
+
+
 def test_an_architecture_that_nobody_knows(model: Path, tmp_path: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "architectures": ["NoSuchModel"]}))

@@ -234,6 +234,13 @@ def test_a_model_that_begins_with_no_transformer_is_named(tmp_path: Path) -> Non
             retrieve.snapshot(spec(folder), tmp_path / "s")
 
 
+def test_settings_of_the_whole_that_are_no_object_are_refused(tmp_path: Path) -> None:
+    folder = built(tmp_path / "m", POOLING)
+    (folder / "config_sentence_transformers.json").write_text("[]")
+    with pytest.raises(SourceError, match="is not a JSON object"):
+        retrieve.snapshot(spec(folder), tmp_path / "s")
+
+
 def test_modules_that_a_handler_does_not_follow_are_said(tmp_path: Path) -> None:
     folder = built(tmp_path / "m", POOLING, DENSE)
     (words,) = retrieve.snapshot(spec(folder, "pipeline"), tmp_path / "s").facts["unused"]

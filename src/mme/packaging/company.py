@@ -80,7 +80,7 @@ def _value(reply: Reply) -> Any:
     """The answer as JSON; None for one that is not."""
     try:
         return json.loads(reply.body) if reply.status == 200 else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -124,5 +124,5 @@ def _longer(sample: bytes) -> bytes:
 
     try:
         return json.dumps(stretch(json.loads(sample)), ensure_ascii=False).encode()
-    except ValueError:
+    except (ValueError, RecursionError):
         return sample

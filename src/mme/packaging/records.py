@@ -43,7 +43,7 @@ def recorded(out: Path, name: str) -> Mapping[str, Any] | None:
     """What ``note`` wrote for this model, or None."""
     try:
         record = json.loads(record_path(out, name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
 

@@ -248,7 +248,7 @@ def _doubt(content_type: str, body: bytes) -> str | None:
 
     try:
         json.loads(body, parse_constant=no_constant)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return f"the answer is called JSON but is not ({error}); output_fn should return json.dumps(…), not str(…)"
     return None
 
@@ -257,7 +257,7 @@ def _message(body: bytes) -> str:
     try:
         said: Mapping[str, object] = json.loads(body)
         return str(said.get("message", said)).rstrip(".")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return body[:500].decode("utf-8", "replace").rstrip(".") or "no reason was given"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -45,6 +45,10 @@ SUFFIXES = {
     ".joblib": Kind("a pickle of joblib, as scikit-learn saves", "This endpoint serves models of transformers alone."),
     ".pkl": Kind("a pickle, as scikit-learn saves", "This endpoint serves models of transformers alone."),
     ".pickle": Kind("a pickle, as scikit-learn saves", "This endpoint serves models of transformers alone."),
+    ".distcp": Kind(
+        "a checkpoint in the parts of several processes (FSDP)",
+        "accelerate merge-weights makes one model.safetensors of them.",
+    ),
     ".ckpt": Kind("a training checkpoint", SAVE),
     ".pt": Kind("PyTorch, saved as a whole", SAVE),
     ".pth": Kind("PyTorch, saved as a whole", SAVE),
@@ -78,24 +82,63 @@ QUANTIZED = re.compile(
     r"\.(qweight|qzeros|g_idx|weight_packed|weight_scale|weight_scale_inv|weight_zero_point|input_scale|SCB"
     r"|weight\.(absmax|quant_map|nested_absmax|quant_state\.\w+))$"
 )
+# How many layers a model has, by the names that configurations have for it; and a number that is never doubted.
+LAYERS = re.compile(r"(n|num)_?(\w+_)?layers?|\w+_layers|layers|depth|n_blocks|num_blocks")
+MOST_LAYERS = 1000
+MOST_NESTED = 4
 WHOLE_NUMBERS = frozenset(["I8", "U8", "I16", "U16", "I32", "U32", "I64", "U64", "BOOL", "C64"])
 
 
 def check_numbers(what: str, folder: Path, config: Mapping[str, Any]) -> None:
     """Raise SourceError where the safetensors in ``folder`` are quantised and the configuration does not say how to
-    read them: transformers would take them for the weights themselves."""
-    if config.get("quantization_config"):
-        return
+    read them, or says it in a way that transformers does not know: it would take them for the weights themselves."""
+    said = config.get("quantization_config")
+    method = said.get("quant_method") if isinstance(said, Mapping) else None
+    if said and (method is None or _is_known(str(method))):
+        return  # where it is not whole, transformers says so
     for name in [weights.WHOLE] if (folder / weights.WHOLE).is_file() else weights.shards(folder / weights.INDEX):
         for tensor in weights.read_header(folder / name):
             integers = tensor.dtype in WHOLE_NUMBERS and tensor.name.endswith((".weight", ".bias"))
             if integers or QUANTIZED.search(tensor.name):
                 kind = f" ({tensor.dtype})" if integers else ""
+                why = f"names a way that transformers does not know ({method})" if said else "does not say how"
                 raise SourceError(
                     f"{what} has weights that are not plain numbers, {tensor.name}{kind} among them, and its "
-                    "config.json does not say how they are to be read (quantization_config).",
+                    f"config.json {why} they are to be read (quantization_config).",
                     ORIGINAL,
                 )
+
+
+def _is_known(method: str) -> bool:
+    """Whether transformers knows this way of quantizing. One that it does not know it passes over with a warning."""
+    from transformers.quantizers import auto
+
+    known = auto.AUTO_QUANTIZATION_CONFIG_MAPPING
+    return method in known or any(name.startswith(f"{method}_") for name in known)
+
+
+def check_size(what: str, folder: Path, config: Mapping[str, Any], pickled: bool) -> None:
+    """Raise SourceError where the configuration has more layers than the checkpoint could hold: a model of millions of
+    layers would be built for hours, and fill the memory, before anybody misses their weights."""
+    tensors = 0  # of a pickle they are not counted
+    if not pickled:
+        whole = [weights.WHOLE] if (folder / weights.WHOLE).is_file() else weights.shards(folder / weights.INDEX)
+        tensors = sum(len(weights.read_header(folder / name)) for name in whole)
+    for key, count in _layers(config):
+        if count > max(tensors, MOST_LAYERS):
+            raise SourceError(
+                f"{what}: config.json says {key} = {count:,}, and its weights are "
+                f"{f'{tensors:,} tensors' if tensors else 'a pickle'}: there is no such model.",
+                "A layer has one tensor or more. Is the config.json that of another model?",
+            )
+
+
+def _layers(config: Mapping[str, Any], depth: int = 0) -> Iterator[tuple[str, int]]:
+    for key, value in config.items():
+        if isinstance(value, Mapping) and depth < MOST_NESTED:
+            yield from ((f"{key}.{name}", count) for name, count in _layers(value, depth + 1))
+        elif LAYERS.fullmatch(key) and type(value) is int:
+            yield key, value
 
 
 def check_fetched(what: str, files: Sequence[FolderFile]) -> None:
@@ -186,7 +229,7 @@ def _base(config: FolderFile) -> str:
     try:
         said: Any = json.loads(config.origin.read_text(encoding="utf-8"))
         return str(said.get("base_model_name_or_path") or "")[:200]
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return ""
 
 

@@ -104,7 +104,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in ``path``. Raises SourceError when it is something else."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path} is not JSON: {error}.", "Download or copy it again.") from None
     if not isinstance(document, dict):
         raise SourceError(f"{path} is not a JSON object.", "Download or copy it again.")
@@ -125,7 +125,9 @@ def has_tokenizer(folder: Path) -> bool:
 
 
 def write_json(path: Path, document: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False)
+    # Half of a surrogate pair, which JSON can spell and UTF-8 cannot, stays as it was spelt.
+    path.write_bytes((text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def model_config(source: Mapping[str, Any], saved: Mapping[str, Any], keep_code: bool) -> dict[str, Any]:

@@ -80,6 +80,7 @@ def snapshot(
     what = f"{spec.name} ({spec.source})"
     if not pickled:
         foreign.check_numbers(what, located.path, config)
+    foreign.check_size(what, located.path, config, pickled)
     own_code.check(spec, located.path, config)
     _check_processor(spec, located)
     if classes.reads_sentences(spec):
@@ -309,6 +310,11 @@ def _unused(spec: ModelSpec, located: Located) -> dict[str, Any]:
     words: list[str] = []
     if spec.handler is not None and has_module(spec.handler, PIPELINE_MODULE):
         words += filter(None, [sentence.unused(spec, located.files)])
+    if spec.adapter is None and any(file.path == foreign.ADAPTER for file in located.files):
+        words.append(
+            f"it has an adapter beside its weights ({foreign.ADAPTER}), which is not applied; where the weights do not "
+            "hold it already, name this source as adapter, too"
+        )
     path = located.path / "generation_config.json"
     writes = spec.handler is not None and has_module(spec.handler, GENERATION_MODULE) and path.is_file()
     if writes and portable.read_json(path).get("do_sample"):

@@ -264,6 +264,8 @@ def _read(files: Sequence[FolderFile], name: str) -> Any:
         return None
     try:
         document: Mapping[str, Any] | list[Any] = json.loads(origin.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{name} is not JSON: {error}.", "Download or copy it again.") from None
+    if name == CONFIG and not isinstance(document, dict):
+        raise SourceError(f"{name} is not a JSON object.", "Download or copy it again.")
     return document

@@ -79,7 +79,7 @@ def _parse(path: Path, file: BinaryIO, size: int) -> tuple[Tensor, ...]:
             (_tensor(str(name), entry, 8 + length) for name, entry in header.items() if name != "__metadata__"),
             key=lambda tensor: (tensor.begin, tensor.end),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise SourceError(f"{path} has a header that is not safetensors: {error}.", broken) from None
     at = 8 + length
     for tensor in tensors:
@@ -104,7 +104,7 @@ def shards(index: Path) -> tuple[str, ...]:
     """The files that a safetensors or PyTorch index names. Raises SourceError when it names others than its own."""
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise SourceError(f"{index} is not an index of weights.", "Download or copy it again.") from None
     for name in names:
         if not isinstance(name, str) or not is_safe(name) or "/" in name:
