@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 from rows import Row
 from served import Made, Server
-from warm_python import WarmPython
 
 from mme.archive import untar
 from mme.catalog import reader
 from mme.packaging.job import PackagingJob
 from mme.packaging.verify import Verifier
-from mme.runner.environment import container_environment
 from mme.runner.process import Container
-from mme.runner.stock import VENV_VARIABLE, StockMissing, find_java, venv_python
+from mme.runner.stock import VENV_VARIABLE
 
 
 @pytest.fixture(scope="session")
@@ -69,30 +67,9 @@ def ours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
-def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """The stock server starts a Python for each model. Here it is forked from one that has imported the libraries,
-    which saves four seconds for each row; tests/stock has the server's own start."""
-    try:
-        python = venv_python()
-        find_java()
-    except StockMissing as reason:
-        pytest.skip(str(reason))
-    venv = tmp_path_factory.mktemp("stock-venv")
-    (venv / "bin").mkdir()
-    (venv / "lib").symlink_to(python.parents[1] / "lib")
-    libraries = ["torch", "transformers.pipelines", "sagemaker_huggingface_inference_toolkit.handler_service"]
-    environment = {
-        **container_environment(venv),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONNOUSERSITE": "1",
-    }
-    with (
-        WarmPython(python, libraries, {**environment, "PYTHONPATH": ""}) as warm,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        warm.executable(venv / "bin" / "python")
-        patch.setenv(VENV_VARIABLE, str(venv))
+def stock(tmp_path_factory: pytest.TempPathFactory, warm_stock: Path) -> Iterator[Server]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VENV_VARIABLE, str(warm_stock))
         yield from _running("stock", tmp_path_factory)
 
 

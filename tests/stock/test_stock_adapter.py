@@ -13,7 +13,7 @@ from mme.archive import untar
 from mme.catalog.spec import ModelSpec, Source
 from mme.packaging.job import PackagingJob
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_stock", "forked_module")]
 ROOT = Path(__file__).resolve().parents[2]
 KINDS = {
     "embedding": (

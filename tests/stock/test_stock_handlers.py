@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from stock_tools import Server
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_stock")]
 
 SOURCE = """
 import json

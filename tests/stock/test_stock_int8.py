@@ -15,7 +15,7 @@ from mme.archive import untar
 from mme.catalog import reader
 from mme.packaging.job import PackagingJob
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_stock", "forked_module", "warm_accuracy")]
 Serve = Callable[[str], Server]
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ from stock_tools import skip_without_stock
 
 from mme.local import LocalAws
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forked_stock", "forked_module")]
 
 
 @pytest.mark.parametrize("container", ["ours", "stock"])
