@@ -6,7 +6,8 @@ All calls go through boto3, which also decides where they go: to AWS, or to a se
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,19 @@ def _client(
     _quick_times()
     config = config or _config(read_timeout=60)
     try:
-        return (session or boto3).client(service, region_name=region, config=config)  # type: ignore[call-overload]
+        made: Any = (session or boto3).client(service, region_name=region, config=config)  # type: ignore[call-overload]
+        if not made.meta.region_name:  # a variable that is set, and empty, which boto3 takes for a region
+            raise boto.NoRegionError
+        made.meta.events.register("response-received", _refuse_pages)
+        return made
+    except (OSError, json.JSONDecodeError) as problem:  # of the profile's credential_process
+        if isinstance(problem, boto.BotoCoreError):
+            raise
+        raise UsageError(
+            f"Cannot prepare a client of {service}: the program that the AWS profile names as credential_process "
+            f"cannot be run, or does not print JSON ({problem}).",
+            "Run it by hand (aws configure get credential_process shows it), and look at what it prints.",
+        ) from problem
     except ValueError as problem:  # botocore has no error of its own for an address that it cannot read
         if isinstance(problem, boto.BotoCoreError):
             raise
@@ -63,6 +76,25 @@ def _client(
             "AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_… of one service or endpoint_url in ~/.aws/config names it: give an "
             "address such as http://127.0.0.1:PORT, or take it away to reach AWS.",
         ) from problem
+
+
+class NotAwsError(boto.BotoCoreError):
+    """A page for people in place of AWS's answer."""
+
+    fmt = "a web page came in place of AWS's answer"
+
+
+def _refuse_pages(response_dict: Mapping[str, Any] | None, **_: Any) -> None:
+    """Refuse what a proxy or a sign-in page of a network answers in AWS's place: boto3 would take it for an answer with
+    nothing in it. All that AWS answers has the request's ID; what a model or an object says may well be a page."""
+    if response_dict is None or response_dict["status_code"] >= 300:
+        return
+    headers = {name.lower(): value for name, value in response_dict["headers"].items()}
+    if str(headers.get("content-type", "")).lower().startswith("text/html") and not _REQUEST_IDS & headers.keys():
+        raise NotAwsError
+
+
+_REQUEST_IDS = {"x-amzn-requestid", "x-amz-request-id", "x-amz-id-2"}
 
 
 def _quick_times() -> None:
@@ -246,10 +278,14 @@ def _why(caught: Exception, bucket: str | None) -> tuple[str, str | None]:
     if isinstance(caught, boto.NoRegionError):
         return (
             "no AWS region is set",
-            "Give --region, or set AWS_REGION, or name the Terraform folder with --terraform.",
+            "Give --region, or set AWS_REGION, or name the Terraform folder with --terraform. A variable that is set "
+            "and empty names no region.",
         )
     if isinstance(caught, boto.ProfileNotFound):
-        return str(caught), "AWS_PROFILE names a profile that ~/.aws/config does not have."
+        return (
+            str(caught).rstrip("."),
+            "AWS_PROFILE names a profile that ~/.aws/config does not have. Unset it where it is empty.",
+        )
     if isinstance(caught, boto.ProxyConnectionError):
         return (
             str(caught).rstrip("."),
@@ -265,6 +301,17 @@ def _why(caught: Exception, bucket: str | None) -> tuple[str, str | None]:
             "the credentials hold a character that cannot be sent, such as a line break",
             "Look at the ends of AWS_ACCESS_KEY_ID and AWS_SESSION_TOKEN, or of the profile's keys: a secret that is "
             "read from a file often brings the file's last line break.",
+        )
+    if isinstance(caught, boto.InvalidRegionError):
+        return (
+            str(caught).rstrip("."),
+            "A region looks like us-east-1: see --region, AWS_REGION and AWS_DEFAULT_REGION, or the profile's region.",
+        )
+    if isinstance(caught, NotAwsError):
+        return (
+            str(caught),
+            "Something on the way answers in AWS's place, such as a proxy or a network that wants a sign-in: check "
+            "HTTPS_PROXY, AWS_ENDPOINT_URL and the network.",
         )
     if isinstance(caught, boto.ReadTimeoutError):
         return "no answer came in time", "Run the same command again."

@@ -19,7 +19,7 @@ import math
 import random
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -123,6 +123,16 @@ def read_all(s3: S3Client, store: Store, model: str = "", known: dict[str, Chann
     then holds what there is now.
     """
     return read_these(s3, store, listed(s3, store, model), known)
+
+
+def read_of(
+    s3: S3Client, store: Store, models: Collection[str], known: dict[str, Channel] | None = None
+) -> list[Channel]:
+    """Every channel of these models, by name: one listing, and only those are read. ``known`` as for ``read_all``."""
+    if not models:
+        return []
+    names = {name: tag for name, tag in listed(s3, store).items() if model_of(name) in models}
+    return read_these(s3, store, names, known)
 
 
 def listed(s3: S3Client, store: Store, model: str = "") -> dict[str, str]:
@@ -448,7 +458,7 @@ def current_split(s3: S3Client, store: Store, name: str) -> tuple[Split, Channel
 
 def no_channel(s3: S3Client, store: Store, name: str) -> ReleaseError:
     """The error for a channel that is not there, with the nearest that is."""
-    known = [channel.name for channel in read_all(s3, store)]
+    known = list(listed(s3, store))
     return ReleaseError(
         f"There is no channel {name}.",
         f"{nearest(name, known, 'Channels are')} Make it: invoke promote --model {name}."

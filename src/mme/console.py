@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,8 +15,21 @@ FIGURES = ("size", "sent", "versions", "revision", "requests", "p50 ms", "p95 ms
 """Columns that hold figures, where every row has one."""
 
 
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What a terminal obeys instead of showing it: control characters, and those that turn the direction of text."""
+
+
+def plain(text: str) -> str:
+    """Somebody else's text as a terminal may show it: in lines and tabs, and without control characters."""
+    return CONTROL.sub("?", text)
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns in line, with a rule below the head. A column of figures goes to the right."""
+    """Columns in line, with a rule below the head. A column of figures goes to the right.
+
+    Each row is one line, whatever is in its cells, and none of it is a control character.
+    """
+    rows = [[plain(re.sub(r"\s*[\t\n\r\v\f\x85\u2028\u2029]\s*", " ", cell)) for cell in row] for row in rows]
     widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
     right = [
         name in FIGURES and bool(rows) and all(row[i][:1].isdigit() for row in rows) for i, name in enumerate(head)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from task_project import Project, targets
 
-from mme import errors
+from mme import channels, errors
 
 
 def test_releases_show_author_and_notes(project: Project) -> None:
@@ -205,3 +205,52 @@ def test_prune_without_anybody_to_ask_needs_a_yes(project: Project, monkeypatch:
     assert done.code == 2
     assert every[0] in done.out
     assert targets(project) == set(every)
+
+
+def put(project: Project, name: str, count: int) -> list[str]:
+    """Versions of a model, oldest first, that came within a second and so go by their digits."""
+    made = [f"{name}-{number:012x}.tar.gz" for number in range(count)]
+    for target in made:
+        project.s3.put_object(Bucket=project.bucket, Key=project.store.key(target), Body=b"x")
+    return made
+
+
+def test_prune_asks_endpoints_again_after_the_yes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    every = put(project, "bert", 3)
+    named: dict[str, list[str]] = {}
+
+    def deployed_meanwhile(question: str, yes: bool) -> bool:
+        assert "Remove 2 of 3 versions" in question
+        named[project.store.uri(every[0])] = ["single"]
+        return True
+
+    monkeypatch.setattr("mme.client.endpoint.archives_in_use", lambda _: named)
+    monkeypatch.setattr("mme.tasks.cleanup.confirm", deployed_meanwhile)
+    done = project("prune", "--keep", "1", "--json")
+    assert [item["target"] for item in done.json["versions"]] == [every[1]]
+    assert done.json["kept"] == [{"target": every[0], "in_use_by": ["single"]}]
+    assert targets(project) == {every[0], every[2]}
+
+
+def test_only_the_channels_that_matter_are_read(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all the channels beside the prefix: those of models with old versions, and those of the catalogue's models."""
+    put(project, "bert", 2)
+    put(project, "gpt2", 1)
+    for name in ("bert", "bert@old", "gpt2", "gpt2@old"):
+        assert project("promote", "--model", name).code == 0
+    read = []
+
+    def noted(s3: Any, store: Any, name: str, real: Any = channels.read) -> Any:
+        read.append(name)
+        return real(s3, store, name)
+
+    monkeypatch.setattr(channels, "read", noted)
+    project.catalogue("gpt2")
+    assert [item["name"] for item in project("models", "--json").json["models"]] == ["gpt2"]
+    assert read == ["gpt2"]
+    read.clear()
+    assert project("prune", "--keep", "1", "--yes", "--ignore-endpoints").code == 0
+    assert sorted(read) == ["bert", "bert@old"], "once each: the second look finds that they are as they were"
+    read.clear()
+    assert "Did you mean 'bert@old'?" in project("history", "--model", "bert@odl").err
+    assert read == ["bert@odl"]

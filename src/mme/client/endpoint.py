@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import random
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 MAX_BODY = 6_291_456  # bytes, SageMaker's limit for a request and for an answer
 PATIENCE_S = 360.0  # as long as SageMaker goes on loading a model
+
+ENDPOINTS_AT_ONCE = 8  # SageMaker soon asks a client to slow down that describes more at the same time
 
 JSON = "application/json"
 NPY = "application/x-npy"
@@ -155,10 +159,11 @@ def archives_in_use(sagemaker: SageMakerClient) -> dict[str, list[str]]:
     """
     users: dict[str, list[str]] = {}
     with explained("see what the live endpoints use", error=EndpointError):
-        for page in sagemaker.get_paginator("list_endpoints").paginate():
-            for endpoint in page["Endpoints"]:
-                name = endpoint["EndpointName"]
-                for uri in _archives_of(sagemaker, name):
+        pages = sagemaker.get_paginator("list_endpoints").paginate()
+        names = [endpoint["EndpointName"] for page in pages for endpoint in page["Endpoints"]]
+        with ThreadPoolExecutor(ENDPOINTS_AT_ONCE) as pool:
+            for name, archives in zip(names, pool.map(functools.partial(_archives_of, sagemaker), names), strict=True):
+                for uri in archives:
                     users.setdefault(uri, []).append(name)
     return users
 

@@ -145,23 +145,27 @@ def prune(
     released = versions.list_versions(s3, store)
     for name in model:
         versions.find_version(released, name)
-    users = channel_objects.in_use(channel_objects.read_all(s3, store))
-    if not ignore_endpoints:
-        for target, names in _named_by_endpoints(settings, store).items():
-            users.setdefault(target, []).extend(names)
-    plan = versions.plan_prune(released, newest, users, set(model) or None)
-    spared = {
-        item.target: users[item.target]
-        for item in versions.plan_prune(released, newest, (), set(model) or None)
-        if item.target in users
-    }
+    old = versions.plan_prune(released, newest, (), set(model) or None)
+    known: dict[str, channel_objects.Channel] = {}
+
+    def in_use() -> dict[str, list[str]]:
+        """Who uses the versions that are old, now: channels, and endpoints that name an archive."""
+        users = channel_objects.in_use(channel_objects.read_of(s3, store, {item.name for item in old}, known))
+        if not ignore_endpoints:
+            for target, names in _named_by_endpoints(settings, store).items():
+                users.setdefault(target, []).extend(names)
+        return users
+
+    users = in_use()
+    plan = [item for item in old if item.target not in users]
     stale = versions.abort_stale_uploads(s3, store, older_than=age, dry_run=True)
     if not json or not yes:
         rows = [(item.name, item.target, console.size(item.size), console.when(item.time)) for item in plan]
         if rows:
             print(console.table(("model", "target", "size", "released"), rows), file=sys.stderr if json else sys.stdout)
-        for target, names in spared.items():
-            note(f"Stays although it is old: {target}, in use by {', '.join(names)}")
+        for item in old:
+            if item.target in users:
+                note(f"Stays although it is old: {item.target}, in use by {', '.join(users[item.target])}")
         for target in stale:
             note(f"Unfinished upload: {target}")
 
@@ -176,7 +180,7 @@ def prune(
         note(f"Would remove {summary()}.")
     elif confirm(f"Remove {summary()}?", yes):
         # Answering takes a while: what came into use meanwhile stays.
-        users = channel_objects.in_use(channel_objects.read_all(s3, store))
+        users = in_use()
         plan = [item for item in plan if item.target not in users]
         versions.delete_many(s3, store, [item.target for item in plan])
         versions.abort_stale_uploads(s3, store, older_than=age)
@@ -189,12 +193,15 @@ def prune(
             {
                 "removed": done,
                 "versions": [version_json(item) for item in plan],
-                "kept": [{"target": target, "in_use_by": names} for target, names in spared.items()],
+                "kept": [
+                    {"target": item.target, "in_use_by": users[item.target]} for item in old if item.target in users
+                ],
                 "unfinished_uploads": stale,
             }
         )
     if done:
-        after = channel_objects.in_use(channel_objects.read_all(s3, store))
+        models = {item.name for item in plan}
+        after = channel_objects.in_use(channel_objects.read_of(s3, store, models, known))
         lost = sorted(item.target for item in plan if item.target in after)
         if lost:
             raise ReleaseError(

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import getpass
 import inspect as introspection
+import io
 import json as jsonlib
 import os
 import re
@@ -65,9 +66,12 @@ def command(
 
         @functools.wraps(function)
         def run(context: Context, **given: Any) -> None:
+            _usable_streams()
             if where:
                 given["settings"] = Settings(Flags(**{flag: given.pop(flag) for flag in where}), os.environ)
             with _errors_as_exit_codes(json=given.get("json") is True), _in_order_on_sigterm():
+                for flag in ("notes", "author"):
+                    _check_text(f"--{flag}", given.get(flag))
                 function(context, **given)
 
         ordinary = [
@@ -98,10 +102,29 @@ _printed: ContextVar[bool] = ContextVar("printed")
 
 
 def print_error(kind: str, message: str, hint: str | None, code: int) -> None:
-    """Print the error as a JSON document on standard output."""
+    """Print the error as a JSON document on standard output, if that can be written to."""
     # On one line, so that it is valid after the lines of a task that prints one document a line (--follow), too.
     about = {"kind": kind, "message": message, "hint": hint, "exit_code": code}
-    print(jsonlib.dumps({"error": about}, ensure_ascii=False), flush=True)
+    with contextlib.suppress(OSError):
+        print_json_line({"error": about})
+
+
+def _usable_streams() -> None:
+    """What a shell has closed (``>&-``) is nothing to fail on, nor are characters that the locale does not have."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115 (until the process ends)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _check_text(flag: str, value: str | None) -> None:
+    """Raise UsageError for bytes from the command line that are not text in this locale."""
+    if value and any("\ud800" <= character <= "\udfff" for character in value):
+        raise UsageError(
+            f"{flag} is not text in this locale ({sys.getfilesystemencoding()}).",
+            "Give it in UTF-8, with a UTF-8 locale, as in LC_ALL=C.UTF-8.",
+        )
 
 
 @contextlib.contextmanager
@@ -113,7 +136,8 @@ def _errors_as_exit_codes(json: bool) -> Iterator[None]:
     """
 
     def fail(error: Exception, message: str, hint: str | None, code: int) -> Exit:
-        note(f"Error: {error if isinstance(error, MmeError) else message}")
+        with contextlib.suppress(OSError):  # standard error, too, may be a full disk
+            note(f"Error: {error if isinstance(error, MmeError) else message}")
         if json and not _printed.get():
             print_error(type(error).__name__, message, hint, code)
         return Exit(code=code)
@@ -126,9 +150,13 @@ def _errors_as_exit_codes(json: bool) -> Iterator[None]:
         raise fail(error, error.message, error.hint, error.exit_code) from error
     except KeyboardInterrupt as end:
         terminated = isinstance(end, _Terminated)
-        how = "Ended by SIGTERM" if terminated else "\nInterrupted"
-        note(f"{how}. Nothing half-done is visible; run the same command again.")
-        raise Exit(code=143 if terminated else 130) from None
+        how, code = ("Ended by SIGTERM", 143) if terminated else ("Interrupted", 130)
+        message, hint = f"{how}.", "Nothing half-done is visible; run the same command again."
+        with contextlib.suppress(OSError):
+            note(f"{message} {hint}" if terminated else f"\n{message} {hint}")
+        if json and not _printed.get():
+            print_error("Interrupted", message, hint, code)
+        raise Exit(code=code) from None
     except BrokenPipeError:
         # The reader of a pipe has gone (as in: invoke releases | head). Python would complain again at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -163,7 +191,8 @@ def _in_order_on_sigterm() -> Iterator[None]:
 def note(text: str) -> None:
     """Print a line for people on standard error. Commands in the text are named as the user calls them: ``mme
     upload``."""
-    print(re.sub(r"\binvoke (?=[a-z])", f"{program_name()} ", text), file=sys.stderr, flush=True)
+    named = re.sub(r"\binvoke (?=[a-z])", f"{program_name()} ", text)
+    print(console.plain(named), file=sys.stderr, flush=True)
 
 
 def program_name() -> str:
@@ -177,7 +206,23 @@ def program_name() -> str:
 def print_json(value: Any) -> None:
     """Print a JSON document for scripts on standard output."""
     _printed.set(True)
-    print(jsonlib.dumps(value, ensure_ascii=False, indent=2), flush=True)
+    print(json_text(value, indent=2), flush=True)
+
+
+def print_json_line(value: Any) -> None:
+    """Print a JSON document on one line, for tasks that print one after the other."""
+    print(json_text(value), flush=True)
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """The value as JSON. Where standard output has no UTF-8, all that is not ASCII is written as escapes."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    text = jsonlib.dumps(value, ensure_ascii=False, indent=indent)
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return jsonlib.dumps(value, indent=indent)
+    return text
 
 
 def whole_number(flag: str, text: str, least: int = 0) -> int:
@@ -213,6 +258,7 @@ def who(author: str | None) -> str:
     """The author to record: the flag, MME_AUTHOR, or the user of this machine."""
     named = author or os.environ.get("MME_AUTHOR")
     if named:
+        _check_text("MME_AUTHOR", named)
         return named
     try:
         return getpass.getuser()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json as jsonlib
 import re
 import sys
 import time
@@ -27,6 +26,7 @@ from mme.tasks.command import (
     command,
     note,
     print_json,
+    print_json_line,
     whole_number,
 )
 
@@ -132,7 +132,7 @@ def status(
         while True:
             now = endpoint_status.read(clients, name, store, hours=window, known=known, rows=None if json else most)
             if json:
-                print(jsonlib.dumps(endpoint_status.as_json(now), ensure_ascii=False), flush=True)
+                print_json_line(endpoint_status.as_json(now))
             else:
                 clear = "\x1b[H\x1b[2J\x1b[3J" if sys.stdout.isatty() else ""
                 print(f"{clear}{screen.status(now, most)}", flush=True)
@@ -259,10 +259,10 @@ def logs(
         with until_interrupted():
             for item in endpoint_logs.follow(client, name, start):
                 for shown in chosen(item) if item else ():
-                    text = (
-                        jsonlib.dumps(shown.as_json(), ensure_ascii=False) if json else screen.line(shown, several=True)
-                    )
-                    print(text, flush=True)
+                    if json:
+                        print_json_line(shown.as_json())
+                    else:
+                        print(screen.line(shown, several=True), flush=True)
         return
     shown_lines = (shown for item in endpoint_logs.read(client, name, start) for shown in chosen(item))
     if json:

@@ -23,7 +23,7 @@ from mme.client import endpoint as endpoints
 from mme.client.errors import TargetNotFound
 from mme.errors import EndpointError, MmeError, UsageError, nearest
 from mme.settings import Settings
-from mme.tasks.command import JSON_HELP, command, note, print_json, whole_number
+from mme.tasks.command import JSON_HELP, command, json_text, note, print_json, whole_number
 
 MOST_AT_ONCE = 64
 
@@ -109,7 +109,7 @@ def predict(
             }
         )
     elif not save:
-        print(jsonlib.dumps(endpoints.decode(answer), ensure_ascii=False))
+        print(json_text(endpoints.decode(answer)))
     if sys.stderr.isatty():
         note(f"{answer.target} answered {console.size(len(answer.body))} in {answer.seconds * 1000:.0f} ms.")
 

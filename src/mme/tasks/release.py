@@ -248,7 +248,9 @@ def models(
         s3, store = open_store(settings)
         for version in versions.list_versions(s3, store):
             released.setdefault(version.name, []).append(version)
-        splits = {channel.name: channel.split for channel in channel_objects.read_all(s3, store)}
+        known = channel_objects.listed(s3, store)
+        shown = {spec.name: known[spec.name] for spec in specs if spec.name in known}
+        splits = {channel.name: channel.split for channel in channel_objects.read_these(s3, store, shown)}
     else:
         note("No bucket is known (--bucket, MME_BUCKET or --terraform), so nothing is shown of what is released.")
     described: list[dict[str, Any]] = []

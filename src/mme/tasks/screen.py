@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +15,6 @@ from mme.operate.warm import Warmed
 
 if TYPE_CHECKING:
     from mme.operate.watch import Answered, Problem
-
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""Control characters in someone else's text must not reach the terminal."""
 
 UNITS = {"InvocationsPerInstance": "requests a minute", "SageMakerVariantInvocationsPerInstance": "requests a minute"}
 
@@ -36,7 +32,7 @@ def status(now: Status, rows: int) -> str:
         parts.append(f"update: {facts.update}")
     parts += ["", _variants(now), *_scaling(now.scaling or ()), "", *_alarms(now), "", *_models(now, rows)]
     parts += ["", *(f"Not known: {what}. {why}" for what, why in now.unknown.items())] if now.unknown else []
-    return CONTROL.sub("?", "\n".join(parts))
+    return console.plain("\n".join(parts))
 
 
 def _variants(now: Status) -> str:
@@ -170,7 +166,7 @@ def _released(released: Released, rows: int) -> list[str]:
 def line(item: Line, *, several: bool) -> str:
     """One line of the log for people; ``several``: whether the instance is shown, since there are several."""
     where = f"{item.variant}/{item.instance} " if several else ""
-    return CONTROL.sub("?", f"{item.time:%Y-%m-%d %H:%M:%S}.{item.time.microsecond // 1000:03}Z {where}{_said(item)}")
+    return console.plain(f"{item.time:%Y-%m-%d %H:%M:%S}.{item.time.microsecond // 1000:03}Z {where}{_said(item)}")
 
 
 def _said(item: Line) -> str:
@@ -204,7 +200,7 @@ def findings(results: Sequence[Finding], *, with_ok: bool) -> str:
             shown.append(f"{words[severity]}  {item.check}: {item.what}")
             shown += [f"  {item.fix}"] if item.fix else []
             shown += [f"  $ {item.command}"] if item.command else []
-    return CONTROL.sub("?", "\n".join(shown) or "Nothing is wrong.")
+    return console.plain("\n".join(shown) or "Nothing is wrong.")
 
 
 def warmed(results: Sequence[Warmed], confidence: float) -> str:
@@ -221,7 +217,7 @@ def warmed(results: Sequence[Warmed], confidence: float) -> str:
         first = "-" if item.first is None else f"{item.first:.2f}"
         rows.append((item.target, item.variant, words[item.state], where, str(item.requests), first, item.message[:80]))
     head = ("target", "variant", "state", "instances", "requests", "first s", "")
-    return CONTROL.sub("?", console.table(head, rows))
+    return console.plain(console.table(head, rows))
 
 
 def watched(result: Answered | Problem, name: str) -> str:
@@ -229,10 +225,10 @@ def watched(result: Answered | Problem, name: str) -> str:
     from mme.operate.watch import Problem
 
     if isinstance(result, Problem):
-        return CONTROL.sub("?", f"{result.text}\n  {name} means what it meant before.")
+        return console.plain(f"{result.text}\n  {name} means what it meant before.")
     body = result.answer.body[:200].decode("utf-8", "replace").replace("\n", " ")
     steps = f"packed {result.packed:.2f}, uploaded {result.uploaded:.2f}, loaded and answered {result.answered:.2f}"
-    return CONTROL.sub("?", f"{result.target} answers after {result.saved:.2f} s ({steps}); {name} means it.\n  {body}")
+    return console.plain(f"{result.target} answers after {result.saved:.2f} s ({steps}); {name} means it.\n  {body}")
 
 
 def watched_json(result: Answered | Problem, name: str) -> dict[str, Any]:

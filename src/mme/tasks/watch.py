@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ from mme.errors import UsageError
 from mme.operate import facts as endpoint_facts
 from mme.settings import Settings
 from mme.tasks import screen
-from mme.tasks.command import CATALOG_HELP, command, load_catalog, note, who
+from mme.tasks.command import CATALOG_HELP, command, load_catalog, note, print_json_line, who
 from mme.tasks.operate import ALL, store_of, until_interrupted
 
 if TYPE_CHECKING:
@@ -105,6 +104,6 @@ def _watched(spec: ModelSpec, handler: Path, out: Path, place: endpoint_watch.Pl
 
 def _tell(result: endpoint_watch.Answered | endpoint_watch.Problem, model: str, channel: str, json: bool) -> None:
     if json:
-        print(jsonlib.dumps(screen.watched_json(result, f"{model}@{channel}"), ensure_ascii=False), flush=True)
+        print_json_line(screen.watched_json(result, f"{model}@{channel}"))
     else:
         print(screen.watched(result, f"{model}@{channel}"), flush=True)
