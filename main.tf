@@ -10,6 +10,11 @@ data "aws_region" "current" {
   count = var.create ? 1 : 0
 }
 
+# What the provider adds to the tags of every resource. Makes no API call.
+data "aws_default_tags" "current" {
+  count = var.create ? 1 : 0
+}
+
 # Makes no API call: the provider carries the registries' account numbers. It is there whether it is used or not, since
 # an image URI that is not known yet could not decide on it; and where every variant has an image of its own, it looks at
 # a region that the provider surely knows, since the endpoint's may be newer than the provider.
@@ -37,6 +42,17 @@ resource "terraform_data" "place" {
     precondition {
       condition     = !startswith(local.looked_up.partition, "aws") || length(local.other_partitions) == 0
       error_message = "The region ${local.looked_up.region} is in the partition ${local.looked_up.partition}, where nothing has such an ARN: ${join(", ", local.other_partitions)}. ARNs begin with arn:${local.looked_up.partition}: there."
+    }
+
+    # What one resource may have, whether the provider or the caller gives it.
+    precondition {
+      condition     = length(local.tag_keys) <= 50
+      error_message = "Together with the provider's default_tags there are ${length(local.tag_keys)} tags; AWS allows 50 on a resource. Take some away from tags, or from default_tags."
+    }
+
+    precondition {
+      condition     = length(distinct([for key in local.tag_keys : lower(key)])) == length(local.tag_keys)
+      error_message = "tags and the provider's default_tags have keys that differ in capitals only, which are one key for IAM. Write them alike: ${join(", ", [for key in local.tag_keys : "\"${key}\"" if length([for other in local.tag_keys : other if lower(other) == lower(key)]) > 1])}."
     }
   }
 }
@@ -127,6 +143,10 @@ locals {
     }
   }
   tags = { for key, value in var.tags : key => value if value != null }
+  tag_keys = distinct(concat(
+    try(keys(data.aws_default_tags.current[0].tags), []),
+    [for key, value in var.tags : key if nonsensitive(value != null)],
+  ))
 
   # AWS keeps weights in single precision: 0.1 would come back as 0.10000000149, a change in every plan. Whole numbers up
   # to 2^24 come back as they are. So weights are multiplied by the least power of ten, a million at most, that makes

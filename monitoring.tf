@@ -88,6 +88,16 @@ resource "aws_cloudwatch_metric_alarm" "this" {
   ok_actions    = values(local.topic_arns)
 
   tags = local.tags
+
+  # AWS takes an alarm, a topic, an event rule or a dashboard that is there for what was asked for. Of two calls of the
+  # module with one name (or one whose state was lost) the second has to fail before it has another's in its state,
+  # which its destroy would take away. So these wait for what cannot be made twice.
+  depends_on = [
+    aws_cloudwatch_log_group.this,
+    aws_iam_role.this,
+    aws_s3_bucket.this,
+    aws_sagemaker_model.this,
+  ]
 }
 
 # An endpoint to which a rollback configuration is added later is replaced, and AWS takes none without an alarm. Where
@@ -113,6 +123,13 @@ resource "aws_cloudwatch_metric_alarm" "never" {
   }
 
   tags = local.tags
+
+  depends_on = [
+    aws_cloudwatch_log_group.this,
+    aws_iam_role.this,
+    aws_s3_bucket.this,
+    aws_sagemaker_model.this,
+  ]
 }
 
 # Single models, from the access log of this project's own container. AWS has no metric for one model.
@@ -220,6 +237,13 @@ resource "aws_sns_topic" "this" {
       error_message = "notifications.kms_key_arn is not in ${local.region}: ${coalesce(nonsensitive(var.notifications.kms_key_arn), "null")}. AWS encrypts with keys of the same region only."
     }
   }
+
+  depends_on = [
+    aws_cloudwatch_log_group.this,
+    aws_iam_role.this,
+    aws_s3_bucket.this,
+    aws_sagemaker_model.this,
+  ]
 }
 
 resource "aws_sns_topic_policy" "this" {
@@ -270,6 +294,13 @@ resource "aws_cloudwatch_event_rule" "endpoint_state" {
       error_message = "notifications.topic_arns: alarms tell topics of their own region only, ${local.region}. Elsewhere: ${join(", ", [for key, arn in var.notifications.topic_arns : key if split(":", nonsensitive(arn))[3] != local.region])}."
     }
   }
+
+  depends_on = [
+    aws_cloudwatch_log_group.this,
+    aws_iam_role.this,
+    aws_s3_bucket.this,
+    aws_sagemaker_model.this,
+  ]
 }
 
 resource "aws_cloudwatch_event_target" "endpoint_state" {
@@ -389,4 +420,11 @@ resource "aws_cloudwatch_dashboard" "this" {
       }
     ])
   })
+
+  depends_on = [
+    aws_cloudwatch_log_group.this,
+    aws_iam_role.this,
+    aws_s3_bucket.this,
+    aws_sagemaker_model.this,
+  ]
 }

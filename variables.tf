@@ -36,8 +36,8 @@ variable "tags" {
   nullable    = false
 
   validation {
-    condition     = length(var.tags) <= 50
-    error_message = "tags has ${length(var.tags)} entries; AWS allows 50 on a resource."
+    condition     = length([for value in values(var.tags) : true if nonsensitive(value != null)]) <= 50
+    error_message = "tags has ${length([for value in values(var.tags) : true if nonsensitive(value != null)])} entries; AWS allows 50 on a resource."
   }
 
   validation {

@@ -10,6 +10,20 @@ provider "aws" {
   skip_requesting_account_id  = true
 }
 
+provider "aws" {
+  alias                       = "tagged"
+  region                      = "us-east-1"
+  access_key                  = "test"
+  secret_key                  = "test"
+  skip_credentials_validation = true
+  skip_metadata_api_check     = true
+  skip_requesting_account_id  = true
+
+  default_tags {
+    tags = { Team = "search" }
+  }
+}
+
 override_data {
   target = data.aws_caller_identity.current
   values = { account_id = "123456789012" }
@@ -302,4 +316,43 @@ run "refuses_reserved_tags" {
   }
 
   expect_failures = [var.tags]
+}
+
+run "takes_fifty_tags_with_the_providers" {
+  command = plan
+
+  providers = { aws = aws.tagged }
+
+  variables {
+    tags = merge({ for n in range(49) : "key-${n}" => "value" }, { Team = "models", none = null })
+  }
+
+  assert {
+    condition     = length(aws_sagemaker_endpoint.this[0].tags_all) == 50
+    error_message = "A tag that both give is one tag, and a null is none."
+  }
+}
+
+run "refuses_too_many_tags_with_the_providers" {
+  command = plan
+
+  providers = { aws = aws.tagged }
+
+  variables {
+    tags = { for n in range(50) : "key-${n}" => "value" }
+  }
+
+  expect_failures = [terraform_data.place]
+}
+
+run "refuses_the_providers_tag_in_other_capitals" {
+  command = plan
+
+  providers = { aws = aws.tagged }
+
+  variables {
+    tags = { team = "models" }
+  }
+
+  expect_failures = [terraform_data.place]
 }

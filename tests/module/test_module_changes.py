@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -68,6 +69,18 @@ def a_bucket_with_archives_keeps_its_protection(new: New) -> None:
     assert caller.left() == []
 
 
+def a_second_of_the_name_takes_nothing(first: Caller, inputs: dict[str, Any]) -> None:
+    """Another call with the name, or the same one whose state was lost: it fails before it has anything of the first in
+    its state, so that its destroy leaves the first as it is."""
+    (first.folder / "second").mkdir()
+    second = Caller(first.folder / "second", first.aws, first.env, first.name)
+    second.write(**inputs, tags={"whose": "second"})
+    assert "BucketAlreadyExists" in second.apply_and_fail()
+    second.destroy()
+    shutil.rmtree(second.folder.parent)
+    assert first.changes() == ""
+
+
 def what_goes_by_hand_comes_back(new: New) -> None:
     """A plan that only looks says what somebody deleted, and an apply makes it again, with nothing left to do."""
     caller = new("byhand")
@@ -83,6 +96,7 @@ def what_goes_by_hand_comes_back(new: New) -> None:
         caller.write(**inputs)
         caller.look()  # before anything is there
         caller.settle(**inputs)
+        a_second_of_the_name_takes_nothing(caller, inputs)
         outputs = caller.outputs()
         bucket, role = outputs["bucket"], outputs["role_name"]
         sagemaker, s3, iam = caller.client("sagemaker"), caller.client("s3"), caller.client("iam")

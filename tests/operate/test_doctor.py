@@ -8,7 +8,7 @@ from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectionClosedError
 from doctor_tools import Quotas, Stack
 
 
@@ -60,6 +60,18 @@ def test_without_any_permission_nothing_is_reported_as_right(stack: Stack, monke
     problems = stack.problems("--endpoint", "e")
     assert "Nothing could be looked at" in problems["everything", "error"]
     assert problems["endpoint", "unknown"]
+
+
+def test_a_connection_that_breaks_in_a_check_is_no_end_of_it(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What breaks in one check leaves that one open, and the others are made."""
+
+    def broken(*_: Any) -> Any:
+        raise ConnectionClosedError(endpoint_url="https://iam.amazonaws.com")
+
+    monkeypatch.setattr("mme.operate.bucket.key_of", broken)
+    problems = stack.problems("--bucket", stack.corner.bucket, "--type", "ml.m6i.large=2")
+    assert "Connection was closed" in problems["bucket", "unknown"]
+    assert ("prefix", "error") in problems or ("prefix", "warning") in problems
 
 
 def test_no_credentials_at_all(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:

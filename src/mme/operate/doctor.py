@@ -85,7 +85,8 @@ def run(clients: Clients, subject: Subject) -> list[Finding]:
     )
     for name, check in checks:
         try:
-            results += check(clients, subject, seen)
+            with explained(f"look at: {name}", error=EndpointError):
+                results += check(clients, subject, seen)
         except MmeError as problem:
             results.append(unknown(name, f"{problem.message}", problem.hint or ""))
     if all(finding.severity == "unknown" for finding in results if finding.check not in ("credentials", "region")):
