@@ -58,7 +58,7 @@ def _client(
         made: Any = (session or boto3).client(service, region_name=region, config=config)  # type: ignore[call-overload]
         if not made.meta.region_name:  # a variable that is set, and empty, which boto3 takes for a region
             raise boto.NoRegionError
-        # Before it is parsed, since parsers of XML end in a KeyError; and after, since boto3 changes S3's status itself.
+        # Before it is parsed, since XML's parsers end in a KeyError; and after, since boto3 changes S3's status itself.
         for moment in ("before-parse", "response-received"):
             made.meta.events.register(moment, _refuse_pages)
         return made
