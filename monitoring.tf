@@ -239,7 +239,6 @@ resource "aws_sns_topic" "this" {
   }
 
   depends_on = [
-    aws_cloudwatch_log_group.this,
     aws_iam_role.this,
     aws_s3_bucket.this,
     aws_sagemaker_model.this,
@@ -296,7 +295,6 @@ resource "aws_cloudwatch_event_rule" "endpoint_state" {
   }
 
   depends_on = [
-    aws_cloudwatch_log_group.this,
     aws_iam_role.this,
     aws_s3_bucket.this,
     aws_sagemaker_model.this,

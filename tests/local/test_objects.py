@@ -210,6 +210,24 @@ def test_ranges(cloud: Cloud) -> None:
     assert error_of(cloud.s3.get_object, Bucket=cloud.bucket, Key="x", Range="bytes=200000-")["Error"]["Code"] == (
         "InvalidRange"
     )
+    # What is no range of bytes is passed over.
+    for asked in ("everything", "lines=1-2", "bytes=5-2"):
+        assert cloud.s3.get_object(Bucket=cloud.bucket, Key="x", Range=asked)["Body"].read() == data
+
+
+def test_a_listing_refuses_numbers_and_tokens_that_s3_refuses(cloud: Cloud) -> None:
+    for key in ("a", "b"):
+        cloud.s3.put_object(Bucket=cloud.bucket, Key=key, Body=b"")
+    for listing in (cloud.s3.list_objects, cloud.s3.list_objects_v2, cloud.s3.list_object_versions):
+        refusal = error_of(listing, Bucket=cloud.bucket, MaxKeys=-1)
+        assert refusal["Error"]["Code"] == "InvalidArgument"
+        assert "between 0 and 2147483647" in refusal["Error"]["Message"]
+        assert listing(Bucket=cloud.bucket, MaxKeys=5000)["MaxKeys"] == 1000
+    refusal = error_of(cloud.s3.list_objects_v2, Bucket=cloud.bucket, ContinuationToken="made-up")
+    assert refusal["Error"]["Message"] == "The continuation token provided is incorrect"
+    first = cloud.s3.list_objects_v2(Bucket=cloud.bucket, MaxKeys=1)
+    then = cloud.s3.list_objects_v2(Bucket=cloud.bucket, ContinuationToken=first["NextContinuationToken"])
+    assert [item["Key"] for page in (first, then) for item in page["Contents"]] == ["a", "b"]
 
 
 @pytest.mark.parametrize("size", [100, 300_000])

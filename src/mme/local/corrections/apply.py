@@ -23,6 +23,7 @@ from mme.local.corrections.s3 import (
     composite_checksums,
     delete_markers,
     lifecycle_rules,
+    listings_and_ranges,
     object_bytes,
     object_keys,
 )
@@ -68,3 +69,4 @@ def apply(endpoints: Endpoints, role_problem: Callable[[str], str | None], folde
     delete_markers()
     object_bytes(folder)
     composite_checksums()
+    listings_and_ranges()

@@ -270,3 +270,39 @@ def composite_checksums() -> None:
         return status, answered, body
 
     S3Response.head_object = head
+
+
+def listings_and_ranges() -> None:
+    """A listing has as many keys as are asked for, below none or above a thousand, too; a continuation token that no
+    listing gave, and a Range header that is none and that S3 passes over, end in a fault."""
+    from moto.s3.exceptions import InvalidArgumentError, InvalidContinuationToken
+    from moto.s3.responses import S3Response
+
+    def listed(method: Any) -> Any:
+        def checked(self: Any) -> Any:
+            asked = self.querystring.get("max-keys", ["1000"])[0]
+            if not re.fullmatch(r"[0-9]{1,10}", asked) or int(asked) > MAX_INTEGER:
+                raise InvalidArgumentError(
+                    f"Argument maxKeys must be an integer between 0 and {MAX_INTEGER}", "max-keys", asked
+                )
+            token = self.querystring.get("continuation-token", [None])[0]
+            if token is not None and token not in self.backend._pagination_tokens:
+                raise InvalidContinuationToken
+            self.querystring["max-keys"] = [str(min(int(asked), 1000))]
+            return method(self)
+
+        return checked
+
+    ranged = S3Response._handle_range_header
+
+    def handle_range(self: Any, request: Any, response_headers: dict[str, Any], response_content: Any) -> Any:
+        if not request.headers.get("range").startswith("bytes="):
+            return 200, response_headers, response_content
+        return ranged(self, request, response_headers, response_content)
+
+    for name in ("list_objects", "list_objects_v2", "list_object_versions"):
+        setattr(S3Response, name, listed(getattr(S3Response, name)))
+    S3Response._handle_range_header = handle_range
+
+
+MAX_INTEGER = 2**31 - 1
