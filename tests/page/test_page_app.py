@@ -62,7 +62,7 @@ def test_every_file_that_the_page_asks_for_is_there(local_aws: LocalAws) -> None
     scripts = [path.read_text(encoding="utf-8") for path in STATIC.glob("*.js")]
     wanted = set(re.findall(r'(?:src|href)="([\w.]+)"', html))
     wanted |= {name for text in scripts for name in re.findall(r'from "\./([\w.]+)"', text)}
-    assert wanted >= {"page.css", "page.js", "icon.svg", "dom.js", "charts.js", "try.js"}
+    assert wanted >= {"page.css", "page.js", "icon.svg", "dom.js", "charts.js", "log.js", "try.js"}
     for name in wanted:
         assert ask(local_aws.page, name, headers={}).status == 200, name
 

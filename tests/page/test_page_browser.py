@@ -193,6 +193,7 @@ def test_a_plan_is_shown_with_its_tables_and_plots(cloud: Cloud, local_aws: Loca
     expect(tab.get_by_role("combobox", name="Which plan")).to_have_value("first")  # without anybody touching the page
     expect(tab.locator("#plan-shown")).to_contain_text("Goal: p99 under 300 ms.")
     expect(tab.locator("#plan-shown tr.marked")).to_have_text("2 x ml.m5.xlarge336")
+    expect(tab.locator("#plan-shown tr.marked td.n")).to_have_text("336")
     images = tab.locator("#plan-shown img")
     expect(images).to_have_count(2)
     wait_for(lambda: images.evaluate_all("all => all.every(one => one.complete && one.naturalWidth === 640)"))
@@ -397,6 +398,11 @@ def test_two_thousand_models_are_paged_searched_and_not_sent_again(cloud: Cloud,
     look(tab, local_aws, endpoint, "models")
     expect(tab.locator("#found")).to_contain_text("2,000 of 2,000 models")
     assert tab.locator("#table tbody tr").count() == 50, "no more rows than a page has"
+    tab.get_by_role("button", name="model-0000", exact=True).click()
+    expect(tab.locator("#detail .card")).to_be_in_viewport()
+    tab.evaluate("document.getElementById('order').dispatchEvent(new Event('input'))")  # draws the rows anew, as a poll
+    focused(tab.get_by_role("button", name="model-0000", exact=True))
+    assert tab.evaluate("document.getElementById('detail').getBoundingClientRect().top < innerHeight"), "scrolled away"
     tab.get_by_role("button", name="Next").click()
     expect(tab.locator("#table tbody tr").first).to_contain_text("model-0050")
     tab.locator("#search").fill("1987")

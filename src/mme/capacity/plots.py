@@ -78,8 +78,10 @@ def plot(title: str, x: Axis, y: Axis, series: Sequence[Series]) -> str:
         colour = COLOURS[number % len(COLOURS)]
         dots = [(across(px), up(py)) for px, py in one.points]
         if one.joined and len(dots) > 1:
+            # So that a line shows where another one lies on it, and without colours.
+            dashes = f' stroke-dasharray="{6 - number} 4"' if 0 < number < 5 else ""
             path = " ".join(f"{px:.1f},{py:.1f}" for px, py in dots)
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dashes}/>')
         parts += [f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{colour}" fill-opacity="0.75"/>' for px, py in dots]
         for px, py, label in one.marked:
             ax, ay = across(px), up(py)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from html import escape
@@ -21,6 +22,8 @@ from mme.capacity.published import MOST_ROWS, Picture, Shown, Table
 from mme.capacity.simulate import Outcome, hit_kinds
 from mme.capacity.state import Floats
 
+NUMBER = re.compile(r"-|[\d,.]+( ms| s| %)?")
+"""A cell with a number alone; columns of such cells stand to the right."""
 HEAD = ("", "instances", "USD a month", "p50", "p99", "cold", "woken", "processor", "what limits it")
 
 
@@ -196,7 +199,7 @@ def latency_by_popularity(outcome: Outcome, rates: Floats) -> str:
 
 STYLE = """
 :root { color-scheme: light dark; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem;
   color: light-dark(#111827, #e8ebf0); background: light-dark(#ffffff, #0e1116); }
 div.table { overflow-x: auto; }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 14px; }
@@ -204,6 +207,7 @@ th, td { text-align: left; padding: .3rem .7rem; border-bottom: 1px solid light-
   vertical-align: top; white-space: nowrap; }
 td:last-child { white-space: normal; min-width: 14rem; }
 tr.best { background: light-dark(#ecfdf5, #12301f); font-weight: 600; }
+.n { text-align: right; font-variant-numeric: tabular-nums; }
 svg { max-width: 100%; height: auto; margin: .5rem 0; }
 .small { color: light-dark(#4b5563, #a0a9b6); font-size: 13px; }
 """
@@ -238,10 +242,16 @@ def page(what: Shown) -> str:
     """The plan as one HTML document that needs nothing else."""
 
     def table(one: Table) -> str:
-        top = "".join(f"<th>{escape(cell)}</th>" for cell in one.head)
+        numbers = {at for at, column in enumerate(zip(*one.rows, strict=True)) if all(map(NUMBER.fullmatch, column))}
+
+        def cells(tag: str, row: Sequence[str]) -> str:
+            return "".join(
+                f"<{tag}{' class=n' if at in numbers else ''}>{escape(cell)}</{tag}>" for at, cell in enumerate(row)
+            )
+
+        top = cells("th", one.head)
         body = "".join(
-            f"<tr{' class=best' if at == one.marked else ''}>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>"
-            for at, row in enumerate(one.rows)
+            f"<tr{' class=best' if at == one.marked else ''}>{cells('td', row)}</tr>" for at, row in enumerate(one.rows)
         )
         return (
             f"<h2>{escape(one.title)}</h2><div class=table><table><thead><tr>{top}</tr></thead>"
@@ -255,5 +265,5 @@ def page(what: Shown) -> str:
         f"<title>Capacity plan</title><style>{STYLE}</style></head><body>"
         f"<h1>Capacity plan</h1><p>{escape(what.goal)}</p>{''.join(map(table, what.tables))}"
         f"<h2>In pictures</h2>{''.join(one.svg for one in what.pictures)}"
-        f"<h2>What the figures stand on</h2><ul class=small>{notes}</ul></body></html>\n"
+        f"<h2>What the figures rest on</h2><ul class=small>{notes}</ul></body></html>\n"
     )

@@ -32,7 +32,7 @@ _FILES = {
     "page.css": ("page.css", "text/css; charset=utf-8"),
     **{
         name: (name, "text/javascript; charset=utf-8")
-        for name in ("page.js", "dom.js", "charts.js", "plans.js", "try.js")
+        for name in ("page.js", "dom.js", "charts.js", "log.js", "plans.js", "try.js")
     },
     "icon.svg": ("icon.svg", "image/svg+xml"),
 }

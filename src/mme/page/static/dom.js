@@ -21,12 +21,12 @@ export function table(name, columns, rows) {
 
 export const $ = (id) => document.getElementById(id);
 
-/** New children for a node; what had the focus in it has it again (elements are known by data-key). */
+/** New children for a node; what had the focus in it has it again (elements are known by data-key), and nothing scrolls: the reader may look elsewhere by now. */
 export function fill(node, ...children) {
   const key = node.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
   node.replaceChildren(...children.flat().filter((child) => child !== null && child !== undefined));
   if (key !== undefined) {
-    for (const other of node.querySelectorAll("[data-key]")) if (other.dataset.key === key) return other.focus();
+    for (const other of node.querySelectorAll("[data-key]")) if (other.dataset.key === key) return other.focus({ preventScroll: true });
   }
 }
 
@@ -60,6 +60,9 @@ export function percent(share) {
 }
 
 export const clock = (ms) => new Date(ms).toLocaleTimeString([], { hour12: false });
+
+/** The median of numbers; null of none. */
+export const middle = (values) => values.length ? [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] : null;
 
 export const whole = (value) => value.toLocaleString("en");
 

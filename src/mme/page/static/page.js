@@ -1,14 +1,12 @@
 // The page: asks the server what there is, again and again, and shows it.
-import { $, ago, badge, bytes, clock, copy, copyBox, el, fill, percent, table, time, whole } from "./dom.js";
+import { $, ago, badge, bytes, copyBox, el, fill, middle, percent, table, time, whole } from "./dom.js";
 import { chart, roomFor } from "./charts.js";
+import { Log } from "./log.js";
 import { Plans } from "./plans.js";
 import { Try } from "./try.js";
 
 const SECTIONS = ["overview", "models", "try", "requests", "log", "plan"];
 const PER_PAGE = 50;
-const LINES_KEPT = 3000;
-const LINES_SHOWN = 600;
-const REQUESTS_SHOWN = 300;
 const MEMORY_POINTS = 300;
 
 // -- the address may carry a token: kept for this tab, and out of sight
@@ -39,15 +37,11 @@ let released = { models: [], channels: [] };
 let releasedTag = null;
 let series = null;
 let chosen = asked.searchParams.get("endpoint") || null; // a link may name it
-let lines = [];
-let lineIds = new Set();
-let logFrom = null;
-let logCut = false;
-const requests = [];
-const timings = new Map(); // target -> {load, private, warm: [ms], cold, count, last}
 let memoryPoints = [];
 const problems = new Map();
 let pageNumber = 0, openModel = null;
+const log = new Log(() => Boolean(state?.endpoint));
+const { timings } = log;
 const planBox = new Plans(call, () => state ? state.endpoint?.name ?? null : undefined);
 const tryBox = new Try(call, () => ({ state, released, endpoint: state?.endpoint?.name }));
 
@@ -94,8 +88,8 @@ async function askState() {
 }
 
 function forget() {
-  lines = []; lineIds = new Set(); logFrom = null; logCut = false;
-  requests.length = 0; timings.clear(); memoryPoints = [];
+  log.forget();
+  memoryPoints = [];
   released = { models: [], channels: [] }; releasedTag = null; series = null;
   problems.delete("Models"); problems.delete("Plan"); problems.delete("Log"); problems.delete("Metrics");
 }
@@ -157,52 +151,17 @@ async function askLog() {
   const name = state?.endpoint?.name;
   if (!name) return;
   try {
-    const body = await (await call("log", { endpoint: name, since: logFrom })).json();
+    const body = await (await call("log", { endpoint: name, since: log.from })).json();
     if (name !== state?.endpoint?.name) return;
     problem("Log", null);
-    logFrom = body.next;
-    logCut = logCut || body.cut;
-    const fresh = body.lines.filter((line) => !lineIds.has(line.id));
-    if (!fresh.length) return;
-    for (const line of fresh) {
-      lineIds.add(line.id);
-      lines.push(line);
-      note(line);
-    }
-    if (lines.length > LINES_KEPT) {
-      for (const line of lines.splice(0, lines.length - LINES_KEPT)) lineIds.delete(line.id);
-      logCut = true;
-    }
-    if (current() === "log") showLog();
-    if (current() === "requests") showRequests();
+    if (!log.take(body)) return;
+    if (current() === "log") log.show();
+    if (current() === "requests") log.showRequests();
     if (current() === "models") showModels();
   } catch (error) {
     if (!(error instanceof TypeError)) problem("Log", error); // of a lost connection the state tells
   }
 }
-
-/** What a line tells of a model: how long its load took, and its requests. */
-function note(line) {
-  if (!line.target || (line.event !== "invoke" && line.event !== "load")) return;
-  const known = timings.get(line.target) ?? { load: null, private: null, warm: [], cold: null, count: 0, last: 0 };
-  timings.set(line.target, known);
-  if (line.event === "load") {
-    known.load = line.load_s === undefined ? null : line.load_s * 1000;
-    known.private = line.private ?? null;
-    return;
-  }
-  known.count += 1;
-  known.last = line.ms;
-  if (line.cold) known.cold = line.total_ms;
-  else if (line.total_ms !== undefined && (line.status ?? 200) < 400) {
-    known.warm.push(line.total_ms);
-    if (known.warm.length > 200) known.warm.shift();
-  }
-  requests.push(line);
-  if (requests.length > LINES_KEPT) requests.shift();
-}
-
-const middle = (values) => values.length ? [...values].sort((a, b) => a - b)[Math.floor(values.length / 2)] : null;
 
 // -- showing
 
@@ -439,58 +398,6 @@ function showDetail(loaded, now) {
     copyBox(`invoke predict --endpoint ${state.endpoint.name} --bucket ${released.bucket} --prefix ${released.prefix} --model ${model.name} --text "…"`, "predict")));
 }
 
-// -- requests
-
-function showRequests() {
-  const words = $("request-filter").value.trim().toLowerCase();
-  const errors = $("request-errors").checked, cold = $("request-cold").checked;
-  const matching = requests.filter((line) => (!words || `${line.target} ${line.status}`.toLowerCase().includes(words)) && (!errors || (line.status ?? 200) >= 400) && (!cold || line.cold));
-  const shown = matching.slice(-REQUESTS_SHOWN).reverse();
-  fill($("request-table").tBodies[0], shown.map((line) => el("tr", {},
-    el("td", { className: "time", textContent: clock(line.ms) }), el("td", { className: "wide mono", textContent: line.target }),
-    el("td", {}, badge(String(line.status ?? "–"), (line.status ?? 200) >= 400 ? "bad" : "good")), el("td", { className: "n", textContent: line.total_ms === undefined ? "–" : time(line.total_ms) }),
-    el("td", {}, line.cold ? badge("cold", "warn") : null), el("td", { textContent: line.stream.split("/")[0] }))));
-  if (!shown.length) fill($("request-table").tBodies[0], el("tr", {}, el("td", { colSpan: 6, className: "none", textContent: requests.length ? "None of the requests is like that." : "No requests in the log of the last 15 minutes. They come from our container's lines; other containers do not name the target." })));
-  const warm = middle(matching.filter((line) => !line.cold && line.total_ms !== undefined).map((line) => line.total_ms));
-  const first = middle(matching.filter((line) => line.cold && line.total_ms !== undefined).map((line) => line.total_ms));
-  $("request-sum").textContent = matching.length ? `${whole(matching.length)} requests${matching.length > shown.length ? `, the last ${shown.length} shown` : ""} · in the container: warm ${time(warm)}, the first after a load ${time(first)} (medians)` : "";
-}
-
-// -- log
-
-function logLine(line) {
-  return el("div", { className: `line ${["warning", "error"].includes(line.level) ? line.level : (line.status ?? 0) >= 500 ? "error" : ""}` },
-    el("time", { textContent: clock(line.ms), title: line.stream }), el("span", {}, $("log-raw").checked ? line.text : readable(line)));
-}
-
-// Of a line of our container: what happened first, and without what the page says elsewhere.
-const SAID = ["time", "level", "event", "target", "model", "url", "message"];
-function readable(line) {
-  if (!line.event || !line.text.startsWith("{")) return line.text;
-  let fields;
-  try { fields = JSON.parse(line.text); } catch { return line.text; }
-  const shown = (value) => Array.isArray(value) && value.length > 3 ? `[${value.length}]` : typeof value === "object" ? JSON.stringify(value) : String(value);
-  const rest = Object.entries(fields).filter(([name, value]) => !SAID.includes(name) && value !== "" && !(Array.isArray(value) && !value.length));
-  return [el("b", { textContent: line.event }), line.target ? ` ${line.target}` : "", fields.message ? ` ${shown(fields.message)}` : "", el("i", { textContent: rest.map(([name, value]) => ` ${name}=${shown(value)}`).join("") })];
-}
-
-function wantedLines() {
-  const words = $("log-filter").value.trim().toLowerCase().split(/\s+/).filter(Boolean);
-  const errors = $("log-errors").checked;
-  return lines.filter((line) => (!errors || line.level === "error" || (line.status ?? 0) >= 400) && words.every((word) => line.text.toLowerCase().includes(word)));
-}
-
-function showLog() {
-  const matching = wantedLines();
-  const shown = matching.slice(-LINES_SHOWN);
-  const box = $("lines");
-  const at = box.scrollTop;
-  box.replaceChildren(...shown.map(logLine));
-  if (!shown.length) box.append(el("div", { className: "none", textContent: lines.length ? "No line is like that." : state?.endpoint ? "Nothing was written in the last 15 minutes." : "There is no endpoint." }));
-  box.scrollTop = $("log-follow").checked ? box.scrollHeight : at;
-  $("log-note").textContent = `${whole(matching.length)} lines${matching.length > shown.length ? `, the last ${shown.length} shown` : ""}${logCut ? " · older ones are left out" : ""}`;
-}
-
 // -- moving about
 
 const current = () => SECTIONS.includes(location.hash.slice(1)) ? location.hash.slice(1) : "overview";
@@ -507,7 +414,7 @@ function show() {
     if (link.hash === `#${now}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
-  ({ overview: showOverview, models: showModels, try: () => tryBox.refresh(), requests: showRequests, log: showLog, plan: () => askPlans().then(showProblems) })[now]();
+  ({ overview: showOverview, models: showModels, try: () => tryBox.refresh(), requests: () => log.showRequests(), log: () => log.show(), plan: () => askPlans().then(showProblems) })[now]();
   window.scrollTo(0, 0);
 }
 
@@ -523,13 +430,6 @@ $("endpoint").addEventListener("change", (event) => {
 for (const id of ["search", "which", "order"]) $(id).addEventListener("input", () => { pageNumber = 0; showModels(); });
 $("prev").addEventListener("click", () => { pageNumber -= 1; showModels(); });
 $("next").addEventListener("click", () => { pageNumber += 1; showModels(); });
-for (const id of ["request-filter", "request-errors", "request-cold"]) $(id).addEventListener("input", showRequests);
-for (const id of ["log-filter", "log-errors", "log-follow", "log-raw"]) $(id).addEventListener("input", showLog);
-$("lines").addEventListener("scroll", () => {
-  const box = $("lines");
-  if ($("log-follow").checked && box.scrollHeight - box.scrollTop - box.clientHeight > 60) $("log-follow").checked = false;
-});
-$("log-copy").addEventListener("click", (event) => copy(event.target, wantedLines().map((line) => line.text).join("\n")));
 document.addEventListener("keydown", (event) => {
   if (event.key === "/" && !/^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName)) {
     const field = { models: "search", requests: "request-filter", log: "log-filter" }[current()];

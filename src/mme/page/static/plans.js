@@ -1,6 +1,8 @@
 // The plans that `invoke capacity plan --publish` has put beside the models: their tables and plots.
 import { $, el, fill, table } from "./dom.js";
 
+const NUMBER = /^(-|[\d,.]+( ms| s| %)?)$/; // columns of numbers alone stand to the right
+
 export class Plans {
   /** `call` asks the server; `endpoint` tells the endpoint that is shown, null for none, undefined until that is known. */
   constructor(call, endpoint) {
@@ -37,17 +39,20 @@ export class Plans {
     $("plan-made").textContent = `made ${new Date(plan.made).toLocaleString()}`;
     fill($("plan-shown"),
       el("p", { textContent: plan.goal }),
-      plan.tables.map((one) => el("div", {},
-        el("h2", { textContent: one.title }),
-        table(one.title, one.head.map((title) => [title]), one.rows.map((row, at) =>
-          el("tr", { className: at === one.marked ? "marked" : "" }, row.map((cell) => el("td", { textContent: cell }))))))),
+      plan.tables.map((one) => {
+        const numbers = one.head.map((_, at) => one.rows.length > 0 && one.rows.every((row) => NUMBER.test(row[at] ?? "")) ? "n" : "");
+        return el("div", {},
+          el("h2", { textContent: one.title }),
+          table(one.title, one.head.map((title, at) => [title, numbers[at]]), one.rows.map((row, at) =>
+            el("tr", { className: at === one.marked ? "marked" : "" }, row.map((cell, place) => el("td", { textContent: cell, className: numbers[place] ?? "" }))))));
+      }),
       plan.pictures.length ? el("div", {},
         el("h2", { textContent: "In pictures" }),
         el("div", { className: "pictures" }, plan.pictures.map((one) =>
           // As an image, whatever stands in it runs nothing and fetches nothing.
           el("img", { alt: one.title, src: `data:image/svg+xml;charset=utf-8,${encodeURIComponent(one.svg)}` })))) : null,
       plan.notes.length ? el("div", {},
-        el("h2", { textContent: "What the figures stand on" }),
+        el("h2", { textContent: "What the figures rest on" }),
         el("ul", { className: "quiet" }, plan.notes.map((words) => el("li", { textContent: words })))) : null);
   }
 }
