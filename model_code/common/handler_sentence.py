@@ -65,6 +65,7 @@ ACTIVATIONS = {
 # many dimensions they are given: of vectors of tokens they would mix those of different texts.
 ROWS = {"LogSoftmax", "Softmax", "Softmin"}
 TOKENS, SENTENCE = "token_embeddings", "sentence_embedding"
+MOST_FEATURES = 1 << 16  # of a vector, so that no file makes this allocate more than there is
 NAME = re.compile(r"[\w.-]+(?:/[\w.-]+)*")
 
 Step = Callable[[torch.Tensor], torch.Tensor]
@@ -237,13 +238,10 @@ def read_pairs(folder: Path) -> Pairs:
     model = _object(folder / "config.json") or {}
     newer = (model.get("sentence_transformers") or {}).get("activation_fn")
     stated = config.get("activation_fn") or newer or model.get("sbert_ce_default_activation_function")
-    default = config.get("default_prompt_name")
-    prompts = config.get("prompts") or {}
-    if default is not None and default not in prompts:
-        raise ValueError(f"{CONFIG}: default_prompt_name is {default!r}, and prompts has {', '.join(prompts)}.")
+    prompts, default = _prompts(config)
     return Pairs(
         None if stated is None else _activation("The model's configuration", str(stated), True),
-        {name: text or "" for name, text in prompts.items()},
+        prompts,
         default,
         **read_as(folder, "sequence-classification", "logits"),
     )
@@ -276,7 +274,8 @@ def _object(path: Path) -> dict[str, Any] | None:
 def _reads(path: str, config: dict[str, Any], kind: str) -> str:
     """What the module reads, and writes again."""
     reads = config.get("module_input_name", SENTENCE)
-    writes = config.get("module_output_name") or reads
+    writes = config.get("module_output_name")
+    writes = reads if writes is None else writes
     if reads != writes or reads not in (TOKENS, SENTENCE):
         raise _not_computed(f"{path} ({kind}) reads {reads} and writes {writes}")
     return str(reads)
@@ -305,6 +304,12 @@ def _layers(folder: Path, path: str, config: dict[str, Any]) -> dict[str, Any]:
 def _step(kind: str, folder: Path, path: str, config: dict[str, Any]) -> Step:
     if kind == "Normalize":
         return Normalize()
+    for name in ("in_features", "out_features") if kind == "Dense" else ("dimension",):
+        size = config.get(name)
+        if type(size) is not int or not 0 < size <= MOST_FEATURES:
+            raise ValueError(
+                f"{path}/config.json: {name} must be a whole number from 1 to {MOST_FEATURES}, not {size!r}."
+            )
     if kind == "Dense":
         stated = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
         module: torch.nn.Module = Dense(config, _activation(f"{MODULES}: {path}", stated, False))
@@ -341,10 +346,7 @@ def _load(folder: Path, path: str) -> dict[str, torch.Tensor]:
 def _noted(folder: Path, transformer: Path, **fields: Any) -> Sentence:
     """With the settings of the whole model: prompts, dimensions, and how its texts are read."""
     config = _object(folder / CONFIG) or {}
-    prompts = {"query": "", "document": "", **(config.get("prompts") or {})}
-    default = config.get("default_prompt_name")
-    if default is not None and default not in prompts:
-        raise ValueError(f"{CONFIG}: default_prompt_name is {default!r}, and prompts has {', '.join(prompts)}.")
+    prompts, default = _prompts(config, "query", "document")
     kind = config.get("model_type", "SentenceTransformer")
     if kind != "SentenceTransformer":
         raise ValueError(f"{CONFIG}: this is a {kind}, which does not give one vector for a text.")
@@ -352,10 +354,22 @@ def _noted(folder: Path, transformer: Path, **fields: Any) -> Sentence:
     return Sentence(
         **fields,
         **read_as(transformer, "feature-extraction", "last_hidden_state"),
-        prompts={name: text or "" for name, text in prompts.items()},
+        prompts=prompts,
         default_prompt=default,
         dimensions=dimensions if isinstance(dimensions, int) else None,
     )
+
+
+def _prompts(config: dict[str, Any], *usual: str) -> tuple[dict[str, str], str | None]:
+    """The prompts by their names, and the name of the default one. The `usual` ones are empty where nothing is said."""
+    stated = config.get("prompts") or {}
+    if not isinstance(stated, dict) or not all(text is None or isinstance(text, str) for text in stated.values()):
+        raise ValueError(f"{CONFIG}: prompts must be an object of texts, not {str(stated)[:100]}.")
+    prompts = {**dict.fromkeys(usual, ""), **{name: text or "" for name, text in stated.items()}}
+    default = config.get("default_prompt_name")
+    if default is not None and (not isinstance(default, str) or default not in prompts):
+        raise ValueError(f"{CONFIG}: default_prompt_name is {default!r}, and prompts has {', '.join(prompts)}.")
+    return prompts, default
 
 
 def read_as(folder: Path, task: str, output: str) -> dict[str, Any]:

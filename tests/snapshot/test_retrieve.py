@@ -336,6 +336,14 @@ def test_a_configuration_with_half_a_surrogate_pair(model: Path, tmp_path: Path)
     assert json.loads((taken.path / "config.json").read_text())["author"] == "\ud800"
 
 
+def test_a_quantization_that_is_null_is_none(model: Path, tmp_path: Path) -> None:
+    """transformers 5 trips over it."""
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "quantization_config": None}))
+    taken = retrieve.snapshot(spec(model), tmp_path / "snapshot")
+    assert "quantization_config" not in json.loads((taken.path / "config.json").read_text())
+
+
 def test_an_architecture_that_nobody_knows(model: Path, tmp_path: Path) -> None:
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "architectures": ["NoSuchModel"]}))

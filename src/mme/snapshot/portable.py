@@ -149,6 +149,8 @@ def model_config(source: Mapping[str, Any], saved: Mapping[str, Any], keep_code:
 def _for_all_versions(config: Mapping[str, Any]) -> dict[str, Any]:
     config = {key: value for key, value in config.items() if key not in PRIVATE}
     config.pop("dtype", None)
+    if not config.get("quantization_config", True):  # null, which says nothing, and which version 5 trips over
+        del config["quantization_config"]
     if config.get("model_type") in TIMM_UNLESS_SAID and isinstance(config.get("backbone_config"), dict):
         for name, value in (("use_timm_backbone", False), ("use_pretrained_backbone", False), ("backbone", None)):
             config.setdefault(name, value)
