@@ -345,8 +345,11 @@ def _pipeline(name: str, parts: pipeline_own.Parts, device: torch.device, shares
     }
     if shares:
         given["batch_size"] = pipeline_engine.BATCH
-    call: Callable[..., Any] = transformers.pipeline(name, model=parts.model, device=device, **given)
-    return call
+    call: Any = transformers.pipeline(name, model=parts.model, device=device, **given)
+    if name == "text-to-audio" and call.processor is None:
+        call.tokenizer = pipeline_own.Features(call.tokenizer)
+    made: Callable[..., Any] = call
+    return made
 
 
 # --- Predicting ------------------------------------------------------------------------------------------------------

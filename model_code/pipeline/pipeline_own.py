@@ -192,6 +192,20 @@ def _to(value: Any, device: torch.device) -> Any:
     return value.to(device) if hasattr(value, "to") else value
 
 
+class Features:
+    """A tokenizer in the place of a processor: the text-to-audio pipeline of transformers 5.17 wants the numbers of
+    what it calls in the model's format, which what a tokenizer answers cannot be asked for."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, *texts: Any, **options: Any) -> Any:
+        return transformers.BatchFeature(dict(self.tokenizer(*texts, **options)))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.tokenizer, name)
+
+
 # --- Answering from a text -----------------------------------------------------------------------------------------
 
 

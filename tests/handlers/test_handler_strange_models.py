@@ -166,3 +166,31 @@ def test_no_form_of_an_answer_holds_what_is_no_number(pipeline: ModuleType, tmp_
     assert ask(pipeline, model, {"inputs": TEXT}, accept)
     with pytest.raises(ArithmeticError):
         ask(pipeline, model, {"inputs": "nobody"}, accept)
+
+
+# --- a library that fails by itself ----------------------------------------------------------------------------------
+
+
+def test_a_model_that_speaks_and_has_a_tokenizer_alone(pipeline: ModuleType, tmp_path: Path) -> None:
+    """transformers 5.17 casts what its text-to-audio pipeline has read to the model's format, which of what a tokenizer
+    answers it cannot: VITS failed."""
+    torch.manual_seed(0)
+    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 16, "flow_size": 16}
+    small |= {"upsample_initial_channel": 8, "upsample_rates": [4], "upsample_kernel_sizes": [8]}
+    small |= {
+        "resblock_kernel_sizes": [3],
+        "resblock_dilation_sizes": [[1]],
+        "spectrogram_bins": 9,
+        "vocab_size": WORDS,
+    }
+    small |= {
+        "prior_encoder_num_flows": 1,
+        "posterior_encoder_num_wavenet_layers": 1,
+        "duration_predictor_num_flows": 1,
+    }
+    transformers.VitsModel(transformers.VitsConfig(**small)).save_pretrained(tmp_path / "m")
+    tiny_models.wordpiece(tmp_path / "m")
+    model = pipeline.model_fn(str(task_of(tmp_path / "m", "text-to-audio")))
+    read = model.call.preprocess(TEXT)
+    assert read.to(dtype=torch.float16)["input_ids"].tolist() == model.parts.tokenizer([TEXT])["input_ids"]
+    assert len(ask(pipeline, model, {"inputs": TEXT})["audio"]) > 0
