@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import shlex
@@ -59,6 +60,30 @@ def error_of(call: Callable[..., Any], **named: Any) -> dict[str, Any]:
     return caught.value.response
 
 
+def _client(aws: LocalAws, service: str, credentials: dict[str, str] | None = None) -> Any:
+    env = aws.env
+    keys = credentials or {
+        "AccessKeyId": env["AWS_ACCESS_KEY_ID"],
+        "SecretAccessKey": env["AWS_SECRET_ACCESS_KEY"],
+    }
+    return boto3.client(
+        service,
+        endpoint_url=aws.url,
+        region_name=env["AWS_REGION"],
+        aws_access_key_id=keys["AccessKeyId"],
+        aws_secret_access_key=keys["SecretAccessKey"],
+        aws_session_token=keys.get("SessionToken"),
+        config=Config(retries={"total_max_attempts": 1}, read_timeout=70),
+    )
+
+
+@functools.cache
+def _clients(aws: LocalAws) -> tuple[Any, ...]:
+    """Those that most tests use. To make them takes longer than many a test, so they are shared: change nothing about
+    them."""
+    return tuple(_client(aws, service) for service in ("s3", "sagemaker", "sagemaker-runtime", "iam"))
+
+
 class Cloud:
     """One test's corner of the local AWS: names that nobody else uses, and all of it gone at the end."""
 
@@ -67,28 +92,12 @@ class Cloud:
         self.name = f"t{uuid.uuid4().hex[:12]}"
         self.bucket = f"{self.name}-bucket"
         self._endpoints: list[str] = []
-        self.s3 = self.client("s3")
-        self.sagemaker = self.client("sagemaker")
-        self.runtime = self.client("sagemaker-runtime")
-        self.iam = self.client("iam")
+        self.s3, self.sagemaker, self.runtime, self.iam = _clients(aws)
         self.s3.create_bucket(Bucket=self.bucket)
 
     def client(self, service: str, credentials: dict[str, str] | None = None) -> Any:
-        """A client with the root's credentials, or with others (as STS and IAM answer them)."""
-        env = self.aws.env
-        keys = credentials or {
-            "AccessKeyId": env["AWS_ACCESS_KEY_ID"],
-            "SecretAccessKey": env["AWS_SECRET_ACCESS_KEY"],
-        }
-        return boto3.client(
-            service,
-            endpoint_url=self.aws.url,
-            region_name=env["AWS_REGION"],
-            aws_access_key_id=keys["AccessKeyId"],
-            aws_secret_access_key=keys["SecretAccessKey"],
-            aws_session_token=keys.get("SessionToken"),
-            config=Config(retries={"total_max_attempts": 1}, read_timeout=70),
-        )
+        """A new client with the root's credentials, or with others (as STS and IAM answer them)."""
+        return _client(self.aws, service, credentials)
 
     def role(self, *statements: dict[str, Any], name: str = "role", trust: Any = TRUST, **more: Any) -> str:
         """A role that SageMaker may assume, with an inline policy of the statements; its ARN."""

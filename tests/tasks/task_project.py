@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -26,6 +27,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 FAKE = f"{sys.executable} {REPOSITORY / 'tests' / 'local' / 'fake_container.py'}"
 
 
+@functools.cache
+def _clients(url: str) -> tuple[Any, ...]:
+    """Shared by all tests: change nothing about them."""
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
+    clients: Any = boto3.client
+    return tuple(clients(service, endpoint_url=url, **keys) for service in ("s3", "sagemaker", "iam"))
+
+
 class Project:
     """A folder with a catalogue and archives, a bucket of its own, and ``invoke`` to run there."""
 
@@ -33,10 +42,7 @@ class Project:
         self.folder = folder
         self.aws = aws
         self.capsys = capsys
-        credentials = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
-        self.s3: Any = boto3.client("s3", endpoint_url=aws.url, **credentials)
-        self.sagemaker: Any = boto3.client("sagemaker", endpoint_url=aws.url, **credentials)
-        self.iam: Any = boto3.client("iam", endpoint_url=aws.url, **credentials)
+        self.s3, self.sagemaker, self.iam = _clients(aws.url)
         self.bucket = f"bucket-{os.urandom(6).hex()}"
         self.s3.create_bucket(Bucket=self.bucket)
         self.store = Store(self.bucket)
