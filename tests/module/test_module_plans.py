@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import attached_provider
@@ -20,22 +21,27 @@ OFFLINE = {name: value for name, value in os.environ.items() if not name.startsw
 
 
 @pytest.fixture(scope="module")
-def root(module_copy: Path) -> Path:
+def env() -> Iterator[dict[str, str]]:
+    with attached_provider.attached(OFFLINE) as env:
+        yield env
+
+
+@pytest.fixture(scope="module")
+def root(module_copy: Path, env: dict[str, str]) -> Path:
     terraform.run(
-        ["init", "-input=false", "-backend=false", "-test-directory=tests/module", "-no-color"], module_copy, OFFLINE
+        ["init", "-input=false", "-backend=false", "-test-directory=tests/module", "-no-color"], module_copy, env
     )
     return module_copy
 
 
-def test_the_module_is_valid(root: Path) -> None:
-    terraform.run(["validate", "-no-color"], root, OFFLINE)
+def test_the_module_is_valid(root: Path, env: dict[str, str]) -> None:
+    terraform.run(["validate", "-no-color"], root, env)
 
 
 @pytest.mark.slow
-def test_terraform_test_passes(root: Path) -> None:
+def test_terraform_test_passes(root: Path, env: dict[str, str]) -> None:
     files = sorted(path.name for path in (root / "tests" / "module").glob("*.tftest.hcl"))
-    with attached_provider.attached(OFFLINE) as env:
-        done = terraform.run(["test", "-no-color", "-test-directory=tests/module"], root, env, check=False)
+    done = terraform.run(["test", "-no-color", "-test-directory=tests/module"], root, env, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"Success! \d+ passed, 0 failed\.", done.stdout), done.stdout
     for name in files:
@@ -59,9 +65,9 @@ def test_the_module_leaves_providers_to_its_callers(root: Path) -> None:
     assert re.findall(r'source\s*=\s*"([^"]+)"', versions) == ["hashicorp/aws"]
 
 
-def test_the_provider_does_not_have_yet_what_the_module_waits_for(root: Path) -> None:
+def test_the_provider_does_not_have_yet_what_the_module_waits_for(root: Path, env: dict[str, str]) -> None:
     """On the day that this fails, `metrics_config` and `instance_pools` become inputs (docs/module.md names them)."""
-    done = terraform.run(["providers", "schema", "-json"], root, OFFLINE)
+    done = terraform.run(["providers", "schema", "-json"], root, env)
     schemas = json.loads(done.stdout)["provider_schemas"]
     [provider] = [schema for source, schema in schemas.items() if source.endswith("hashicorp/aws")]
     configuration = provider["resource_schemas"]["aws_sagemaker_endpoint_configuration"]["block"]
@@ -72,7 +78,7 @@ def test_the_provider_does_not_have_yet_what_the_module_waits_for(root: Path) ->
 
 
 @pytest.mark.slow
-def test_a_caller_tests_its_root_with_mocks(tmp_path: Path) -> None:
+def test_a_caller_tests_its_root_with_mocks(tmp_path: Path, env: dict[str, str]) -> None:
     """`terraform test` as docs/module.md has it, of a root that calls the module with much of what it has."""
     for source in ROOT.glob("*.tf"):
         (tmp_path / "module").mkdir(exist_ok=True)
@@ -97,6 +103,6 @@ def test_a_caller_tests_its_root_with_mocks(tmp_path: Path) -> None:
     [block] = re.findall(r"^```hcl\n(mock_provider.*?)^```$", text, re.M | re.S)
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "root.tftest.hcl").write_text(block + '\nrun "planned" {\n  command = plan\n}\n')
-    terraform.run(["init", "-input=false", "-backend=false", "-no-color"], tmp_path, OFFLINE)
-    done = terraform.run(["test", "-no-color"], tmp_path, OFFLINE, check=False)
+    terraform.run(["init", "-input=false", "-backend=false", "-no-color"], tmp_path, env)
+    done = terraform.run(["test", "-no-color"], tmp_path, env, check=False)
     assert "Success! 2 passed, 0 failed." in done.stdout, done.stdout + done.stderr

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import attached_provider
 import hub_server
 import pytest
 from warm_python import warm_libraries_for
@@ -132,8 +133,9 @@ def test_another_repository_calls_the_module(tmp_path: Path) -> None:
     text, count = re.subn(r'source = "git::[^"]+"', f'source = "{REPOSITORY}"', blocks("hcl")[0])
     assert count == 1
     (tmp_path / "main.tf").write_text(text)
-    terraform.run(["init", "-no-color"], tmp_path)
-    terraform.run(["validate", "-no-color"], tmp_path)
+    with attached_provider.attached(os.environ) as env:
+        terraform.run(["init", "-no-color"], tmp_path, env)
+        terraform.run(["validate", "-no-color"], tmp_path, env)
 
 
 def test_links_lead_somewhere() -> None:
