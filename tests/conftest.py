@@ -12,13 +12,15 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import boto3
 import botocore.session
 import hypothesis
 import pytest
 import tiny_models
-from warm_python import WarmPython, warm_libraries_for
+import warm_python as warm_pythons
+from warm_python import WarmPython
 
 from mme.local import LocalAws
 from mme.runner import process, stock
@@ -36,6 +38,18 @@ SECONDS = {
     )
 }
 """Of the tests that take long, by ``folder/test_file.py::test_name`` or by file: see slow.txt."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    run = warm_pythons.run = warm_pythons.Run(getattr(config, "workerinput", {}).get("warm"))
+    config.add_cleanup(run.end)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Workers of pytest-xdist share the warm interpreters of their run."""
+    assert warm_pythons.run is not None
+    node.workerinput["warm"] = str(warm_pythons.run.folder)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -117,12 +131,9 @@ def aws_env(local_aws: LocalAws, monkeypatch: pytest.MonkeyPatch) -> LocalAws:
 
 
 @pytest.fixture(scope="session")
-def warm_python(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmPython]:
+def warm_python() -> WarmPython:
     """An interpreter that has imported torch, transformers and the tasks, for programs that never go to the Hub."""
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    home = {"HF_HOME": str(tmp_path_factory.mktemp("warm"))}
-    with warm_libraries_for({**os.environ, **offline, **home}) as warm:
-        yield warm
+    return warm_pythons.warm_libraries()
 
 
 @pytest.fixture(scope="session")
@@ -167,7 +178,7 @@ def forked_module(warm_everywhere: Path) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def warm_stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def warm_stock(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The stock server's virtual environment with a Python that has imported the libraries. The server starts a Python
     for each model, which saves four seconds of a core each time."""
     try:
@@ -186,9 +197,8 @@ def warm_stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         "PYTHONNOUSERSITE": "1",
         "PYTHONPATH": "",
     }
-    with WarmPython(python, libraries, environment) as warm:
-        warm.executable(venv / "bin" / "python")
-        yield venv
+    warm_pythons.shared("stock", python, libraries, environment).executable(venv / "bin" / "python")
+    return venv
 
 
 @pytest.fixture(scope="module")

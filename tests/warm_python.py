@@ -12,6 +12,8 @@ process of its own, with its arguments, environment, folder and open files. Whoe
 that ends programs in order reaches it, and it ends when whoever asked is gone. With options, ``python -I …`` say, the
 file starts the interpreter itself.
 
+``shared`` gives one that all workers of a test run use: the first that asks starts it.
+
 Where the file is to stand in for ``sys.executable`` in programs too, all that they start with it is forked as well: a
 task, the container that it starts, and the container's parent of all models.
 """
@@ -43,12 +45,7 @@ class WarmPython:
         self._python = python
         self._folder = tempfile.TemporaryDirectory(prefix="warm-")  # short, as a socket's path must be
         self._socket = Path(self._folder.name) / "socket"
-        words = [str(python), __file__, "serve", str(self._socket), *modules]
-        self._process = subprocess.Popen(words, env=dict(environment), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._process.stdout is not None
-        if self._process.stdout.readline() != b"warm\n":
-            self._process.wait()
-            raise RuntimeError(f"{python} could not import {', '.join(modules)}")
+        self._process = _started(python, modules, environment, self._socket, subprocess.PIPE)
 
     def run(
         self, words: Sequence[str], environment: Mapping[str, str], text: str = ""
@@ -83,13 +80,84 @@ class WarmPython:
         self.close()
 
 
+def _started(
+    python: Path | str, modules: Sequence[str], environment: Mapping[str, str], path: Path, stdin: int
+) -> subprocess.Popen[bytes]:
+    """A warm interpreter that listens at ``path`` until ``stdin`` ends."""
+    words = [str(python), __file__, "serve", str(path), *modules]
+    process = subprocess.Popen(words, env=dict(environment), stdin=stdin, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    if process.stdout.readline() != b"warm\n":
+        process.wait()
+        raise RuntimeError(f"{python} could not import {', '.join(modules)}")
+    return process
+
+
+class Run:
+    """What the processes of one test run have in common: a folder, and a pipe that ends when the first of them does."""
+
+    def __init__(self, folder: str | None = None) -> None:
+        """The first process gives no folder, and the others its."""
+        self._own = None if folder else tempfile.TemporaryDirectory(prefix="warm-")
+        self.folder = Path(folder or str(self._own and self._own.name))
+        self._alive = -1
+        if self._own:
+            os.mkfifo(self.folder / "alive")
+            self._alive = os.open(self.folder / "alive", os.O_RDWR)
+
+    def end(self) -> None:
+        if self._own:
+            os.close(self._alive)
+            self._own.cleanup()
+
+
+class _Shared(WarmPython):
+    def __init__(
+        self, python: Path | str, modules: Sequence[str], environment: Mapping[str, str], run: Run, name: str
+    ) -> None:
+        self._python = python
+        self._socket = run.folder / name
+        with (run.folder / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self._socket.exists():
+                with (run.folder / "alive").open("rb") as alive:
+                    self._process = _started(python, modules, environment, self._socket, alive.fileno())
+
+    def close(self) -> None:
+        """It goes on for the others."""
+
+
+run: Run | None = None
+"""The test run that this process belongs to, which conftest.py sets."""
+
+
+def shared(name: str, python: Path | str, modules: Sequence[str], environment: Mapping[str, str]) -> WarmPython:
+    """The warm interpreter of this name, of all workers, until the test run ends."""
+    assert run is not None
+    return _Shared(python, modules, environment, run, name)
+
+
+LIBRARIES = ("torch", "transformers.pipelines", "onnxruntime", "mme.tasks")
+
+
+def warm_libraries() -> WarmPython:
+    """The shared one that has imported torch, transformers and the tasks, for programs that never go to the Hub."""
+    assert run is not None
+    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+    environment = {**os.environ, **offline, "HF_HOME": str(run.folder / "hub")}
+    return shared("libraries", sys.executable, LIBRARIES, _as_a_parent(environment))
+
+
 def warm_libraries_for(environment: Mapping[str, str]) -> WarmPython:
-    """One that has imported torch, transformers and the tasks, as the parent of a container's models would: libraries
-    read some variables when they are imported."""
+    """One of its own with the same libraries: they read some variables when they are imported."""
+    return WarmPython(sys.executable, LIBRARIES, _as_a_parent(environment))
+
+
+def _as_a_parent(environment: Mapping[str, str]) -> dict[str, str]:
+    """With what the parent of a container's models sets before it imports the libraries."""
     from mme.container.front import parent_link
 
-    modules = ["torch", "transformers.pipelines", "onnxruntime", "mme.tasks"]
-    return WarmPython(sys.executable, modules, {**parent_link.ENVIRONMENT, **environment})
+    return {**parent_link.ENVIRONMENT, **environment}
 
 
 # -- the side of who asks -------------------------------------------------------------------------------------------

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+import warm_python
 from warm_python import WarmPython
 
 
@@ -127,3 +129,23 @@ def test_nothing_is_left_where_the_warm_interpreter_is_killed(tmp_path: Path) ->
             os.kill(server, signal.SIGKILL)
             assert asking.stdout.read() == b"", "the program has ended, which holds the other end"
             assert asking.wait() == 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_shared_one_is_that_of_all_processes_of_a_run_and_ends_with_the_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = warm_python.Run()
+    source = "print(open('/proc/self/stat').read().rpartition(')')[2].split()[1])"
+    servers = []
+    for run in (first, warm_python.Run(str(first.folder))):
+        monkeypatch.setattr(warm_python, "run", run)
+        with warm_python.shared("one", sys.executable, ["decimal"], os.environ) as warm:
+            servers.append(int(warm.run(["-c", source], os.environ).stdout))
+    assert servers[0] == servers[1]
+    run.end()
+    assert first.folder.is_dir(), "it is the first one's"
+    server = psutil.Process(servers[0])
+    first.end()
+    server.wait(60)
+    assert not first.folder.exists()
