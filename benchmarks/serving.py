@@ -19,7 +19,6 @@ read it all and do no more with it.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
 import random
@@ -30,27 +29,24 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks._processor import processor
-from benchmarks._servers import MlServer, Server, Stock, missing
-from benchmarks._serving_clients import drive, drive_with_platform, paused, spinners, summary
+from benchmarks._servers import Server, Stock, missing
+from benchmarks._serving_clients import drive_with_platform, paused, spinners
 from benchmarks._serving_models import (
     LOADS,
     NEW_TOKENS,
     NOTHING,
     PROMPT,
     SHORT,
-    gpt2,
     link,
-    minilm,
     real_sentences,
-    stored_int8,
 )
+from benchmarks._serving_runs import SETTINGS, Runs, Target, speed
 
 PARTS = (
     "load",
@@ -71,68 +67,9 @@ STOCK_SPARE_MB = 3000  # left to the system, to the server itself and to what re
 PEERS = ("stock", "mlserver")
 # MLServer's settings that proved best: all in one process without batching for a single client, with it for several.
 MLSERVERS: list[dict[str, Any]] = [{}, {"batch": 8, "wait": 0.005}, {"workers": 2, "batch": 8, "wait": 0.005}]
-SETTINGS = {"bf16": {"dtype": "bfloat16"}, "int8": {"quantize": "int8"}}  # of the embedding handler
 
 
-@dataclass(frozen=True)
-class Target:
-    """A model on a server, under the name that it has in the table."""
-
-    name: str
-    server: Server
-    model: str = "m"
-
-
-class Bench:
-    def __init__(self, work: Path, seconds: float, many: int, crowded: int, without: Container[str]) -> None:
-        self.work = work
-        self.seconds = seconds
-        self.many = many
-        self.crowded = crowded
-        self.without = without
-        self.figures: dict[str, Any] = {}
-        self._models: dict[str, Path] = {}
-        self._logs = 0
-
-    def row(self, what: str, who: str, figure: str) -> None:
-        print(f"  {what:<44} {who:<36} {figure}", flush=True)
-
-    def model(self, name: str) -> Path:
-        if name not in self._models:
-            folder = self.work / "models" / name
-            if name == "gpt2":
-                self._models[name] = gpt2(folder)
-            elif name == "stored-int8":
-                self._models[name] = stored_int8(folder)
-            elif name in SETTINGS:
-                self._models[name] = minilm(folder, **SETTINGS[name])
-            else:
-                self._models[name] = minilm(folder, seed=int(name.removeprefix("bert")) or None)
-        return self._models[name]
-
-    @contextlib.contextmanager
-    def servers(
-        self, stock_workers: Sequence[int] = (), mlservers: Sequence[dict[str, Any]] = (), **ours: str
-    ) -> Iterator[list[Server]]:
-        """Ours, with these settings, and the others that are wanted and are there. They end with the block."""
-        made: list[Server] = []
-        try:
-            made.append(Server("ours", self._log(), **ours))
-            if "stock" not in self.without:
-                for workers in stock_workers:
-                    made.append(Stock(self._log(), workers))
-            if "mlserver" not in self.without:
-                for settings in mlservers:
-                    made.append(MlServer(self._log(), **settings))
-            yield made
-        finally:
-            for server in made:
-                server.stop()
-
-    def _log(self) -> Path:
-        self._logs += 1
-        return self.work / f"{self._logs}.log"
-
+class Bench(Runs):
     def load(self) -> None:
         """LOAD to the first answer."""
         with self.servers(stock_workers=(1,), mlservers=[{}]) as servers:
@@ -204,20 +141,6 @@ class Bench:
         while len(server.pids()) > 2:  # the front and the parent: the last of the models' processes are ending
             time.sleep(0.1)
 
-    def _rounds(
-        self, targets: list[Target], bodies: Callable[[Server], list[str]], clients: int
-    ) -> dict[str, dict[str, float]]:
-        """Every target driven twice by this many clients, taking turns; what each has shown, by its name."""
-        runs: dict[str, list[dict[str, Any]]] = {target.name: [] for target in targets}
-        for _ in range(2):
-            for target in targets:
-                with paused({other.server for other in targets} - {target.server}):
-                    for body in bodies(target.server)[:2]:  # the first ones after a stop find cold caches
-                        target.server.invoke(target.model, body)
-                    run = drive(target.server, target.model, bodies(target.server), clients, self.seconds / 2)
-                runs[target.name].append(run)
-        return {name: summary(run) for name, run in runs.items()}
-
     def _embed(self, targets: list[Target]) -> None:
         """Rows for each number of clients, with short sentences and with mixed lengths, once all are warm."""
         for target in targets:
@@ -225,10 +148,10 @@ class Bench:
                 target.server.invoke(target.model, target.server.text(text))
         for kind, texts in LOADS.items():
             for clients in (1, 8, 32):
-                rounds = self._rounds(targets, lambda server, texts=texts: [server.text(t) for t in texts], clients)
+                rounds = self.rounds(targets, lambda server, texts=texts: [server.text(t) for t in texts], clients)
                 for name, figures in rounds.items():
                     self.figures[f"embed_{kind}_{clients}_{name}"] = figures
-                    self.row(f"embeddings, {kind}, {clients} clients", name, _speed(figures))
+                    self.row(f"embeddings, {kind}, {clients} clients", name, speed(figures))
 
     def embeddings(self) -> None:
         """Warm embeddings by number of clients, short sentences and mixed lengths."""
@@ -267,7 +190,7 @@ class Bench:
             targets += [(server, server.name, names) for server in servers[1:]]
             for what, zipf in ((f"{TENANTS} models, a client each", False), (f"{TENANTS} models, by Zipf", True)):
                 # Each server until it is as it stays: ours has given all eight models the memory of busy ones.
-                self._drive(what, servers, targets, TENANTS, zipf, warm=4.0)
+                self.drive(what, servers, targets, TENANTS, zipf, warm=4.0)
 
     def crowd(self) -> None:
         """Many models loaded, clients who ask them by Zipf's law. Where all of a server's do not fit, the table says
@@ -284,19 +207,19 @@ class Bench:
             for name in folders:
                 ours.load(f"{name}-int8", self.model("stored-int8"))
             int8 = [f"{name}-int8" for name in folders]
-            self._drive(
+            self.drive(
                 what, [ours], [(ours, "ours", list(folders)), (ours, "ours, int8", int8)], TENANTS, True, warm=4.0
             )
         if "stock" in self.without:
             return
         room = min(self.crowded, max(TENANTS + 1, int((available_mb() - STOCK_SPARE_MB) / STOCK_MODEL_MB)))
-        stock = Stock(self._log(), 1)
+        stock = Stock(self.log(), 1)
         try:
             with ThreadPoolExecutor(2) as pool:
                 list(pool.map(lambda name: stock.load(name, folders[name]), list(folders)[:room]))
             drive_with_platform(stock, folders, room, bodies, TENANTS, 5.0)
             runs = [drive_with_platform(stock, folders, room, bodies, TENANTS, max(20.0, 3 * self.seconds))]
-            self._show(what, f"{stock.name}, {room} in memory", runs)
+            self.show(what, f"{stock.name}, {room} in memory", runs)
         finally:
             stock.stop()
 
@@ -312,7 +235,7 @@ class Bench:
             for spinning in sorted({1, os.cpu_count() or 1}):
                 with spinners(spinning):
                     for load in LOADS:
-                        self._drive(f"one client, {load}, {spinning} busy", servers, targets, 1, load=load)
+                        self.drive(f"one client, {load}, {spinning} busy", servers, targets, 1, load=load)
 
     def nothing(self) -> None:
         """What an answer costs beside the model: a handler that returns what it got."""
@@ -324,36 +247,7 @@ class Bench:
                 server.load("nothing", folder)
             targets = [(server, server.name, ["nothing"]) for server in servers]
             for clients in (1, 8):
-                self._drive(f"a handler that does nothing, {clients} clients", servers, targets, clients)
-
-    def _drive(
-        self,
-        what: str,
-        servers: list[Server],
-        targets: list[tuple[Server, str, list[str]]],
-        clients: int,
-        zipf: bool = False,
-        load: str = "short",
-        warm: float = 1.0,
-    ) -> None:
-        """Drive the targets (server, its name in the table, models) in turns, and say what came of it."""
-        runs: dict[str, list[dict[str, Any]]] = {name: [] for _, name, _ in targets}
-        for turn in range(4):  # the first is for warming up
-            for server, name, models in targets:
-                bodies = [server.text(text) for text in LOADS[load]]
-                with paused(other for other in servers if other is not server):
-                    run = drive(server, models, bodies, clients, self.seconds / 3 if turn else warm, zipf)
-                if turn:
-                    runs[name].append(run)
-        for name, taken in runs.items():
-            self._show(what, name, taken)
-
-    def _show(self, what: str, name: str, runs: list[dict[str, Any]]) -> None:
-        figure = summary(runs)
-        self.figures[f"{what}, {name}"] = figure
-        speed = f"{figure['per_second']:.{0 if figure['per_second'] > 10 else 1}f} per second"
-        text = f"{speed}; p50 {figure['p50_ms']:.1f}, p99 {figure['p99_ms']:.1f} ms; "
-        self.row(what, name, text + f"{figure['cpu_ms_each']:.2f} ms of the processor each")
+                self.drive(f"a handler that does nothing, {clients} clients", servers, targets, clients)
 
     def precision(self) -> None:
         """What bfloat16 and int8 (settings of the handler) bring, and what they cost in accuracy on real sentences."""
@@ -391,7 +285,7 @@ class Bench:
                     server.invoke("m", server.prompt(PROMPT, NEW_TOKENS))
             targets = [Target(server.name, server) for server in servers]
             for clients in (1, 8):
-                rounds = self._rounds(targets, lambda server: [server.prompt(PROMPT, NEW_TOKENS)], clients)
+                rounds = self.rounds(targets, lambda server: [server.prompt(PROMPT, NEW_TOKENS)], clients)
                 for name, figures in rounds.items():
                     figures["tokens_per_second"] = round(figures["per_second"] * NEW_TOKENS, 1)
                     self.figures[f"generate_{clients}_{name}"] = figures
@@ -468,13 +362,6 @@ def available_mb() -> float:
     """Megabytes (10^6) that could be taken now."""
     match = re.search(r"^MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text(), re.M)
     return int(match[1]) * 1024 / 1e6 if match else 0.0
-
-
-def _speed(figures: dict[str, float]) -> str:
-    return (
-        f"{figures['per_second']:.0f}/s, p50 {figures['p50_ms']:.1f} ms, p99 {figures['p99_ms']:.1f} ms, "
-        f"cpu {figures['cpu_ms_each']:.1f} ms each"
-    )
 
 
 def main() -> int:
