@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+
 from invoke import Collection, ParseError, Program
 
 import mme.tasks
 from mme import __version__
 from mme.chain import Executor
-from mme.tasks.command import print_error
+from mme.tasks.command import print_error, reader_gone
 
 
 class Command(Program):  # type: ignore[misc]
@@ -34,7 +36,10 @@ program = Command(
 
 def main() -> None:
     """Run the tasks that the command line names; does not return."""
-    program.run()
+    try:
+        program.run()
+    except BrokenPipeError:  # in what Invoke prints itself, such as the list of tasks
+        sys.exit(reader_gone())
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from invoke import Collection
 
 import mme.tasks
 from mme import __version__
-from mme.__main__ import program
+from mme.__main__ import main, program
 from mme.tasks import command
 
 SOURCE = '[models.{name}]\nsource = "folder:{name}"\nhandler = "embedding"\n'
@@ -56,6 +57,18 @@ def test_as_a_module_it_runs_tasks_and_names_itself_in_hints(folder: Path) -> No
     assert wrong.returncode == 6
     assert "python -m mme package" in wrong.stderr
     assert typed(folder, "bench").returncode == 1, "there is nothing to bench"
+
+
+def test_a_reader_that_goes_away_from_the_list_of_tasks_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Gone())
+    monkeypatch.setattr(sys, "argv", ["mme", "--list"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 141
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str], folder: Path) -> None:

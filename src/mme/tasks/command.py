@@ -158,11 +158,17 @@ def _errors_as_exit_codes(json: bool) -> Iterator[None]:
             print_error("Interrupted", message, hint, code)
         raise Exit(code=code) from None
     except BrokenPipeError:
-        # The reader of a pipe has gone (as in: invoke releases | head). Python would complain again at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise Exit(code=141) from None
+        raise Exit(code=reader_gone()) from None
     except OSError as error:
         raise fail(error, f"{error.filename or 'this machine'}: {error.strerror or error}.", None, 1) from error
+
+
+def reader_gone() -> int:
+    """The exit code where the reader of a pipe has gone (as in: invoke releases | head), of which Python would complain
+    again at its end."""
+    with contextlib.suppress(OSError):  # standard output may be no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 class _Terminated(KeyboardInterrupt):
