@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import os
 import threading
 import zlib
@@ -370,3 +371,27 @@ def test_keys_of_any_kind(cloud: Cloud, key: str) -> None:
     assert reader.get_object(Bucket=cloud.bucket, Key="copy")["Body"].read() == b"content"
     cloud.s3.delete_object(**named)
     assert error_of(cloud.s3.get_object, **named)["Error"]["Code"] == "NoSuchKey"
+
+
+def test_a_bucket_takes_access_logs_by_any_policy_that_allows_it(cloud: Cloud) -> None:
+    logs = f"{cloud.bucket}-logs"
+    cloud.s3.create_bucket(Bucket=logs)
+    arn = f"arn:aws:s3:::{logs}"
+    plain = {"Effect": "Deny", "Principal": "*", "Action": "s3:*", "Resource": [arn, f"{arn}/*"]}
+    plain["Condition"] = {"Bool": {"aws:SecureTransport": "false"}}
+    where = {"ArnLike": {"aws:SourceArn": f"arn:aws:s3:::{cloud.bucket}"}}
+    deliver = {"Effect": "Allow", "Principal": {"Service": ["logging.s3.amazonaws.com"]}, "Action": ["s3:Put*"]}
+    status = {"LoggingEnabled": {"TargetBucket": logs, "TargetPrefix": "search/"}}
+    for resource, condition, code in (
+        (f"{arn}/search/*", where, ""),
+        (f"{arn}/other/*", where, "InvalidTargetBucketForLogging"),
+        (f"{arn}/*", {"ArnLike": {"aws:SourceArn": "arn:aws:s3:::another"}}, "InvalidTargetBucketForLogging"),
+    ):
+        statement = [plain, {**deliver, "Resource": [resource], "Condition": condition}]
+        cloud.s3.put_bucket_policy(Bucket=logs, Policy=json.dumps({"Version": "2012-10-17", "Statement": statement}))
+        put = {"Bucket": cloud.bucket, "BucketLoggingStatus": status}
+        if code:
+            assert error_of(cloud.s3.put_bucket_logging, **put)["Error"]["Code"] == code
+        else:
+            cloud.s3.put_bucket_logging(**put)
+            assert cloud.s3.get_bucket_logging(Bucket=cloud.bucket)["LoggingEnabled"]["TargetPrefix"] == "search/"

@@ -12,6 +12,7 @@ import boto3
 import pytest
 from botocore.httpsession import URLLib3Session
 from task_project import Project
+from urllib3.exceptions import ProtocolError
 
 from mme import releases
 
@@ -99,6 +100,17 @@ def test_an_interrupt_is_a_document_for_scripts_too(project: Project, monkeypatc
         "hint": "Nothing half-done is visible; run the same command again.",
         "exit_code": 130,
     }
+
+
+def test_an_answer_that_breaks_off(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> Any:
+        raise ProtocolError("Connection broken: IncompleteRead(162 bytes read, 163 more expected)")
+
+    monkeypatch.setattr(releases, "list_versions", broken)
+    done = project("releases", "--json")
+    assert done.code == 1
+    assert "broke off in the middle of an answer" in done.json["error"]["message"]
+    assert "Run the same command again." in done.err
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invoke import Context, Exit, task
+from urllib3.exceptions import HTTPError
 
 from mme import aws, console, releases
 from mme.catalog import reader
@@ -44,6 +45,7 @@ WHERE_HELP = {
 
 CATALOG_HELP = "the catalogue (models.toml)"
 JSON_HELP = "print JSON for a script to read"
+AGAIN = "Run the same command again."
 DRY_RUN_HELP = "say what would be done, and do nothing"
 
 
@@ -137,7 +139,7 @@ def _errors_as_exit_codes(json: bool) -> Iterator[None]:
 
     def fail(error: Exception, message: str, hint: str | None, code: int) -> Exit:
         with contextlib.suppress(OSError):  # standard error, too, may be a full disk
-            note(f"Error: {error if isinstance(error, MmeError) else message}")
+            note(f"Error: {error if isinstance(error, MmeError) else MmeError(message, hint)}")
         if json and not _printed.get():
             print_error(type(error).__name__, message, hint, code)
         return Exit(code=code)
@@ -159,6 +161,8 @@ def _errors_as_exit_codes(json: bool) -> Iterator[None]:
         raise Exit(code=code) from None
     except BrokenPipeError:
         raise Exit(code=reader_gone()) from None
+    except HTTPError as error:  # boto3 hands this on where an error's own answer breaks off
+        raise fail(error, f"The connection broke off in the middle of an answer ({error}).", AGAIN, 1) from error
     except OSError as error:
         raise fail(error, f"{error.filename or 'this machine'}: {error.strerror or error}.", None, 1) from error
 

@@ -4,25 +4,52 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 import threading
 import uuid
 from pathlib import Path
 from typing import Any
 
+from mme.local.iam import policy
 from mme.local.s3 import blobs, checksums
 
 
 def bucket_policies() -> None:
     """A bucket policy is judged without its conditions, so a Deny that has one denies everything. access.py judges
-    bucket policies instead; moto's own judgement is switched off."""
+    bucket policies instead; moto's own judgement is switched off. And where a bucket is to take access logs, its policy
+    is looked through for one way to write the permission; any other, and a statement for everybody, is a fault."""
     from moto.iam.access_control import PermissionResult
     from moto.s3.models import FakeBucket
 
     def get_permission(self: Any, action: str, resource: str) -> Any:
         return PermissionResult.NEUTRAL
 
+    set_logging = FakeBucket.set_logging
+
+    def set_logging_by_policy(self: Any, logging_config: Any, bucket_backend: Any) -> None:
+        def may_deliver(target_bucket: Any, target_prefix: str | None) -> bool:
+            delivery = policy.Request(
+                "s3:PutObject",
+                f"{target_bucket.arn}/{target_prefix or ''}log",
+                {
+                    "aws:securetransport": ["true"],
+                    "aws:sourceaccount": [self.account_id],
+                    "aws:sourcearn": [self.arn],
+                },
+                frozenset({"logging.s3.amazonaws.com"}),
+            )
+            documents = [json.loads(target_bucket.policy)] if target_bucket.policy else []
+            return policy.judge(documents, delivery) == "allow"
+
+        self._log_permissions_enabled_policy = may_deliver
+        try:
+            set_logging(self, logging_config, bucket_backend)
+        finally:
+            del self._log_permissions_enabled_policy
+
     FakeBucket.get_permission = get_permission
+    FakeBucket.set_logging = set_logging_by_policy
 
 
 def object_keys() -> None:
