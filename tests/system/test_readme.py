@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,8 +15,11 @@ from pathlib import Path
 import attached_provider
 import hub_server
 import pytest
+from invoke import Collection
+from invoke.parser import Parser
 from warm_python import warm_libraries_for
 
+import mme.tasks
 from mme import terraform
 from mme.catalog import reader
 from mme.local import LocalAws
@@ -117,6 +121,23 @@ def test_one_table_is_one_model(tmp_path: Path) -> None:
     path.write_text(blocks("toml")[0])
     (spec,) = reader.load(path).select([])
     assert (spec.name, spec.task, spec.handler) == ("sentiment", "text-classification", None)
+
+
+def test_the_table_of_a_folder_and_the_flags_of_what_follows(tmp_path: Path) -> None:
+    table = re.search(r"(?m)^    \[models\.complaints\]\n(    .+\n)+", README)
+    assert table
+    folder = tmp_path / "complaints"
+    folder.mkdir()
+    (tmp_path / "models.toml").write_text(
+        re.sub("(?m)^    ", "", table[0]).replace("/home/you/complaints", str(folder))
+    )
+    (spec,) = reader.load(tmp_path / "models.toml").select([])
+    assert (spec.name, spec.task, spec.handler) == ("complaints", "text-classification", None)
+    typed = re.findall(r"(?m)^    (invoke .+?)(?: +#.*)?$", README)
+    assert len(typed) >= 7
+    parser = Parser(contexts=Collection.from_module(mme.tasks).to_contexts())
+    for line in typed:
+        parser.parse_argv(shlex.split(line)[1:])  # raises for a task or flag that there is not
 
 
 def test_another_repository_gets_the_tasks(tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def load(path: Path) -> Catalog:
     except FileNotFoundError:
         raise CatalogError(
             f"There is no catalogue at {path}.",
-            "Run this where models.toml is, or name the file with --catalog.",
+            "Run this where models.toml is, or name the file with --catalog. A first one: the lines [models.NAME], "
+            'source = "folder:PATH" and task = "text-classification".',
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise CatalogError(f"{path} cannot be read: {error}.", "It must be a text file in UTF-8.") from None

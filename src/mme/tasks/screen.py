@@ -129,7 +129,7 @@ def _models(now: Status, rows: int) -> list[str]:
         if len(used.models) > rows:
             shown.append(f"and {len(used.models) - rows} others (--rows)")
     elif used:
-        shown.append(f"most used: the log names no target model since {console.when(used.since)}")
+        shown.append(f"most used: no request in the log names its target model since {console.when(used.since)}")
     if released:
         shown += ["", *_released(released, rows)]
     return shown
