@@ -1,4 +1,4 @@
-"""The endpoint of the local AWS that benchmarks/capacity.py asks: its models, its disk, and how it is made."""
+"""The endpoint of the local AWS that benchmarks/capacity.py measures: its models, its disk, how it is created."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ class Endpoint:
                 time.sleep(0.2)
 
     def ask(self, model: int) -> float:
-        """Seconds until the answer; not a number for an error."""
+        """Seconds until the answer; NaN where it is an error."""
         began = time.perf_counter()
         try:
             answer = self.runtime.invoke_endpoint(
@@ -171,7 +171,7 @@ class Endpoint:
         return time.perf_counter() - began
 
     def hits(self, since: float) -> tuple[int, int]:
-        """(requests, those whose model was loaded) that CloudWatch counted since a time."""
+        """The requests since a time, and those of them whose model was loaded, as CloudWatch counted them."""
         points = self.client("cloudwatch").get_metric_statistics(
             Namespace="AWS/SageMaker",
             MetricName="ModelCacheHit",
@@ -189,7 +189,7 @@ class WrittenOut:
 
     It does so by itself after 30 to 35 seconds (vm.dirty_expire_centisecs). Until then a process that maps them needs
     some 20 ms more to tell its own memory from theirs (``mme.container.memory.private``), whenever it begins. An
-    endpoint parks a model after 15 minutes, so that its wakes never have that; here models are parked after seconds.
+    endpoint parks a model after 15 minutes, so its wakes are never affected; here models are parked after seconds.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -47,7 +47,7 @@ class Card:
 
     @contextlib.contextmanager
     def filled(self, left: int) -> Iterator[None]:
-        """Within the block another process has all of the memory but about ``left`` bytes."""
+        """Within the block another process holds all of the memory but about ``left`` bytes."""
         command = [sys.executable, "-c", TAKE, str(left)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdin is not None
@@ -61,7 +61,7 @@ class Card:
 
 
 class MadeUpCard(Card):
-    """A GPU of ``models`` times what a process takes on it. Admission sees it; nothing computes on it."""
+    """A made-up GPU with memory for ``models`` processes. Admission counts with it; nothing computes on it."""
 
     name = "made up"
     made_up = True

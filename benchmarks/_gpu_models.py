@@ -1,5 +1,5 @@
-"""The models of gpu.py: of the real ones' sizes, with random weights and tokenizers of whole words, so that nothing has
-to be fetched and a text's tokens can be read off it; and what transformers makes of them on the CPU in float32."""
+"""The models of gpu.py: as large as real ones, with random weights and a token for each word, so that nothing has to be
+downloaded and a text shows its tokens; and transformers' answers to compare with, on the CPU in float32."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def gpt2(folder: Path, seed: int, quick: bool, **settings: Any) -> Path:
 
 
 def _finish(folder: Path, kind: str, settings: dict[str, Any]) -> Path:
-    # Whichever version of transformers wrote it, and whichever reads it.
+    # For every version of transformers that may read it.
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tokenizer_class": "PreTrainedTokenizerFast"}))
     if kind != "none":
@@ -76,7 +76,7 @@ def _finish(folder: Path, kind: str, settings: dict[str, Any]) -> Path:
 
 
 def with_settings(source: Path, folder: Path, **settings: Any) -> Path:
-    """The same model, its files hard links, with other settings of its handler."""
+    """The same model (hard links to its files) with other settings of its handler."""
     link(source, folder)
     (folder / "code" / "settings.json").unlink()
     (folder / "code" / "settings.json").write_text(json.dumps(settings))
@@ -84,7 +84,7 @@ def with_settings(source: Path, folder: Path, **settings: Any) -> Path:
 
 
 def code_of(source: str, folder: Path) -> Path:
-    """A model that is a handler alone."""
+    """A model that consists of a handler and no weights."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "code").mkdir(parents=True)
     (folder / "code" / "inference.py").write_text(source)
@@ -114,7 +114,7 @@ def logits_of_pairs(folder: Path, pairs: list[list[str]]) -> Any:
 
 
 class Reader:
-    """The language model on the CPU, and how well it takes each token of a text that another has made."""
+    """The language model on the CPU; it judges each token of a text that another model generated."""
 
     def __init__(self, folder: Path) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer

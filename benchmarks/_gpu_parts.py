@@ -23,15 +23,15 @@ from benchmarks._servers import Server, Stock, missing
 from benchmarks._serving_clients import drive, paused, summary
 from benchmarks._serving_models import LOADS, PROMPT, SHORT, link
 
-# How far an answer may lie from the CPU's in float32, as a part of its largest number: what the format loses where the
-# same is computed in another order.
+# How far an answer may be from the CPU's in float32, relative to its largest number: the format's rounding, summed in
+# another order.
 ERRORS = {"float32": 2e-5, "bfloat16": 0.05, "float16": 0.01}
 PROMPTS = (PROMPT, "the crew counted", "gulls followed its wake and the", "every port along the northern coast where")
 PAIRS = [["the ship crossed", "gulls followed its wake"], ["merchants waited", "with news of prices and weather"]]
 
 
 class Ours(Server):
-    grace_seconds = 5.0  # a part that is cut leaves the card to the next one soon
+    grace_seconds = 5.0  # a part that is stopped frees the card soon
 
 
 class Bench:
@@ -97,7 +97,7 @@ def run(part: str, work: Path, cuda: bool, quick: bool, without_stock: bool) -> 
 
 
 def models(b: Bench) -> None:
-    """Not a measurement: what the others measure with."""
+    """Not a measurement: makes what the others measure."""
     import torch
     import transformers
 
@@ -185,7 +185,7 @@ def _texts(b: Bench, server: Server, model: str, name: str, error: float, reader
 
 
 def load(b: Bench) -> None:
-    """LOAD to the first answer; and beside it what a further model takes in the stock stack, whose loads are slow."""
+    """LOAD to the first answer. Also the memory of a further model in the stock stack, whose loads are slow."""
     with b.both() as (ours, others):
         b.row("start to healthy ping", "ours", f"{ours.start_seconds:.1f} s", seconds=ours.start_seconds)
         for (kind, folder), server in itertools.product((("MiniLM", b.bert(0)), ("GPT-2", b.gpt2)), (ours, *others)):
@@ -215,11 +215,11 @@ def _further(b: Bench, kind: str, server: Server, gpu: float, machine: float) ->
 
 
 def memory(b: Bench) -> None:
-    """What a further model takes that has answered, of the GPU and of the machine; and what parking gives back."""
+    """Memory of the GPU and of the machine for a further model that has answered; and what parking gives back."""
     count = 2 if b.quick else 4
     with b.ours(MME_PARK_AFTER="0") as server:
         for kind, body in (("MiniLM", server.text(SHORT)), ("GPT-2", server.prompt(PROMPT, 4))):
-            for number in range(count + 2):  # the first two make what further ones share
+            for number in range(count + 2):  # the first two create what all further ones share
                 if number == 2:
                     _settle(b, server)
                     before = b.card.used(server), server.memory()
@@ -238,7 +238,7 @@ def memory(b: Bench) -> None:
 
 
 def _settle(b: Bench, server: Server) -> None:
-    """Wait until processes have been idle for a second, and have given back what they need no more."""
+    """Wait until the processes have been idle for a second and have released what they no longer need."""
     time.sleep(0.2 if b.quick else 2.0)
     server.call("GET", "/ping")
 
@@ -257,7 +257,7 @@ def _wait_parked(server: Server, count: int) -> None:
 
 
 def full(b: Bench) -> None:
-    """507 where the card is full, before and within a request; and that it goes on once there is room."""
+    """507 where the card is full, on LOAD and within a request; and answers again once there is room."""
     with b.ours(admitting=True, MME_PARK_AFTER="0.5") as server:
         server.load("parked", b.bert(0))
         _wait_parked(server, 1)
@@ -316,7 +316,7 @@ def turns(b: Bench) -> None:
         began = time.perf_counter()
 
         def bring(number: int) -> int:
-            if time.perf_counter() - began > loading:  # each context that there is slows the next one down
+            if time.perf_counter() - began > loading:  # every CUDA context makes the next one slower to create
                 return 0
             server.load(f"m{number}", link(b.bert(number), b.work / "turns" / str(number)))
             if (number + 1) % 50 == 0:

@@ -1,4 +1,4 @@
-"""Archives that are wrong, made from real ones: each seed gives the same archive every time, of one of eight kinds."""
+"""Broken archives, made from real ones in eight ways. The same seed gives the same archive."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _bytes(data: bytes, chance: random.Random) -> bytes:
 
 
 def _with_field(tar: bytes, at: int, field: str, value: bytes, chance: random.Random) -> bytes:
-    """The tar with a field of the header at ``at`` replaced, and mostly with a checksum that is right again."""
+    """The tar with one field of the header at ``at`` replaced, and usually with a matching checksum."""
     start, length = FIELDS[field]
     header = bytearray(tar[at : at + BLOCK].ljust(BLOCK, b"\0"))
     header[start : start + length] = value[:length].ljust(length, b"\0")
@@ -151,7 +151,7 @@ def _records(tar: bytes, chance: random.Random) -> bytes:
 
 
 def _bomb(tar: bytes, chance: random.Random) -> bytes:
-    """What is small once it is packed and large, long or deep when it is read."""
+    """Archives that are small when packed and large, long or deep when read."""
     at = chance.choice(_headers(tar))
     part = chance.choice(
         (

@@ -1,4 +1,4 @@
-"""The servers that serving.py compares, each a process with the same few methods: load, invoke, unload, memory, cpu."""
+"""The servers that serving.py compares, each a process with the same methods: load, invoke, unload, memory, cpu."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ ROOT = Path(__file__).resolve().parents[1]
 MLSERVER = ROOT / ".venv-mlserver" / "bin" / "mlserver"
 
 for _name in [name for name in os.environ if name.startswith("OMP_")]:
-    del os.environ[_name]  # how many threads there are is each server's own to say
+    del os.environ[_name]  # each server decides how many threads it has
 
 
 class Server:
-    """One that keeps SageMaker's multi-model contract, or by a subclass another. Started with the object."""
+    """A server that follows SageMaker's multi-model contract; subclasses speak others. Creating it starts it."""
 
     kind: str | list[str] = "ours"
     """What ``mme.runner`` starts."""
@@ -109,7 +109,7 @@ class Server:
         return sorted(pids - {self.container.pid})
 
     def memory(self) -> float:
-        """Megabytes (10^6) of memory, proportional shares summed, weights' files left out."""
+        """Memory in MB (10^6 bytes): PSS of all processes, without the files of the weights."""
         total = 0
         for pid in self.pids():
             weights = False
@@ -122,7 +122,7 @@ class Server:
         return total / 1e6
 
     def cpu(self) -> float:
-        """Seconds of processor time that this process and its descendants have taken, those that ended among them."""
+        """Seconds of processor time of this process and its descendants, including those that have ended."""
         ticks = 0
         for pid in self.pids():
             with contextlib.suppress(OSError):
@@ -132,7 +132,7 @@ class Server:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Within the block this server does nothing at all: no timers, no threads that wait by turning in circles."""
+        """Stops this server within the block, so that its timers and spinning threads take no processor time."""
         pids = self.pids()
         self._signal(pids, signal.SIGSTOP)
         try:
@@ -214,7 +214,7 @@ class MlServer(Server):
 
     def prompt(self, text: str, tokens: int) -> str:
         body = json.loads(self.text(text))
-        if not self.batch:  # its batching would make a list of the numbers; then the model's own configuration says it
+        if not self.batch:  # its batching would turn the number into a list; the model's configuration has it then
             kind = {"content_type": "hg_json"}
             for name in ("max_new_tokens", "min_new_tokens"):
                 field = {"name": name, "shape": [1], "datatype": "BYTES", "parameters": kind, "data": [str(tokens)]}

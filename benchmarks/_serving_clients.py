@@ -1,4 +1,4 @@
-"""The clients of serving.py, which ask in a process of their own, and what keeps the machine busy beside them."""
+"""The clients of serving.py, in a process of their own, and processes that keep the machine busy beside them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from benchmarks._servers import ROOT, Server
 
 class _Client(asyncio.Protocol):
     """One request after the other until a time, each to a path drawn by Zipf's law: the first twice as often as the
-    second. It does as little as possible: what it takes of the processor, the servers do not have."""
+    second. It does as little as possible, for it takes processor time from the servers."""
 
     def __init__(self, paths: list[str], bodies: list[bytes], until: float, number: int, seconds: list[float]) -> None:
         self._paths, self._bodies, self._until, self._seconds = paths, bodies, until, seconds
@@ -82,13 +82,13 @@ class _Client(asyncio.Protocol):
 
 class _Platform:
     """What SageMaker does in front of a container whose models do not all fit: a model that is asked for and not there
-    is loaded, after the one has been unloaded that has not been asked for longest and that nobody waits for."""
+    is loaded, once the least recently used one that nobody waits for has been unloaded."""
 
     def __init__(self, plan: dict[str, Any]) -> None:
         self._port = plan["port"]
         self._folders: dict[str, str] = plan["folders"]  # of each model
         self._room = int(plan["room"])  # models at a time
-        self._here: dict[str, None] = dict.fromkeys(plan["here"])  # the longest not asked for first
+        self._here: dict[str, None] = dict.fromkeys(plan["here"])  # least recently used first
         self._moving: dict[str, threading.Event] = {}  # those that are being loaded or unloaded
         self._users: dict[str, int] = {}
         self._lock = threading.Lock()
@@ -126,7 +126,7 @@ class _Platform:
                 time.sleep(0.005)
 
     def _move(self, connection: http.client.HTTPConnection, model: str, victim: str | None) -> None:
-        """Load a model, after another one has been unloaded. Whoever waits for either looks again afterwards."""
+        """Load a model after unloading another one. Requests that wait for either of them check again afterwards."""
         loaded = False
         try:
             if victim:
@@ -204,7 +204,7 @@ def main() -> None:
 def drive(
     server: Server, models: str | list[str], bodies: list[str], clients: int, seconds: float, zipf: bool = False
 ) -> dict[str, Any]:
-    """Clients ask one model; or several, a model each or (`zipf`) the first ones more often."""
+    """Clients ask one model, or several: each client its own, or (`zipf`) all of them, the first ones more often."""
     paths = [server.path(model) for model in ([models] if isinstance(models, str) else models)]
     plan = {"port": server.port, "paths": paths, "bodies": bodies, "clients": clients, "seconds": seconds, "zipf": zipf}
     return _run(server, plan)
@@ -249,7 +249,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
     times = sorted(value for run in runs for value in run["seconds"])
     return {
         "per_second": round(sum(len(run["seconds"]) for run in runs) / sum(run["elapsed"] for run in runs), 1),
-        # Unlike the others this holds on a machine that has other work too: the cores divided by it bound the speed.
+        # Unlike the others, this holds on a busy machine too: cores divided by it is the upper bound of the speed.
         "cpu_ms_each": round(1000 * sum(run["cpu"] for run in runs) / len(times), 2),
         "p50_ms": round(times[len(times) // 2] * 1000, 2),
         "p99_ms": round(times[min(len(times) - 1, int(len(times) * 0.99))] * 1000, 2),
@@ -258,7 +258,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
 
 @contextlib.contextmanager
 def paused(servers: Iterable[Server]) -> Iterator[None]:
-    """Within the block none of these servers does anything."""
+    """Stops these servers within the block."""
     with contextlib.ExitStack() as pauses:
         for server in servers:
             pauses.enter_context(server.paused())
@@ -267,7 +267,7 @@ def paused(servers: Iterable[Server]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def spinners(count: int) -> Iterator[None]:
-    """Within the block so many processes compute without end."""
+    """Runs so many processes that compute all the time, within the block."""
     running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

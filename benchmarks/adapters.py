@@ -2,9 +2,9 @@
 
     python -m benchmarks.adapters [--json FILE] [--models 8] [--rank 8] [--seconds 4]
 
-The base is all-MiniLM-L6-v2 (90 MB). The adapters change the queries and values of all its layers; they are made, not
-trained. Memory is what the kernel counts (PSS) of all processes of the serving container after each model has
-answered, beyond the third model, from which on nothing is new. Time is the processor's, of one thread.
+The base is all-MiniLM-L6-v2 (90 MB). The adapters change the queries and values of all its layers; their weights are
+random. Memory is what the kernel counts (PSS) of all processes of the serving container after each model has
+answered, beyond the third model; by then everything that models share exists. Time is the processor's, of one thread.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def packaged(base: Path, root: Path, models: int, rank: int, merge: bool) -> tup
 
 
 def served(folders: list[Path], root: Path) -> dict[str, float]:
-    """Load them all into the serving container, and see what each further one takes."""
+    """Load them all into the serving container, and measure each further one."""
     from mme.runner.process import Container
 
     log: list[str] = []

@@ -6,21 +6,21 @@
 
 One endpoint of the local AWS with our container: `--models` seeded models, of which the disk holds `--fits` at a time,
 and which are parked after three seconds. Three traces: uniform, Zipf 0.8, and Zipf 1.2 with a deployment in the middle.
-What a model needs is measured on the same endpoint right before each trace and right after it, for a machine is not as
-fast at one time as at another. Requests come one at a time, with the pauses that the trace has between its own (what
-comes back to back finds the processor's caches warm), to models that are loaded, parked, and not there while the disk
-is full. And they come some at a time, for what they cost each other: pairs to loaded and to parked models, and four to
-models that are not there, since the local AWS fetches and extracts in one process. Then the trace is played in real
-time and simulated. The first third warms the caches and is not counted.
+What a model needs is measured on the same endpoint right before and right after each trace, since a machine's speed
+drifts. Requests are sent one at a time, with the trace's own pauses (back to back, they would find the processor's
+caches warm), to models that are loaded, parked, and not loaded while the disk is full. Some are sent at the same time,
+to see how they slow each other down: pairs to loaded and to parked models, and four to models that are not loaded,
+since the local AWS fetches and extracts in one process. Then the trace is played in real time and simulated. The
+first third warms the caches and is not counted.
 
 Needs root, to mount the small file system that is the instance's disk. Figures are as good as the machine is quiet: the
 load average is printed with them.
 
-`--instances` plays another kind of trace: so many containers behind one variant, each with caches of its own, which
-begin empty and have room for everything, and all on the cores of this machine, as in that simulation; Zipf 0.8 over
-half of the models, once for each of SageMaker's routings. Every request counts, since what differs from one instance is
-how often a model is cold. It needs no root. Models' files are written to the disk a second after they were extracted
-(see WrittenOut), as they are on an endpoint long before a model is parked.
+`--instances` plays another kind of trace: several containers behind one variant, each with caches of its own, which
+begin empty and have room for everything. They share the cores of this machine, and the simulation has them share cores,
+too. The traffic is Zipf 0.8 over half of the models, once for each of SageMaker's routings. Every request counts, since
+what several instances change is how often a model is cold. It needs no root. Models' files are written to
+the disk a second after they were extracted (see WrittenOut), as they are on an endpoint long before a model is parked.
 
 `--speed` times the planner instead: 10 million requests for 100,000 models on 200 instances, and a plan for 400 models.
 """
@@ -59,7 +59,7 @@ TOGETHER = 4
 
 
 class Calibration:
-    """Seconds of requests that are told apart: ``cold`` while the disk is full, ``warm``, ``woken``, all one at a time;
+    """Seconds of requests of each kind: ``cold`` while the disk is full, ``warm``, ``woken``, all one at a time;
     ``warm pair`` and ``woken pair`` of two at a time; ``together`` until TOGETHER cold ones at a time are all answered.
     """
 
@@ -90,7 +90,7 @@ class Calibration:
                 self.times["cold"].append(seconds)
 
     def loaded(self, models: Sequence[int]) -> None:
-        """``models``: that are there, 16 of them or so."""
+        """``models``: loaded ones, about 16."""
         for _ in range(2):
             time.sleep(PARK_AFTER + 1)
             half = len(models) // 2
@@ -109,7 +109,7 @@ class Calibration:
                 self.ask("warm pair", *few)
 
     def absent(self, models: Sequence[int]) -> None:
-        """``models``: that are not there."""
+        """``models``: ones that are not loaded."""
         for start in range(0, len(models) - TOGETHER, TOGETHER):
             self.pause()
             began = time.perf_counter()
@@ -119,7 +119,7 @@ class Calibration:
 
 
 def spread_of(seconds: Sequence[float]) -> list[float]:
-    """Factors of the median; one factor where there is nothing to vary."""
+    """The quantiles as factors of the median; one factor where the median is 0."""
     usual = statistics.median(seconds)
     return quantiles([max(0.0, value) / usual for value in seconds]) if usual > 0 else [1.0]
 
@@ -234,7 +234,7 @@ def compare(
     asked = trace(args.models, exponent, args.rate, args.seconds, half)
     first = args.seconds / 3
     cut = int(np.searchsorted(asked.time, first))
-    # CloudWatch's minutes tell nothing of single requests: the counted part is played by itself.
+    # CloudWatch counts by the minute, not by request, so the counted part is played on its own.
     early = Requests(asked.time[:cut], asked.model[:cut])
     play(endpoint, early, None)
     before = endpoint.hits(0.0)
@@ -313,7 +313,7 @@ def say(row: dict[str, Any]) -> None:
 
 
 def speed() -> dict[str, float]:
-    """Seconds of a large simulation and of a plan; of the processor too, since a machine with other work is slower."""
+    """Seconds of a large simulation and of a plan, by the clock and of processor time."""
     needs = models(
         [f"m{n}" for n in range(100_000)], disk=100e6, active=115e6, load=0.06, wake=0.05, answer=0.01, cores=1.5
     )

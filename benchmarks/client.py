@@ -3,7 +3,7 @@
     python -m benchmarks.client [--requests 2000] [--json]
 
 The server answers at once, so that what is measured is the client. Both sides use one client of boto3 with the same
-settings; ours resolves a name that is remembered, writes and reads JSON, which the bare side does too. Time and
+settings; ours also resolves a (cached) name; both write and read JSON. Time and
 processor time, medians; then the difference.
 """
 

@@ -1,4 +1,4 @@
-"""The generation handler with 8 requests in work: one by one, in one batch, and joining each other as they come.
+"""The generation handler with 8 requests at a time: one by one, in one batch, and joining a running batch.
 
     python -m benchmarks.decoding [--json FILE] [--rounds 3] [--threads 1] [--new-tokens 20]
 

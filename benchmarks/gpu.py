@@ -1,12 +1,12 @@
-"""The serving container on one GPU: is it right, how fast, what does a model take, and what becomes of a full card.
+"""The serving container on one GPU: correctness, speed, memory of a model, and what happens when the card is full.
 
     python -m benchmarks.gpu [--out FOLDER] [--only correct,full,...] [--without stock]
     python -m benchmarks.gpu --device cpu --quick --minutes 20      the same without a GPU: small models, a made-up card
 
 It ends within six minutes (--minutes), prints a table as it goes, and writes gpu.json and gpu.txt into FOLDER (else
 into $OUT, else into build/benchmarks) after every row. Each part is a process with a deadline of its own: one that runs
-over is ended, the table says so, and the next begins; what one does not need, those after it may take. The exit code is
-1 where an answer was wrong or a part did not come to its end; then gpu.log has the ends of the containers' logs.
+over is stopped, the table says so, and the next begins; time that a part does not need goes to those after it. The
+exit code is 1 where an answer was wrong or a part did not finish; then gpu.log has the ends of the containers' logs.
 
 Parts: correct (embeddings, texts, scores and a model without a handler, equal to the CPU's within the format's error,
 in float32, bfloat16 and float16, alone and many at once); load (LOAD to the first answer); full (507 on a full card,
@@ -45,7 +45,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-# Seconds that each part is sure to have. What one does not need, those after it may take.
+# Seconds that each part has at least. Time that a part does not need goes to those after it.
 PARTS = {"correct": 45, "load": 60, "full": 30, "memory": 30, "speed": 75, "turns": 85}
 NEEDED = ("torch", "transformers", "safetensors", "tokenizers", "numpy", "httptools", "prometheus_client")
 MODELS_SECONDS = 20
@@ -178,7 +178,7 @@ def ends_of_logs(work: Path, most: int = 100_000) -> Iterator[bytes]:
 
 
 def one_part(command: list[str], seconds: float, table: Table) -> str:
-    """Run a part and take in its rows. Returns why it did not come to its end."""
+    """Run a part and collect its rows. Returns why it did not finish, or None."""
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, start_new_session=True)
     lines: queue.Queue[str | None] = queue.Queue()
 

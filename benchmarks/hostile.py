@@ -1,12 +1,12 @@
-"""What the archive reader, the container and the upload make of the worst, counted: escapes, losses, leftovers.
+"""Hostile archives, requests and uploads: how often something escapes, is lost, is misrouted or is left behind.
 
     python -m benchmarks.hostile [--only archives|requests|uploads] [--archives 2000] [--requests 20000] [--uploads 100]
 
 Archives: real ones, mutated by seed in eight ways, each unpacked, listed and inspected in a process of its own.
 Requests: clients ask for four models while kill -9 ends the models' processes all the time and their parent at times.
 Uploads: ``mme upload`` of an archive in parts, ended by kill -9 at a random moment, then run again. The exit code is 0
-where nothing escaped, was lost, was misrouted, was half visible or was left. Slow and hostile HTTP clients are in
-``benchmarks.http_server``. Linux alone.
+where nothing escaped, was lost, was misrouted, was visible before it was complete, or was left behind. Slow and hostile
+HTTP clients are in ``benchmarks.http_server``. Linux alone.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def read(box: Path) -> str:
         else:
             changes = event in ("os.mkdir", "os.rename", "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown")
         if changes and isinstance(given[0], str | bytes | os.PathLike):
-            link = event in ("os.link", "os.symlink")  # by which a path inside could lead out
+            link = event in ("os.link", "os.symlink")  # a link through which a path inside could lead out
             for name in given[: 2 if link or event == "os.rename" else 1]:
                 if link or not f"{os.path.normpath(os.fsdecode(name))}/".startswith(inside):
                     outside.append(f"{event} {name!r}")
@@ -128,7 +128,7 @@ def read(box: Path) -> str:
 
 
 def in_process(work: Callable[[], str]) -> tuple[str, int, float]:
-    """What ``work`` returns in a process of its own, the most memory that this had (bytes), and its seconds."""
+    """Runs ``work`` in a process of its own. Returns its result, peak memory (bytes) and seconds of processor time."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -163,7 +163,7 @@ def requests(count: int, folder: Path) -> dict[str, Any]:
     choice = random.Random(0)
 
     def settled() -> dict[str, int]:
-        """All models loaded and nothing under way."""
+        """The footprint with all models loaded and no request under way."""
         container.wait_healthy()
         for name, model in folders.items():
             status = container.load(name, model).status

@@ -4,8 +4,8 @@
 
 Both servers have the same front behind them, with a model that does nothing, and take turns. The hostile clients are,
 one kind after the other: 20 that pipeline requests and read no answer, 50 whose body of 6 MB never ends, 4 that send
-bodies in chunks of one byte, and 20 with a header line that never ends. Others' waits are those of one client that asks
-for /ping a hundred times a second meanwhile.
+bodies in chunks of one byte, and 20 with a header line that never ends. Meanwhile one client asks for /ping a
+hundred times a second, and its waits are printed.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def served(kind: str, port: int) -> Iterator[psutil.Process]:
 
 
 class Caller(asyncio.Protocol):
-    """Asks again as soon as it is answered, until it is time; notes how long each answer took."""
+    """Asks again as soon as it is answered, until the time is up; records how long each answer took."""
 
     def __init__(self, request: bytes, end: float, waits: list[float]) -> None:
         self.request, self.end, self.waits = request, end, waits
@@ -231,7 +231,7 @@ def beside_uvicorn(rounds: int, seconds: float) -> dict[str, Any]:
 
 
 async def hostile(kind: str, port: int) -> None:
-    """Do it for as long as this runs; whoever is cut off comes again."""
+    """Repeat it until stopped; a client that is disconnected connects again."""
 
     async def one() -> None:
         while True:

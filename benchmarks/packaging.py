@@ -1,9 +1,9 @@
-"""Packing and unpacking a model the size of GPT-2, beside what one would use instead. All in one run, one machine.
+"""Packing and unpacking a model of GPT-2's size, beside tar, pigz and Python. All in one run, on one machine.
 
     python benchmarks/packaging.py [--megabytes 498] [--rounds 3] [--json FILE]
 
-The input is float32 weights of a real model's spread (they compress as real ones do), warm in the page cache.
-Every figure is the median of the rounds; each measured thing runs in a process of its own, so that peak memory and
+The input is float32 weights distributed as a real model's (so they compress alike), in the page cache.
+Every figure is the median of the rounds. Each measurement runs in a process of its own, so that peak memory and
 processor time (which holds on a busy machine too) are its own. What is not installed (pigz, busybox, java) is left out.
 """
 

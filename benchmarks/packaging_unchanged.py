@@ -3,7 +3,7 @@
     python -m benchmarks.packaging_unchanged [--models 1000] [--json FILE]
 
 The models are small, so that they are built quickly; recognising one costs the same whatever its size, since no
-weights are read for it. Measured is the whole command, from the start of Python to the table.
+weights are read for it. The whole command is measured, from the start of Python to the printed table.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ those of int8 that is made of float32 weights on loading.
     python -m benchmarks.precision [--json FILE] [--seconds 5] [--threads 1]
 
 The three take turns within each row, because a machine's speed drifts. With one thread the times are those of the
-processor, which a busy neighbour disturbs less than the clock's.
+processor, which other work disturbs less than time by the clock.
 """
 
 from __future__ import annotations

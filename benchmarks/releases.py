@@ -1,11 +1,11 @@
-"""Publishing, beside what one would use instead: `aws s3 cp` and boto3's upload_file. All in one run, one machine.
+"""Publishing, beside `aws s3 cp` and boto3's upload_file. All in one run, on one machine.
 
     python -m benchmarks.releases [--megabytes 498] [--rounds 3] [--models 1000] [--versions 10000] [--small 500]
                                   [--json FILE]
 
 The bucket is that of the local AWS on this machine, so the figures compare clients; they say nothing about a network.
-What is compared takes turns, round by round; every figure is the median of the rounds. Beside the seconds by the clock
-stand the seconds of processor time, of the command and of the local AWS: those hold on a busy machine too.
+What is compared takes turns, round by round; every figure is the median of the rounds. Besides seconds by the
+clock there are seconds of processor time, of the command and of the local AWS, which hold on a busy machine too.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ class Bench:
         return self.run(sys.executable, "-m", "invoke", *words)
 
     def empty(self) -> None:
-        """Take every object out of the bucket, so that each round starts alike."""
+        """Empty the bucket, so that every round starts alike."""
         for page in self.s3.get_paginator("list_objects_v2").paginate(Bucket=STORE.bucket):
             objects = [{"Key": item["Key"]} for item in page.get("Contents", [])]
             if objects:

@@ -9,11 +9,11 @@ are asked for, as the platform does), busy (another process on one core, and on 
 nothing), generation, unload, many.
 
 Targets take turns within each part, because a machine's speed drifts, and while one of them is driven with requests the
-processes of the others are stopped. The stock stack needs `make stock`, MLServer `make mlserver`; where one is not
-there, this is said first and the figures are made without it.
+processes of the others are stopped. The stock stack needs `make stock`, MLServer `make mlserver`; a server that is
+not installed is named first, and left out.
 
 MLServer's pipeline answers an embedding request with a vector for every token, not with one for the text; the clients
-read it all and do no more with it.
+read all of it, and do not average it.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Bench(Runs):
             time.sleep(0.1)
 
     def _embed(self, targets: list[Target]) -> None:
-        """Rows for each number of clients, with short sentences and with mixed lengths, once all are warm."""
+        """A row for each number of clients, with short sentences and mixed lengths, after warming up."""
         for target in targets:
             for text in LOADS["mixed"] * 3:
                 target.server.invoke(target.model, target.server.text(text))
@@ -189,12 +189,12 @@ class Bench(Runs):
             targets = [(ours, "ours", names), (ours, "ours, int8", [f"{name}-int8" for name in names])]
             targets += [(server, server.name, names) for server in servers[1:]]
             for what, zipf in ((f"{TENANTS} models, a client each", False), (f"{TENANTS} models, by Zipf", True)):
-                # Each server until it is as it stays: ours has given all eight models the memory of busy ones.
+                # Warm up until nothing changes any more: ours then treats all eight models as busy.
                 self.drive(what, servers, targets, TENANTS, zipf, warm=4.0)
 
     def crowd(self) -> None:
         """Many models loaded, clients who ask them by Zipf's law. Where all of a server's do not fit, the table says
-        how many do; what it is to load the others is part of its figures."""
+        how many do; loading the others is part of its figures."""
         folders = {}
         for number in range(self.crowded):
             source, folder = self.model(f"bert{number % 8 + 1}"), self.work / "crowd" / str(number)
@@ -238,7 +238,7 @@ class Bench(Runs):
                         self.drive(f"one client, {load}, {spinning} busy", servers, targets, 1, load=load)
 
     def nothing(self) -> None:
-        """What an answer costs beside the model: a handler that returns what it got."""
+        """The cost of an answer apart from the model: a handler that returns its input."""
         folder = self.work / "models" / "nothing"
         (folder / "code").mkdir(parents=True)
         (folder / "code" / "inference.py").write_text(NOTHING)

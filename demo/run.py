@@ -259,7 +259,7 @@ def main() -> int:
         run(demo, keep)
         finished = True
     except (DemoFailed, MmeError) as error:
-        story = f"\nThe whole story is in {shown(demo.log)}." if demo.log.exists() else ""
+        story = f"\nThe log is {shown(demo.log)}." if demo.log.exists() else ""
         print(f"\n{error}{story}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -317,7 +317,7 @@ def run(demo: Demo, keep: bool) -> None:
         with demo.step("Remove everything", f"cd {root} && terraform destroy") as notes:
             notes.append(demo.terraform("destroy", "-auto-approve", "-input=false"))
 
-    print(f"\n{table(calls)}\n\nThe whole way took {time.monotonic() - demo.started:.0f} s.")
+    print(f"\n{table(calls)}\n\nAll steps took {time.monotonic() - demo.started:.0f} s.")
     if not keep:
         print(f"\n{NEXT}")
     else:

@@ -1,6 +1,6 @@
 """A small reader of Terraform files, for the scripts here: blocks, their attributes, and what expressions refer to.
 
-It reads what `terraform fmt` writes. It knows no values: an attribute is its name and the text of its expression.
+It reads what `terraform fmt` writes. It evaluates nothing: an attribute is its name and the text of its expression.
 """
 
 from __future__ import annotations

