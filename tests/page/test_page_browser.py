@@ -348,6 +348,12 @@ def test_the_charts_scales_are_not_cut_off(cloud: Cloud, local_aws: LocalAws, ta
                     if (text.getBoundingClientRect().left < left) outside.push(text.textContent);
                 drawn.remove();
             }
+            for (const value of [0, 1, 3, 5, 7, 12, 45, 250]) {
+                const line = { name: "a", points: [[0, value], [60000, value]] };
+                const counted = chart(width, "x", [line], String, 0, true);
+                const scale = [...counted.querySelectorAll("text")].slice(0, 3).map((text) => Number(text.textContent));
+                if (!scale.every(Number.isInteger) || scale[2] < value || new Set(scale).size < 3) outside.push(scale);
+            }
             return outside;
         }"""
     )

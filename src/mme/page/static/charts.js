@@ -11,19 +11,19 @@ function svg(tag, attributes, text) {
   return node;
 }
 
-/** A round number that is no less than `value`. */
-function above(value) {
-  if (!(value > 0)) return 1;
-  const size = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].map((m) => m * size).find((candidate) => candidate >= value * 0.9999);
+/** A round number that is no less than `value`; of things that are counted, one whose half is whole, too. */
+function above(value, counted) {
+  if (!(value > 0)) return counted ? 2 : 1;
+  const size = 10 ** Math.max(counted ? 0 : -Infinity, Math.floor(Math.log10(value)));
+  return (counted ? [2, 4, 10] : [1, 2, 2.5, 5, 10]).map((m) => m * size).find((candidate) => candidate >= value * 0.9999);
 }
 
 /**
  * A chart: `series` are {name, points: [[ms, value or null], ...]}; `show` writes a value; `top` is the least that the
- * scale reaches. A gap in the values is a gap in the line. `width` is that of the picture in pixels: letters keep their
- * size, however wide the card is.
+ * scale reaches, and with `counted` it has whole numbers alone. A gap in the values is a gap in the line. `width` is
+ * that of the picture in pixels: letters keep their size, however wide the card is.
  */
-export function chart(width, title, series, show, top = 0) {
+export function chart(width, title, series, show, top = 0, counted = false) {
   const drawn = series.filter((one) => one.points.some(([, value]) => value !== null));
   const picture = svg("svg", { viewBox: `0 0 ${width} ${HEIGHT}`, role: "img" });
   const latest = drawn.map((one) => `${one.name}: ${show(last(one.points))}`).join(", ");
@@ -36,7 +36,7 @@ export function chart(width, title, series, show, top = 0) {
   const all = drawn.flatMap((one) => one.points);
   const first = Math.min(...drawn.map((one) => one.points[0][0]));
   const end = Math.max(...drawn.map((one) => one.points[one.points.length - 1][0]), first + 1000);
-  const high = above(Math.max(top, ...all.map(([, value]) => value ?? 0)));
+  const high = above(Math.max(top, ...all.map(([, value]) => value ?? 0)), counted);
   const x = (ms) => LEFT + ((ms - first) / (end - first)) * (width - LEFT - RIGHT);
   const y = (value) => HEIGHT - BOTTOM - (value / high) * (HEIGHT - TOP - BOTTOM);
   for (const share of [0, 0.5, 1]) {

@@ -270,7 +270,7 @@ function showCharts() {
   if (memoryPoints.length && memoryPoints.some((point) => point[1] !== null)) {
     drawn.push(chart(width, "Memory of the containers", [{ name: "memory", points: memoryPoints.map((p) => [p[0], p[1]]) }], bytes));
   }
-  if (memoryPoints.length) drawn.push(chart(width, "Models loaded", [{ name: "loaded", points: memoryPoints.map((p) => [p[0], p[3]]) }], (v) => v === null ? "–" : `${Math.round(v * 10) / 10}`, 2));
+  if (memoryPoints.length) drawn.push(chart(width, "Models loaded", [{ name: "loaded", points: memoryPoints.map((p) => [p[0], p[3]]) }], (v) => v === null ? "–" : `${Math.round(v * 10) / 10}`, 2, true));
   if (series) {
     const names = Object.keys(series.variants);
     // From the first minute with a value on; a line at the right edge of three empty hours shows nothing.
@@ -281,12 +281,12 @@ function showCharts() {
     const rows = (key) => names.map((name) => ({ name: names.length > 1 ? `${name} ` : "", points: series.variants[name][key].slice(from).map((value, at) => [(series.start + (from + at) * series.step) * 1000, value]) }));
     const named = (key, words) => rows(key).map((one) => ({ name: `${one.name}${words}`, points: one.points }));
     const plain = (v) => v === null ? "–" : `${Math.round(v * 100) / 100}`;
-    drawn.push(chart(width, "Requests a minute", [...named("requests", "requests"), ...named("errors", "errors").filter((one) => one.points.some(([, v]) => v))], plain));
+    drawn.push(chart(width, "Requests a minute", [...named("requests", "requests"), ...named("errors", "errors").filter((one) => one.points.some(([, v]) => v))], plain, 0, true));
     drawn.push(chart(width, "Warm: the model’s answer", named("latency_ms", "mean"), time));
     drawn.push(chart(width, "Cold: download and load", [...named("download_ms", "download"), ...named("load_ms", "load")], time));
     drawn.push(chart(width, "Cache hits", named("hit_ratio", "share"), percent, 1));
     if (!memoryPoints.length) {
-      drawn.push(chart(width, "Models loaded", named("loaded", "fullest instance"), plain));
+      drawn.push(chart(width, "Models loaded", named("loaded", "fullest instance"), plain, 0, true));
       const used = [...named("memory", "memory"), ...named("disk", "disk")];
       drawn.push(chart(width, "Memory and disk", used, (v) => v === null ? "–" : `${Math.round(v)} %`, 100));
     }
