@@ -15,7 +15,7 @@ bounded = settings(
     max_examples=EXAMPLES,
     deadline=None,
     derandomize=not os.environ.get("HYPOTHESIS_EXAMPLES"),
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 ODD_TEXT = ("", "a", "\ud800", "\x1b[2J", "a\nb", "../x", "\0", "ü" * 40, "a" * 300, "NaN", "2026-01-01T00:00:00")

@@ -182,6 +182,7 @@ def test_json_with_parameters_still_reaches_a_handler_as_text(container: Contain
         ("GeneratorExit()", 500, "GeneratorExit"),
         ("SystemExit('gone')", 500, "gone"),
         ("Mute()", 500, "Mute"),
+        ("ValueError('x' * 100_000)", 400, "x … (100,000 characters in all)"),
     ],
 )
 def test_what_a_handler_raises(container: Container, handler: Make, raised: str, status: int, message: str) -> None:
@@ -199,6 +200,11 @@ def test_what_a_handler_raises(container: Container, handler: Make, raised: str,
     reply = container.invoke("m", "{}")
     assert (reply.status, message in reply.json()["message"]) == (status, True), reply.body
     assert container.invoke("m", "[1]").json() == [1]
+
+
+def test_a_script_without_a_function_is_named(container: Container, handler: Make) -> None:
+    reply = container.load("m", handler("m", "def handle(data, context): return [1]\n"))
+    assert (reply.status, "code/inference.py has no function that is called" in reply.json()["message"]) == (500, True)
 
 
 def test_what_a_handler_says_may_be_anything(container: Container, handler: Make) -> None:

@@ -83,6 +83,14 @@ def test_what_the_generation_handler_does_not_follow_is_said(tmp_path: Path) -> 
     assert len(unused("sampled")) == 2
 
 
+def test_a_language_model_that_is_not_used_is_said(bert: Path, model: Path, tmp_path: Path) -> None:
+    handler = ROOT / "model_code" / "pipeline"
+    (model / "preprocessor_config.json").write_text('{"processor_class": "Wav2Vec2ProcessorWithLM"}')
+    (words,) = retrieve.snapshot(spec(model, handler=handler), tmp_path / "s").facts["unused"]
+    assert words.startswith("it has a language model for what it hears")
+    assert "unused" not in retrieve.snapshot(spec(bert, handler=handler), tmp_path / "t").facts
+
+
 def test_the_digests_are_of_the_files(bert: Path, tmp_path: Path) -> None:
     import hashlib
 

@@ -114,7 +114,9 @@ def test_broken_files_are_refused(tmp_path: Path, data: bytes) -> None:
     assert str(tmp_path / "x") in caught.value.message
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(at=st.integers(0, 400), with_=st.binary(min_size=1, max_size=8))
 def test_no_change_ends_in_anything_but_an_error_of_ours(path: Path, at: int, with_: bytes) -> None:
     data = bytearray(path.read_bytes())

@@ -310,6 +310,13 @@ def _unused(spec: ModelSpec, located: Located) -> dict[str, Any]:
     words: list[str] = []
     if spec.handler is not None and has_module(spec.handler, PIPELINE_MODULE):
         words += filter(None, [sentence.unused(spec, located.files)])
+        settings = [located.path / name for name in ("preprocessor_config.json", "processor_config.json")]
+        kinds = {portable.read_json(path).get("processor_class") for path in settings if path.is_file()}
+        if "Wav2Vec2ProcessorWithLM" in kinds:
+            words.append(
+                "it has a language model for what it hears (Wav2Vec2ProcessorWithLM), which is not used: its answers "
+                "are the letters that are likeliest one by one"
+            )
     if spec.adapter is None and any(file.path == foreign.ADAPTER for file in located.files):
         words.append(
             f"it has an adapter beside its weights ({foreign.ADAPTER}), which is not applied; where the weights do not "

@@ -37,6 +37,7 @@ FUNCTIONS = (
     *("batch_fn", "tokens_fn", "decoder_fn", "busy_fn"),  # ours (docs/handlers.md)
 )
 
+MOST_WORDS = 10_000  # characters of an exception's message that a client and the log get
 # Flags of the code of functions that take any number of arguments, or have to be awaited.
 NOT_PLAIN = (
     inspect.CO_VARARGS
@@ -277,11 +278,14 @@ def _positional(function: Callable[..., Any]) -> int | None:
 
 
 def _words(said: object) -> str:
-    """An exception's message. Its ``__str__`` is the handler's own code and may fail itself."""
+    """An exception's message. Its ``__str__`` is the handler's own code and may fail itself, or say a whole request."""
     try:
-        return str(said)
+        words = str(said)
     except Exception:
         return f"{type(said).__name__}, which cannot say more: its __str__ fails"
+    if len(words) <= MOST_WORDS:
+        return words
+    return f"{words[:MOST_WORDS]} … ({len(words):,} characters in all)"
 
 
 def ruins_process(error: BaseException) -> bool:

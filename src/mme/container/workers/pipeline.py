@@ -41,6 +41,11 @@ def infer_task(model_dir: str) -> str:
     try:
         config = json.loads(Path(model_dir, "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
+        if Path(model_dir, "code", "inference.py").is_file():
+            raise HandlerError(
+                "code/inference.py has no function that is called (model_fn, predict_fn, transform_fn), and the model "
+                "no config.json of which a pipeline could be made"
+            ) from None
         raise HandlerError(
             "The model has neither code/inference.py nor config.json at its root. Check that the archive has no extra "
             "top folder, or set HF_TASK"
