@@ -183,6 +183,21 @@ def test_a_container_whose_log_names_no_model_leaves_it_at_a_probability(corner:
 # ---- an update under traffic --------------------------------------------------------------------------------------
 
 
+def test_an_interrupt_does_not_wait_for_models_that_are_loading() -> None:
+    class Loading:
+        """An endpoint that is loading the model a for ever, and is asked for b when Ctrl-C comes."""
+
+        def invoke_endpoint(self, **asked: Any) -> Any:
+            if asked["TargetModel"] == B:
+                raise KeyboardInterrupt
+            raise ClientError({"Error": {"Code": "ModelNotReadyException", "Message": "Loading"}}, "InvokeEndpoint")
+
+    runtime: Any = Loading()
+    asks = [warm.Ask(target, b"{}", "application/json") for target in (B, A)]
+    with pytest.raises(KeyboardInterrupt):
+        warm.warm(runtime, None, "e", "main", 1, asks, sleep=lambda _: None, clock=lambda: 0.0)
+
+
 class Traffic:
     """Callers who ask for all models without a pause, through whatever endpoint they are given; who answered them, and
     how."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from botocore.exceptions import ClientError
 
-from mme import releases
+from mme import jobs, releases
 from mme.archive.handler import SAMPLE
 from mme.aws import code_of, explained
 from mme.errors import EndpointError
@@ -175,15 +176,20 @@ def warm(
     began = datetime.now(timezone.utc) - timedelta(seconds=2)
     tried = [_Tried(ask) for ask in wanted]
     count = requests_for(instances, confidence)
+    stop = threading.Event()
 
     def work(item: _Tried) -> None:
-        _first(runtime, endpoint, variant, item, sleep, clock)
+        _first(runtime, endpoint, variant, item, sleep, clock, stop)
         if item.state == "perhaps":
             _repeat(runtime, endpoint, variant, item, count - item.requests, instances)
         progress(item.ask.target)
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(work, tried))
+        try:
+            list(pool.map(work, tried))
+        except BaseException:
+            stop.set()  # the others are not waited for until their models have loaded
+            raise
     loads = None
     for round in range(ROUNDS):
         loads = _read_log(logs, endpoint, variant, instances, tried, began, log_seconds, sleep, clock)
@@ -202,10 +208,12 @@ def _first(
     item: _Tried,
     sleep: Callable[[float], None],
     clock: Callable[[], float],
+    stop: threading.Event,
 ) -> None:
     """Ask until the model has answered; SageMaker says for some minutes that it is still loading."""
     start, pause = clock(), 1.0
     while True:
+        jobs.check(stop)
         item.requests += 1
         problem = _invoke(runtime, endpoint, variant, item.ask)
         item.first = clock() - start
