@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import boto3
 import botocore.session
 from botocore import exceptions as boto
-from botocore import handlers
+from botocore import handlers, httpsession
 from botocore.config import Config
 from botocore.utils import parse_timestamp
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 16
 ATTEMPTS = 5  # of each call, with the pauses of boto3's standard mode between them
+
+BROKEN_OFF: type[Exception] = httpsession.ProtocolError  # type: ignore[attr-defined]
+"""What boto3 raises, of none of its own classes, where the body of an error breaks off."""
 
 # SageMaker gives a model 60 s to answer; a client that gives up earlier would never see that answer.
 PREDICT_READ_TIMEOUT_S = 70

@@ -12,9 +12,8 @@ import boto3
 import pytest
 from botocore.httpsession import URLLib3Session
 from task_project import Project
-from urllib3.exceptions import ProtocolError
 
-from mme import releases
+from mme import aws, releases
 
 HOSTILE = "\x1b[2J\x1b]0;mine\x07 \x9b31m \u202eback\r\nnext \u4e2d"
 """Clears a screen, names a window, colours, turns the direction of text, and begins a line."""
@@ -104,7 +103,7 @@ def test_an_interrupt_is_a_document_for_scripts_too(project: Project, monkeypatc
 
 def test_an_answer_that_breaks_off(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
-        raise ProtocolError("Connection broken: IncompleteRead(162 bytes read, 163 more expected)")
+        raise aws.BROKEN_OFF("Connection broken: IncompleteRead(162 bytes read, 163 more expected)")
 
     monkeypatch.setattr(releases, "list_versions", broken)
     done = project("releases", "--json")

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invoke import Context, Exit, task
-from urllib3.exceptions import HTTPError
 
 from mme import aws, console, releases
 from mme.catalog import reader
@@ -161,7 +160,7 @@ def _errors_as_exit_codes(json: bool) -> Iterator[None]:
         raise Exit(code=code) from None
     except BrokenPipeError:
         raise Exit(code=reader_gone()) from None
-    except HTTPError as error:  # boto3 hands this on where an error's own answer breaks off
+    except aws.BROKEN_OFF as error:
         raise fail(error, f"The connection broke off in the middle of an answer ({error}).", AGAIN, 1) from error
     except OSError as error:
         raise fail(error, f"{error.filename or 'this machine'}: {error.strerror or error}.", None, 1) from error
