@@ -123,9 +123,9 @@ def answered(folders: dict[str, Path], texts: list[str], seconds: float) -> dict
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--json", type=Path)
+    arguments.add_argument("--json", type=Path, help="write the figures to this file")
     arguments.add_argument("--models", type=int, default=8, help=f"more than {KNOWN}")
-    arguments.add_argument("--rank", type=int, default=8)
+    arguments.add_argument("--rank", type=int, default=8, help="rank of the adapters")
     arguments.add_argument("--seconds", type=float, default=4.0, help="for each row of times")
     options = arguments.parse_args()
     if options.models <= KNOWN:

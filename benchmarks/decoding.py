@@ -76,10 +76,10 @@ def joining(model: Any, asked: list[Any]) -> None:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--json", type=Path)
-    arguments.add_argument("--rounds", type=int, default=3)
-    arguments.add_argument("--threads", type=int, default=1)
-    arguments.add_argument("--new-tokens", type=int, default=20)
+    arguments.add_argument("--json", type=Path, help="write the figures to this file")
+    arguments.add_argument("--rounds", type=int, default=3, help="how often each is measured")
+    arguments.add_argument("--threads", type=int, default=1, help="threads of each computation")
+    arguments.add_argument("--new-tokens", type=int, default=20, help="tokens that each request generates")
     options = arguments.parse_args()
     sys.path[:0] = [str(ROOT / "model_code" / name) for name in ("generation", "common")]
     import torch

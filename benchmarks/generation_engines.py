@@ -93,7 +93,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures to this file, too")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each engine")
-    parser.add_argument("--new-tokens", type=int, default=20)
+    parser.add_argument("--new-tokens", type=int, default=20, help="tokens that each request generates")
     options = parser.parse_args()
     sys.path[:0] = [str(ROOT / "model_code" / room) for room in ("generation", "common")]
     import torch

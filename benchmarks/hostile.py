@@ -347,7 +347,7 @@ PARTS: dict[str, Callable[[int, Path], dict[str, Any]]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", choices=tuple(PARTS))
+    parser.add_argument("--only", choices=tuple(PARTS), help="only this part")
     for name, number in (("archives", 2000), ("requests", 20_000), ("uploads", 100)):
         parser.add_argument(f"--{name}", type=int, default=number)
     parser.add_argument("--json", type=Path, help="write the figures to this file")

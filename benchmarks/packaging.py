@@ -180,9 +180,9 @@ def median(work: Callable[[], None], rounds: int, before: Callable[[], object]) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=498)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--megabytes", type=int, default=498, help="size of the model's weights, in MB")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured; the figures are medians")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mme-bench-") as temporary:
         folder = Path(temporary)

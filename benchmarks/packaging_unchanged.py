@@ -42,8 +42,8 @@ def package(folder: Path) -> tuple[float, dict[str, int]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", type=int, default=1000)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--models", type=int, default=1000, help="how many models there are")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mme-bench-") as temporary:
         folder = Path(temporary)

@@ -70,9 +70,9 @@ def measure(models: dict[str, Any], texts: list[str], seconds: float, clock: Any
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--json", type=Path)
+    arguments.add_argument("--json", type=Path, help="write the figures to this file")
     arguments.add_argument("--seconds", type=float, default=5.0, help="for each row")
-    arguments.add_argument("--threads", type=int, default=1)
+    arguments.add_argument("--threads", type=int, default=1, help="threads of each computation")
     options = arguments.parse_args()
     sys.path[:0] = [str(ROOT / folder) for folder in ("model_code/embedding", "model_code/common", "tests/handlers")]
     import torch

@@ -230,12 +230,12 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--megabytes", type=int, default=498)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--models", type=int, default=1000)
-    parser.add_argument("--versions", type=int, default=10_000)
-    parser.add_argument("--small", type=int, default=500)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--megabytes", type=int, default=498, help="size of the model's weights, in MB")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each is measured; the figures are medians")
+    parser.add_argument("--models", type=int, default=1000, help="how many models there are")
+    parser.add_argument("--versions", type=int, default=10_000, help="how many versions are listed")
+    parser.add_argument("--small", type=int, default=500, help="how many small archives are uploaded")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="mme-bench-") as temporary:
         folder = Path(temporary) / "work"

@@ -20,6 +20,9 @@ OTHERS = {"texts.py", "sagemaker_env.py", "serverless-endpoints.md"}
 METRICS = {"mme.client.request.duration"}
 READERS = [path for place in ("src/mme", "model_code") for path in sorted((ROOT / place).rglob("*.py"))]
 READERS += sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")]
+PAGES += [*sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "examples").glob("*/README.md"))]
+CODE = re.compile(r"(?ms)^ *```.*?^ *```|`[^`\n]*`")
 
 
 @pytest.mark.parametrize("path", READERS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -31,6 +34,26 @@ def test_files_and_modules_that_a_text_names_exist(path: Path) -> None:
         module, _, member = name.rpartition(".")
         known = name in MODULES | METRICS or (module in MODULES and re.search(rf"\b{member}\b", source_of(module)))
         assert known, f"there is no {name}"
+
+
+def headings_of(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub makes them."""
+    text = re.sub(r"(?ms)^ *```.*?^ *```", "", page.read_text(encoding="utf-8"))
+    titles = [re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in re.findall(r"(?m)^#+ (.+)$", text)]
+    anchors = {re.sub(r"[^\w\- ]", "", title.strip().lower()).replace(" ", "-") for title in titles}
+    return anchors | set(re.findall(r'<a (?:name|id)="([^"]+)"', text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_to_a_file_and_a_heading_that_are_there(page: Path) -> None:
+    text = CODE.sub("", page.read_text(encoding="utf-8"))
+    wrong = []
+    for target in re.findall(r"\]\((?!https?:|mailto:)([^)\s]+)\)", text):
+        name, _, anchor = target.partition("#")
+        place = page.parent / name if name else page
+        if not place.exists() or (anchor and place.suffix == ".md" and anchor not in headings_of(place)):
+            wrong.append(target)
+    assert wrong == []
 
 
 def source_of(module: str) -> str:

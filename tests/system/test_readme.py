@@ -157,8 +157,3 @@ def test_another_repository_calls_the_module(tmp_path: Path) -> None:
     with attached_provider.attached(os.environ) as env:
         terraform.run(["init", "-no-color"], tmp_path, env)
         terraform.run(["validate", "-no-color"], tmp_path, env)
-
-
-def test_links_lead_somewhere() -> None:
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", README):
-        assert (REPOSITORY / target).exists(), target

@@ -253,7 +253,7 @@ def clean(
     if old and not (json and yes):
         rows = [(target, console.size(size)) for target, size in old.items()]
         print(console.table(("archive", "size"), rows), file=sys.stderr if json else sys.stdout)
-    summary = f"{len(old)} archives ({console.size(sum(old.values()))}) from {out}"
+    summary = f"{len(old)} archive{'s' if len(old) > 1 else ''} ({console.size(sum(old.values()))}) from {out}"
     done = False
     if not old:
         note(f"There is nothing to remove from {out}.")

@@ -127,7 +127,7 @@ def _models(now: Status, rows: int) -> list[str]:
         ]
         shown.append(console.table(("target", "names", "requests", "cold", "failed", "p50 ms", "p99 ms"), table))
         if len(used.models) > rows:
-            shown.append(f"and {len(used.models) - rows} others (--rows)")
+            shown.append(f"and {len(used.models) - rows} more (--rows)")
     elif used:
         shown.append(f"most used: no request in the log names its target model since {console.when(used.since)}")
     if released:
