@@ -24,6 +24,7 @@ import array
 import contextlib
 import fcntl
 import gc
+import importlib
 import json
 import os
 import selectors
@@ -41,7 +42,8 @@ from typing import Any
 
 class WarmPython:
     def __init__(self, python: Path | str, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Starts ``python`` with this environment and has it import the modules."""
+        """Starts ``python`` with this environment and has it import the modules; of ``module:function`` it calls the
+        function, too."""
         self._python = python
         self._folder = tempfile.TemporaryDirectory(prefix="warm-")  # short, as a socket's path must be
         self._socket = Path(self._folder.name) / "socket"
@@ -137,7 +139,9 @@ def shared(name: str, python: Path | str, modules: Sequence[str], environment: M
     return _Shared(python, modules, environment, run, name)
 
 
-LIBRARIES = ("torch", "transformers.pipelines", "onnxruntime", "mme.tasks")
+# As the parent of a container's models does: without scikit-learn, which is imported where it is used.
+TRANSFORMERS = ("torch", "mme.container.workers.curves:import_generation", "transformers.pipelines")
+LIBRARIES = (*TRANSFORMERS, "onnxruntime", "mme.tasks")
 
 
 def warm_libraries() -> WarmPython:
@@ -205,7 +209,10 @@ def serve(path: str, modules: list[str]) -> None:
     """Runs what is asked for until standard input closes."""
     gc.disable()  # what is imported stays
     for module in modules:
-        __import__(module)
+        name, _, function = module.partition(":")
+        imported = importlib.import_module(name)
+        if function:
+            getattr(imported, function)()
     gc.collect()
     gc.freeze()
     gc.enable()

@@ -19,7 +19,7 @@ import pytest
 from between_workers import installed
 from handler_tools import ROOT, TINY_GPT2, linked, load, request, stored_int8
 from sentences import SENTENCES
-from warm_python import WarmPython
+from warm_python import TRANSFORMERS, WarmPython
 
 VERSIONS = {
     "4.49.0": ("transformers==4.49.0", "tokenizers==0.21.4", "huggingface_hub==0.36.2"),
@@ -60,7 +60,7 @@ def environment(version: str) -> dict[str, str]:
 @functools.cache
 def warm(version: str) -> WarmPython:
     """An interpreter with that version in it, for all tests of this run."""
-    return WarmPython(sys.executable, ["torch", "transformers.pipelines"], environment(version))
+    return WarmPython(sys.executable, TRANSFORMERS, environment(version))
 
 
 def on(

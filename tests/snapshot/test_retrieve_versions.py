@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import tiny_models
 from between_workers import installed
-from warm_python import WarmPython, warm_libraries
+from warm_python import TRANSFORMERS, WarmPython, warm_libraries
 
 from mme.catalog.spec import ModelSpec, Source
 from mme.snapshot import portable, retrieve
@@ -66,7 +66,7 @@ def warm(path: Path | None) -> WarmPython:
     """An interpreter with the transformers of this folder in it, or today's, for all tests of this run."""
     if path is None:
         return warm_libraries()
-    return WarmPython(sys.executable, ["torch", "transformers.pipelines"], environment(path))
+    return WarmPython(sys.executable, TRANSFORMERS, environment(path))
 
 
 def ask(questions: list[tuple[str, str, bool]], path: Path | None) -> tuple[str, list[dict[str, object]]]:
