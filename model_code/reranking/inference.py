@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import engine
+import handler_adapter
 import handler_exact
 import handler_sentence
 import numpy as np
@@ -147,6 +148,7 @@ def model_fn(model_dir: str, context: Any = None) -> Reranker:
     def load() -> Any:
         model = AutoModelForSequenceClassification.from_pretrained(model_dir, **loading_options(settings["dtype"]))
         model.to(device).eval().requires_grad_(False)
+        handler_adapter.adapt(model, folder)
         if model.config.pad_token_id is None:  # models that look for a text's last token go by it
             model.config.pad_token_id = tokenizer.pad_token_id
         return model
@@ -198,7 +200,7 @@ def _engine(
     if settings["dtype"] != "float32":
         return None, f"it computes in {settings['dtype']}"
     try:
-        return engine.load(folder, config, head=engine.TEXTS), ""
+        return engine.load(folder, config, head=engine.TEXTS, adapter=handler_adapter.matrices(folder)), ""
     except engine.Unsupported as error:
         return None, str(error)
 

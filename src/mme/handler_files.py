@@ -28,6 +28,8 @@ from mme.folder import FolderFile, files
 COMMON = "common"
 # A handler with this file computes in int8 where its settings say so, and reads weights that are stored so.
 INT8_HANDLER = "handler_int8.py"
+# A handler with this file applies an adapter that lies beside its base.
+ADAPTER_MODULE = "handler_adapter.py"
 # A handler with this file serves the task that its settings name.
 PIPELINE_MODULE = "pipeline_tasks.py"
 # A handler with this file writes texts as its generation_config.json says.

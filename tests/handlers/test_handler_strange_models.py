@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_adapters
 import tiny_models
 import torch
 import transformers
 from handler_tools import load
 from pipelines import task_of
+
+from mme.catalog.spec import ModelSpec, Source
+from mme.snapshot import retrieve
 
 WORDS = len(tiny_models.WORDS)
 TEXT = "the house is quiet"
@@ -166,6 +170,35 @@ def test_no_form_of_an_answer_holds_what_is_no_number(pipeline: ModuleType, tmp_
     assert ask(pipeline, model, {"inputs": TEXT}, accept)
     with pytest.raises(ArithmeticError):
         ask(pipeline, model, {"inputs": "nobody"}, accept)
+
+
+# --- an adapter that is kept apart -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["torch", ""])
+def test_a_cross_encoder_with_an_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    """It scores as PEFT's merged model does, and not as its base."""
+    monkeypatch.setenv("MME_ENGINE", engine)
+    reranking = load("reranking")
+    base = tiny_models.bert(tmp_path / "base")
+    config = transformers.BertConfig.from_pretrained(base, num_labels=1)
+    model = transformers.BertForSequenceClassification(config)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.5)
+    model.save_pretrained(base)
+    source = tiny_adapters.lora(tmp_path / "adapter", base, ("query", "value"), strength=2.0)
+    packed = {}
+    for name, more in {
+        "base": {},
+        "merged": {"adapter": source},
+        "apart": {"adapter": source, "adapter_merge": False},
+    }.items():
+        spec = ModelSpec("m", Source("folder", "base", base), task="text-ranking", **more)  # type: ignore[arg-type]
+        folder = retrieve.snapshot(spec, tmp_path / name / "s").path
+        model = reranking.model_fn(str(folder))
+        packed[name] = ask(reranking, model, {"inputs": [[TEXT, "nobody is at home"]]})["scores"][0]
+    assert packed["apart"] == pytest.approx(packed["merged"], abs=1e-6)
+    assert abs(packed["apart"] - packed["base"]) > 1e-3
 
 
 # --- a library that fails by itself ----------------------------------------------------------------------------------

@@ -273,6 +273,7 @@ def test_the_catalogue_says_which(tmp_path: Path) -> None:
 MISTAKES = {
     "no adapter": (["adapter_merge = false"], "embedding", 4, "Remove it"),
     "a handler without": (['adapter = "folder:y"', "adapter_merge = false"], "./mine", 3, "docs/handlers.md"),
+    "a module that knows": (['adapter = "folder:y"', "adapter_merge = false"], "./theirs", 3, "docs/handlers.md"),
     "no handler": (['adapter = "folder:y"', "adapter_merge = false"], None, 5, 'handler = "embedding"'),
     "no truth": (['adapter = "folder:y"', 'adapter_merge = "no"'], "embedding", 5, "'no'"),
 }
@@ -283,6 +284,7 @@ def test_a_mistake_is_named_with_line_and_fix(
     tmp_path: Path, lines: list[str], handler: str | None, line: int, fix: str
 ) -> None:
     tiny_models.handler(tmp_path / "mine")
+    tiny_models.handler(tmp_path / "theirs", "import engine\ndef model_fn(d): return d\n")
     with pytest.raises(CatalogError) as caught:
         load(tmp_path, *lines, handler=handler)
     assert caught.value.message.startswith(f"{tmp_path / 'models.toml'}:{line}: ")
