@@ -17,6 +17,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -32,9 +33,17 @@ ROOT = Path(__file__).resolve().parents[1]
 _QUIET = dict.fromkeys(("TF_LOG", "TF_LOG_PROVIDER", "TF_LOG_SDK", "TF_LOG_SDK_PROTO"), "off")
 
 
-@functools.cache
-def _installed() -> tempfile.TemporaryDirectory[str]:
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def _installed() -> Path:
     """A folder with the provider, as an ordinary ``terraform init`` installs it. It lasts as long as this process."""
+    with _ONE_AT_A_TIME:  # two threads would each make one, and the first one's goes with the second
+        return Path(_install().name)
+
+
+@functools.cache
+def _install() -> tempfile.TemporaryDirectory[str]:
     folder = tempfile.TemporaryDirectory(prefix="provider-")
     root = {"terraform": {"required_providers": {"aws": {"source": "hashicorp/aws"}}}}
     (Path(folder.name) / "main.tf.json").write_text(json.dumps(root))
@@ -44,7 +53,7 @@ def _installed() -> tempfile.TemporaryDirectory[str]:
 
 
 def _program() -> Path:
-    (program,) = Path(_installed().name).glob(".terraform/providers/*/hashicorp/aws/*/*/terraform-provider-aws_*")
+    (program,) = _installed().glob(".terraform/providers/*/hashicorp/aws/*/*/terraform-provider-aws_*")
     return program
 
 
@@ -63,7 +72,7 @@ def _few_resources(reattach: str) -> Iterator[str]:
     """Turns Terraform's directions to a provider into those to a smaller one, as long as the block lasts."""
     [(name, provider)] = json.loads(reattach).items()
     address = provider["Addr"]
-    schemas = Path(_installed().name) / "schemas"
+    schemas = _installed() / "schemas"
     words = [sys.executable, "-I", few_resources.__file__, f"{address['Network']}:{address['String']}", str(schemas)]
     words += _resources()
     with subprocess.Popen(words, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as between:

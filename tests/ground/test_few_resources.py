@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import attached_provider
 import few_resources
 import grpc
 import pytest
@@ -127,3 +129,22 @@ def test_what_it_has_is_asked_for_once_and_everything_else_each_time(
     prepare, configure = "PrepareProviderConfig", "Configure"
     once = {("GetSchema", b""): 1, (prepare, b"1"): 2, (prepare, b"2"): 2, (prepare, b"bad"): 4}
     assert Counter(handler.asked) == {**once, (configure, b"1"): 4, (configure, b"bad"): 4}
+
+
+def test_threads_share_one_folder_with_the_provider(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two that asked at once, the first was left with a folder that was deleted."""
+    made: list[str] = []
+
+    def init(words: list[str], folder: Path) -> None:
+        made.append(words[0])
+        time.sleep(0.05)  # long enough for the others to ask as well
+
+    attached_provider._install.cache_clear()
+    monkeypatch.setattr(attached_provider.terraform, "run", init)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            folders = set(pool.map(lambda _: attached_provider._installed(), range(4)))
+        assert made == ["init"]
+        assert [folder.is_dir() for folder in folders] == [True]
+    finally:
+        attached_provider._install.cache_clear()
