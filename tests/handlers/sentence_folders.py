@@ -16,6 +16,8 @@ from transformers import (
     AutoTokenizer,
 )
 
+WORDS = 4600  # of MiniLM's 30,522: the most frequent ones, with all letters
+
 
 def spread(model: Any) -> Any:
     """The model with numbers that are not near zero, so that nothing is equal by being small."""
@@ -26,8 +28,14 @@ def spread(model: Any) -> Any:
 
 
 def raw(folder: Path, model: Any, **tokenizer: Any) -> Path:
+    model.resize_token_embeddings(WORDS)
     spread(model).save_pretrained(folder)
     AutoTokenizer.from_pretrained(minilm(), model_max_length=10**30, **tokenizer).save_pretrained(folder)
+    # Every load reads the words, which takes longer than all else. With fewer, rare ones fall into more pieces.
+    described = json.loads((folder / "tokenizer.json").read_text())
+    words = described["model"]["vocab"]
+    described["model"]["vocab"] = {word: number for word, number in words.items() if number < WORDS}
+    (folder / "tokenizer.json").write_text(json.dumps(described))
     return folder
 
 
@@ -37,7 +45,7 @@ def saved(folder: Path, tiny: Path, modules: list[Any], old: bool = False, lengt
     model = SentenceTransformer(modules=[Transformer(str(tiny), max_seq_length=length), *modules], **options)
     for module in modules:
         spread(module)
-    model.save(str(folder))
+    model.save(str(folder), create_model_card=False)
     if old:
         older(folder, length)
     return folder
