@@ -17,7 +17,7 @@ from mme.errors import UsageError
 from mme.settings import Settings
 from mme.tasks.capacity.asked import Asked, counted, number, write
 from mme.tasks.capacity.given import models_of, prices_of, say_if_slow, settings_of, traffic_of
-from mme.tasks.command import note, open_store, print_json
+from mme.tasks.command import note, open_store, print_json, stage
 
 IDLE = 0.3
 """The processor's share below which an instance could take several times the traffic."""
@@ -37,7 +37,8 @@ def plan(context: Context, asked: Asked, settings: Settings) -> None:
     assumed = replace(assumed, serving=models.measured(assumed.serving))
     requests, rates, words, span = traffic_of(asked, settings, models, plans.SAMPLE)
     say_if_slow()
-    made = plans.plan(models, requests, rates, prices, goal, assumed, tuple(asked.type))
+    with stage("plan", "simulating fleets (the first run compiles the simulation)", 0):
+        made = plans.plan(models, requests, rates, prices, goal, assumed, tuple(asked.type))
     search = plans.Search(models, requests, rates, prices, goal, assumed)
     notes = [
         *report.assumptions(models, prices, assumed, words),
@@ -45,7 +46,8 @@ def plan(context: Context, asked: Asked, settings: Settings) -> None:
     ]
     # Files are written before anything is printed: the reader may close the pipe early (| head).
     if asked.plots or asked.page or asked.publish:
-        pictures = _pictures(made, search, rates)
+        with stage("plan", "simulating further fleets for the plots", 0):
+            pictures = _pictures(made, search, rates)
         shown = report.shown(made, [f"{counted(len(models))}.", *notes], pictures)
         if asked.plots:
             for name, svg in pictures.items():
