@@ -77,10 +77,12 @@ class Writer:
         special = _special(parts)
         if special:
             special = dict(special)
-            self.prefix = special.pop("prefix", self.prefix)
+            self.prefix = special.pop("prefix", self.prefix) or ""
             config.update(**special)
             if "max_length" in special and "max_new_tokens" not in special:
                 config.max_new_tokens = None
+        if not isinstance(self.prefix, str):
+            raise ValueError(f"config.json: prefix must be a text, not {self.prefix!r}.")
         if config.pad_token_id is None and getattr(parts.tokenizer, "pad_token_id", None) is not None:
             config.pad_token_id = parts.tokenizer.pad_token_id
         self.config = config
@@ -106,6 +108,8 @@ def _special(parts: Parts) -> dict[str, Any] | None:
     """The model's settings for the task. A translation that names no languages is the first that the model has
     settings for."""
     known = getattr(parts.model.config, "task_specific_params", None) or {}
+    if not isinstance(known, dict) or not all(isinstance(settings, dict) for settings in known.values()):
+        raise ValueError("config.json: task_specific_params must be an object with an object for each task.")
     task = parts.task
     if task == "translation":
         task = next((name for name in known if name.startswith(task)), task)

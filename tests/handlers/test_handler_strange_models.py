@@ -90,6 +90,17 @@ def test_what_goes_before_a_text(
     assert read[-1] == prefix + TEXT
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"task_specific_params": [1]}, {"task_specific_params": {"summarization": "x"}}, {"prefix": 5}],
+    ids=["a list", "a text for a task", "a number"],
+)
+def test_values_of_other_types_fail_the_load(pipeline: ModuleType, tmp_path: Path, values: dict[str, Any]) -> None:
+    folder = written(bart(tmp_path / "m"), **values)
+    with pytest.raises(ValueError, match=r"config.json: (task_specific_params|prefix) must be"):
+        pipeline.model_fn(str(task_of(folder, "summarization")))
+
+
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_text_ends_with_the_decoders_positions(pipeline: ModuleType, tmp_path: Path, beams: int) -> None:
     """Beyond them `generate` fails."""

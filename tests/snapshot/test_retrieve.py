@@ -73,6 +73,12 @@ def test_what_the_generation_handler_does_not_follow_is_said(tmp_path: Path) -> 
         return list(facts.get("unused", ()))
 
     assert unused("as the Hub has GPT-2") == []
+    config = json.loads((folder / "config.json").read_text())
+    for number, odd in enumerate(([1], "x", {"text-generation": "x"})):
+        (folder / "config.json").write_text(json.dumps({**config, "task_specific_params": odd}))
+        handler = ROOT / "model_code" / "generation"
+        facts = retrieve.snapshot(spec(folder, "text-generation", handler=handler), tmp_path / f"odd{number}").facts
+        assert "unused" not in facts
     (words,) = unused("more", num_beams=3, prefix="Once ")
     assert "task_specific_params (num_beams, prefix)" in words
     config = json.loads((folder / "config.json").read_text())

@@ -336,7 +336,9 @@ def _unused(spec: ModelSpec, located: Located) -> dict[str, Any]:
 
 def _unused_of_pipelines(config: Mapping[str, Any]) -> list[str]:
     """What a configuration has for transformers' text-generation pipeline alone, which `generate` does not know."""
-    special = (config.get("task_specific_params") or {}).get("text-generation") or {}
+    tasks = config.get("task_specific_params")
+    special = tasks.get("text-generation") if isinstance(tasks, dict) else None
+    special = special if isinstance(special, dict) else {}
     # How long a text is and whether it is sampled is a request's to say.
     names = sorted(name for name in special if name not in ("do_sample", "max_length", "max_new_tokens"))
     said = [f"task_specific_params ({', '.join(names)})"] if names else []
