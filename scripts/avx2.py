@@ -225,7 +225,11 @@ def main(command: list[str], root: Path = ROOT) -> int:
         if capability != "AVX2":
             print(f"torch should see a processor with AVX2 alone; it takes it for {capability}.", file=sys.stderr)
             return 1
-    return subprocess.run(command, check=False).returncode
+    try:
+        os.execvp(command[0], command)  # noqa: S606 (signals and the status are its own)
+    except OSError as error:
+        print(f"{command[0]} cannot be started: {error.strerror}.", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

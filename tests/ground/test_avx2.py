@@ -106,6 +106,8 @@ def test_a_library_that_changes_is_masked_anew(environment: Path, tmp_path: Path
 def test_the_exit_status_is_the_commands(environment: Path, tmp_path: Path) -> None:
     done = masked(environment, tmp_path / "project", ["sh", "-c", "exit 7"])
     assert (done.returncode, done.stderr) == (7, "")
+    done = masked(environment, tmp_path / "project", ["no-such-command"])
+    assert (done.returncode, done.stderr) == (1, "no-such-command cannot be started: No such file or directory.\n")
 
 
 def test_without_a_compiler_it_says_what_to_install(tmp_path: Path) -> None:
