@@ -62,6 +62,7 @@ def test_the_base_is_the_same_file_in_every_archive(bert: Path, tmp_path: Path) 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_accuracy")
 def test_in_fewer_bits_too_and_measured_with_the_adapter(bert: Path, tmp_path: Path) -> None:
     source = tiny_adapters.lora(tmp_path / "a", bert, LAYERS, strength=3.0)
     handler = Path(__file__).parents[2] / "model_code" / "embedding"
@@ -78,6 +79,7 @@ def test_in_fewer_bits_too_and_measured_with_the_adapter(bert: Path, tmp_path: P
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_accuracy")
 def test_int8_leaves_the_bases_file_as_it_is(bert: Path, tmp_path: Path) -> None:
     """Nothing is won by storing a base in int8 that others hold in full; the handler makes it so when it loads."""
     source = tiny_adapters.lora(tmp_path / "a", bert, LAYERS)
