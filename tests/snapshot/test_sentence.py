@@ -207,6 +207,7 @@ def test_packaging_and_the_handler_know_the_same_modules(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("full", [True, False])
+@pytest.mark.usefixtures("warm_accuracy")
 def test_of_a_t5_the_encoder_is_embedded(tmp_path: Path, full: bool) -> None:
     """A folder of T5EncoderModel is whole, and of a T5 with a decoder only the encoder is packed."""
     from transformers import T5Config, T5EncoderModel, T5Model
