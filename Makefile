@@ -58,9 +58,9 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/python demo/run.py $(if $(filter-out 0,$(KEEP)),--keep)
 
-# A worker for each core and one more, for tests wait now and then. Tests of one file stay together, for they share what
+# A worker for each core and two more, for tests wait now and then. Tests of one file stay together, for they share what
 # is slow to set up; tests/slow.txt says which files start first.
-WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 1)')
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print((os.cpu_count() or 1) + 2)')
 PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 # What measures the machine itself runs after the others, alone; collecting all tests for it would take longer than most.
