@@ -6,7 +6,9 @@ torch, numpy, ONNX Runtime and other engines choose their kernels by what the in
 this project's virtual environments is copied, with each CPUID replaced by what raises a signal, and avx2_cpuid.c
 answers in the processor's place. For the command and what it starts, and for nothing else, the copies lie where the
 libraries do, and /proc/cpuinfo says the same. What is no library of a virtual environment sees the processor as it is:
-the C library (copying, searching), Java, git. The first time takes a minute or two, the next ones seconds.
+the C library (copying, searching), Java, git. The first time takes a minute or two, the next ones seconds. A virtual
+environment that the command itself makes out of these libraries has copies and nothing that answers: its Python ends by
+SIGTRAP.
 
 It takes Linux on x86-64, root or user namespaces, and a C compiler with binutils (apt-get install gcc).
 """
