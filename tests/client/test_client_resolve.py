@@ -140,6 +140,25 @@ def test_threads_that_ask_at_once_share_one_look_up() -> None:
     assert bucket.asked == 1
 
 
+def test_a_look_up_that_another_thread_ended_meanwhile_is_not_made_again() -> None:
+    asked = []
+
+    def clock() -> float:
+        if threading.current_thread() is threading.main_thread():  # which has just seen that nothing is known
+            other = threading.Thread(target=resolver.split, args=("bert",))
+            other.start()
+            other.join()
+        return 0.0
+
+    def look_up(name: str) -> dict[str, float]:
+        asked.append(name)
+        return OLD
+
+    resolver = Resolver(look_up, clock=clock)
+    assert resolver.split("bert") == OLD
+    assert asked == ["bert"]
+
+
 def test_a_look_up_whose_thread_a_fork_took_away_does_not_last(monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = Bucket(OLD)
     bucket.resolver.split("bert")

@@ -77,6 +77,8 @@ class Resolver:
             return entry.split
         with self._lock:
             entry = self._known.get(name)
+            if entry is not None and now - entry.tried < self._fresh:
+                return entry.split  # another thread's look-up ended meanwhile
             running = self._under_way.get(name)
             if running is None or now - running.started > LOST_S:
                 running = self._under_way[name] = _Lookup(now)
