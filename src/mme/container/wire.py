@@ -56,7 +56,7 @@ def _written(meta: dict[str, Any]) -> bytes:
         return json.dumps(meta, separators=(",", ":")).encode()
 
 
-def _read(text: bytes) -> Any:
+def _read(text: bytes | bytearray) -> Any:
     try:
         return orjson.loads(text)
     except ValueError:
@@ -86,7 +86,7 @@ class Decoder:
                 self._need = end - at
                 break
             middle = at + HEADER_SIZE + meta_size
-            meta = _read(bytes(self._buffer[at + HEADER_SIZE : middle])) if meta_size else {}
+            meta = _read(self._buffer[at + HEADER_SIZE : middle]) if meta_size else {}
             yield Frame(kind, number, meta, bytes(memoryview(self._buffer)[middle:end]))
             at = end
         else:

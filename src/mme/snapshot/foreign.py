@@ -96,8 +96,8 @@ def check_numbers(what: str, folder: Path, config: Mapping[str, Any]) -> None:
     method = said.get("quant_method") if isinstance(said, Mapping) else None
     if said and (method is None or _is_known(str(method))):
         return  # where it is not whole, transformers says so
-    for name in [weights.WHOLE] if (folder / weights.WHOLE).is_file() else weights.shards(folder / weights.INDEX):
-        for tensor in weights.read_header(folder / name):
+    for file in weights.files(folder):
+        for tensor in weights.read_header(file):
             integers = tensor.dtype in WHOLE_NUMBERS and tensor.name.endswith((".weight", ".bias"))
             if integers or QUANTIZED.search(tensor.name):
                 kind = f" ({tensor.dtype})" if integers else ""
@@ -120,12 +120,12 @@ def _is_known(method: str) -> bool:
 def check_size(what: str, folder: Path, config: Mapping[str, Any], pickled: bool) -> None:
     """Raise SourceError where the configuration has more layers than the checkpoint could hold: a model of millions of
     layers would be built for hours, and fill the memory, before anybody misses their weights."""
+    many = [(key, count) for key, count in _layers(config) if count > MOST_LAYERS]
     tensors = 0  # of a pickle they are not counted
-    if not pickled:
-        whole = [weights.WHOLE] if (folder / weights.WHOLE).is_file() else weights.shards(folder / weights.INDEX)
-        tensors = sum(len(weights.read_header(folder / name)) for name in whole)
-    for key, count in _layers(config):
-        if count > max(tensors, MOST_LAYERS):
+    if many and not pickled:
+        tensors = sum(len(weights.read_header(file)) for file in weights.files(folder))
+    for key, count in many:
+        if count > tensors:
             raise SourceError(
                 f"{what}: config.json says {key} = {count:,}, and its weights are "
                 f"{f'{tensors:,} tensors' if tensors else 'a pickle'}: there is no such model.",

@@ -100,6 +100,12 @@ def _tensor(name: str, entry: Mapping[str, Any], base: int) -> Tensor:
     return Tensor(name, str(entry["dtype"]), shape, base + begin, base + end)
 
 
+def files(folder: Path) -> tuple[Path, ...]:
+    """The safetensors of the model in ``folder``: one, or the shards of its index. Raises SourceError as ``shards``."""
+    whole = folder / WHOLE
+    return (whole,) if whole.is_file() else tuple(folder / name for name in shards(folder / INDEX))
+
+
 def shards(index: Path) -> tuple[str, ...]:
     """The files that a safetensors or PyTorch index names. Raises SourceError when it names others than its own."""
     try:

@@ -217,7 +217,7 @@ def warmed(results: Sequence[Warmed], confidence: float) -> str:
         first = "-" if item.first is None else f"{item.first:.2f}"
         rows.append((item.target, item.variant, words[item.state], where, str(item.requests), first, item.message[:80]))
     head = ("target", "variant", "state", "instances", "requests", "first s", "")
-    return console.plain(console.table(head, rows))
+    return console.table(head, rows)
 
 
 def watched(result: Answered | Problem, name: str) -> str:
